@@ -1,0 +1,171 @@
+"""Every run of a folder under every metric, with error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from smmile.conversation import InferenceMode
+from smmile.errors import UsageError, one_line
+from smmile.problems import base_problem_id
+from smmile.results import RunResults, read_run, result_files, select_runs
+from smmile.run_names import RunName
+from smmile.scoring import (
+    Metric,
+    Scores,
+    evaluation_files,
+    read_evaluation,
+    score_exact_match,
+    score_stored_choices,
+)
+from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error
+from smmile.tables import METRIC_NAMES, Estimate, latex_table, percent, text_table
+
+ErrorBars = Literal["published", "clustered"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One run under one metric. Errors are in per cent; `base_problems` is the number of clusters."""
+
+    scores: Scores
+    bootstrap_sd: float
+    clustered_se: float
+    base_problems: int
+
+    @property
+    def is_permuted(self) -> bool:
+        """Does the run ask base problems more than once, as on SMMILE++?"""
+        return self.base_problems < self.scores.total
+
+    def estimate(self, error: ErrorBars | None) -> Estimate:
+        """The accuracy with the error bars asked for."""
+        bars = {"published": self.bootstrap_sd, "clustered": self.clustered_se, None: None}
+        return Estimate(self.scores.accuracy, bars[error])
+
+
+@dataclass(frozen=True)
+class Analyses:
+    """What a folder holds, in table order, and what in it could not be read."""
+
+    analyses: tuple[Analysis, ...]
+    broken: tuple[str, ...]
+
+
+def analyse(
+    folder: Path,
+    model: str | None = None,
+    mode: InferenceMode | None = None,
+    *,
+    perturbed: bool = False,
+    reread: bool = False,
+    resamples: int = 1000,
+    seed: int = 42,
+) -> Analyses:
+    """Analyse the runs in `folder`, all or those of one model or mode.
+
+    Exact match and stored choices are computed from the result files; judge scores (and with `reread`
+    multiple choice) are read from the evaluation files beside them. Raises UsageError where there is
+    nothing to analyse.
+    """
+    files = result_files(folder)
+    evaluated: dict[Metric, Mapping[RunName, Path]] = {"llm": evaluation_files(folder, "llm")}
+    if reread:
+        evaluated["mcqa"] = evaluation_files(folder, "mcqa")
+        if not evaluated["mcqa"]:
+            raise UsageError(
+                f"{one_line(folder)} has no _evaluationmcqa.json files to take re-read choices from"
+            )
+    names = {*files, *(name for found in evaluated.values() for name in found)}
+    scores: list[Scores] = []
+    broken: list[str] = []
+
+    def read(run: Callable[[], Scores]) -> None:
+        try:
+            scores.append(run())
+        except UsageError as error:
+            broken.append(str(error))
+
+    for name in select_runs(names, folder, model, mode):
+        if name.perturbation and not perturbed:
+            continue
+        results: RunResults | None = None
+        if name in files:
+            try:
+                results = read_run(name, files[name])
+            except UsageError as error:
+                broken.append(str(error))
+                continue
+            if name.task_format == "open":
+                read(partial(score_exact_match, results))
+            elif not reread:
+                read(partial(score_stored_choices, results))
+        for metric, found in evaluated.items():
+            # Beside a result file its own evaluation counts alone, not that of another file of the run.
+            file = found.get(name)
+            if file and (results is None or file.name.startswith(f"{results.file.stem}_evaluation")):
+                read(partial(read_evaluation, name, file, metric, results))
+    if not scores and not broken:
+        raise UsageError(f"{one_line(folder)} has perturbed runs alone; show them with --perturbed")
+    ordered = sorted(scores, key=lambda run: (run.name.sort_key, list(METRIC_NAMES).index(run.metric)))
+    return Analyses(tuple(_analysis(run, resamples, seed) for run in ordered), tuple(broken))
+
+
+def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
+    clusters = [base_problem_id(problem_id) for problem_id in scores.problem_ids]
+    deviation = bootstrap_standard_deviation(scores.right, scores.total, resamples=resamples, seed=seed)
+    return Analysis(
+        scores=scores,
+        bootstrap_sd=deviation * 100,
+        clustered_se=clustered_standard_error(scores.correct, clusters) * 100,
+        base_problems=len(set(clusters)),
+    )
+
+
+def results_table(analyses: Sequence[Analysis], *, mean_only: bool, resamples: int) -> str:
+    """The text table: a line per run and metric.
+
+    Where runs permute base problems (SMMILE++), the clustered standard error stands beside the
+    bootstrap over rows, which takes the rows for independent.
+    """
+    clustered = not mean_only and any(analysis.is_permuted for analysis in analyses)
+    head = ["Model", "Mode", "Metric", "Problems", "Accuracy %", "Answered %"]
+    head += [] if mean_only else ["± bootstrap"]
+    head += ["± clustered", "Base problems"] if clustered else []
+    rows = []
+    for analysis in analyses:
+        scores = analysis.scores
+        row = [scores.name.label, scores.name.mode, METRIC_NAMES[scores.metric], str(scores.total)]
+        row += [percent(scores.accuracy), percent(scores.coverage)]
+        row += [] if mean_only else [percent(analysis.bootstrap_sd)]
+        row += [percent(analysis.clustered_se), str(analysis.base_problems)] if clustered else []
+        rows.append(row)
+    title = "Observed accuracy; errors and missing answers counted as wrong.\n"
+    if not mean_only:
+        title += f"± bootstrap: standard deviation over {resamples:,} resamples of the rows.\n"
+    if clustered:
+        title += "± clustered: standard error with the permutations of one problem as one cluster.\n"
+    return f"{title}\n{text_table(head, rows, text_columns=3)}"
+
+
+def table_in_latex(analyses: Sequence[Analysis], error: ErrorBars | None, *, resamples: int) -> str:
+    """The paper's table for `analyses`; `error` says which error bars it carries (None: none)."""
+    estimates = {
+        (analysis.scores.name, analysis.scores.metric): analysis.estimate(error) for analysis in analyses
+    }
+    permuted = any(analysis.is_permuted for analysis in analyses)
+    data_set = "SMMILE++" if permuted else "SMMILE"
+    bars = {
+        "published": f", with the standard deviation over {resamples:,} bootstrap resamples",
+        "clustered": ", with the standard error clustered by base problem",
+        None: "",
+    }[error]
+    return latex_table(
+        estimates,
+        caption=f"Accuracy (\\%) on {data_set} by an LLM judge, by exact match (EM) and in multiple "
+        f"choice (MCQA), without (0-shot) and with (ICL) in-context examples{bars}.",
+        label=f"tab:{'smmile-plusplus' if permuted else 'smmile'}",
+    )

@@ -1,0 +1,116 @@
+"""Baselines: what can be had from the in-context examples without understanding anything."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from smmile.images import StoredImage
+from smmile.options import Options
+from smmile.problems import Problem, ProblemSet
+from smmile.requests import Answered, Failure, Reply, Request
+from smmile.results import RecordError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Answers are made durable this many at a time.
+_BATCH = 64
+
+THUMBNAIL_SIDE = 16
+HISTOGRAM_LEVELS = 4
+
+
+class BaselineBackend:
+    """Answers each problem by a rule that looks at the problem itself."""
+
+    def __init__(self, rule: Callable[[Problem], str]) -> None:
+        self._rule = rule
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        """Answer in the order asked."""
+        for start in range(0, len(requests), _BATCH):
+            yield [(item, self._one(item.problem)) for item in requests[start : start + _BATCH]]
+
+    def _one(self, problem: Problem) -> Reply | Failure:
+        started = time.perf_counter()
+        try:
+            text = self._rule(problem)
+        except (OSError, ValueError, SyntaxError, MemoryError) as error:
+            # Only a picture can fail here: one that could be opened but not be worked with.
+            return Failure(RecordError("image", f"{type(error).__name__}: {error}"))
+        return Reply(text, finish_reason="stop", seconds=round(time.perf_counter() - started, 6))
+
+
+def majority_answer(problem: Problem) -> str:
+    """The most common in-context answer; the earliest of several equally common ones."""
+    return Counter(example.answer for example in problem.examples).most_common(1)[0][0]
+
+
+def random_answers(
+    problems: ProblemSet, options: Mapping[str, Options] | None, seed: int
+) -> dict[str, str]:
+    """A random answer for every problem that has examples.
+
+    Open: one of the in-context answers. Multiple choice: one of the option letters, in the order in
+    which they are shown; these are the published picks. One generator (NumPy's legacy one, as
+    published) serves the whole data set, so a pick depends neither on a limit nor on a resumed run.
+    """
+    import numpy as np
+
+    generator = np.random.RandomState(seed)
+    answers: dict[str, str] = {}
+    for entry in problems.entries:
+        if not isinstance(entry, Problem) or not entry.examples:
+            continue
+        if options is None:
+            answers[entry.problem_id] = entry.examples[generator.randint(len(entry.examples))].answer
+        else:
+            entry_options = options[entry.problem_id]
+            pick = str(generator.choice(list(entry_options.shown_order)))
+            answers[entry.problem_id] = entry_options.texts[pick]
+    return answers
+
+
+class NearestPicture:
+    """The rule of `nearest`: the answer of the example whose picture is most like the query's."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, NDArray[np.float64]] = {}
+
+    def __call__(self, problem: Problem) -> str:
+        """The answer of the nearest example, the earliest of several equally near ones."""
+        query = self._descriptor(problem.query.image)
+        nearest = min(
+            problem.examples,
+            key=lambda example: float(((self._descriptor(example.image) - query) ** 2).sum()),
+        )
+        return nearest.answer
+
+    def _descriptor(self, image: StoredImage) -> NDArray[np.float64]:
+        if image.sha256 not in self._descriptors:
+            self._descriptors[image.sha256] = picture_descriptor(image)
+        return self._descriptors[image.sha256]
+
+
+def picture_descriptor(image: StoredImage) -> NDArray[np.float64]:
+    """A picture in 832 numbers, of which the Euclidean distance says how unlike two pictures are.
+
+    They are a 16 x 16 RGB thumbnail (768 values of 0..1, each divided by the square root of 768: where
+    things are) and the square roots of a 4 x 4 x 4 RGB histogram over the square root of 2 (64 values,
+    so that their distance is Hellinger's: which colours there are, wherever). Each half is at most 1
+    away from any other, and both count alike.
+    """
+    import numpy as np
+    from PIL import Image
+
+    picture = image.decode()
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    thumbnail = np.asarray(picture.resize(side, Image.Resampling.BOX), dtype=np.float64) / 255
+    levels = np.asarray(picture).reshape(-1, 3) // (256 // HISTOGRAM_LEVELS)
+    colours = levels @ np.array([HISTOGRAM_LEVELS**2, HISTOGRAM_LEVELS, 1])
+    histogram = np.bincount(colours, minlength=HISTOGRAM_LEVELS**3) / len(colours)
+    return np.concatenate([thumbnail.ravel() / np.sqrt(thumbnail.size), np.sqrt(histogram / 2)])

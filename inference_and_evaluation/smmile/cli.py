@@ -1,0 +1,261 @@
+"""Command lines: the flags that scripts share, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from smmile.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    from smmile.dataset import DatasetName, DatasetSource
+
+EXIT_OK, EXIT_USAGE, EXIT_SOME_ERRORS, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+# The suite's top folder: results/, missing_images/ and so on stand there.
+_SUITE = Path(__file__).resolve().parents[2]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser for one script, with an example of its use.
+
+    Flags may be written with `-` or `_` between their words; a mistake is one line and exit code 2.
+    """
+
+    def __init__(self, description: str, example: str) -> None:
+        super().__init__(
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As the library's, with every flag first spelled as it was declared."""
+        given = sys.argv[1:] if args is None else list(args)
+        known = {_plain(flag): flag for flag in self._option_string_actions}
+        spelled = []
+        for index, word in enumerate(given):
+            if word == "--":
+                spelled += given[index:]
+                break
+            flag, equals, value = word.partition("=")
+            spelled.append(known.get(_plain(flag), flag) + equals + value)
+        return super().parse_known_args(spelled, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with the mistake in one line."""
+        print(f"error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help with the defaults behind the texts, where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.help or ""
+        if action.default in (None, False, argparse.SUPPRESS) or "default" in shown:
+            return shown
+        return f"{shown} (default: %(default)s)"
+
+
+def _plain(flag: str) -> str:
+    return flag.replace("_", "-") if flag.startswith("--") else flag
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Run a script's `main` and leave with its exit code; what the user can mend is one line."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = main()
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"error: {one_line(error, 2000)}", file=sys.stderr)
+        code = EXIT_USAGE
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    raise SystemExit(code)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def add_dataset_flags(parser: Parser) -> None:
+    """The flags that say which problems a script works on."""
+    group = parser.add_argument_group("data set")
+    group.add_argument(
+        "--dataset",
+        choices=("augmented", "demo"),
+        help="augmented: SMMILE++; demo: the small set that comes with the suite (default: SMMILE)",
+    )
+    group.add_argument(
+        "--augmented",
+        nargs="?",
+        const="augmented",
+        choices=("augmented",),
+        help="old spelling of --dataset augmented",
+    )
+    group.add_argument(
+        "--dataset-path",
+        type=Path,
+        metavar="DIR",
+        help="read the rows from this folder (parquet files, or saved with save_to_disk), not from the hub",
+    )
+    group.add_argument(
+        "--dataset-id",
+        metavar="ID",
+        help="another data set of the hub (default: smmile/SMMILE, or smmile/SMMILE-plusplus)",
+    )
+    group.add_argument("--dataset-revision", metavar="REV", help="a revision of the hub's data set")
+    group.add_argument(
+        "--hf_cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="where hub files are cached (default: the hub library's own place)",
+    )
+    group.add_argument(
+        "--image-dir",
+        type=Path,
+        default=_SUITE / "missing_images",
+        metavar="DIR",
+        help="where pictures that the data set lacks are looked for (default: ../missing_images)",
+    )
+
+
+def dataset_name(args: argparse.Namespace) -> DatasetName:
+    """Which set the flags speak of."""
+    named: DatasetName = args.dataset or args.augmented or "smmile"
+    return named
+
+
+def dataset_source(args: argparse.Namespace) -> DatasetSource:
+    """The data set that the flags name. Raises UsageError where they contradict each other."""
+    from smmile.dataset import DatasetSource
+
+    if args.dataset == "demo" and args.augmented:
+        raise UsageError("--dataset demo and --augmented name two data sets; give one of them")
+    if args.dataset_path is not None and args.dataset_id:
+        raise UsageError("--dataset-path and --dataset-id name two data sets; give one of them")
+    if args.dataset == "demo" and args.dataset_id:
+        raise UsageError("--dataset demo and --dataset-id name two data sets; give one of them")
+    return DatasetSource(
+        name=dataset_name(args),
+        path=args.dataset_path,
+        hub_id=args.dataset_id,
+        revision=args.dataset_revision,
+        cache_dir=args.hf_cache_dir,
+        image_dir=args.image_dir,
+    )
+
+
+def add_inference_flags(parser: Parser, *, task_format: str = "open") -> None:
+    """The flags of every inference script; `task_format` is the script's default."""
+    parser.add_argument(
+        "--inference_mode",
+        choices=("ICL", "0-shot"),
+        default="ICL",
+        help="with the in-context examples, or the query alone",
+    )
+    parser.add_argument(
+        "--task_format",
+        choices=("open", "mcqa"),
+        default=task_format,
+        help="open-ended, or multiple choice",
+    )
+    add_dataset_flags(parser)
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="where results go (default: ../results, ../results_augmented for SMMILE++, "
+        "../results_demo for the demo)",
+    )
+    group.add_argument("--limit", type=positive, metavar="N", help="the first N problems (default: all)")
+    group.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of all shuffles")
+    group.add_argument(
+        "--max_new_tokens", type=positive, default=512, metavar="N", help="length of an answer"
+    )
+    group.add_argument("--gpu-devices", type=_gpu_devices, metavar="0,1", help="GPUs to use (default: all)")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build every request and write them down, ask nothing",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="start the run again; otherwise it is continued"
+    )
+    group.add_argument(
+        "--no-share", action="store_true", help="send equal requests each for itself, not once"
+    )
+    group.add_argument(
+        "--csv", action="store_true", help="also write the published CSV columns beside the JSON"
+    )
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """The folder that a run's files go to."""
+    if args.output_dir is not None:
+        return Path(args.output_dir)
+    folders = {"smmile": "results", "augmented": "results_augmented", "demo": "results_demo"}
+    return _SUITE / folders[dataset_name(args)]
+
+
+def add_scoring_flags(parser: Parser) -> None:
+    """The flags of every scoring script."""
+    parser.add_argument(
+        "results_dir",
+        nargs="?",
+        type=Path,
+        default=_SUITE / "results",
+        metavar="DIR",
+        help="the folder with the result files (default: ../results)",
+    )
+    parser.add_argument("--model", metavar="NAME", help="this model alone, named as in its files")
+    parser.add_argument(
+        "--inference-mode", choices=("ICL", "0-shot"), help="this mode alone (default: both)"
+    )
+    parser.add_argument(
+        "--perturbed", action="store_true", help="show runs with a perturbed context in tables too"
+    )
+
+
+def shown_path(path: Path) -> str:
+    """`path` as short as it can be said from where the user stands."""
+    relative = os.path.relpath(path)
+    return one_line(relative if len(relative) < len(str(path)) else path)
+
+
+def positive(text: str) -> int:
+    """A flag's value as a whole number from 1."""
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A flag's value as a seed that every generator takes."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
+    return int(text)
+
+
+def _gpu_devices(text: str) -> str:
+    """Checked, and put into effect at once: before anything can start CUDA."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of device numbers such as 0,1")
+    os.environ["CUDA_VISIBLE_DEVICES"] = text
+    return text

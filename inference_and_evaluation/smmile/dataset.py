@@ -1,0 +1,254 @@
+"""Where problems come from: the hub, a local folder, or the demo set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from smmile.errors import UsageError, one_line
+from smmile.problems import ProblemSet
+from smmile.rows import Row, check_columns, problem_set
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+DatasetName = Literal["smmile", "augmented", "demo"]
+HUB_IDS = {"smmile": "smmile/SMMILE", "augmented": "smmile/SMMILE-plusplus"}
+SPLIT = "train"
+
+# Rows read at a time where parquet files are unpacked: a few MB of pictures.
+_ROWS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """Which rows to load.
+
+    `path` (a folder that `datasets` can load) wins over the hub's `hub_id` at `revision`; `name` says
+    which set it is, and is enough for the demo.
+    """
+
+    name: DatasetName
+    path: Path | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    cache_dir: Path | None = None
+    image_dir: Path = Path("missing_images")
+
+    @property
+    def label(self) -> str:
+        """The data set as result files name it."""
+        if self.path is not None:
+            return self.path.name
+        return "demo" if self.name == "demo" else self.hub_id or HUB_IDS[self.name]
+
+
+def load_problems(source: DatasetSource) -> ProblemSet:
+    """The problems of `source`, checked, pictures hashed and test-decoded one after another.
+
+    Raises UsageError with one line for whatever keeps the data set from being read.
+    """
+    if source.path is None and source.name == "demo":
+        from smmile.demo import demo_rows
+
+        rows = [_row(columns, columns["image"]["bytes"]) for columns in demo_rows()]  # type: ignore[index]
+        return problem_set(rows, source="demo", revision=None, image_dir=source.image_dir)
+    dataset, revision = _load_folder(source.path, source.cache_dir) if source.path else _load_hub(source)
+    check_columns(dataset.column_names, source.label)
+    return problem_set(
+        _arrow_rows(dataset, source.label),
+        source=source.label,
+        revision=revision,
+        image_dir=source.image_dir,
+    )
+
+
+def _load_folder(folder: Path, cache_dir: Path | None) -> tuple[datasets.Dataset, None]:
+    if not folder.is_dir():
+        raise UsageError(f"--dataset-path {one_line(folder)}: there is no such folder")
+    import datasets
+
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            saved = datasets.load_from_disk(str(folder))
+            return _one_split(saved if isinstance(saved, dict) else {SPLIT: saved}, folder.name), None
+        _quiet(datasets)
+        builder = datasets.load_dataset_builder(
+            str(folder.resolve()), cache_dir=str(cache_dir) if cache_dir else None
+        )
+        return _prepared(builder, folder.name), None
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, ArithmeticError) as error:
+        raise UsageError(
+            f"--dataset-path {one_line(folder)} cannot be read as a data set "
+            f"({one_line(_root_cause(error))}); it must hold parquet files or be saved with save_to_disk"
+        ) from error
+
+
+def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
+    hub_id = source.label
+    import datasets
+    import huggingface_hub
+
+    _quiet(datasets)
+    try:
+        builder = datasets.load_dataset_builder(
+            hub_id,
+            revision=source.revision,
+            cache_dir=str(source.cache_dir) if source.cache_dir else None,
+        )
+        return _prepared(builder, hub_id), builder.hash
+    except datasets.exceptions.DatasetNotFoundError as error:
+        has_token = huggingface_hub.get_token() is not None
+        raise UsageError(_not_found(hub_id, source.revision, str(error), has_token)) from error
+    except (ConnectionError, huggingface_hub.errors.OfflineModeIsEnabled) as error:
+        raise UsageError(
+            f"data set {hub_id}: the hub cannot be reached and there is no copy in the cache; "
+            "go online once, or use --dataset-path DIR or --dataset demo"
+        ) from error
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise UsageError(
+            f"data set {hub_id} cannot be loaded ({one_line(_root_cause(error))}); "
+            "check --dataset-id and --dataset-revision, or use --dataset-path DIR"
+        ) from error
+    except datasets.exceptions.DatasetsError as error:
+        raise UsageError(
+            f"data set {hub_id} cannot be read ({one_line(_root_cause(error))}); is its format one of "
+            "the hub's?"
+        ) from error
+
+
+def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool) -> str:
+    """The one line for a data set that the hub does not hand out, by what the library says of it."""
+    if "gated" in message:
+        if has_token:
+            return (
+                f"data set {hub_id} is gated and the account of this HF_TOKEN has no access; "
+                "ask for it on the data set's page of the hub"
+            )
+        return f"data set {hub_id} is gated: set HF_TOKEN to a token of an account that has access"
+    if "Revision" in message:
+        return f"data set {hub_id} has no revision {one_line(revision)}; check --dataset-revision"
+    if has_token:
+        return f"there is no data set {hub_id} on the hub that HF_TOKEN can see; check --dataset-id"
+    return (
+        f"there is no public data set {hub_id} on the hub; check --dataset-id, or set HF_TOKEN if it "
+        "is private"
+    )
+
+
+def _quiet(library: Any) -> None:
+    library.logging.set_verbosity_error()
+    if not os.isatty(2):
+        library.disable_progress_bars()
+
+
+def _prepared(builder: datasets.DatasetBuilder, label: str) -> datasets.Dataset:
+    """The builder's rows, unpacked into the cache if they are not there yet."""
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    if isinstance(builder, Parquet):
+        _unpack_slowly(builder)
+    builder.download_and_prepare()
+    splits = builder.info.splits or {}
+    return _one_split({name: name for name in splits}, label, builder)
+
+
+def _unpack_slowly(builder: Any) -> None:
+    """Let `builder` unpack parquet a few rows at a time.
+
+    The library's own way reads whole row groups ahead: over 2 GB of memory for as much of pictures
+    (docs/benchmarks.md), where this takes a seventh.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets.builder import Key
+
+    def generate_tables(
+        files: Sequence[str], row_groups_list: Sequence[object]
+    ) -> Iterator[tuple[Key, pa.Table]]:
+        for file_index, file in enumerate(files):
+            with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
+                batches = parquet.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False)
+                for batch_index, batch in enumerate(batches):
+                    table = pa.Table.from_batches([batch])
+                    yield Key(file_index, batch_index), builder._cast_table(table)
+
+    builder._generate_tables = generate_tables
+
+
+def _one_split(splits: Any, label: str, builder: Any = None) -> datasets.Dataset:
+    name = SPLIT if SPLIT in splits else next(iter(splits), None)
+    if name is None or (name != SPLIT and len(splits) > 1):
+        raise UsageError(
+            f"data set {one_line(label)} has the splits {', '.join(splits) or '(none)'}; "
+            f"one named {SPLIT} is needed"
+        )
+    dataset: datasets.Dataset = builder.as_dataset(name) if builder else splits[name]
+    return dataset
+
+
+def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
+    """The rows, pictures as views into the memory-mapped file: nothing is copied or decoded."""
+    text_columns = [name for name in dataset.column_names if name != "image"]
+    texts = dataset.select_columns(text_columns).with_format(None)
+    images = _stored_images(dataset.data.column("image"), label)
+    for columns, image in zip(texts, images, strict=True):
+        yield _row(columns, image)
+
+
+def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[pa.Buffer | None]:
+    """Each row's stored picture; a null or empty one is None. Taking a row by its index would copy it."""
+    import numpy as np
+    import pyarrow as pa
+
+    for chunk in column.chunks:
+        stored = chunk
+        if pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0:
+            stored = chunk.field("bytes")
+        if pa.types.is_null(stored.type):
+            yield from [None] * len(chunk)
+            continue
+        large = pa.types.is_large_binary(stored.type)
+        if not (large or pa.types.is_binary(stored.type)):
+            raise UsageError(
+                f"data set {one_line(label)}: its column image holds {chunk.type}, not pictures; "
+                "save it with the `datasets` feature Image"
+            )
+        held = np.logical_and(
+            chunk.is_valid().to_numpy(zero_copy_only=False),
+            stored.is_valid().to_numpy(zero_copy_only=False),
+        )
+        _, offsets_buffer, data = stored.buffers()
+        offsets = np.frombuffer(offsets_buffer, np.int64 if large else np.int32)[stored.offset :]
+        for index in range(len(chunk)):
+            start, end = int(offsets[index]), int(offsets[index + 1])
+            yield data.slice(start, end - start) if held[index] and end > start else None
+
+
+def _row(columns: Any, image: Any) -> Row:
+    problem_id = columns["problem_id"]
+    flags = {
+        name: str(value)
+        for name, value in columns.items()
+        if name == "speciality" or name.startswith("flag_")
+    }
+    return Row(
+        problem_id=None if problem_id is None else str(problem_id),
+        order=columns["order"],
+        question=columns["question"],
+        answer=columns["answer"],
+        image=image,
+        image_url=columns.get("image_url"),
+        flags=flags,
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason of a library's chain of errors, with its kind."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,23 @@
+"""What the user can mend, and how outside text is put on one line."""
+
+from __future__ import annotations
+
+
+class UsageError(Exception):
+    """Wrong usage or a missing key, file, column or data set: shown as one line, exit code 2.
+
+    The message names what is wrong and the way out.
+    """
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """`text` on one printable line of at most `limit` characters.
+
+    Ids, answers and messages come from data sets and servers: control characters (line breaks,
+    terminal escapes) are written out as escapes.
+    """
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,0 +1,51 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from smmile.errors import UsageError, one_line
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` with its parents. Raises UsageError where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Put `content` in `file`'s place in one step, durable when this returns.
+
+    Raises UsageError where it cannot be written; what stood there before is then untouched.
+    """
+    draft = file.with_name(file.name + ".tmp")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+        sync_folder(file.parent)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise cannot_write(file, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    """The one line for a file or folder that cannot be written."""
+    return UsageError(
+        f"{one_line(path)} cannot be written ({error.strerror or error}); "
+        "make room or choose another folder"
+    )

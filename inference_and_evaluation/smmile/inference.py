@@ -1,0 +1,151 @@
+"""From a script's model and the command line to a result file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import msgspec
+
+from smmile import cli
+from smmile.conversation import Recipe
+from smmile.dataset import load_problems
+from smmile.errors import one_line
+from smmile.files import make_folder, write_whole
+from smmile.problems import ProblemSet
+from smmile.requests import Backend, Plan, fingerprint, make_plan, request_as_data
+from smmile.results import DatasetInfo, Run
+from smmile.run_names import RunName, file_safe
+from smmile.runner import ChoiceReader, now, run_plan
+
+# Libraries whose versions can change what a picture or a data set becomes; every run records them.
+_PACKAGES = ("datasets", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is put to the test: a model, or a baseline, and all that is special about it.
+
+    `generation` is how answers are made (plain data; it is part of the run's identity). `connect`
+    gives the back end for a plan and is called only when there is something to ask; `read_choice`
+    reads the chosen option out of a reply.
+    """
+
+    name: str
+    recipe: Recipe
+    connect: Callable[[ProblemSet, Plan], Backend]
+    read_choice: ChoiceReader
+    checkpoint: str | None = None
+    generation: Mapping[str, object] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+
+
+def run_inference(args: argparse.Namespace, subject: Subject) -> int:
+    """Do what an inference script's command line asks for `subject`; gives the exit code.
+
+    Raises UsageError for whatever the user can mend.
+    """
+    folder = cli.output_folder(args)
+    problems = load_problems(cli.dataset_source(args))
+    generation = dict(subject.generation) | {
+        # The recipe's wording for this format: another prompt makes another run.
+        "prompts": fingerprint(subject.recipe.as_data())[:16],
+    }
+    plan = make_plan(
+        problems,
+        subject.recipe,
+        args.inference_mode,
+        args.task_format,
+        seed=args.seed,
+        limit=args.limit,
+        decoding={"checkpoint": subject.checkpoint or subject.name} | generation,
+    )
+    _tell_what_is_left_out(problems, plan)
+    run = Run(
+        model=file_safe(subject.name),
+        checkpoint=subject.checkpoint,
+        inference_mode=args.inference_mode,
+        task_format=args.task_format,
+        dataset=DatasetInfo(
+            problems.source, problems.revision, problems.fingerprint, len(problems.entries)
+        ),
+        generation=generation,
+        seed=args.seed,
+        software=_versions(subject.packages),
+        hardware=f"{platform.machine()}, {os.cpu_count()} CPUs",
+        started_at=now(),
+    )
+    name = RunName(run.model, run.inference_mode, run.task_format)
+    if args.dry_run:
+        _write_requests(plan, folder, name)
+        return cli.EXIT_OK
+
+    outcome = run_plan(
+        plan,
+        run,
+        lambda: subject.connect(problems, plan),
+        subject.read_choice,
+        folder,
+        overwrite=args.overwrite,
+        share=not args.no_share,
+        write_csv=args.csv,
+    )
+    errors = outcome.errors
+    for record in errors:
+        assert record.error is not None
+        print(
+            f"problem {one_line(record.problem_id)}: {record.error.type}: {one_line(record.error.message)}",
+            file=sys.stderr,
+        )
+    done = f"{outcome.sent} requests sent" if outcome.sent else "nothing was left to ask"
+    print(
+        f"{cli.shown_path(outcome.file)}: {len(outcome.result.records) - len(errors)} problems "
+        f"answered, {len(errors)} errors, {len(outcome.result.run.dataset.skipped)} skipped; {done}"
+    )
+    if errors:
+        print("the same command asks again for what ended in an error", file=sys.stderr)
+    return cli.EXIT_SOME_ERRORS if errors else cli.EXIT_OK
+
+
+def _tell_what_is_left_out(problems: ProblemSet, plan: Plan) -> None:
+    skipped = plan.skipped_before(plan.reach)
+    for skip in skipped:
+        print(f"skipped problem {one_line(skip.problem_id)}: {one_line(skip.reason)}", file=sys.stderr)
+    ids = {skip.problem_id for skip in skipped}
+    missing = [image for image in problems.missing_images if image.problem_id in ids]
+    for image in missing:
+        name = one_line(image.file_name) if image.file_name else "(no file name can be made of it)"
+        print(f"missing picture: save {one_line(image.url, 2000)} as {name}", file=sys.stderr)
+    if missing:
+        print(
+            f"{len(missing)} pictures are missing: save them in --image-dir under the names above "
+            "and run the same command again",
+            file=sys.stderr,
+        )
+
+
+def _write_requests(plan: Plan, folder: os.PathLike[str], name: RunName) -> None:
+    from pathlib import Path
+
+    make_folder(Path(folder))
+    file = Path(folder) / f"{name.stem.replace('result_', 'requests_', 1)}.jsonl"
+    encode = msgspec.json.encode
+    write_whole(file, b"".join(encode(request_as_data(item)) + b"\n" for item in plan.requests))
+    images = [image for item in plan.requests for image in item.conversation.images]
+    print(
+        f"{cli.shown_path(file)}: {len(plan.requests)} problems, "
+        f"{len(plan.skipped_before(plan.reach))} skipped, {len(plan.unique)} unique requests, "
+        f"{len(images)} images, {sum(image.size for image in images)} image bytes; nothing was sent"
+    )
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in (*_PACKAGES, *packages):
+        versions[package] = metadata.version(package)
+    return versions

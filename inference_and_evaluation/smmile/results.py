@@ -1,0 +1,366 @@
+"""Result files: the one module through which every result is read and written.
+
+The schema is `schema_version` 1 of the suite's JSON; published CSV files are read into the same records.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from smmile.conversation import InferenceMode, TaskFormat
+from smmile.errors import UsageError, one_line
+from smmile.problems import Skipped
+from smmile.run_names import RunName
+
+SCHEMA_VERSION = 1
+NO_CHOICE = "EXTRACTION_FAILED"
+
+ErrorType = Literal[
+    "refusal",
+    "content_filter",
+    "empty",
+    "context_overflow",
+    "out_of_memory",
+    "rate_limit",
+    "request",
+    "server",
+    "timeout",
+    "image",
+    "internal",
+]
+
+
+@dataclass(frozen=True)
+class RecordError:
+    """Why a problem has no answer."""
+
+    type: ErrorType
+    message: str
+
+
+@dataclass(frozen=True)
+class ImageChange:
+    """A picture that was not sent as it is stored; `index` counts the request's pictures from 0."""
+
+    index: int
+    sha256: str
+    sent_sha256: str
+    size: tuple[int, int]
+    sent_size: tuple[int, int]
+    format: str
+    sent_format: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one problem. Fields as in the result file.
+
+    `full_response` is what the model generated, whole; `seconds` is the time its request took.
+    """
+
+    problem_id: str
+    question: str
+    true_answer: str
+    status: Literal["ok", "error"]
+    error: RecordError | None = None
+    generated_answer: str | None = None
+    full_response: str | None = None
+    options: Mapping[str, str] | None = None
+    shown_order: tuple[str, ...] | None = None
+    correct_option: str | None = None
+    selected_option: str | None = None
+    is_correct: bool | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+    images_changed: tuple[ImageChange, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.status == "error") != (self.error is not None):
+            raise ValueError("a record has an error if and only if its status says so")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The data set of a run; `problems` counts all it has."""
+
+    id: str
+    revision: str | None
+    fingerprint: str
+    problems: int
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run's answers took. `seconds` is the sum over its unique requests."""
+
+    requests: int = 0
+    unique_requests: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a result file came about."""
+
+    model: str
+    checkpoint: str | None
+    inference_mode: InferenceMode
+    task_format: TaskFormat
+    dataset: DatasetInfo
+    generation: Mapping[str, object]
+    seed: int
+    software: Mapping[str, str] = field(default_factory=dict)
+    hardware: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+    usage: Usage = Usage()
+
+    def identity(self) -> dict[str, object]:
+        """What must agree for two sets of answers to be of one run."""
+        return {
+            "model": self.model,
+            "checkpoint": self.checkpoint,
+            "inference_mode": self.inference_mode,
+            "task_format": self.task_format,
+            "data set (dataset.fingerprint)": self.dataset.fingerprint,
+            "seed": self.seed,
+        } | {f"generation.{name}": value for name, value in self.generation.items()}
+
+
+def differences(ours: Run, theirs: Run) -> list[str]:
+    """What keeps two runs from being one and the same, in words; empty where nothing does."""
+    left, right = ours.identity(), theirs.identity()
+    return [
+        f"{name} is {one_line(right.get(name), 60)} there and {one_line(left.get(name), 60)} here"
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name) != right.get(name)
+    ]
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One result file. `records` stand in data-set order."""
+
+    run: Run
+    records: tuple[Record, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+def encode_result_file(result: ResultFile) -> bytes:
+    """The result file's bytes: UTF-8 JSON, indented for reading."""
+    ordered = {
+        "schema_version": result.schema_version,
+        "run": result.run,
+        "records": result.records,
+    }
+    return msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n"
+
+
+def read_result_file(file: Path) -> ResultFile:
+    """Read a JSON result file. Raises UsageError where it is broken or of a newer suite."""
+    try:
+        result = msgspec.json.decode(file.read_bytes(), type=ResultFile)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{one_line(file.name)} is no readable result file ({error})") from error
+    if result.schema_version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{one_line(file.name)} has schema_version {result.schema_version}; "
+            f"this suite reads {SCHEMA_VERSION}"
+        )
+    return result
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run's records as scoring sees them; `published` tells a published CSV from the suite's JSON."""
+
+    name: RunName
+    file: Path
+    published: bool
+    records: Sequence[Record]
+
+
+def read_run(name: RunName, file: Path) -> RunResults:
+    """The results in `file`, JSON or CSV. Raises UsageError where it is broken or empty."""
+    published = file.suffix == ".csv"
+    records = _read_published_csv(file) if published else read_result_file(file).records
+    if not records:
+        raise UsageError(f"{one_line(file.name)} has no results in it")
+    seen: set[str] = set()
+    for record in records:
+        if record.problem_id in seen:
+            raise UsageError(f"{one_line(file.name)} has problem {one_line(record.problem_id)} twice")
+        seen.add(record.problem_id)
+    return RunResults(name, file, published, records)
+
+
+def result_files(folder: Path) -> dict[RunName, Path]:
+    """The result files in `folder`, by run.
+
+    Where a run has several, the suite's JSON is taken, else the CSV with its format in its name.
+    Raises UsageError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {one_line(folder)}; name the one with the result files")
+    files: dict[RunName, Path] = {}
+    for file in sorted(folder.glob("result_*")):
+        name = RunName.parse(file.stem) if file.suffix in (".json", ".csv") else None
+        if name is None or not file.is_file():
+            continue
+        if name not in files or _preference(name, file) > _preference(name, files[name]):
+            files[name] = file
+    return files
+
+
+def select_runs(
+    names: Iterable[RunName], folder: Path, model: str | None, mode: InferenceMode | None
+) -> list[RunName]:
+    """Those of the runs `names` that a command line asks for, in file-name order.
+
+    Raises UsageError, naming what `folder` has, where there are none.
+    """
+    there = sorted(names, key=lambda name: name.stem)
+    if not there:
+        raise UsageError(f"{one_line(folder)} has no result files (result_*.json or result_*.csv)")
+    wanted = [
+        name
+        for name in there
+        if (model is None or name.model == model) and (mode is None or name.mode == mode)
+    ]
+    if not wanted:
+        asked = [f"--model {one_line(model)}"] if model else []
+        asked += [f"--inference-mode {mode}"] if mode else []
+        known = ", ".join(dict.fromkeys(f"{name.model} {name.mode}" for name in there))
+        raise UsageError(
+            f"{one_line(folder)} has no run with {' '.join(asked)}; it has {one_line(known, 600)}"
+        )
+    return wanted
+
+
+def _preference(name: RunName, file: Path) -> tuple[bool, bool]:
+    return file.suffix == ".json", file.stem == name.stem
+
+
+def _read_published_csv(file: Path) -> list[Record]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.DictReader(stream, strict=True)
+            columns = _CsvColumns.of(rows.fieldnames or (), file)
+            return [columns.record(row) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
+        raise UsageError(f"{one_line(file.name)} is no readable result file ({error})") from error
+
+
+@dataclass(frozen=True)
+class _CsvColumns:
+    """Where a published CSV keeps what; MedVLM-R1's files have names of their own."""
+
+    question: str
+    true_answer: str
+    generated_answer: str | None
+    full_response: str | None
+    correct_option: str | None
+    selected_option: str | None
+    is_correct: str | None
+
+    @classmethod
+    def of(cls, present: Sequence[str], file: Path) -> _CsvColumns:
+        def first(*names: str) -> str | None:
+            return next((name for name in names if name in present), None)
+
+        question = first("final_question", "original_question")
+        true_answer = first("true_answer", "correct_answer")
+        generated, is_correct = first("generated_answer"), first("is_correct")
+        if "problem_id" not in present or question is None or true_answer is None:
+            raise UsageError(
+                f"{one_line(file.name)} is no result file: it needs the columns problem_id, "
+                "final_question and true_answer"
+            )
+        if generated is None and is_correct is None:
+            raise UsageError(f"{one_line(file.name)} has neither generated_answer nor is_correct to score")
+        return cls(
+            question,
+            true_answer,
+            generated,
+            first("full_response"),
+            first("correct_option", "correct_letter"),
+            first("selected_option", "extracted_answer"),
+            is_correct,
+        )
+
+    def record(self, row: Mapping[str, str]) -> Record:
+        def cell(column: str | None) -> str | None:
+            # An empty cell reads as the text nan, as it did in the published scoring.
+            return None if column is None else row[column] or "nan"
+
+        answer = cell(self.generated_answer)
+        selected = cell(self.selected_option)
+        no_choice = selected in (None, NO_CHOICE, "ERROR", "nan") or (answer or "").startswith(
+            (NO_CHOICE, "INVALID_OPTION")
+        )
+        error = _published_error(answer, selected)
+        return Record(
+            problem_id=row["problem_id"],
+            question=cell(self.question) or "",
+            true_answer=cell(self.true_answer) or "",
+            status="error" if error else "ok",
+            error=error,
+            generated_answer=answer,
+            full_response=cell(self.full_response),
+            correct_option=cell(self.correct_option),
+            selected_option=None if no_choice else selected,
+            is_correct=row[self.is_correct].strip().lower() in ("true", "1", "1.0")
+            if self.is_correct
+            else None,
+        )
+
+
+def _published_error(answer: str | None, selected: str | None) -> RecordError | None:
+    if (answer or "").startswith("ERROR"):
+        return RecordError("server", answer or "")
+    if selected == "ERROR":
+        return RecordError("server", "ERROR")
+    if answer == "nan" and selected in (None, "nan"):
+        return RecordError("empty", "the cell is empty")
+    return None
+
+
+def encode_csv(records: Iterable[Record], task_format: TaskFormat) -> bytes:
+    """The records in the columns of the published CSV files, UTF-8."""
+    columns = ["problem_id", "final_question", "true_answer"]
+    if task_format == "mcqa":
+        columns += ["correct_option", "selected_option", "is_correct"]
+    columns += ["generated_answer", "full_response"]
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        failure = f"ERROR: {record.error.type}: {record.error.message}" if record.error else None
+        row: dict[str, object] = {
+            "problem_id": record.problem_id,
+            "final_question": record.question,
+            "true_answer": record.true_answer,
+            "generated_answer": failure
+            or (NO_CHOICE if record.generated_answer is None else record.generated_answer),
+            "full_response": failure or record.full_response,
+        }
+        if task_format == "mcqa":
+            row["correct_option"] = record.correct_option
+            row["selected_option"] = "ERROR" if failure else record.selected_option or NO_CHOICE
+            row["is_correct"] = bool(record.is_correct)
+        writer.writerow(row)
+    return out.getvalue().encode()

@@ -1,0 +1,163 @@
+"""Rows of a data set, checked and put together into problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smmile.errors import UsageError
+from smmile.images import StoredImage, inspect_images
+from smmile.missing_images import candidate_names, find_image
+from smmile.problems import Defect, MissingImage, Problem, ProblemSet, Triplet
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+REQUIRED_COLUMNS = ("question", "answer", "image", "problem_id", "order")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as its source gives it, nothing checked yet; `image` is the stored file's bytes."""
+
+    problem_id: str | None
+    order: object
+    question: str | None
+    answer: str | None
+    image: Buffer | None
+    image_url: str | None
+    flags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Inspected:
+    """A row with its picture looked at: what was found, or what is wrong."""
+
+    row: Row
+    image: StoredImage | None
+    image_error: str | None
+
+
+def check_columns(columns: Iterable[str], source: str) -> None:
+    """Raise UsageError where a column that every run needs is missing."""
+    present = set(columns)
+    missing = [column for column in REQUIRED_COLUMNS if column not in present]
+    if missing:
+        raise UsageError(
+            f"data set {source}: no column {', '.join(missing)} (it has {', '.join(sorted(present))}); "
+            f"a data set needs {', '.join(REQUIRED_COLUMNS)}"
+        )
+
+
+def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image_dir: Path) -> ProblemSet:
+    """The problems in `rows`: in the order of their first rows, each one's rows by their `order`.
+
+    A problem that cannot be asked as it stands becomes a Defect with the reason. Raises UsageError
+    for rows that belong to no problem, or where there are none at all.
+    """
+    by_problem: dict[str, list[_Inspected]] = {}
+    for number, inspected in enumerate(_inspect(list(rows), image_dir), start=1):
+        if not inspected.row.problem_id:
+            raise UsageError(f"data set {source}: row {number} has no problem_id; fill it in")
+        by_problem.setdefault(inspected.row.problem_id, []).append(inspected)
+    if not by_problem:
+        raise UsageError(f"data set {source} has no rows; is it the split 'train' that holds them?")
+
+    fingerprint = hashlib.sha256()
+    entries: list[Problem | Defect] = []
+    missing: list[MissingImage] = []
+    for problem_id, members in by_problem.items():
+        reason = _order_defect(members) or _text_defect(members)
+        if not _order_defect(members):
+            members = sorted(members, key=lambda member: _whole_number(member.row.order) or 0)
+        for member in members:
+            fingerprint.update(_fingerprint_line(member))
+        absent = [member for member in members if member.image is None]
+        missing += [_missing_image(problem_id, member.row) for member in absent]
+        reason = reason or _image_defect(members, absent)
+        answers = tuple(member.row.answer for member in members if member.row.answer)
+        if reason:
+            entries.append(Defect(problem_id, reason, answers))
+        else:
+            entries.append(_problem(problem_id, members))
+    return ProblemSet(source, revision, fingerprint.hexdigest(), tuple(entries), tuple(missing))
+
+
+def _inspect(rows: Sequence[Row], image_dir: Path) -> Iterable[_Inspected]:
+    found: list[Buffer | None] = [
+        row.image if row.image is not None else find_image(row.image_url or "", image_dir) for row in rows
+    ]
+    verdicts = inspect_images(data for data in found if data is not None)
+    for row, data in zip(rows, found, strict=True):
+        yield _Inspected(row, None, None) if data is None else _Inspected(row, *next(verdicts))
+
+
+def _order_defect(members: Sequence[_Inspected]) -> str | None:
+    seen: set[int] = set()
+    for member in members:
+        order = _whole_number(member.row.order)
+        if order is None:
+            return f"its order {member.row.order!r} is not a whole number"
+        if order in seen:
+            return f"two of its rows have order {order}"
+        seen.add(order)
+    return None
+
+
+def _text_defect(members: Sequence[_Inspected]) -> str | None:
+    for member in members:
+        for column, text in (("question", member.row.question), ("answer", member.row.answer)):
+            if not isinstance(text, str) or not text.strip():
+                return f"the {column} of its row with order {member.row.order} is empty"
+    return None
+
+
+def _image_defect(members: Sequence[_Inspected], absent: Sequence[_Inspected]) -> str | None:
+    if absent:
+        return f"{len(absent)} of its {len(members)} pictures missing"
+    for member in members:
+        if member.image_error:
+            return (
+                f"the picture of its row with order {member.row.order} does not decode "
+                f"({member.image_error})"
+            )
+    return None
+
+
+def _missing_image(problem_id: str, row: Row) -> MissingImage:
+    url = row.image_url or ""
+    return MissingImage(problem_id, url, next(iter(candidate_names(url)), None))
+
+
+def _problem(problem_id: str, members: Sequence[_Inspected]) -> Problem:
+    triplets = []
+    for member in members:
+        row, image = member.row, member.image
+        assert isinstance(row.question, str)
+        assert isinstance(row.answer, str)
+        assert image is not None
+        triplets.append(Triplet(row.question, row.answer, image))
+    return Problem(problem_id, tuple(triplets[:-1]), triplets[-1], members[-1].row.flags)
+
+
+def _whole_number(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _fingerprint_line(member: _Inspected) -> bytes:
+    # A picture supplied by hand is not part of the data set: adding it must not make the run another.
+    held = member.image.sha256 if member.image and member.row.image is not None else None
+    row = member.row
+    fields = [row.problem_id, str(row.order), row.question, row.answer, held]
+    return json.dumps(fields).encode() + b"\n"

@@ -1,0 +1,84 @@
+"""Accuracies with error bars for every run in a folder, and the paper's table in LaTeX."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from smmile import cli
+
+EXAMPLE = "python variance_analysis.py ../results --generate_table --latex_output table.tex"
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    cli.add_scoring_flags(parser)
+    parser.add_argument(
+        "--mean_only", action="store_true", help="observed accuracies alone, without error bars"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("evaluation_results.txt"),
+        metavar="FILE",
+        help="the text table; a bare name lands in DIR",
+    )
+    parser.add_argument("--generate_table", action="store_true", help="also write the LaTeX table")
+    parser.add_argument(
+        "--latex_output",
+        type=Path,
+        default=Path("latex_table.tex"),
+        metavar="FILE",
+        help="the LaTeX table; a bare name lands in DIR",
+    )
+    parser.add_argument(
+        "--error",
+        choices=("published", "clustered"),
+        default="published",
+        help="error bars of the LaTeX table: the bootstrap over rows, as published, or the standard "
+        "error clustered by base problem",
+    )
+    parser.add_argument(
+        "--mcqa",
+        choices=("stored", "reread"),
+        default="stored",
+        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
+    )
+    parser.add_argument(
+        "--resamples", type=cli.positive, default=1000, metavar="N", help="bootstrap resamples"
+    )
+    parser.add_argument("--seed", type=cli.seed, default=42, metavar="N", help="bootstrap seed")
+    args = parser.parse_args()
+
+    from smmile.analysis import analyse, results_table, table_in_latex
+    from smmile.files import write_whole
+
+    found = analyse(
+        args.results_dir,
+        args.model,
+        args.inference_mode,
+        perturbed=args.perturbed,
+        reread=args.mcqa == "reread",
+        resamples=args.resamples,
+        seed=args.seed,
+    )
+    for reason in found.broken:
+        print(f"skipped: {reason}", file=sys.stderr)
+    table = results_table(found.analyses, mean_only=args.mean_only, resamples=args.resamples)
+    write_whole(_in_folder(args.output, args.results_dir), table.encode())
+    print(table, end="")
+    if args.generate_table:
+        file = _in_folder(args.latex_output, args.results_dir)
+        error = None if args.mean_only else args.error
+        latex = table_in_latex(found.analyses, error, resamples=args.resamples)
+        write_whole(file, latex.encode())
+        print(f"\nLaTeX table: {cli.shown_path(file)}")
+    return cli.EXIT_SOME_ERRORS if found.broken else cli.EXIT_OK
+
+
+def _in_folder(file: Path, folder: Path) -> Path:
+    return folder / file if str(file) == file.name else file
+
+
+if __name__ == "__main__":
+    cli.run_script(main)
