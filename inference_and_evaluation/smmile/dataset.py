@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 DatasetName = Literal["smmile", "augmented", "demo"]
 HUB_IDS = {"smmile": "smmile/SMMILE", "augmented": "smmile/SMMILE-plusplus"}
 SPLIT = "train"
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 # Rows read at a time where parquet files are unpacked: a few MB of pictures.
 _ROWS_AT_A_TIME = 16
@@ -43,7 +46,7 @@ class DatasetSource:
     def label(self) -> str:
         """The data set as result files name it."""
         if self.path is not None:
-            return self.path.name
+            return self.path.resolve().name
         return "demo" if self.name == "demo" else self.hub_id or HUB_IDS[self.name]
 
 
@@ -90,10 +93,16 @@ def _load_folder(folder: Path, cache_dir: Path | None) -> tuple[datasets.Dataset
 
 def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
     hub_id = source.label
+    if not _HUB_ID.fullmatch(hub_id) or Path(hub_id).is_dir():
+        raise UsageError(
+            f"--dataset-id {one_line(hub_id)} is not a hub id such as smmile/SMMILE; "
+            "a folder is given with --dataset-path"
+        )
     import datasets
     import huggingface_hub
 
     _quiet(datasets)
+    _quiet(huggingface_hub.utils)
     try:
         builder = datasets.load_dataset_builder(
             hub_id,
@@ -141,8 +150,8 @@ def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool)
 
 
 def _quiet(library: Any) -> None:
-    library.logging.set_verbosity_error()
-    if not os.isatty(2):
+    library.logging.set_verbosity(library.logging.CRITICAL)  # what it would log, it raises too
+    if not sys.stderr.isatty():
         library.disable_progress_bars()
 
 

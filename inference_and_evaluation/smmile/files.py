@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from smmile.errors import UsageError, one_line
@@ -30,7 +31,8 @@ def write_whole(file: Path, content: bytes) -> None:
         draft.replace(file)
         sync_folder(file.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise cannot_write(file, error) from error
 
 

@@ -102,7 +102,7 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
             f"problem {one_line(record.problem_id)}: {record.error.type}: {one_line(record.error.message)}",
             file=sys.stderr,
         )
-    done = f"{outcome.sent} requests sent" if outcome.sent else "nothing was left to ask"
+    done = f"{outcome.sent} asked this time" if outcome.sent else "nothing was left to ask"
     print(
         f"{cli.shown_path(outcome.file)}: {len(outcome.result.records) - len(errors)} problems "
         f"answered, {len(errors)} errors, {len(outcome.result.run.dataset.skipped)} skipped; {done}"

@@ -59,6 +59,7 @@ class Journal:
             if header is None or found:
                 header, self._end = _Header(run, overwrite), 0
                 self._append(msgspec.json.encode(header) + b"\n")
+            self._empty = self._end if not self.records else 0
         except BaseException:
             if self._end == 0:
                 file.unlink(missing_ok=True)
@@ -90,7 +91,8 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self.records:
+        # By the file, not by `records`: an interrupt may fall between writing and counting an answer.
+        if os.fstat(self._descriptor).st_size <= self._empty:
             self.file.unlink(missing_ok=True)
         os.close(self._descriptor)
 

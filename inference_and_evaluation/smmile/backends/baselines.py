@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Answers are made durable this many at a time.
-_BATCH = 64
+# Answers are made durable every so many, or so many seconds.
+_BATCH, _BATCH_SECONDS = 64, 0.2
 
 THUMBNAIL_SIDE = 16
 HISTOGRAM_LEVELS = 4
@@ -32,8 +32,15 @@ class BaselineBackend:
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
         """Answer in the order asked."""
-        for start in range(0, len(requests), _BATCH):
-            yield [(item, self._one(item.problem)) for item in requests[start : start + _BATCH]]
+        batch: list[Answered] = []
+        started = time.monotonic()
+        for request in requests:
+            batch.append((request, self._one(request.problem)))
+            if len(batch) >= _BATCH or time.monotonic() - started >= _BATCH_SECONDS:
+                yield batch
+                batch, started = [], time.monotonic()
+        if batch:
+            yield batch
 
     def _one(self, problem: Problem) -> Reply | Failure:
         started = time.perf_counter()

@@ -1,0 +1,135 @@
+"""Small data made on the spot, and the scripts as their users run them."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+SUITE = Path(__file__).resolve().parents[1]
+SCRIPTS = SUITE / "inference_and_evaluation"
+SHARED = SUITE.parent / "shared"
+
+# No test reaches for the hub: what loads from it talks to a server on loopback.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("HF_TOKEN", None)
+
+
+def picture(shade: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
+    """An encoded picture of one colour, another for each `shade`."""
+    out = io.BytesIO()
+    Image.new("RGB", size, (shade % 256, shade // 256 % 256, 77)).save(out, kind)
+    return out.getvalue()
+
+
+def row(problem_id: str | None, order: Any, answer: str | None = "yes", **other: Any) -> dict[str, Any]:
+    """One row of a data set; the picture's colour follows from id and order."""
+    shade = sum(map(ord, str(problem_id))) * 31 + hash_order(order)
+    return {
+        "question": f"What is seen in {problem_id}?",
+        "answer": answer,
+        "image": {"bytes": picture(shade), "path": None},
+        "image_url": f"https://pictures.invalid/{problem_id}/{order}.png",
+        "problem_id": problem_id,
+        "order": order,
+        "speciality": "radiology",
+        "flag_answer_format": "free response",
+    } | other
+
+
+def hash_order(order: Any) -> int:
+    return order * 7 if isinstance(order, int) else 3
+
+
+def save_parquet(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Save rows as a data set folder in the hub's layout."""
+    from datasets import Dataset, Features, Image, Value
+
+    features = Features({name: Value("string") for name in rows[0]})
+    if "image" in features:
+        features["image"] = Image()
+    if "order" in features and all(isinstance(item["order"], int) for item in rows):
+        features["order"] = Value("int64")
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    dataset = Dataset.from_list([dict(item) for item in rows], features=features)
+    dataset.to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
+    return folder
+
+
+def four_problems() -> list[dict[str, Any]]:
+    """Four plain problems of three rows."""
+    answers = {"p1": "aba", "p2": "bab", "p3": "aab", "p4": "abc"}
+    return [
+        row(problem_id, order, f"Answer {letter}")
+        for problem_id, letters in answers.items()
+        for order, letter in enumerate(letters, start=1)
+    ]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The four problems as a data set folder."""
+    return save_parquet(tmp_path / "data_set", four_problems())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what `datasets` unpacks out of the user's cache."""
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
+    from datasets import config
+    from huggingface_hub import constants
+
+    config.HF_DATASETS_CACHE = Path(os.environ["HF_HOME"]) / "datasets"
+    constants.HF_HUB_CACHE = str(Path(os.environ["HF_HOME"]) / "hub")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The published data beside the project; tests that need it are skipped where it is not."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the published data in ../shared, which is not here")
+    return SHARED
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a script left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def script_command(name: str, *words: object) -> list[str]:
+    return [sys.executable, name, *map(str, words)]
+
+
+def run_script(name: str, *words: object, **environment: str) -> Finished:
+    """Run a script as its users do, from its own folder."""
+    done = subprocess.run(
+        script_command(name, *words),
+        cwd=SCRIPTS,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def says_in_one_line(finished: Finished, *parts: str) -> None:
+    """Wrong usage: exit code 2 and one line that has `parts` in it."""
+    assert finished.code == 2, finished
+    lines = finished.err.strip().splitlines()
+    assert len(lines) == 1, finished.err
+    for part in parts:
+        assert part in lines[0], finished.err

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import picture, row, run_script, save_parquet, says_in_one_line
+from smmile.backends.baselines import NearestPicture, majority_answer, picture_descriptor
+from smmile.dataset import DatasetSource, load_problems
+from smmile.images import StoredImage
+from smmile.problems import Problem, Triplet
+
+
+def records(folder: Path, baseline: str, task_format: str) -> dict[str, dict[str, Any]]:
+    result = json.loads((folder / f"result_{baseline}_ICL_{task_format}.json").read_text())
+    return {record["problem_id"]: record for record in result["records"]}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "task_format", "published"),
+    [("majority", "open", ""), ("majority", "mcqa", "_mcqa"), ("random", "mcqa", "_mcqa")],
+)
+def test_the_published_answers_come_out_again(
+    baseline: str, task_format: str, published: str, shared: Path, tmp_path: Path
+) -> None:
+    data = shared / "data" / "smmile_recovered"
+    words = ["--baseline", baseline, "--task_format", task_format, "--dataset-path", data]
+    assert run_script("inference_baselines.py", *words, "--output-dir", tmp_path).code == 0
+    ours = records(tmp_path, baseline, task_format)
+    with (shared / "data" / "published_results" / f"result_{baseline}_ICL{published}.csv").open(
+        encoding="utf-8", newline=""
+    ) as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(ours) == 111
+    for theirs in rows:
+        record = ours[theirs["problem_id"]]
+        assert record["full_response"] == record["generated_answer"] == theirs["full_response"]
+        assert record["true_answer"] == theirs["true_answer"]
+        if task_format == "mcqa":
+            assert record["selected_option"] == theirs["selected_option"]
+            assert record["correct_option"] == theirs["correct_option"]
+            assert str(record["is_correct"]) == theirs["is_correct"]
+
+
+def test_zero_shot_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    for baseline in ("random", "majority", "nearest"):
+        finished = run_script(
+            "inference_baselines.py", "--baseline", baseline, "--inference_mode", "0-shot"
+        )
+        says_in_one_line(finished, "0-shot", "--inference_mode ICL")
+
+
+def problem(*answers: str, shades: tuple[int, ...] = ()) -> Problem:
+    triplets = tuple(
+        Triplet("q", answer, StoredImage(f"{shade}", 1, picture(shade)))
+        for answer, shade in zip(answers, shades or range(len(answers)), strict=True)
+    )
+    return Problem("p", triplets[:-1], triplets[-1])
+
+
+def test_majority_takes_the_earliest_on_a_tie_and_never_the_querys_answer() -> None:
+    assert majority_answer(problem("b", "a", "a", "b", "c")) == "b"
+    assert majority_answer(problem("b", "a", "a", "c")) == "a"
+    assert majority_answer(problem("a", "a ", "a ", "c")) == "a "
+
+
+def test_nearest_takes_the_like_picture_and_the_earliest_of_equals() -> None:
+    nearest = NearestPicture()
+    assert nearest(problem("dark", "bright", "?", shades=(0, 250, 245))) == "bright"
+    assert nearest(problem("first", "second", "?", shades=(9, 9, 9))) == "first"
+
+
+def test_the_descriptor_is_what_it_says() -> None:
+    def described(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return picture_descriptor(StoredImage("x", len(data), data))
+
+    black, same = described(picture(0, (40, 30))), described(picture(0, (20, 90)))
+    assert black.shape == (832,)
+    assert np.allclose(black, same)  # size and shape of the picture do not matter
+    bright = described(picture(255, (40, 30)))
+    thumbnails = np.sqrt(np.sum((black[:768] - bright[:768]) ** 2))
+    assert thumbnails == pytest.approx(np.sqrt(1 / 3))  # one channel of three, from 0 to 1
+    assert np.sqrt(np.sum((black[768:] - bright[768:]) ** 2)) == pytest.approx(1)  # no colour in common
+
+
+def test_random_is_seeded_over_the_whole_data_set(data: Path, tmp_path: Path) -> None:
+    base = ["--baseline", "random", "--dataset-path", data, "--output-dir"]
+    for task_format in ("open", "mcqa"):
+        words = ["--task_format", task_format]
+        run_script("inference_baselines.py", *base, tmp_path / "whole", *words)
+        run_script("inference_baselines.py", *base, tmp_path / "parts", *words, "--limit", 2)
+        run_script("inference_baselines.py", *base, tmp_path / "parts", *words)
+        assert (
+            run_script("inference_baselines.py", *base, tmp_path / "other", *words, "--seed", 5).code == 0
+        )
+        whole = records(tmp_path / "whole", "random", task_format)
+        picks = [record["generated_answer"] for record in whole.values()]
+        assert [
+            r["generated_answer"] for r in records(tmp_path / "parts", "random", task_format).values()
+        ] == picks
+        for record in whole.values():
+            assert record["status"] == "ok"
+            if task_format == "mcqa":
+                assert record["options"][record["selected_option"]] == record["generated_answer"]
+
+
+def test_random_open_picks_are_spread_over_the_examples(tmp_path: Path) -> None:
+    rows = [row(f"p{i}", order, f"a{order}") for i in range(60) for order in (1, 2, 3)]
+    folder = save_parquet(tmp_path / "d", rows)
+    run_script(
+        "inference_baselines.py", "--baseline", "random", "--dataset-path", folder, "--output-dir", tmp_path
+    )
+    picks = Counter(r["generated_answer"] for r in records(tmp_path, "random", "open").values())
+    assert set(picks) == {"a1", "a2"}
+    assert min(picks.values()) > 15
+
+
+def test_on_the_demo_looking_pays() -> None:
+    """The demo's answers can be learnt from its pictures: nearest beats majority, as the README shows."""
+    entries = [
+        entry for entry in load_problems(DatasetSource("demo")).entries if isinstance(entry, Problem)
+    ]
+    nearest = NearestPicture()
+    assert sum(nearest(entry) == entry.query.answer for entry in entries) >= 9
+    assert sum(majority_answer(entry) == entry.query.answer for entry in entries) <= 5

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from smmile.conversation import Conversation, ImagePart, Recipe, TextPart, Wording, build_conversation
+from smmile.dataset import DatasetSource, load_problems
+from smmile.images import StoredImage
+from smmile.options import Options, make_options
+from smmile.problems import Problem, Triplet
+from smmile.prompts import fill, prompt
+
+
+def triplet(number: int, answer: str) -> Triplet:
+    return Triplet(f"Question {number}?", answer, StoredImage(str(number), 1, b"x"))
+
+
+PROBLEM = Problem("p", (triplet(1, "Yes \n"), triplet(2, "No")), triplet(3, "Maybe"))
+OPTIONS = Options({"A": "Yes \n", "B": "No", "C": "Maybe"}, ("C", "A", "B"), "C")
+
+MEDVLM_R1 = Recipe(
+    open=Wording(
+        without_examples=prompt("medvlm_r1_open"),
+        with_examples=fill(prompt("medvlm_r1_open"), question="{examples}" + prompt("medvlm_r1_icl.query")),
+        example=prompt("medvlm_r1_icl.example"),
+    ),
+    mcqa=Wording(
+        question=prompt("mcqa.medvlm_r1.question_with_options"),
+        without_examples=prompt("mcqa.medvlm_r1.text"),
+        with_examples=fill(
+            prompt("mcqa.medvlm_r1.text"), question="{examples}" + prompt("medvlm_r1_icl.query")
+        ),
+        example=prompt("medvlm_r1_icl.example"),
+        examples_show_options=True,
+    ),
+    option_line=prompt("mcqa.medvlm_r1.option_line"),
+    shuffle_options=False,
+)
+TEXT_ONLY = Recipe(
+    parts=("text",),
+    open=Wording(
+        without_examples=prompt("text_only.open.zero_shot"),
+        with_examples=prompt("text_only.open.icl"),
+        example=prompt("text_only.open.example"),
+    ),
+    mcqa=Wording(
+        question=prompt("mcqa.standard.text"),
+        without_examples=prompt("text_only.mcqa.zero_shot"),
+        with_examples=prompt("text_only.mcqa.icl"),
+        example=prompt("text_only.mcqa.example"),
+    ),
+)
+
+
+def flat(conversation: Conversation) -> list[tuple[str, list[str]]]:
+    """Roles and parts, a picture as <its hash>."""
+    return [
+        (
+            turn.role,
+            [
+                f"<{part.image.sha256}>" if isinstance(part, ImagePart) else part.text
+                for part in turn.content
+            ],
+        )
+        for turn in conversation.turns
+    ]
+
+
+def test_examples_are_turns_with_their_answers_as_stored() -> None:
+    assert flat(build_conversation(PROBLEM, Recipe(), "ICL", None)) == [
+        ("user", ["<1>", "Question 1?"]),
+        ("assistant", ["Yes \n"]),
+        ("user", ["<2>", "Question 2?"]),
+        ("assistant", ["No"]),
+        ("user", ["<3>", "Question 3?"]),
+    ]
+    assert flat(build_conversation(PROBLEM, Recipe(), "0-shot", None)) == [("user", ["<3>", "Question 3?"])]
+
+
+def test_multiple_choice_changes_the_querys_text_alone() -> None:
+    turns = flat(build_conversation(PROBLEM, Recipe(), "ICL", OPTIONS))
+    assert turns[:-1] == flat(build_conversation(PROBLEM, Recipe(), "ICL", None))[:-1]
+    expected = prompt("mcqa.standard.text").replace("{question}", "Question 3?")
+    assert turns[-1] == ("user", ["<3>", expected.replace("{options}", "C. Maybe\nA. Yes \n\nB. No")])
+
+
+def test_system_turn_order_of_parts_and_suffix_are_the_recipes() -> None:
+    recipe = Recipe(system="You are kind.", parts=("text", "image"), answer_suffix="\n")
+    assert flat(build_conversation(PROBLEM, recipe, "ICL", None))[:3] == [
+        ("system", ["You are kind."]),
+        ("user", ["Question 1?", "<1>"]),
+        ("assistant", ["Yes \n\n"]),
+    ]
+
+
+def test_medvlm_r1_sends_one_turn_with_the_querys_picture() -> None:
+    assert flat(build_conversation(PROBLEM, MEDVLM_R1, "ICL", None)) == [
+        (
+            "user",
+            [
+                "<3>",
+                "\n        Example 1:\nQuestion: Question 1?\nAnswer: Yes \n\n\n"
+                "Example 2:\nQuestion: Question 2?\nAnswer: No\n\n"
+                "Now answer this question:\nQuestion 3?\n\n"
+                "        Please provide your response to this question.\n        ",
+            ],
+        )
+    ]
+    options = Options(OPTIONS.texts, ("A", "B", "C"), "C")
+    lines = "A) Yes \n\nB) No\nC) Maybe"
+    [(role, [image, text])] = flat(build_conversation(PROBLEM, MEDVLM_R1, "ICL", options))
+    assert (role, image) == ("user", "<3>")
+    assert text.startswith(
+        f"\nExample 1:\nQuestion: Question 1?\n{lines}\nAnswer: A\n\n"
+        f"Example 2:\nQuestion: Question 2?\n{lines}\nAnswer: B\n\n"
+        f"Now answer this question:\nQuestion 3?\n{lines}\n\nYour task:\n1. "
+    )
+    [(_, [_, text])] = flat(build_conversation(PROBLEM, MEDVLM_R1, "0-shot", options))
+    assert text.startswith(f"\nQuestion 3?\n{lines}\n\nYour task:\n1. ")
+
+
+def test_text_only_sends_no_picture() -> None:
+    [(_, [text])] = flat(build_conversation(PROBLEM, TEXT_ONLY, "ICL", None))
+    assert "answers: \nQuestion 1? Yes \n\nQuestion 2? No\nYour task is" in text
+    assert text.endswith('following question: "Question 3?".')
+    assert not build_conversation(PROBLEM, TEXT_ONLY, "ICL", None).images
+    [(_, [text])] = flat(build_conversation(PROBLEM, TEXT_ONLY, "ICL", OPTIONS))
+    assert "answers: \n\nQuestion: Question 1?\nAnswer: Yes \n\n\nQuestion: Question 2?\n" in text
+    standard = fill(
+        prompt("mcqa.standard.text"), question="Question 3?", options=OPTIONS.lines("{letter}. {answer}")
+    )
+    assert text.endswith("multiple-choice question: \n\n" + standard)
+
+
+def test_text_that_looks_like_a_placeholder_is_sent_as_it_is() -> None:
+    hostile = Triplet("{options} {answer} {question} <image> {}", "{question}", StoredImage("9", 1, b"x"))
+    problem = Problem("p", (hostile,), hostile)
+    options = Options({"A": "{question}"}, ("A",), "A")
+    for recipe in (Recipe(), MEDVLM_R1, TEXT_ONLY):
+        for given in (None, options):
+            text = flat(build_conversation(problem, recipe, "ICL", given))[-1][1][-1]
+            assert hostile.question in text
+    assert fill("{a} {b} {c}", a="{b}", b="{a}") == "{b} {a} {c}"
+
+
+def test_prompts_are_the_published_ones_to_the_byte(shared: Path) -> None:
+    ours = Path(__file__).parents[1] / "inference_and_evaluation" / "smmile" / "prompts.json"
+    assert json.loads(ours.read_text()) == json.loads((shared / "protocol" / "prompts.json").read_text())
+
+
+# The published responses of these echo the whole prompt, pictures left out.
+@pytest.mark.parametrize("mode", ["0-shot", "ICL"])
+@pytest.mark.parametrize(
+    ("model", "stem"),
+    [
+        ("llava_7b", ""),
+        ("llava_7b", "_mcqa"),
+        ("llavaonevision_7b", ""),
+        ("llavaonevision_7b", "_mcqa"),
+        ("qwen72B", "_open"),
+    ],
+)
+def test_golden_the_published_responses_hold_what_we_send_in_order(
+    model: str, stem: str, mode: str, shared: Path
+) -> None:
+    problems = load_problems(DatasetSource("smmile", path=shared / "data" / "smmile_recovered"))
+    options = make_options(problems.entries, 42) if stem == "_mcqa" else {}
+    published = shared / "data" / "published_results" / f"result_{model}_{mode}{stem}.csv"
+    with published.open(encoding="utf-8", newline="") as stream:
+        responses = {row["problem_id"]: row["full_response"] for row in csv.DictReader(stream)}
+    assert len(problems.entries) == len(responses) == 111
+    for entry in problems.entries:
+        assert isinstance(entry, Problem)
+        given = options.get(entry.problem_id)
+        sent = build_conversation(entry, Recipe(), "ICL" if mode == "ICL" else "0-shot", given)
+        echo, position = responses[entry.problem_id], 0
+        texts = [part.text for turn in sent.turns for part in turn.content if isinstance(part, TextPart)]
+        assert len(texts) == (2 * len(entry.examples) + 1 if mode == "ICL" else 1)
+        for text in texts:
+            found = echo.find(text.strip(), position)
+            assert found >= 0, (entry.problem_id, text)
+            position = found + len(text.strip())

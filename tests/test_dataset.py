@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import four_problems, picture, row, run_script, save_parquet, says_in_one_line
+from smmile.dataset import DatasetSource, load_problems
+from smmile.errors import UsageError
+from smmile.missing_images import candidate_names, find_image
+from smmile.problems import Defect, Problem, ProblemSet
+
+
+def load(folder: Path, **other: Any) -> ProblemSet:
+    return load_problems(DatasetSource("smmile", path=folder, **other))
+
+
+def only_defect(rows: list[dict[str, Any]], tmp_path: Path) -> str:
+    """The reason for the one problem of `rows` that cannot be asked; the others are sound."""
+    problems = load(save_parquet(tmp_path / "defective", rows))
+    defects = [entry for entry in problems.entries if isinstance(entry, Defect)]
+    assert len(defects) == 1
+    assert defects[0].problem_id == "p2"
+    assert len(problems.entries) == 4
+    return defects[0].reason
+
+
+def changed(where_id: str, where_order: int, **new: Any) -> list[dict[str, Any]]:
+    return [
+        item | new if (item["problem_id"], item["order"]) == (where_id, where_order) else item
+        for item in four_problems()
+    ]
+
+
+def test_rows_become_problems_by_their_order(data: Path) -> None:
+    problems = load(data)
+    assert [entry.problem_id for entry in problems.entries] == ["p1", "p2", "p3", "p4"]
+    first = problems.entries[0]
+    assert isinstance(first, Problem)
+    assert first.answers == ("Answer a", "Answer b", "Answer a")
+    assert first.query.image.read() == four_problems()[2]["image"]["bytes"]
+    assert first.flags == {"speciality": "radiology", "flag_answer_format": "free response"}
+
+
+def test_row_order_does_not_matter_but_the_first_rows_order_does(data: Path, tmp_path: Path) -> None:
+    rows = four_problems()
+    first_rows = {item["problem_id"]: item for item in reversed(rows)}.values()
+    rest = [item for item in rows if item not in first_rows]
+    random.Random(3).shuffle(rest)
+    shuffled = load(save_parquet(tmp_path / "shuffled", [*reversed(list(first_rows)), *rest]))
+    straight = load(data)
+    assert shuffled.entries == straight.entries
+    assert shuffled.fingerprint == straight.fingerprint
+
+    other = load(save_parquet(tmp_path / "other", sorted(rows, key=lambda item: item["order"])[::-1]))
+    assert [entry.problem_id for entry in other.entries] == ["p4", "p3", "p2", "p1"]
+    assert other.fingerprint != straight.fingerprint
+
+
+def test_saved_to_disk_and_parquet_are_the_same_data(data: Path, tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict, load_dataset
+
+    dataset = load_dataset(str(data), split="train")
+    assert isinstance(dataset, Dataset)
+    dataset.save_to_disk(str(tmp_path / "plain"))
+    DatasetDict({"train": dataset, "test": dataset}).save_to_disk(str(tmp_path / "dict"))
+    expected = load(data)
+    for name in ("plain", "dict"):
+        assert load(tmp_path / name).fingerprint == expected.fingerprint
+        assert load(tmp_path / name).entries == expected.entries
+
+
+@pytest.mark.parametrize(
+    ("new", "reason"),
+    [
+        ({"question": None}, "the question of its row with order 2 is empty"),
+        ({"question": " \n"}, "the question of its row with order 2 is empty"),
+        ({"answer": None}, "the answer of its row with order 2 is empty"),
+        ({"answer": ""}, "the answer of its row with order 2 is empty"),
+        ({"order": 1}, "two of its rows have order 1"),
+        ({"image": {"bytes": b"no picture", "path": None}}, "row with order 2 does not decode"),
+        ({"image": {"bytes": picture(5, (64, 64))[:90], "path": None}}, "does not decode"),
+        ({"image": {"bytes": picture(5, (64, 64), "JPEG")[:-90], "path": None}}, "does not decode"),
+        ({"image": None}, "1 of its 3 pictures missing"),
+        ({"image": {"bytes": b"", "path": None}}, "1 of its 3 pictures missing"),
+        ({"image": {"bytes": None, "path": "/etc/passwd"}}, "1 of its 3 pictures missing"),
+    ],
+)
+def test_a_defect_is_named_and_the_rest_is_sound(new: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    assert reason in only_defect(changed("p2", 2, **new), tmp_path)
+
+
+def test_an_order_that_is_no_number(tmp_path: Path) -> None:
+    rows = [item | {"order": str(item["order"])} for item in four_problems()]
+    assert load(save_parquet(tmp_path / "strings", rows)).entries
+    rows[4]["order"] = "second"
+    assert "'second' is not a whole number" in only_defect(rows, tmp_path)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_without_decoding(tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(out, "PNG")
+    reason = only_defect(changed("p2", 2, image={"bytes": out.getvalue(), "path": None}), tmp_path)
+    assert "does not decode (DecompressionBombError" in reason
+
+
+@pytest.mark.parametrize("column", ["question", "answer", "image", "problem_id", "order"])
+def test_a_missing_column_is_one_line(column: str, tmp_path: Path) -> None:
+    rows = [{name: value for name, value in item.items() if name != column} for item in four_problems()]
+    folder = save_parquet(tmp_path / "short", rows)
+    finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", folder)
+    says_in_one_line(finished, f"no column {column}", "short")
+
+
+def test_flags_may_be_null_or_absent(tmp_path: Path) -> None:
+    rows = [{**item, "flag_rarity": None} for item in four_problems()]
+    for item in rows:
+        del item["image_url"]
+    entry = load(save_parquet(tmp_path / "d", rows)).entries[0]
+    assert isinstance(entry, Problem)
+    assert entry.flags["flag_rarity"] == "None"
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda folder: None, ["there is no such folder"]),
+        (lambda folder: folder.mkdir(), ["cannot be read as a data set"]),
+        (
+            lambda folder: (folder.mkdir(), (folder / "train.parquet").write_bytes(b"PAR1 rubbish")),
+            ["cannot be read as a data set"],
+        ),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_one_line(make: Any, parts: list[str], tmp_path: Path) -> None:
+    make(tmp_path / "where")
+    words = ["--baseline", "majority", "--dataset-path", tmp_path / "where", "--output-dir", tmp_path]
+    says_in_one_line(run_script("inference_baselines.py", *words), "--dataset-path", *parts)
+
+
+def test_a_problem_id_that_is_missing_names_the_row(tmp_path: Path) -> None:
+    folder = save_parquet(tmp_path / "d", [*four_problems(), row(None, 1)])
+    with pytest.raises(UsageError, match="row 13 has no problem_id"):
+        load(folder)
+
+
+# Pictures that the data set names but does not hold.
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://x.invalid/a/b/scan.png", "scan.png"),
+        ("https://x.invalid/a/b/what%3Fscan%20one.png", "what%3Fscan%20one.png"),
+        ("https://x.invalid/a/b/what%3Fscan%20one.png", "whatscan one.png"),
+        ("https://x.invalid/a/b/caf%C3%A9.png", "café.png"),
+        ("https://x.invalid/a/scan.png?width=300", "scan.png"),
+        ("https://x.invalid/a/scan.png?width=300", "scan.pngwidth=300"),
+        ("https://x.invalid/a/scan*1:2.png", "scan*1:2.png"),
+        ("https://x.invalid/a/scan*1:2.png", "scan12.png"),
+    ],
+)
+def test_a_missing_picture_is_found_under_each_of_its_names(url: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"found")
+    assert find_image(url, tmp_path) == b"found"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://x.invalid/a/..%2F..%2Fsecret.png",
+        "https://x.invalid/a/%2E%2E%2Fsecret.png",
+        "https://x.invalid/../secret.png/..",
+        "..%2Fsecret.png",
+        "https://x.invalid/..",
+        "https://x.invalid/",
+        "",
+        "/etc/passwd",
+        "https://x.invalid/link.png",
+        "https://x.invalid/" + "n" * 5000,
+        "https://x.invalid/\0.png",
+        "https://[broken/secret.png",
+    ],
+)
+def test_a_hostile_name_reaches_nothing_outside_the_folder(url: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    assert find_image(url, folder) is None
+    for name in candidate_names(url):
+        assert "/" not in name
+        assert name not in (".", "..")
+
+
+def test_missing_pictures_are_skipped_told_and_then_picked_up(tmp_path: Path) -> None:
+    rows = changed("p2", 2, image=None, image_url="https://x.invalid/dir/my%20scan.png?dl=1")
+    folder = save_parquet(tmp_path / "d", rows)
+    images = tmp_path / "images"
+    images.mkdir()
+    words = ["--baseline", "nearest", "--dataset-path", folder, "--image-dir", images]
+    words += ["--output-dir", tmp_path / "out"]
+    without = run_script("inference_baselines.py", *words)
+    assert without.code == 0
+    assert "skipped problem p2: 1 of its 3 pictures missing" in without.err
+    assert "save https://x.invalid/dir/my%20scan.png?dl=1 as my%20scan.png" in without.err
+    assert "3 problems answered, 0 errors, 1 skipped" in without.out
+
+    (images / "my scan.png").write_bytes(picture(9))
+    found = run_script("inference_baselines.py", *words)
+    assert found.code == 0
+    assert "4 problems answered, 0 errors, 0 skipped; 1 asked this time" in found.out

@@ -1,0 +1,452 @@
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from smmile.conversation import Recipe, TaskFormat
+from smmile.errors import UsageError
+from smmile.images import StoredImage
+from smmile.journal import Journal
+from smmile.options import Options
+from smmile.problems import Defect, Problem, ProblemSet, Triplet
+from smmile.requests import Answered, Failure, Plan, Reply, Request, make_plan
+from smmile.results import DatasetInfo, Record, RecordError, ResultFile, Run, read_result_file
+from smmile.runner import Interrupted, Outcome, run_plan
+
+
+def problem_set(*questions: str) -> ProblemSet:
+    """One problem for each question; equal questions make equal requests in 0-shot."""
+    image = StoredImage("0" * 64, 1, b"x")
+    example = Triplet("An example?", "No", image)
+    entries = tuple(
+        Problem(f"p{number}", (example,), Triplet(question, "Yes", image))
+        for number, question in enumerate(questions, start=1)
+    )
+    return ProblemSet("set", None, "fingerprint-of-" + "".join(questions), entries)
+
+
+ABC = problem_set("a", "b", "c", "b", "d")
+
+
+def a_run(problems: ProblemSet = ABC, task_format: TaskFormat = "open", **other: Any) -> Run:
+    info = DatasetInfo(problems.source, None, problems.fingerprint, len(problems.entries))
+    run = Run("model", "some/checkpoint", "0-shot", task_format, info, {"max_new_tokens": 512}, 42)
+    return replace(run, **other)
+
+
+def a_plan(problems: ProblemSet = ABC, task_format: TaskFormat = "open", limit: int | None = None) -> Plan:
+    return make_plan(problems, Recipe(), "0-shot", task_format, seed=42, limit=limit, decoding={})
+
+
+class Scripted:
+    """A back end that answers "re: <question>", in batches, unless told otherwise for a question."""
+
+    def __init__(self, batch: int = 1, **otherwise: Reply | Failure | BaseException) -> None:
+        self.asked: list[str] = []
+        self._batch, self._otherwise = batch, otherwise
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        for start in range(0, len(requests), self._batch):
+            yield [(item, self._one(item)) for item in requests[start : start + self._batch]]
+
+    def _one(self, request: Request) -> Reply | Failure:
+        question = request.problem.query.question
+        self.asked.append(question)
+        outcome = self._otherwise.get(question, Reply(f"re: {question}", "stop", 10, 2, 0.5))
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+def go(
+    folder: Path, backend: Scripted, plan: Plan | None = None, run: Run | None = None, **how: Any
+) -> Outcome:
+    return run_plan(
+        plan or a_plan(), run or a_run(), lambda: backend, lambda _text, _options: None, folder, **how
+    )
+
+
+def result_of(folder: Path) -> ResultFile:
+    return read_result_file(folder / "result_model_0-shot_open.json")
+
+
+def partial_of(folder: Path) -> Path:
+    return folder / "result_model_0-shot_open.partial.jsonl"
+
+
+def without_times(result: ResultFile) -> dict[str, Any]:
+    data: dict[str, Any] = msgspec.to_builtins(result)
+    for key in ("started_at", "finished_at"):
+        del data["run"][key]
+    return data
+
+
+def test_equal_requests_are_sent_once_and_shared(tmp_path: Path) -> None:
+    backend = Scripted()
+    outcome = go(tmp_path, backend)
+    assert backend.asked == ["a", "b", "c", "d"]
+    assert [record.generated_answer for record in outcome.result.records] == [
+        "re: a",
+        "re: b",
+        "re: c",
+        "re: b",
+        "re: d",
+    ]
+    usage = outcome.result.run.usage
+    assert (usage.requests, usage.unique_requests) == (5, 4)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.seconds) == (40, 8, 2.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["result_model_0-shot_open.json"]
+
+    each = Scripted()
+    go(tmp_path / "each", each, share=False)
+    assert each.asked == ["a", "b", "c", "b", "d"]
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    undisturbed = go(tmp_path / "undisturbed", Scripted()).result
+    with pytest.raises(Interrupted, match="1 of 5 problems are answered"):
+        go(tmp_path, Scripted(c=KeyboardInterrupt(), b=Failure(RecordError("server", "busy"))))
+    assert [json.loads(line).get("problem_id") for line in partial_of(tmp_path).open()] == [
+        None,
+        "p1",
+        "p2",
+        "p4",
+    ]
+    backend = Scripted()
+    outcome = go(tmp_path, backend)
+    assert backend.asked == ["b", "c", "d"]
+    assert without_times(outcome.result) == without_times(undisturbed)
+    assert not partial_of(tmp_path).exists()
+
+
+def test_a_half_shared_answer_is_not_asked_for_again(tmp_path: Path) -> None:
+    """A kill may fall between the lines of problems that share an answer."""
+    with pytest.raises(Interrupted):
+        go(tmp_path, Scripted(c=KeyboardInterrupt()))
+    lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["problem_id"] == "p4"
+    partial_of(tmp_path).write_bytes(b"".join(lines[:-1]) + lines[-1][:30])
+    backend = Scripted()
+    result = go(tmp_path, backend).result
+    assert backend.asked == ["c", "d"]
+    assert result.records[3].generated_answer == "re: b"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+def test_a_journal_cut_anywhere_is_taken_up(cut: int, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, Scripted(d=KeyboardInterrupt()))
+    content = partial_of(tmp_path).read_bytes()
+    partial_of(tmp_path).write_bytes(content[:cut])
+    undisturbed = go(tmp_path / "undisturbed", Scripted()).result
+    assert without_times(go(tmp_path, Scripted()).result) == without_times(undisturbed)
+
+
+def test_errors_are_recorded_and_asked_again(tmp_path: Path) -> None:
+    failing = Scripted(b=Failure(RecordError("rate_limit", "slow down")), c=Reply(" \n"))
+    outcome = go(tmp_path, failing)
+    assert [(r.problem_id, r.error and r.error.type) for r in outcome.errors] == [
+        ("p2", "rate_limit"),
+        ("p3", "empty"),
+        ("p4", "rate_limit"),
+    ]
+    assert all(record.generated_answer is None for record in outcome.errors)
+    again = Scripted()
+    assert go(tmp_path, again).errors == []
+    assert again.asked == ["b", "c"]
+
+
+def test_a_back_end_that_breaks_or_is_silent_leaves_recorded_errors(tmp_path: Path) -> None:
+    outcome = go(tmp_path, Scripted(c=RuntimeError("out of\nluck")))
+    assert [(r.problem_id, r.error and (r.error.type, r.error.message)) for r in outcome.errors] == [
+        ("p3", ("internal", "RuntimeError: out of\\nluck")),
+        ("p5", ("internal", "RuntimeError: out of\\nluck")),
+    ]
+
+    class Silent(Scripted):
+        def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+            yield [(requests[0], Reply("yes"))]
+
+    assert len(go(tmp_path / "silent", Silent()).errors) == 4
+
+
+def test_a_usage_error_stops_the_run_and_keeps_the_answers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="bad key"):
+        go(tmp_path, Scripted(b=UsageError("bad key")))
+    backend = Scripted()
+    go(tmp_path, backend)
+    assert backend.asked == ["b", "c", "d"]
+
+
+def test_a_finished_run_is_left_as_it_is_and_extended_by_a_larger_limit(tmp_path: Path) -> None:
+    small = go(tmp_path, Scripted(), plan=a_plan(limit=2))
+    assert [record.problem_id for record in small.result.records] == ["p1", "p2"]
+    before = small.file.read_bytes()
+    idle = Scripted()
+    assert go(tmp_path, idle, plan=a_plan(limit=2)).sent == 0
+    assert idle.asked == []
+    assert small.file.read_bytes() == before
+
+    backend = Scripted()
+    whole = go(tmp_path, backend)
+    assert backend.asked == ["c", "d"]
+    assert [record.problem_id for record in whole.result.records] == ["p1", "p2", "p3", "p4", "p5"]
+    assert whole.result.records[3].generated_answer == "re: b"
+    assert go(tmp_path, idle, plan=a_plan(limit=1)).result == whole.result
+
+
+def test_overwrite_starts_again_and_keeps_the_old_file_until_the_new_one_is_there(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(a=Reply("old")))
+    with pytest.raises(Interrupted):
+        go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
+    assert result_of(tmp_path).records[0].generated_answer == "old"
+    backend = Scripted()
+    result = go(tmp_path, backend).result  # without the flag: the new run goes on
+    assert backend.asked == ["c", "d"]
+    assert result.records[0].generated_answer == "re: a"
+
+
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        (a_run(problem_set("x")), "data set (dataset.fingerprint)"),
+        (a_run(generation={"max_new_tokens": 64}), "generation.max_new_tokens is 512 there and 64 here"),
+        (a_run(checkpoint="another/one"), "checkpoint is some/checkpoint there and another/one here"),
+        (a_run(seed=1), "seed is 42 there and 1 here"),
+    ],
+)
+def test_a_different_run_is_not_mixed_in(run: Run, named: str, tmp_path: Path) -> None:
+    def refuse(folder: Path) -> None:
+        before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        with pytest.raises(UsageError) as refused:
+            go(folder, Scripted(), run=run)
+        assert named in str(refused.value)
+        assert "--overwrite" in str(refused.value)
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+    go(tmp_path / "finished", Scripted())
+    refuse(tmp_path / "finished")
+    with pytest.raises(Interrupted):
+        go(tmp_path / "partial", Scripted(c=KeyboardInterrupt()))
+    refuse(tmp_path / "partial")
+    go(tmp_path / "finished", Scripted(), run=run, overwrite=True)
+    assert read_result_file(tmp_path / "finished" / "result_model_0-shot_open.json").run.seed == run.seed
+
+
+def test_where_it_ran_does_not_make_a_run_different(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(), run=a_run(software={"torch": "1"}, hardware="a GPU"))
+    idle = Scripted()
+    go(tmp_path, idle, run=a_run(software={"torch": "2"}, hardware="another"))
+    assert idle.asked == []
+
+
+def test_a_broken_file_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "result_model_0-shot_open.json"
+    file.write_text('{"schema_version": 1, "run"')
+    with pytest.raises(UsageError, match=r"result_model_0-shot_open.json is no readable.*--overwrite"):
+        go(tmp_path, Scripted())
+    assert file.read_text() == '{"schema_version": 1, "run"'
+    file.unlink()
+    partial_of(tmp_path).write_text("something else\n")
+    with pytest.raises(UsageError, match="does not begin like a journal"):
+        go(tmp_path, Scripted())
+    assert partial_of(tmp_path).read_text() == "something else\n"
+
+
+def test_a_second_copy_of_a_run_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
+    class Meeting(Scripted):
+        def _one(self, request: Request) -> Reply | Failure:
+            with pytest.raises(UsageError, match="under way in another process"):
+                go(tmp_path, Scripted())
+            return super()._one(request)
+
+    assert go(tmp_path, Meeting()).errors == []
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_answers(tmp_path: Path) -> None:
+    """A limit on file size makes writes fail part of the way, as a full disk does."""
+    long = Reply("long " * 400)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(UsageError, match=r"partial.jsonl cannot be written \(File too large\)"):
+            go(tmp_path, Scripted(c=long))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert partial_of(tmp_path).read_bytes().endswith(b"}\n")
+    backend = Scripted(c=long)
+    assert go(tmp_path, backend).errors == []
+    assert backend.asked == ["c", "d"]
+
+
+def test_a_disk_too_full_for_the_result_keeps_the_journal(tmp_path: Path) -> None:
+    class StoppedAtTheEnd(Scripted):
+        def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+            yield from super().answer(requests)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="5 of 5"):
+        go(tmp_path, StoppedAtTheEnd())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
+    try:
+        with pytest.raises(UsageError, match=r"open.json cannot be written"):
+            go(tmp_path, Scripted())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [partial_of(tmp_path)]
+    idle = Scripted()
+    assert len(go(tmp_path, idle).result.records) == 5
+    assert idle.asked == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        with pytest.raises(UsageError, match="cannot be written"):
+            go(folder, Scripted())
+
+
+def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
+    problems = problem_set("a", "b")
+    texts = {"a": "B it is", "b": "no idea"}
+
+    def read(text: str, options: Options) -> str | None:
+        return text[0] if text[0] in options.texts else None
+
+    run_plan(
+        a_plan(problems, "mcqa"),
+        a_run(problems, "mcqa"),
+        lambda: Scripted(a=Reply(texts["a"]), b=Reply(texts["b"])),
+        read,
+        tmp_path,
+        write_csv=True,
+    )
+    first, second = read_result_file(tmp_path / "result_model_0-shot_mcqa.json").records
+    assert first == Record(
+        problem_id="p1",
+        question="a",
+        true_answer="Yes",
+        status="ok",
+        generated_answer="Yes",
+        full_response="B it is",
+        options={"A": "No", "B": "Yes"},
+        shown_order=first.shown_order,
+        correct_option="B",
+        selected_option="B",
+        is_correct=True,
+    )
+    assert (second.generated_answer, second.selected_option, second.is_correct) == (None, None, False)
+    assert (tmp_path / "result_model_0-shot_mcqa.csv").read_text() == (
+        "problem_id,final_question,true_answer,correct_option,selected_option,is_correct,"
+        "generated_answer,full_response\n"
+        "p1,a,Yes,B,B,True,Yes,B it is\n"
+        "p2,b,Yes,B,EXTRACTION_FAILED,False,EXTRACTION_FAILED,no idea\n"
+    )
+
+
+def test_what_utf8_cannot_hold_is_replaced_and_all_else_kept(tmp_path: Path) -> None:
+    text = "half a \ud83d pair, a whole \U0001f600, \0, \r\n, \u2028"
+    result = go(tmp_path, Scripted(a=Reply(text))).result
+    assert result_of(tmp_path).records[0].full_response == text.replace("\ud83d", "\ufffd")
+    assert result_of(tmp_path) == result
+
+
+def test_the_plan_skips_and_counts(tmp_path: Path) -> None:
+    image = StoredImage("0" * 64, 1, b"x")
+    alone = Problem("alone", (), Triplet("Alone?", "Yes", image))
+    entries = (Defect("broken", "no picture", ("Yes",)), alone, *ABC.entries)
+    problems = replace(ABC, entries=entries)
+    zero_shot = make_plan(problems, Recipe(), "0-shot", "open", seed=1, limit=3, decoding={})
+    assert [item.problem.problem_id for item in zero_shot.requests] == ["alone", "p1"]
+    assert [skip.problem_id for skip in zero_shot.skipped] == ["broken"]
+    icl = make_plan(problems, Recipe(), "ICL", "open", seed=1, limit=None, decoding={})
+    assert [(skip.problem_id, "one row only" in skip.reason) for skip in icl.skipped] == [
+        ("broken", False),
+        ("alone", True),
+    ]
+    with pytest.raises(UsageError, match="none of its first 1 problems can be asked"):
+        make_plan(problems, Recipe(), "0-shot", "open", seed=1, limit=1, decoding={})
+    result = go(tmp_path, Scripted(), plan=zero_shot, run=a_run(problems)).result
+    assert [skip.problem_id for skip in result.run.dataset.skipped] == ["broken"]
+
+
+def test_a_key_depends_on_all_that_is_sent_and_on_nothing_else() -> None:
+    def keys(problems: ProblemSet, **decoding: object) -> list[str]:
+        plan = make_plan(problems, Recipe(), "ICL", "open", seed=1, limit=None, decoding=decoding)
+        return [item.key for item in plan.requests]
+
+    first, second, *_ = keys(ABC)
+    assert first != second
+    assert keys(ABC)[1] == keys(ABC)[3]
+    assert keys(ABC, max_new_tokens=5)[0] != first
+    another = StoredImage("1" * 64, 1, b"y")
+    entry = ABC.entries[0]
+    assert isinstance(entry, Problem)
+    changed: Callable[[Problem], ProblemSet] = lambda new: replace(ABC, entries=(new,))  # noqa: E731
+    assert keys(changed(replace(entry, query=replace(entry.query, image=another))))[0] != first
+    assert keys(changed(replace(entry, query=replace(entry.query, answer="Other"))))[0] == first
+    assert keys(changed(replace(entry, problem_id="other")))[0] == first
+
+
+def test_the_journal_is_durable_before_the_next_batch_is_asked_for(tmp_path: Path) -> None:
+    class Watching(Scripted):
+        def _one(self, request: Request) -> Reply | Failure:
+            lines = partial_of(tmp_path).read_text().splitlines()
+            seen.append(len(lines) - 1)
+            return super()._one(request)
+
+    seen: list[int] = []
+    go(tmp_path, Watching(batch=2))
+    assert seen == [0, 0, 3, 3]  # a and b with its twin, then c and d
+
+
+def test_a_journal_line_that_cannot_be_read_costs_that_problem_alone(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, Scripted(d=KeyboardInterrupt()))
+    lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
+    partial_of(tmp_path).write_bytes(lines[0] + b"rubbish\n" + b"".join(lines[2:]))
+    backend = Scripted()
+    go(tmp_path, backend)
+    assert backend.asked == ["a", "d"]
+
+
+def test_a_journal_removed_by_its_holder_is_not_mistaken_for_ours(tmp_path: Path) -> None:
+    file = tmp_path / "x.partial.jsonl"
+    with Journal(file, a_run(), overwrite=False) as journal:
+        journal.append([("k", Record("p1", "q", "a", "ok", generated_answer="x"))])
+        journal.remove()
+        with Journal(file, a_run(), overwrite=False) as other:
+            assert other.records == []
+    assert not file.exists()
+
+
+def test_an_interrupt_while_the_first_answer_is_written_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal may fall between the write and the sync; the file is then not thrown away."""
+
+    def interrupted(_descriptor: int) -> None:
+        if partial_of(tmp_path).read_bytes().count(b"\n") > 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("smmile.journal.os.fsync", interrupted)
+        with pytest.raises(Interrupted):
+            go(tmp_path, Scripted())
+    backend = Scripted()
+    go(tmp_path, backend)
+    assert backend.asked == ["b", "c", "d"]
+
+
+def test_a_run_stopped_before_its_first_answer_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="0 of 5"):
+        go(tmp_path, Scripted(a=KeyboardInterrupt()))
+    assert list(tmp_path.iterdir()) == []
