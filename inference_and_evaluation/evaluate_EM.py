@@ -45,14 +45,14 @@ def main() -> int:
             print(f"skipped: {error}", file=sys.stderr)
             continue
         content = msgspec.json.encode(evaluation(scored, match))
-        write_whole(file.with_name(f"{file.stem}_evaluation.json"), content)
+        write_whole(file.with_name(f"{file.stem}_evaluation.json"), content, durable=False)
         scores.append(scored)
 
     shown = [run for run in scores if args.perturbed or not run.name.perturbation]
     if shown:
         title = f"Exact match ({match}), errors and missing answers counted as wrong\n\n"
         table = title + comparison_table(shown)
-        write_whole(args.results_dir / "model_comparison.txt", table.encode())
+        write_whole(args.results_dir / "model_comparison.txt", table.encode(), durable=False)
         print(table, end="")
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 

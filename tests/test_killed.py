@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import SCRIPTS, picture, row, run_script, save_parquet, says_in_one_line, script_command
 
 # How many moments to kill a run at; more of them for a thorough check by hand.
@@ -22,10 +23,10 @@ STEM = "result_nearest_ICL_mcqa"
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     """A run of about a second of answering: 100 problems of four pictures."""
-    image = {"bytes": picture(1, (480, 360)), "path": None}
+    image = picture(1, (480, 360))
     rows = [
         row(f"p{number}", order, f"answer {(number + order) % 3}")
-        | {"image": {"bytes": image["bytes"] + bytes([number, order]), "path": None}}
+        | {"image": {"bytes": image + bytes([number, order]), "path": None}}
         for number in range(100)
         for order in range(1, 5)
     ]

@@ -27,7 +27,7 @@ def test_options_are_the_distinct_answers_by_first_appearance() -> None:
 
 
 def test_one_generator_shuffles_the_whole_data_set_defects_too() -> None:
-    entries = [
+    entries: list[Problem | Defect] = [
         problem("p1", "a", "b", "c"),
         Defect("p2", "a picture is missing", ("a", "b", "c", "d")),
         problem("p3", "a", "b", "c", "d"),

@@ -17,19 +17,22 @@ def make_folder(folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
-def write_whole(file: Path, content: bytes) -> None:
-    """Put `content` in `file`'s place in one step, durable when this returns.
+def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
+    """Put `content` in `file`'s place in one step, and on the disk before this returns.
 
-    Raises UsageError where it cannot be written; what stood there before is then untouched.
+    What can be made again from other files need not be `durable`, which takes time. Raises UsageError
+    where it cannot be written; what stood there before is then untouched.
     """
     draft = file.with_name(file.name + ".tmp")
     try:
         with draft.open("wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         draft.replace(file)
-        sync_folder(file.parent)
+        if durable:
+            sync_folder(file.parent)
     except OSError as error:
         with suppress(OSError):
             draft.unlink()

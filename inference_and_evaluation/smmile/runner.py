@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec.structs import replace as change
+
 from smmile.errors import UsageError, one_line
 from smmile.files import make_folder, write_whole
 from smmile.journal import Journal
@@ -221,9 +223,9 @@ def _record(request: Request, outcome: Reply | Failure, read_choice: ChoiceReade
         seconds=outcome.seconds,
     )
     if isinstance(outcome, Failure):
-        return replace(record, error=outcome.error)
+        return change(record, error=outcome.error)
     text = _sound(outcome.text)
-    record = replace(
+    record = change(
         record,
         full_response=text,
         finish_reason=outcome.finish_reason,
@@ -233,11 +235,11 @@ def _record(request: Request, outcome: Reply | Failure, read_choice: ChoiceReade
     )
     if not text.strip():
         return record
-    record = replace(record, status="ok", error=None)
+    record = change(record, status="ok", error=None)
     if options is None:
-        return replace(record, generated_answer=text)
+        return change(record, generated_answer=text)
     selected = read_choice(text, options)
-    return replace(
+    return change(
         record,
         generated_answer=options.texts[selected] if selected else None,
         selected_option=selected,

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from smmile.dataset import DatasetSource, load_problems
+from smmile.demo import demo_rows, save_demo
+from smmile.problems import Problem
+
+
+def problems() -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in demo_rows():
+        found.setdefault(str(row["problem_id"]), []).append(row)
+    return found
+
+
+def test_it_is_a_dozen_sound_problems_with_every_flag() -> None:
+    loaded = load_problems(DatasetSource("demo"))
+    assert all(isinstance(entry, Problem) for entry in loaded.entries)
+    sizes = Counter(len(rows) - 1 for rows in problems().values())
+    assert sum(sizes.values()) >= 12
+    assert sizes[9] == 1
+    assert all(2 <= size <= 6 for size in sizes if size != 9)
+    for row in demo_rows():
+        assert all(isinstance(row[name], str) and row[name] for name in row if name.startswith("flag_"))
+    assert len({row["speciality"] for row in demo_rows()}) == 6
+    assert len({row["flag_image_type"] for row in demo_rows()}) >= 10
+
+
+def test_it_holds_the_hard_cases() -> None:
+    answers = [[str(row["answer"]) for row in rows] for rows in problems().values()]
+    assert any(given[-1].endswith("\n") for given in answers)
+    assert any(len({answer.lower() for answer in given}) < len(set(given)) for given in answers)
+    assert any(given[-1] not in given[:-1] for given in answers)
+    assert any(row["flag_cognitive_process"] == "reasoning classification" for row in demo_rows())
+
+
+def test_pictures_differ_and_are_the_same_each_time() -> None:
+    first, second = demo_rows(), demo_rows()
+    assert first == second
+    pictures = [row["image"]["bytes"] for row in first]  # type: ignore[index]
+    assert len(set(pictures)) == len(pictures)
+
+
+def test_saved_it_is_the_same_data_set(tmp_path: Path) -> None:
+    save_demo(tmp_path / "demo")
+    saved = load_problems(DatasetSource("smmile", path=tmp_path / "demo"))
+    drawn = load_problems(DatasetSource("demo"))
+    assert saved.fingerprint == drawn.fingerprint
+    assert saved.entries == drawn.entries

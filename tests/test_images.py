@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import picture
+from smmile.images import decode_rgb, inspect_images
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **how)
+    return out.getvalue()
+
+
+def test_sixteen_bits_are_scaled_by_a_power_of_two_not_clipped() -> None:
+    twelve = np.array([[0, 1024, 4095]], dtype=np.uint16)
+    full = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    eight = np.array([[0, 100, 255]], dtype=np.uint16)
+    for samples, expected in ((twelve, [0, 64, 255]), (full, [0, 128, 255]), (eight, [0, 100, 255])):
+        decoded = decode_rgb(encoded(Image.fromarray(samples)))
+        assert decoded.mode == "RGB"
+        assert np.asarray(decoded)[0, :, 0].tolist() == expected
+
+
+def test_transparency_is_laid_over_white() -> None:
+    clear = Image.new("RGBA", (1, 1), (255, 0, 0, 0))
+    half = Image.new("RGBA", (1, 1), (255, 0, 0, 128))
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([10, 20, 30])
+    assert decode_rgb(encoded(clear)).getpixel((0, 0)) == (255, 255, 255)
+    assert decode_rgb(encoded(half)).getpixel((0, 0)) == (255, 127, 127)
+    assert decode_rgb(encoded(palette)).getpixel((0, 0)) == (10, 20, 30)
+    assert decode_rgb(encoded(palette, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "CMYK"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    assert decode_rgb(encoded(Image.new(mode, (3, 2)), kind)).mode == "RGB"
+
+
+def test_the_cameras_orientation_is_applied() -> None:
+    image = Image.new("RGB", (4, 2), "black")
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter to the right
+    turned = decode_rgb(encoded(image, "PNG", exif=exif))
+    assert turned.size == (2, 4)
+    assert turned.getpixel((1, 0)) == (255, 255, 255)
+
+
+def test_pictures_are_hashed_checked_and_given_in_order() -> None:
+    import hashlib
+
+    stored = [
+        picture(1),
+        b"rubbish",
+        picture(2, (90, 60), "JPEG"),
+        picture(1),
+        b"GIF89a",
+        picture(3, (1, 1)),
+    ]
+    stored.append(picture(4, (300, 200), "JPEG")[:-200])
+    verdicts = list(inspect_images(stored))
+    assert [image.sha256 for image, _ in verdicts] == [hashlib.sha256(data).hexdigest() for data in stored]
+    assert [image.read() for image, _ in verdicts] == stored
+    assert [error is None for _, error in verdicts] == [True, False, True, True, False, True, False]

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Finished, run_script, says_in_one_line
+from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error
+from smmile.tables import latex_escape
+
+CELL = re.compile(r"\$(?:\\mathbf\{([\d.]+)\}|([\d.]+)) \\pm \\scriptstyle\{([\d.]+)\}\$")
+
+
+@pytest.fixture
+def published(shared: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "published"
+    shutil.copytree(shared / "data" / "published_results", folder)
+    folder.chmod(0o755)
+    return folder
+
+
+def analyse(folder: Path, *words: object) -> Finished:
+    return run_script("variance_analysis.py", folder, *words)
+
+
+def table_rows(folder: Path, name: str = "latex_table.tex") -> dict[str, list[str]]:
+    """The table's cells by the model's name; the rule between the groups under its own name."""
+    lines = (folder / name).read_text().split("\\midrule\n", 1)[1].split("\\bottomrule")[0]
+    rows = {}
+    for line in lines.splitlines():
+        first, *cells = line.removesuffix(" \\\\").split(" & ")
+        rows[first] = cells
+    return rows
+
+
+def plus_plus(folder: Path, scores: dict[str, list[bool]], model: str = "m") -> None:
+    """A judged SMMILE++ run: per base problem the scores of its permutations."""
+    accuracies = {
+        f"{base}_perm_{number}": 100.0 * score
+        for base, members in scores.items()
+        for number, score in enumerate(members, start=1)
+    }
+    folder.mkdir(exist_ok=True)
+    file = folder / f"result_{model}_ICL_open_evaluationllm.json"
+    file.write_text(json.dumps({"problem_accuracies": accuracies}))
+
+
+# The statistics against their definitions.
+
+
+@pytest.mark.parametrize(
+    ("correct", "total"), [(48, 111), (3, 111), (0, 111), (111, 111), (1, 1), (500, 1038)]
+)
+def test_the_bootstrap_is_that_of_the_rows(correct: int, total: int) -> None:
+    """Resampling rows literally gives the same distribution, so nearly the same deviation."""
+    ours = bootstrap_standard_deviation(correct, total, resamples=20_000, seed=1)
+    rows = np.array([1] * correct + [0] * (total - correct))
+    generator = np.random.default_rng(2)
+    literal = np.std([generator.choice(rows, total).mean() for _ in range(4000)])
+    p = correct / total
+    assert ours == pytest.approx(math.sqrt(p * (1 - p) / total), rel=0.03)
+    assert literal == pytest.approx(ours, rel=0.05)
+
+
+def test_clustered_errors_are_the_literal_double_sum() -> None:
+    generator = np.random.default_rng(3)
+    scores = generator.integers(0, 2, 200).tolist()
+    clusters = generator.integers(0, 30, 200).tolist()
+    mean = sum(scores) / 200
+    literal = sum(
+        (scores[i] - mean) * (scores[j] - mean)
+        for i in range(200)
+        for j in range(200)
+        if clusters[i] == clusters[j]
+    )
+    assert clustered_standard_error(scores, clusters) == pytest.approx(math.sqrt(literal) / 200, abs=1e-12)
+    alone = clustered_standard_error(scores, list(range(200)))
+    assert alone == pytest.approx(math.sqrt(mean * (1 - mean) / 200), abs=1e-12)
+    doubled = clustered_standard_error(scores * 2, list(range(200)) * 2)
+    assert doubled == pytest.approx(alone, abs=1e-12)  # copies of the same rows tell nothing new
+
+
+def test_statistics_refuse_nonsense() -> None:
+    for correct, total, resamples in ((2, 1, 10), (-1, 1, 10), (0, 0, 10), (1, 1, 0)):
+        with pytest.raises(ValueError, match="no bootstrap"):
+            bootstrap_standard_deviation(correct, total, resamples=resamples, seed=1)
+    for scores, clusters in (([], []), ([1], [1, 2])):
+        with pytest.raises(ValueError, match="clusters"):
+            clustered_standard_error(scores, clusters)
+
+
+# The command.
+
+
+def test_every_published_score_comes_out_again(published: Path, shared: Path) -> None:
+    finished = analyse(published)
+    assert finished.code == 0, finished.err
+    assert (published / "evaluation_results.txt").read_text() == finished.out
+    ours = {}
+    for line in finished.out.splitlines():
+        if re.search(r" (LLM|EM|MCQA) ", line):
+            model, mode, metric, problems, accuracy, *_ = line.split()
+            ours[model, mode, metric.lower()] = (problems, accuracy)
+    with (shared / "data" / "published_scores.csv").open(newline="") as stream:
+        theirs = {
+            (row["model"], row["inference_mode"], row["metric"]): row
+            for row in csv.DictReader(stream)
+            if row["dataset"] == "SMMILE" and (published / f"result_{row['model']}_ICL_mcqa.csv").exists()
+        }
+    assert len(ours) == len(theirs) == 48
+    for key, row in theirs.items():
+        assert ours[key] == (row["problems"], f"{float(row['accuracy_percent']):.2f}"), key
+
+
+def test_the_papers_table(published: Path) -> None:
+    finished = analyse(published, "--generate_table", "--latex-output", "results_table.tex")
+    assert finished.code == 0, finished.err
+    rows = table_rows(published, "results_table.tex")
+    assert list(rows) == [
+        "Majority",
+        "Random",
+        "Text only$^*$",
+        "\\midrule",
+        "MedVLM-R1",
+        "Claude 3.7 Sonnet",
+        "GPT-4o",
+        "LLaVA-v1.5-7B",
+        "LLaVA-Onevision-7B",
+        "Qwen2.5-VL-72B",
+    ]
+    assert rows["Majority"][0] == rows["Majority"][2] == rows["Majority"][4] == "-"
+    cell = CELL.fullmatch(rows["Qwen2.5-VL-72B"][1])
+    assert cell is not None
+    assert cell[2] == "43.24"
+    assert float(cell[3]) == pytest.approx(4.70, rel=0.05)
+    best = [column for column, cell in enumerate(rows["GPT-4o"]) if "\\mathbf" in cell]
+    assert best == [1, 5]
+    bold = sum("\\mathbf" in cell for cells in rows.values() for cell in cells)
+    assert bold == 7  # two models share the best exact match in 0-shot
+
+
+def test_figures_do_not_depend_on_the_other_files_or_their_order(published: Path, tmp_path: Path) -> None:
+    whole = analyse(published).out.splitlines()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for file in published.glob("result_qwen72B_ICL_*"):
+        shutil.copyfile(file, alone / file.name)
+    lines = [re.sub(r" +", " ", line) for line in whole]
+    for line in analyse(alone).out.splitlines()[3:]:
+        if "qwen72B" in line:
+            assert re.sub(r" +", " ", line) in lines
+    filtered = analyse(published, "--model", "qwen72B", "--inference-mode", "ICL").out
+    assert filtered == analyse(alone).out
+
+
+def test_smmile_plus_plus_shows_the_clustered_error_beside(tmp_path: Path) -> None:
+    scores = {f"b{base}": [base % 2 == 0] * 24 for base in range(10)}
+    plus_plus(tmp_path, scores)
+    finished = analyse(tmp_path, "--generate_table", "--error", "clustered")
+    assert finished.code == 0, finished.err
+    line = next(line for line in finished.out.splitlines() if line.strip().startswith("m "))
+    model, mode, metric, problems, accuracy, answered, bootstrap, clustered, bases = line.split()
+    assert (model, mode, metric, problems, accuracy, answered) == (
+        "m",
+        "ICL",
+        "LLM",
+        "240",
+        "50.00",
+        "100.00",
+    )
+    assert float(bootstrap) == pytest.approx(100 * math.sqrt(0.25 / 240), rel=0.05)
+    assert (clustered, bases) == (f"{100 * math.sqrt(0.25 / 10):.2f}", "10")
+    assert table_rows(tmp_path)["m"][1] == f"$\\mathbf{{50.00}} \\pm \\scriptstyle{{{clustered}}}$"
+    assert "SMMILE++" in (tmp_path / "latex_table.tex").read_text()
+
+
+def test_mean_only_has_no_error_bars(tmp_path: Path) -> None:
+    plus_plus(tmp_path, {"a": [True, False]})
+    finished = analyse(tmp_path, "--mean-only", "--generate_table")
+    assert "±" not in finished.out
+    assert table_rows(tmp_path)["m"] == ["-", "$\\mathbf{50.00}$", "-", "-", "-", "-"]
+
+
+def test_files_land_in_the_folder_unless_a_path_is_given(tmp_path: Path) -> None:
+    plus_plus(tmp_path / "results", {"a": [True]})
+    words = ["--output", "table.txt", "--generate_table", "--latex_output", tmp_path / "elsewhere.tex"]
+    assert analyse(tmp_path / "results", *words).code == 0
+    assert (tmp_path / "results" / "table.txt").exists()
+    assert (tmp_path / "elsewhere.tex").exists()
+    assert not (tmp_path / "results" / "latex_table.tex").exists()
+
+
+def test_a_stale_or_broken_judge_file_is_named_and_left_out(tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
+    assert run_script("inference_baselines.py", *words).code == 0
+    stem = "result_majority_ICL_open_evaluationllm.json"
+    for content in (
+        '{"problem_accuracies": {"other": 100}}',
+        '{"problem_accuracies": {"other": 7}}',
+        "{",
+        "{}",
+    ):
+        (tmp_path / stem).write_text(content)
+        finished = analyse(tmp_path)
+        assert finished.code == 3
+        assert finished.err.startswith(f"skipped: {stem} ")
+        assert len(finished.err.splitlines()) == 1
+        assert " EM " in finished.out
+        assert " LLM " not in finished.out
+
+
+def test_rereading_takes_the_evaluations_of_multiple_choice(tmp_path: Path) -> None:
+    words = [
+        "--baseline",
+        "majority",
+        "--dataset",
+        "demo",
+        "--task-format",
+        "mcqa",
+        "--output-dir",
+        tmp_path,
+    ]
+    assert run_script("inference_baselines.py", *words).code == 0
+    says_in_one_line(analyse(tmp_path, "--mcqa", "reread"), "_evaluationmcqa.json")
+    result = json.loads((tmp_path / "result_majority_ICL_mcqa.json").read_text())
+    accuracies = {record["problem_id"]: 100 for record in result["records"]}
+    file = tmp_path / "result_majority_ICL_mcqa_evaluationmcqa.json"
+    file.write_text(json.dumps({"problem_accuracies": accuracies}))
+    assert "100.00" in analyse(tmp_path, "--mcqa", "reread").out
+    assert "30.77" in analyse(tmp_path).out
+
+
+def test_nothing_to_analyse_is_one_line(tmp_path: Path) -> None:
+    says_in_one_line(analyse(tmp_path / "nowhere"), "no folder")
+    says_in_one_line(analyse(tmp_path), "no result files")
+    plus_plus(tmp_path, {"a": [True]})
+    says_in_one_line(analyse(tmp_path, "--model", "x"), "--model x", "it has m ICL")
+    says_in_one_line(analyse(tmp_path, "--resamples", "0"), "--resamples")
+    (tmp_path / "in_the_way").write_text("")
+    says_in_one_line(analyse(tmp_path, "--output", tmp_path / "in_the_way" / "x"), "cannot be written")
+
+
+# LaTeX.
+
+
+def test_escaping_leaves_nothing_to_obey() -> None:
+    escaped = latex_escape(r"\input{/etc/passwd} 50%_$x^2$ #1 & ~ <b> é 中 " + "\n")
+    assert escaped == (
+        r"\textbackslash{}input\{/etc/passwd\} 50\%\_\$x\textasciicircum{}2\$ \#1 \& \textasciitilde{} "
+        r"\textless{}b\textgreater{} e [U+4E2D]  "
+    )
+
+
+def test_the_table_compiles_with_hostile_names(published: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex with booktabs, which is not here")
+    for name in ("evil\\end{tabular}", "a_b%c$d#e&f~g^h{i", "ünï中‮", "--``x''", "-"):
+        plus_plus(published, {"a": [True, False]}, model=name)
+    assert analyse(published, "--generate_table").code == 0
+    document = published / "document.tex"
+    document.write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}"
+        "\\input{latex_table.tex}\\end{document}"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", document.name],
+        cwd=published,
+        env=os.environ | {"TEXMFVAR": str(published)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (published / "document.pdf").stat().st_size > 10_000
+    assert len(table_rows(published)) == 15
