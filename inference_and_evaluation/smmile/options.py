@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from smmile.problems import Defect, Problem
+from smmile.prompts import fill
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class Options:
 
     def lines(self, option_line: str) -> str:
         """The option lines as shown, from a template with `{letter}` and `{answer}`."""
-        from smmile.prompts import fill
-
         return "\n".join(
             fill(option_line, letter=letter, answer=self.texts[letter]) for letter in self.shown_order
         )
