@@ -143,6 +143,17 @@ def test_results_default_to_the_suites_own_folders() -> None:
         assert cli.output_folder(args) == SUITE / folder
 
 
+def test_a_terminal_with_another_encoding_and_a_reader_that_leaves(tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
+    assert run_script("inference_baselines.py", *words).code == 0
+    finished = run_script("variance_analysis.py", tmp_path, PYTHONIOENCODING="ascii")
+    assert finished.code == 0, finished.err
+    assert "? bootstrap" in finished.out
+    command = f"{sys.executable} evaluate_EM.py {tmp_path} | true"
+    piped = subprocess.run(command, shell=True, cwd=SCRIPTS, capture_output=True, text=True, check=False)
+    assert piped.stderr == ""
+
+
 # The dry run.
 
 

@@ -92,9 +92,33 @@ def test_a_defect_is_named_and_the_rest_is_sound(new: dict[str, Any], reason: st
     assert reason in only_defect(changed("p2", 2, **new), tmp_path)
 
 
+def test_numbers_are_no_text(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Image, Value
+
+    rows = [item | {"answer": item["order"]} for item in four_problems()]
+    features = Features({name: Value("string") for name in rows[0]})
+    features |= {"image": Image(), "order": Value("int64"), "answer": Value("int64")}
+    Dataset.from_list(rows, features=Features(features)).to_parquet(str(tmp_path / "train.parquet"))
+    finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
+    assert finished.code == 2
+    assert "skipped problem p4: the answer of its row with order 1 is 1, which is no text" in finished.err
+    assert "none of its first 4 problems can be asked" in finished.err.splitlines()[-1]
+
+
+def test_a_missing_picture_named_many_times_is_held_once(tmp_path: Path) -> None:
+    rows = [item | {"image": None, "image_url": "https://x.invalid/one.png"} for item in four_problems()]
+    (tmp_path / "one.png").write_bytes(picture(1))
+    problems = load(save_parquet(tmp_path / "d", rows), image_dir=tmp_path)
+    images = [t.image for entry in problems.entries if isinstance(entry, Problem) for t in entry.triplets]
+    assert len(images) == 12
+    assert len({id(image.stored) for image in images}) == 1
+
+
 def test_an_order_that_is_no_number(tmp_path: Path) -> None:
     rows = [item | {"order": str(item["order"])} for item in four_problems()]
-    assert load(save_parquet(tmp_path / "strings", rows)).entries
+    strings = load(save_parquet(tmp_path / "strings", rows))
+    assert strings.entries == load(save_parquet(tmp_path / "whole", four_problems())).entries
+    assert strings.fingerprint == load(tmp_path / "whole").fingerprint
     rows[4]["order"] = "second"
     assert "'second' is not a whole number" in only_defect(rows, tmp_path)
 

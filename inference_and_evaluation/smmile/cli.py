@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -74,6 +75,9 @@ def _plain(flag: str) -> str:
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's `main` and leave with its exit code; what the user can mend is one line."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without ± gets ?, not a traceback
+            stream.reconfigure(errors="replace")
     try:
         code = main()
         sys.stdout.flush()
@@ -86,6 +90,10 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
+    except OSError as error:
+        what = error.filename or type(error).__name__
+        print(f"error: {one_line(what)}: {error.strerror or one_line(error)}", file=sys.stderr)
+        code = EXIT_USAGE
     raise SystemExit(code)
 
 

@@ -251,7 +251,7 @@ def _row(columns: Any, image: Any) -> Row:
         question=columns["question"],
         answer=columns["answer"],
         image=image,
-        image_url=columns.get("image_url"),
+        image_url=None if columns.get("image_url") is None else str(columns["image_url"]),
         flags=flags,
     )
 

@@ -15,7 +15,7 @@ import msgspec
 from smmile import cli
 from smmile.conversation import Recipe
 from smmile.dataset import load_problems
-from smmile.errors import one_line
+from smmile.errors import UsageError, one_line
 from smmile.files import make_folder, write_whole
 from smmile.problems import ProblemSet
 from smmile.requests import Backend, Plan, fingerprint, make_plan, request_as_data
@@ -66,6 +66,11 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
         decoding={"checkpoint": subject.checkpoint or subject.name} | generation,
     )
     _tell_what_is_left_out(problems, plan)
+    if not plan.requests:
+        raise UsageError(
+            f"data set {one_line(problems.source)}: none of its first {plan.reach} problems can be asked, "
+            "for the reasons above"
+        )
     run = Run(
         model=file_safe(subject.name),
         checkpoint=subject.checkpoint,

@@ -16,7 +16,6 @@ from smmile.conversation import (
     TaskFormat,
     build_conversation,
 )
-from smmile.errors import UsageError, one_line
 from smmile.options import Options, make_options
 from smmile.problems import Defect, Problem, ProblemSet, Skipped
 from smmile.results import ImageChange, RecordError
@@ -107,8 +106,7 @@ def make_plan(
 ) -> Plan:
     """The plan for the first `limit` problems (None: all).
 
-    `decoding` is whatever else must agree for two requests to be equal. Raises UsageError where no
-    problem can be asked.
+    `decoding` is whatever else must agree for two requests to be equal.
     """
     options: Mapping[str, Options] = {}
     if task_format == "mcqa":
@@ -128,14 +126,7 @@ def make_plan(
             key = _request_key(conversation, decoding)
             requests.append(Request(entry, entry_options, conversation, key))
     within = tuple(item for item in requests if positions[item.problem.problem_id] < reach)
-    plan = Plan(within, tuple(requests[len(within) :]), tuple(skipped), positions, reach)
-    if not within:
-        reasons = dict.fromkeys(skip.reason for skip in plan.skipped_before(reach)[:3])
-        raise UsageError(
-            f"data set {one_line(problems.source)}: none of its first {reach} problems can be asked "
-            f"({one_line('; '.join(reasons))})"
-        )
-    return plan
+    return Plan(within, tuple(requests[len(within) :]), tuple(skipped), positions, reach)
 
 
 def turns_as_data(conversation: Conversation) -> list[dict[str, object]]:

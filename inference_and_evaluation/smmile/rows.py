@@ -26,8 +26,8 @@ class Row:
 
     problem_id: str | None
     order: object
-    question: str | None
-    answer: str | None
+    question: object
+    answer: object
     image: Buffer | None
     image_url: str | None
     flags: Mapping[str, str]
@@ -79,7 +79,7 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
         absent = [member for member in members if member.image is None]
         missing += [_missing_image(problem_id, member.row) for member in absent]
         reason = reason or _image_defect(members, absent)
-        answers = tuple(member.row.answer for member in members if member.row.answer)
+        answers = tuple(str(member.row.answer) for member in members if member.row.answer)
         if reason:
             entries.append(Defect(problem_id, reason, answers))
         else:
@@ -88,8 +88,11 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
 
 
 def _inspect(rows: Sequence[Row], image_dir: Path) -> Iterable[_Inspected]:
+    supplied: dict[str, bytes | None] = {}  # SMMILE++ names a missing picture many times
+    for url in {row.image_url or "" for row in rows if row.image is None}:
+        supplied[url] = find_image(url, image_dir)
     found: list[Buffer | None] = [
-        row.image if row.image is not None else find_image(row.image_url or "", image_dir) for row in rows
+        row.image if row.image is not None else supplied[row.image_url or ""] for row in rows
     ]
     verdicts = inspect_images(data for data in found if data is not None)
     for row, data in zip(rows, found, strict=True):
@@ -111,8 +114,11 @@ def _order_defect(members: Sequence[_Inspected]) -> str | None:
 def _text_defect(members: Sequence[_Inspected]) -> str | None:
     for member in members:
         for column, text in (("question", member.row.question), ("answer", member.row.answer)):
-            if not isinstance(text, str) or not text.strip():
-                return f"the {column} of its row with order {member.row.order} is empty"
+            place = f"the {column} of its row with order {member.row.order}"
+            if text is not None and not isinstance(text, str):
+                return f"{place} is {text!r}, which is no text"
+            if text is None or not text.strip():
+                return f"{place} is empty"
     return None
 
 
@@ -159,5 +165,6 @@ def _fingerprint_line(member: _Inspected) -> bytes:
     # A picture supplied by hand is not part of the data set: adding it must not make the run another.
     held = member.image.sha256 if member.image and member.row.image is not None else None
     row = member.row
-    fields = [row.problem_id, str(row.order), row.question, row.answer, held]
-    return json.dumps(fields).encode() + b"\n"
+    order = _whole_number(row.order)
+    fields = [row.problem_id, row.order if order is None else order, row.question, row.answer, held]
+    return json.dumps(fields, default=str).encode() + b"\n"
