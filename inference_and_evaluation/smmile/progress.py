@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -24,43 +25,37 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[pace]}", markup=False),
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._bar.add_task(self._label, total=self._total, rate="")
+            self._bar.add_task(self._label, total=self._total, pace="")
         return self
 
     def advance(self, problems: int) -> None:
         """Count `problems` more as answered."""
         self._done += problems
         now = time.monotonic()
-        rate = self._done / max(now - self._started, 1e-9)
+        pace = self._pace(now - self._started)
         if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=self._done, rate=f"{rate:.2f}/s")
+            self._bar.update(self._bar.task_ids[0], completed=self._done, pace=pace)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (self._total - self._done) / rate
-            print(
-                f"{self._label}: {self._done} of {self._total}, {rate:.2f} a second, "
-                f"{left / 60:.1f} minutes to go",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self._label}: {self._done} of {self._total}, {pace}"
+            print(line, file=sys.stderr, flush=True)
+
+    def _pace(self, seconds: float) -> str:
+        """The rate so far and the time to go; over all of the run, since batches may take minutes."""
+        rate = self._done / max(seconds, 1e-9)
+        left = timedelta(seconds=round((self._total - self._done) / rate)) if rate else "-"
+        shown = f"{rate:.1f} a second" if rate >= 1 else f"{rate * 60:.1f} a minute"
+        return f"{shown}, {left} to go"
 
     def __exit__(
         self,
