@@ -139,6 +139,18 @@ def test_a_half_shared_answer_is_not_asked_for_again(tmp_path: Path) -> None:
     assert result.records[3].generated_answer == "re: b"
 
 
+def test_an_answer_to_a_picture_that_was_changed_is_asked_for_again(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, Scripted(d=KeyboardInterrupt()))
+    first = ABC.entries[0]
+    assert isinstance(first, Problem)
+    other = replace(first, query=replace(first.query, image=StoredImage("1" * 64, 1, b"y")))
+    changed = replace(ABC, entries=(other, *ABC.entries[1:]))  # the same data set by its fingerprint
+    backend = Scripted()
+    go(tmp_path, backend, plan=a_plan(changed))
+    assert backend.asked == ["a", "d"]
+
+
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])
 def test_a_journal_cut_anywhere_is_taken_up(cut: int, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):

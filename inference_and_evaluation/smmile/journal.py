@@ -25,6 +25,10 @@ class _Header:
     schema_version: int = SCHEMA_VERSION
 
 
+# A record, and the key of the request that it answers.
+Entry = tuple[str, Record]
+
+
 class Journal:
     """The journal of one run, locked for as long as this object is open.
 
@@ -35,7 +39,7 @@ class Journal:
 
     run: Run
     replaces_result: bool
-    records: list[Record]
+    records: list[Entry]
 
     def __init__(self, file: Path, run: Run, *, overwrite: bool) -> None:
         """Open the journal at `file` for `run`, and read what an earlier process left there.
@@ -68,14 +72,14 @@ class Journal:
         self.run = header.run
         self.replaces_result = header.replaces_result
 
-    def append(self, records: Sequence[tuple[str, Record]]) -> None:
-        """Add records, each with its request's key; they are on the disk when this returns.
+    def append(self, records: Sequence[Entry]) -> None:
+        """Add records; they are on the disk when this returns.
 
         Raises UsageError where they cannot be written; everything before them is kept.
         """
         if records:
             self._append(b"".join(_line(key, record) for key, record in records))
-            self.records += [record for _, record in records]
+            self.records += records
 
     def remove(self) -> None:
         """Take the file away: the result file has everything."""
@@ -148,7 +152,11 @@ def _read_all(descriptor: int) -> bytes:
         return stream.read()
 
 
-def _parse(content: bytes, file: Path) -> tuple[_Header | None, list[Record], int]:
+class _Key(msgspec.Struct):
+    request_key: str
+
+
+def _parse(content: bytes, file: Path) -> tuple[_Header | None, list[Entry], int]:
     """The header and records in a journal's bytes, and the length of its whole lines.
 
     A line that cannot be read stays where it is, and its problem is asked again.
@@ -168,7 +176,8 @@ def _parse(content: bytes, file: Path) -> tuple[_Header | None, list[Record], in
     records = []
     for line in lines[1:]:
         try:
-            records.append(msgspec.json.decode(line, type=Record))
+            key = msgspec.json.decode(line, type=_Key).request_key
+            records.append((key, msgspec.json.decode(line, type=Record)))
         except ValueError:
             continue
     return header, records, sum(map(len, lines))

@@ -71,14 +71,14 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
     entries: list[Problem | Defect] = []
     missing: list[MissingImage] = []
     for problem_id, members in by_problem.items():
-        reason = _order_defect(members) or _text_defect(members)
-        if not _order_defect(members):
+        reason = _order_defect(members)
+        if reason is None:
             members = sorted(members, key=lambda member: _whole_number(member.row.order) or 0)
         for member in members:
             fingerprint.update(_fingerprint_line(member))
         absent = [member for member in members if member.image is None]
         missing += [_missing_image(problem_id, member.row) for member in absent]
-        reason = reason or _image_defect(members, absent)
+        reason = reason or _text_defect(members) or _image_defect(members, absent)
         answers = tuple(str(member.row.answer) for member in members if member.row.answer)
         if reason:
             entries.append(Defect(problem_id, reason, answers))

@@ -114,8 +114,13 @@ class _State:
     ) -> None:
         self._plan, self._journal, self._read_choice = plan, journal, read_choice
         self.records: dict[str, Record] = {}
-        for record in (*earlier, *journal.records):
+        for record in earlier:
             self._learn(record)
+        # A picture supplied by hand may have been changed since: that answer is to another request.
+        keys = {item.problem.problem_id: item.key for item in (*plan.requests, *plan.beyond)}
+        for key, record in journal.records:
+            if keys.get(record.problem_id) == key:
+                self._learn(record)
         self._groups: dict[str, list[Request]] = {}
         for number, request in enumerate(plan.requests):
             group = request.key if share else str(number)
