@@ -24,36 +24,41 @@ def main() -> int:
     from smmile.errors import UsageError
     from smmile.files import write_whole
     from smmile.results import read_run, result_files, select_runs
-    from smmile.scoring import evaluation, score_exact_match
+    from smmile.scoring import evaluation, evaluation_file, score_exact_match
     from smmile.tables import comparison_table
 
     files = result_files(args.results_dir)
-    found = select_runs(files, args.results_dir, args.model, args.inference_mode)
-    runs = {name: files[name] for name in found if name.task_format == "open"}
-    if not runs:
+    chosen = select_runs(files, args.results_dir, args.model, args.inference_mode)
+    if all(name.task_format == "mcqa" for name in chosen):
         raise UsageError(
-            f"{cli.shown_path(args.results_dir)} has multiple-choice runs alone there; "
-            "exact match scores open-ended ones, variance_analysis.py shows multiple choice"
+            f"{cli.shown_path(args.results_dir)} has only multiple-choice runs there; exact match scores "
+            "open-ended ones, variance_analysis.py shows multiple choice"
         )
     match = "strict" if args.strict_match else "normalised"
     scores, broken = [], 0
-    for name, file in runs.items():
+    for name in (name for name in files if name.task_format == "open"):
         try:
-            scored = score_exact_match(read_run(name, file), strict=args.strict_match)
+            scores.append(score_exact_match(read_run(name, files[name]), strict=args.strict_match))
         except UsageError as error:
-            broken += 1
-            print(f"skipped: {error}", file=sys.stderr)
+            if name in chosen:
+                broken += 1
+                print(f"skipped: {error}", file=sys.stderr)
             continue
-        content = msgspec.json.encode(evaluation(scored, match))
-        write_whole(file.with_name(f"{file.stem}_evaluation.json"), content, durable=False)
-        scores.append(scored)
+        if name in chosen:
+            content = msgspec.json.encode(evaluation(scores[-1], match))
+            write_whole(evaluation_file(files[name], "em"), content, durable=False)
 
-    shown = [run for run in scores if args.perturbed or not run.name.perturbation]
-    if shown:
-        title = f"Exact match ({match}), errors and missing answers counted as wrong\n\n"
-        table = title + comparison_table(shown)
+    # The file compares all runs, the terminal shows those asked for.
+    title = f"Exact match ({match}), errors and missing answers counted as wrong\n\n"
+    compared = [run for run in scores if args.perturbed or not run.name.perturbation]
+    if compared:
+        table = title + comparison_table(compared)
         write_whole(args.results_dir / "model_comparison.txt", table.encode(), durable=False)
-        print(table, end="")
+    shown = [run for run in compared if run.name in chosen]
+    if shown:
+        print(title + comparison_table(shown), end="")
+    elif not broken:
+        print("only perturbed runs there; show them with --perturbed", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from smmile import cli
+from smmile.errors import UsageError, one_line
 
 EXAMPLE = "python variance_analysis.py ../results --generate_table --latex_output table.tex"
 
@@ -27,9 +28,8 @@ def main() -> int:
     parser.add_argument(
         "--latex_output",
         type=Path,
-        default=Path("latex_table.tex"),
         metavar="FILE",
-        help="the LaTeX table; a bare name lands in DIR",
+        help="write the LaTeX table here; a bare name lands in DIR (default: latex_table.tex)",
     )
     parser.add_argument(
         "--error",
@@ -53,6 +53,8 @@ def main() -> int:
     from smmile.analysis import analyse, results_table, table_in_latex
     from smmile.files import write_whole
 
+    text_file = _in_folder(args.output, args.results_dir)
+    latex_file = _in_folder(args.latex_output or Path("latex_table.tex"), args.results_dir)
     found = analyse(
         args.results_dir,
         args.model,
@@ -64,19 +66,24 @@ def main() -> int:
     )
     for reason in found.broken:
         print(f"skipped: {reason}", file=sys.stderr)
-    table = results_table(found.analyses, mean_only=args.mean_only, resamples=args.resamples)
-    write_whole(_in_folder(args.output, args.results_dir), table.encode())
-    print(table, end="")
-    if args.generate_table:
-        file = _in_folder(args.latex_output, args.results_dir)
-        error = None if args.mean_only else args.error
-        latex = table_in_latex(found.analyses, error, resamples=args.resamples)
-        write_whole(file, latex.encode())
-        print(f"\nLaTeX table: {cli.shown_path(file)}")
+    for note in found.notes:
+        print(f"take care: {note}", file=sys.stderr)
+    if found.analyses:
+        table = results_table(found.analyses, mean_only=args.mean_only, resamples=args.resamples)
+        write_whole(text_file, table.encode())
+        print(table, end="")
+        if args.generate_table or args.latex_output:
+            error = None if args.mean_only else args.error
+            latex = table_in_latex(found.analyses, error, resamples=args.resamples)
+            write_whole(latex_file, latex.encode())
+            print(f"\nLaTeX table: {cli.shown_path(latex_file)}")
     return cli.EXIT_SOME_ERRORS if found.broken else cli.EXIT_OK
 
 
 def _in_folder(file: Path, folder: Path) -> Path:
+    """Where a table goes: a bare name into `folder`. Raises UsageError for the name of a result file."""
+    if file.name.startswith("result_"):
+        raise UsageError(f"{one_line(file)} is named like a result file; give the table another name")
     return folder / file if str(file) == file.name else file
 
 

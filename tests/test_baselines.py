@@ -109,6 +109,30 @@ def test_random_is_seeded_over_the_whole_data_set(data: Path, tmp_path: Path) ->
                 assert record["options"][record["selected_option"]] == record["generated_answer"]
 
 
+def test_a_missing_picture_changes_no_other_problems_pick(tmp_path: Path) -> None:
+    rows = [row(f"p{i}", order, f"a{order % 3}{i % 2}") for i in range(20) for order in range(1, 6)]
+    save_parquet(tmp_path / "whole", rows)
+    rows[2] = rows[2] | {"image": None, "image_url": None}
+    save_parquet(tmp_path / "lacking", rows)
+    for task_format in ("open", "mcqa"):
+        for name in ("whole", "lacking"):
+            words = [
+                "--baseline",
+                "random",
+                "--task_format",
+                task_format,
+                "--dataset-path",
+                tmp_path / name,
+            ]
+            run_script("inference_baselines.py", *words, "--output-dir", tmp_path / name / "out")
+        whole = records(tmp_path / "whole" / "out", "random", task_format)
+        lacking = records(tmp_path / "lacking" / "out", "random", task_format)
+        assert set(whole) - set(lacking) == {"p0"}
+        for problem_id, record in lacking.items():
+            assert record["generated_answer"] == whole[problem_id]["generated_answer"]
+            assert record["shown_order"] == whole[problem_id]["shown_order"]
+
+
 def test_random_open_picks_are_spread_over_the_examples(tmp_path: Path) -> None:
     rows = [row(f"p{i}", order, f"a{order}") for i in range(60) for order in (1, 2, 3)]
     folder = save_parquet(tmp_path / "d", rows)

@@ -91,6 +91,8 @@ def test_flags_may_be_written_with_dashes_or_underscores(tmp_path: Path) -> None
         (["--gpu-devices", "0;rm"], ["--gpu-devices", "'0;rm'"]),
         (["--dataset", "demo", "--augmented"], ["--dataset demo and --augmented"]),
         (["--dataset-id", "a/b", "--dataset-path", "."], ["--dataset-path and --dataset-id"]),
+        (["--dataset", "demo", "--dataset-path", "."], ["--dataset demo and --dataset-path"]),
+        (["--dataset", "demo", "--dataset-revision", "v1"], ["--dataset-revision", "--dataset demo"]),
     ],
 )
 def test_wrong_values_are_one_line(words: list[str], parts: list[str]) -> None:

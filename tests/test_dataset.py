@@ -151,10 +151,18 @@ def test_flags_may_be_null_or_absent(tmp_path: Path) -> None:
     assert entry.flags["flag_rarity"] == "None"
 
 
+def save_nothing(folder: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_dict({"question": []}).save_to_disk(str(folder))
+
+
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
-        (lambda folder: None, ["there is no such folder"]),
+        (lambda folder: None, ["is not there"]),
+        (lambda folder: folder.write_text("rows"), ["is a file; name the folder"]),
+        (save_nothing, ["no data files in it"]),
         (lambda folder: folder.mkdir(), ["cannot be read as a data set"]),
         (
             lambda folder: (folder.mkdir(), (folder / "train.parquet").write_bytes(b"PAR1 rubbish")),
@@ -234,9 +242,32 @@ def test_missing_pictures_are_skipped_told_and_then_picked_up(tmp_path: Path) ->
     assert without.code == 0
     assert "skipped problem p2: 1 of its 3 pictures missing" in without.err
     assert "save https://x.invalid/dir/my%20scan.png?dl=1 as my%20scan.png" in without.err
+    assert f"save missing pictures in {images} (--image-dir)" in without.err
     assert "3 problems answered, 0 errors, 1 skipped" in without.out
 
     (images / "my scan.png").write_bytes(picture(9))
     found = run_script("inference_baselines.py", *words)
     assert found.code == 0
     assert "4 problems answered, 0 errors, 0 skipped; 1 asked this time" in found.out
+
+
+def test_pictures_at_different_urls_under_one_name_are_told(tmp_path: Path) -> None:
+    rows = [
+        item | {"image": None, "image_url": f"https://x.invalid/{item['problem_id']}/image.png"}
+        if item["order"] == 1
+        else item
+        for item in four_problems()
+    ]
+    folder = save_parquet(tmp_path / "d", rows)
+    (tmp_path / "image.png").write_bytes(picture(1))
+    words = ["--baseline", "majority", "--dataset-path", folder, "--output-dir", tmp_path / "out"]
+    finished = run_script("inference_baselines.py", *words, "--image-dir", tmp_path)
+    assert finished.code == 0
+    assert "4 problems answered" in finished.out
+    assert "https://x.invalid/p1/image.png, https://x.invalid/p2/image.png" in finished.err
+    assert "all are looked for as image.png" in finished.err
+
+
+def test_a_reason_is_the_same_each_time(tmp_path: Path) -> None:
+    rows = changed("p2", 2, image={"bytes": b"no picture", "path": None})
+    assert only_defect(rows, tmp_path).endswith("does not decode (no picture format that is known)")

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from conftest import run_script, says_in_one_line
-from smmile.results import Record, RunResults
+from smmile.problems import Skipped
+from smmile.results import DatasetInfo, Record, RecordError, Run, RunResults
 from smmile.run_names import RunName
+from smmile.scoring import evaluation as evaluation_of
 from smmile.scoring import normalise, score_exact_match
 
 COLUMNS = ["problem_id", "final_question", "true_answer", "generated_answer", "full_response"]
@@ -35,6 +37,9 @@ def write_csv(
 def evaluation(folder: Path, stem: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / f"{stem}_evaluation.json").read_text())
     return content
+
+
+RUN = Run("m", None, "ICL", "open", DatasetInfo("d", None, "f", 3, (Skipped("p3", "no picture"),)), {}, 42)
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def test_a_long_answer_is_matched_as_if_it_were_normalised_whole() -> None:
         tail = "".join(generator.choices(pieces[: generator.choice([4, 13])], k=generator.randint(0, 90)))
         for answer in (truth + tail, tail + truth):
             record = Record("p", "q", truth, "ok", generated_answer=answer)
-            results = RunResults(RunName("m", "ICL", "open"), Path("x.json"), False, [record])
+            results = RunResults(RunName("m", "ICL", "open"), Path("x.json"), None, (record,))
             expected = normalise(answer) == normalise(truth)
             assert score_exact_match(results).correct == (expected,)
             matches += expected
@@ -126,13 +131,12 @@ def test_errors_empty_cells_and_strict_match(tmp_path: Path) -> None:
 
 def test_an_error_record_of_ours_is_wrong_and_not_counted_as_words() -> None:
     ok = Record("p1", "q", "Two words", "ok", generated_answer="two words")
-    broken = json.loads('{"type": "server", "message": "ERROR"}')
-    from smmile.results import RecordError
-
-    error = Record("p2", "q", "ERROR", "error", RecordError(**broken))
-    scores = score_exact_match(RunResults(RunName("m", "ICL", "open"), Path("x.json"), False, [ok, error]))
+    error = Record("p2", "q", "ERROR", "error", RecordError("server", "ERROR"))
+    scores = score_exact_match(RunResults(RunName("m", "ICL", "open"), Path("x.json"), RUN, (ok, error)))
     assert (scores.correct, scores.answered) == ((True, False), (True, False))
     assert (scores.error_count, scores.word_count, scores.accuracy_of_answered) == (1, 2.0, 100.0)
+    written = evaluation_of(scores, "normalised")
+    assert (written.original_count, written.total_examples, written.excluded_count) == (3, 2, 1)
 
 
 def test_medvlm_columns_names_and_bare_open_files(tmp_path: Path) -> None:
@@ -163,6 +167,8 @@ def test_every_filter_finds_its_files(words: list[str], evaluated: set[str], tmp
     assert run_script("evaluate_EM.py", tmp_path, *words).code == 0
     written = {file.name for file in tmp_path.glob("*_evaluation.json")}
     assert written == {f"result_{stem}_evaluation.json" for stem in evaluated}
+    compared = (tmp_path / "model_comparison.txt").read_text()
+    assert len(compared.splitlines()) == 8  # all four, whatever the filter
 
 
 def test_our_json_wins_over_a_csv_of_the_same_run(tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_nothing_to_score_is_one_line(tmp_path: Path) -> None:
     says_in_one_line(run_script("evaluate_EM.py", tmp_path / "nowhere"), "no folder", "nowhere")
     says_in_one_line(run_script("evaluate_EM.py", tmp_path), "no result files")
     write_csv(tmp_path, "result_a_ICL_mcqa", {"p": ("x", "x")})
-    says_in_one_line(run_script("evaluate_EM.py", tmp_path), "multiple-choice runs alone")
+    says_in_one_line(run_script("evaluate_EM.py", tmp_path), "only multiple-choice runs")
     says_in_one_line(run_script("evaluate_EM.py", tmp_path, "--model", "b"), "--model b", "a ICL")
 
 
@@ -243,6 +249,8 @@ def test_perturbed_runs_are_scored_but_stay_out_of_tables_unless_asked_for(tmp_p
     for stem in ("result_a_ICL_open", "result_a_ICL_open_noise-random-1+shots-2"):
         write_csv(tmp_path, stem, {"p": ("x", "x")})
     assert "noise" not in run_script("evaluate_EM.py", tmp_path).out
+    (tmp_path / "result_a_ICL_open.csv").unlink()
+    assert "--perturbed" in run_script("evaluate_EM.py", tmp_path).err
     assert evaluation(tmp_path, "result_a_ICL_open_noise-random-1+shots-2")["accuracy"] == 100
     assert "a [noise-random-1+shots-2]" in run_script("evaluate_EM.py", tmp_path, "--perturbed").out
 

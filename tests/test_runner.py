@@ -219,6 +219,8 @@ def test_overwrite_starts_again_and_keeps_the_old_file_until_the_new_one_is_ther
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
     assert result_of(tmp_path).records[0].generated_answer == "old"
+    with pytest.raises(Interrupted, match="the same command without --overwrite goes on"):
+        go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
     backend = Scripted()
     result = go(tmp_path, backend).result  # without the flag: the new run goes on
     assert backend.asked == ["c", "d"]
@@ -362,6 +364,15 @@ def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
         "p1,a,Yes,B,B,True,Yes,B it is\n"
         "p2,b,Yes,B,EXTRACTION_FAILED,False,EXTRACTION_FAILED,no idea\n"
     )
+
+
+def test_a_csv_of_other_answers_is_noticed_and_left_alone(tmp_path: Path) -> None:
+    assert not go(tmp_path, Scripted(), write_csv=True).stale_csv
+    table = (tmp_path / "result_model_0-shot_open.csv").read_bytes()
+    assert not go(tmp_path, Scripted()).stale_csv
+    assert go(tmp_path, Scripted(a=Reply("new")), overwrite=True).stale_csv
+    assert (tmp_path / "result_model_0-shot_open.csv").read_bytes() == table
+    assert not go(tmp_path, Scripted(), write_csv=True).stale_csv
 
 
 def test_what_utf8_cannot_hold_is_replaced_and_all_else_kept(tmp_path: Path) -> None:

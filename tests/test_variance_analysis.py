@@ -217,6 +217,39 @@ def test_a_stale_or_broken_judge_file_is_named_and_left_out(tmp_path: Path) -> N
         assert " LLM " not in finished.out
 
 
+def test_a_judge_file_of_other_answers_is_told(published: Path) -> None:
+    assert analyse(published).err == ""
+    file = published / "result_qwen72B_ICL_open_evaluationllm.json"
+    other = published / "result_gpt-4o_ICL_open_evaluationllm.json"
+    shutil.copyfile(other, file)
+    finished = analyse(published)
+    assert finished.code == 0
+    assert finished.err == f"take care: {file.name} seems to be of other answers than the run has now\n"
+
+
+def test_a_table_never_takes_the_place_of_a_result_file(published: Path) -> None:
+    file = published / "result_gpt-4o_ICL_open.csv"
+    before = file.read_bytes()
+    for flag in ("--output", "--latex_output"):
+        says_in_one_line(analyse(published, flag, file), "named like a result file")
+    assert file.read_bytes() == before
+
+
+def test_the_caption_names_the_data_set_that_the_results_name(tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
+    assert run_script("inference_baselines.py", *words).code == 0
+    assert analyse(tmp_path, "--latex_output", "t.tex").code == 0
+    assert "Accuracy (\\%) on demo by" in (tmp_path / "t.tex").read_text()
+
+
+def test_a_folder_of_broken_files_alone_leaves_the_old_table(tmp_path: Path) -> None:
+    (tmp_path / "result_a_ICL_open.json").write_text("{")
+    (tmp_path / "evaluation_results.txt").write_text("old")
+    finished = analyse(tmp_path)
+    assert (finished.code, finished.out) == (3, "")
+    assert (tmp_path / "evaluation_results.txt").read_text() == "old"
+
+
 def test_rereading_takes_the_evaluations_of_multiple_choice(tmp_path: Path) -> None:
     words = [
         "--baseline",

@@ -16,14 +16,18 @@ from smmile.run_names import RunName
 from smmile.scoring import (
     Metric,
     Scores,
+    evaluation_file,
     evaluation_files,
     read_evaluation,
     score_exact_match,
     score_stored_choices,
+    seems_stale,
 )
 from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error
-from smmile.tables import METRIC_NAMES, Estimate, latex_table, percent, text_table
+from smmile.tables import METRIC_NAMES, Estimate, latex_escape, latex_table, percent, text_table
 
+# The hub's names of what the paper's tables call SMMILE and SMMILE++.
+PUBLISHED_NAMES = ("smmile/SMMILE", "smmile/SMMILE-plusplus")
 ErrorBars = Literal["published", "clustered"]
 
 
@@ -49,10 +53,11 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Analyses:
-    """What a folder holds, in table order, and what in it could not be read."""
+    """What a folder holds, in table order; what in it could not be read; and what looks odd."""
 
     analyses: tuple[Analysis, ...]
     broken: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def analyse(
@@ -82,6 +87,7 @@ def analyse(
     names = {*files, *(name for found in evaluated.values() for name in found)}
     scores: list[Scores] = []
     broken: list[str] = []
+    notes: list[str] = []
 
     def read(run: Callable[[], Scores]) -> None:
         try:
@@ -104,14 +110,18 @@ def analyse(
             elif not reread:
                 read(partial(score_stored_choices, results))
         for metric, found in evaluated.items():
-            # Beside a result file its own evaluation counts alone, not that of another file of the run.
             file = found.get(name)
-            if file and (results is None or file.name.startswith(f"{results.file.stem}_evaluation")):
-                read(partial(read_evaluation, name, file, metric, results))
+            if results is not None:  # its own evaluation counts, not that of another file of the run
+                file = evaluation_file(results.file, metric)
+            if file is None or not file.exists():
+                continue
+            read(partial(read_evaluation, name, file, metric, results))
+            if results and scores and scores[-1].metric == metric and seems_stale(scores[-1], results):
+                notes.append(f"{one_line(file.name)} seems to be of other answers than the run has now")
     if not scores and not broken:
-        raise UsageError(f"{one_line(folder)} has perturbed runs alone; show them with --perturbed")
+        raise UsageError(f"{one_line(folder)} has only perturbed runs; show them with --perturbed")
     ordered = sorted(scores, key=lambda run: (run.name.sort_key, list(METRIC_NAMES).index(run.metric)))
-    return Analyses(tuple(_analysis(run, resamples, seed) for run in ordered), tuple(broken))
+    return Analyses(tuple(_analysis(run, resamples, seed) for run in ordered), tuple(broken), tuple(notes))
 
 
 def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
@@ -156,8 +166,7 @@ def table_in_latex(analyses: Sequence[Analysis], error: ErrorBars | None, *, res
     estimates = {
         (analysis.scores.name, analysis.scores.metric): analysis.estimate(error) for analysis in analyses
     }
-    permuted = any(analysis.is_permuted for analysis in analyses)
-    data_set = "SMMILE++" if permuted else "SMMILE"
+    data_set = _data_set(analyses)
     bars = {
         "published": f", with the standard deviation over {resamples:,} bootstrap resamples",
         "clustered": ", with the standard error clustered by base problem",
@@ -167,5 +176,13 @@ def table_in_latex(analyses: Sequence[Analysis], error: ErrorBars | None, *, res
         estimates,
         caption=f"Accuracy (\\%) on {data_set} by an LLM judge, by exact match (EM) and in multiple "
         f"choice (MCQA), without (0-shot) and with (ICL) in-context examples{bars}.",
-        label=f"tab:{'smmile-plusplus' if permuted else 'smmile'}",
+        label="tab:smmile-results",
     )
+
+
+def _data_set(analyses: Sequence[Analysis]) -> str:
+    """The data set's name in LaTeX, by what result files say; published CSV files say nothing."""
+    ids = {analysis.scores.dataset for analysis in analyses} - {None, *PUBLISHED_NAMES}
+    if ids:
+        return latex_escape(", ".join(sorted(str(name) for name in ids)))
+    return "SMMILE++" if any(analysis.is_permuted for analysis in analyses) else "SMMILE"

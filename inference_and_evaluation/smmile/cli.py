@@ -137,7 +137,6 @@ def add_dataset_flags(parser: Parser) -> None:
     group.add_argument(
         "--image-dir",
         type=Path,
-        default=_SUITE / "missing_images",
         metavar="DIR",
         help="where pictures that the data set lacks are looked for (default: ../missing_images)",
     )
@@ -153,19 +152,24 @@ def dataset_source(args: argparse.Namespace) -> DatasetSource:
     """The data set that the flags name. Raises UsageError where they contradict each other."""
     from smmile.dataset import DatasetSource
 
-    if args.dataset == "demo" and args.augmented:
-        raise UsageError("--dataset demo and --augmented name two data sets; give one of them")
-    if args.dataset_path is not None and args.dataset_id:
-        raise UsageError("--dataset-path and --dataset-id name two data sets; give one of them")
-    if args.dataset == "demo" and args.dataset_id:
-        raise UsageError("--dataset demo and --dataset-id name two data sets; give one of them")
+    named = {
+        "--dataset demo": args.dataset == "demo",
+        "--dataset-path": args.dataset_path is not None,
+        "--dataset-id": args.dataset_id is not None,
+    }
+    given = [flag for flag, present in named.items() if present]
+    given += ["--augmented"] if args.augmented and args.dataset == "demo" else []
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} name two data sets; give one of them")
+    if args.dataset_revision is not None and given and given[0] != "--dataset-id":
+        raise UsageError(f"--dataset-revision is one of the hub's; it does not go with {given[0]}")
     return DatasetSource(
         name=dataset_name(args),
         path=args.dataset_path,
         hub_id=args.dataset_id,
         revision=args.dataset_revision,
         cache_dir=args.hf_cache_dir,
-        image_dir=args.image_dir,
+        image_dir=args.image_dir or _SUITE / "missing_images",
     )
 
 

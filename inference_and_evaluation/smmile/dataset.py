@@ -72,7 +72,8 @@ def load_problems(source: DatasetSource) -> ProblemSet:
 
 def _load_folder(folder: Path, cache_dir: Path | None) -> tuple[datasets.Dataset, None]:
     if not folder.is_dir():
-        raise UsageError(f"--dataset-path {one_line(folder)}: there is no such folder")
+        what = "is a file; name the folder that holds it" if folder.is_file() else "is not there"
+        raise UsageError(f"--dataset-path {one_line(folder)} {what}")
     import datasets
 
     try:
@@ -84,10 +85,12 @@ def _load_folder(folder: Path, cache_dir: Path | None) -> tuple[datasets.Dataset
             str(folder.resolve()), cache_dir=str(cache_dir) if cache_dir else None
         )
         return _prepared(builder, folder.name), None
-    except (OSError, ValueError, datasets.exceptions.DatasetsError, ArithmeticError) as error:
+    except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
+        empty = isinstance(error, FileNotFoundError | LookupError)
+        why = "no data files in it" if empty else one_line(_root_cause(error))
         raise UsageError(
-            f"--dataset-path {one_line(folder)} cannot be read as a data set "
-            f"({one_line(_root_cause(error))}); it must hold parquet files or be saved with save_to_disk"
+            f"--dataset-path {one_line(folder)} cannot be read as a data set ({why}); "
+            "it must hold parquet files or be saved with save_to_disk"
         ) from error
 
 

@@ -10,6 +10,11 @@ class UsageError(Exception):
     """
 
 
+def counted(number: int, noun: str) -> str:
+    """`number` with its noun: 1 problem, 2 problems."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """`text` on one printable line of at most `limit` characters.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -50,7 +51,6 @@ def sync_folder(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> UsageError:
     """The one line for a file or folder that cannot be written."""
-    return UsageError(
-        f"{one_line(path)} cannot be written ({error.strerror or error}); "
-        "make room or choose another folder"
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    way_out = "make room and run the same command again" if full else "choose another folder"
+    return UsageError(f"{one_line(path)} cannot be written ({error.strerror or error}); {way_out}")

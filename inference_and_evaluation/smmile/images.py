@@ -82,11 +82,15 @@ def inspect_images(stored: Iterable[Buffer]) -> Iterator[tuple[StoredImage, str 
 
 
 def _decoding_error(stored: Buffer) -> str | None:
+    from PIL import UnidentifiedImageError
+
     try:
         picture = _open(stored)
         # A JPEG at an eighth of its size is read to its last byte, at a third of the cost.
         picture.draft("L", (picture.width // 8, picture.height // 8))
         picture.load()
+    except UnidentifiedImageError:
+        return "no picture format that is known"
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
         return f"{type(error).__name__}: {error}"
     return None

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 
 import msgspec
 
 from smmile import cli
 from smmile.conversation import Recipe
 from smmile.dataset import load_problems
-from smmile.errors import UsageError, one_line
+from smmile.errors import UsageError, counted, one_line
 from smmile.files import make_folder, write_whole
 from smmile.problems import ProblemSet
 from smmile.requests import Backend, Plan, fingerprint, make_plan, request_as_data
@@ -51,7 +52,8 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
     Raises UsageError for whatever the user can mend.
     """
     folder = cli.output_folder(args)
-    problems = load_problems(cli.dataset_source(args))
+    source = cli.dataset_source(args)
+    problems = load_problems(source)
     generation = dict(subject.generation) | {
         # The recipe's wording for this format: another prompt makes another run.
         "prompts": fingerprint(subject.recipe.as_data())[:16],
@@ -65,7 +67,7 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
         limit=args.limit,
         decoding={"checkpoint": subject.checkpoint or subject.name} | generation,
     )
-    _tell_what_is_left_out(problems, plan)
+    _tell_what_is_left_out(problems, plan, source.image_dir)
     if not plan.requests:
         raise UsageError(
             f"data set {one_line(problems.source)}: none of its first {plan.reach} problems can be asked, "
@@ -108,44 +110,64 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
             file=sys.stderr,
         )
     done = f"{outcome.sent} asked this time" if outcome.sent else "nothing was left to ask"
+    answered = counted(len(outcome.result.records) - len(errors), "problem")
     print(
-        f"{cli.shown_path(outcome.file)}: {len(outcome.result.records) - len(errors)} problems "
-        f"answered, {len(errors)} errors, {len(outcome.result.run.dataset.skipped)} skipped; {done}"
+        f"{cli.shown_path(outcome.file)}: {answered} answered, {counted(len(errors), 'error')}, "
+        f"{len(outcome.result.run.dataset.skipped)} skipped; {done}"
     )
+    if outcome.stale_csv:
+        print(
+            f"take care: {cli.shown_path(outcome.file.with_suffix('.csv'))} holds other answers; "
+            "--csv writes it anew",
+            file=sys.stderr,
+        )
     if errors:
         print("the same command asks again for what ended in an error", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if errors else cli.EXIT_OK
 
 
-def _tell_what_is_left_out(problems: ProblemSet, plan: Plan) -> None:
+def _tell_what_is_left_out(problems: ProblemSet, plan: Plan, image_dir: Path) -> None:
     skipped = plan.skipped_before(plan.reach)
     for skip in skipped:
         print(f"skipped problem {one_line(skip.problem_id)}: {one_line(skip.reason)}", file=sys.stderr)
     ids = {skip.problem_id for skip in skipped}
     missing = [image for image in problems.missing_images if image.problem_id in ids]
     for image in missing:
-        name = one_line(image.file_name) if image.file_name else "(no file name can be made of it)"
-        print(f"missing picture: save {one_line(image.url, 2000)} as {name}", file=sys.stderr)
-    if missing:
+        url = one_line(image.url, 2000)
+        if image.file_name:
+            print(f"missing picture: save {url} as {one_line(image.file_name)}", file=sys.stderr)
+        else:
+            print(
+                f"missing picture: problem {one_line(image.problem_id)} has a row without a picture "
+                f"and without a URL that ends in a name ({url or 'none'})",
+                file=sys.stderr,
+            )
+    if any(image.file_name for image in missing):
         print(
-            f"{len(missing)} pictures are missing: save them in --image-dir under the names above "
-            "and run the same command again",
+            f"save missing pictures in {cli.shown_path(image_dir)} (--image-dir) under these names and run "
+            "the same command again",
+            file=sys.stderr,
+        )
+    for name, urls in problems.shared_names.items():
+        print(
+            f"take care: the pictures at {', '.join(one_line(url, 2000) for url in urls)} are different "
+            f"ones, yet all are looked for as {one_line(name)}; with a data set that holds them "
+            "(--dataset-path) each is its own",
             file=sys.stderr,
         )
 
 
-def _write_requests(plan: Plan, folder: os.PathLike[str], name: RunName) -> None:
-    from pathlib import Path
-
-    make_folder(Path(folder))
-    file = Path(folder) / f"{name.stem.replace('result_', 'requests_', 1)}.jsonl"
+def _write_requests(plan: Plan, folder: Path, name: RunName) -> None:
+    make_folder(folder)
+    file = folder / f"{name.stem.replace('result_', 'requests_', 1)}.jsonl"
     encode = msgspec.json.encode
     write_whole(file, b"".join(encode(request_as_data(item)) + b"\n" for item in plan.requests))
     images = [image for item in plan.requests for image in item.conversation.images]
     print(
-        f"{cli.shown_path(file)}: {len(plan.requests)} problems, "
-        f"{len(plan.skipped_before(plan.reach))} skipped, {len(plan.unique)} unique requests, "
-        f"{len(images)} images, {sum(image.size for image in images)} image bytes; nothing was sent"
+        f"{cli.shown_path(file)}: {counted(len(plan.requests), 'problem')}, "
+        f"{len(plan.skipped_before(plan.reach))} skipped, {counted(len(plan.unique), 'unique request')}, "
+        f"{counted(len(images), 'image')}, {sum(image.size for image in images)} image bytes; "
+        "nothing was sent"
     )
 
 

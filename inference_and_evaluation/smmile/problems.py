@@ -77,6 +77,7 @@ class ProblemSet:
 
     `entries` are its problems in the order of their first row, unusable ones included.
     `fingerprint` is a SHA-256 over everything a model may be sent, as the data set gives it.
+    `shared_names` are file names that pictures to be supplied at different URLs have in common.
     """
 
     source: str
@@ -84,6 +85,7 @@ class ProblemSet:
     fingerprint: str
     entries: tuple[Problem | Defect, ...]
     missing_images: tuple[MissingImage, ...] = ()
+    shared_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _PERMUTATION = re.compile(r"_perm_\d+\Z")

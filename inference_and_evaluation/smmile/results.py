@@ -185,18 +185,25 @@ def read_result_file(file: Path) -> ResultFile:
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run's records as scoring sees them; `published` tells a published CSV from the suite's JSON."""
+    """A run's records as scoring sees them.
+
+    `run` is how the suite's JSON says they came about, None for a published CSV.
+    """
 
     name: RunName
     file: Path
-    published: bool
+    run: Run | None
     records: Sequence[Record]
 
 
 def read_run(name: RunName, file: Path) -> RunResults:
     """The results in `file`, JSON or CSV. Raises UsageError where it is broken or empty."""
-    published = file.suffix == ".csv"
-    records = _read_published_csv(file) if published else read_result_file(file).records
+    run, records = None, tuple[Record, ...]()
+    if file.suffix == ".csv":
+        records = tuple(_read_published_csv(file))
+    else:
+        result = read_result_file(file)
+        run, records = result.run, result.records
     if not records:
         raise UsageError(f"{one_line(file.name)} has no results in it")
     seen: set[str] = set()
@@ -204,7 +211,7 @@ def read_run(name: RunName, file: Path) -> RunResults:
         if record.problem_id in seen:
             raise UsageError(f"{one_line(file.name)} has problem {one_line(record.problem_id)} twice")
         seen.add(record.problem_id)
-    return RunResults(name, file, published, records)
+    return RunResults(name, file, run, records)
 
 
 def result_files(folder: Path) -> dict[RunName, Path]:

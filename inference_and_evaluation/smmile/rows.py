@@ -59,8 +59,10 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
     A problem that cannot be asked as it stands becomes a Defect with the reason. Raises UsageError
     for rows that belong to no problem, or where there are none at all.
     """
+    rows = list(rows)
+    shared_names = _shared_names({row.image_url or "" for row in rows if row.image is None})
     by_problem: dict[str, list[_Inspected]] = {}
-    for number, inspected in enumerate(_inspect(list(rows), image_dir), start=1):
+    for number, inspected in enumerate(_inspect(rows, image_dir), start=1):
         if not inspected.row.problem_id:
             raise UsageError(f"data set {source}: row {number} has no problem_id; fill it in")
         by_problem.setdefault(inspected.row.problem_id, []).append(inspected)
@@ -84,7 +86,9 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
             entries.append(Defect(problem_id, reason, answers))
         else:
             entries.append(_problem(problem_id, members))
-    return ProblemSet(source, revision, fingerprint.hexdigest(), tuple(entries), tuple(missing))
+    return ProblemSet(
+        source, revision, fingerprint.hexdigest(), tuple(entries), tuple(missing), shared_names
+    )
 
 
 def _inspect(rows: Sequence[Row], image_dir: Path) -> Iterable[_Inspected]:
@@ -97,6 +101,14 @@ def _inspect(rows: Sequence[Row], image_dir: Path) -> Iterable[_Inspected]:
     verdicts = inspect_images(data for data in found if data is not None)
     for row, data in zip(rows, found, strict=True):
         yield _Inspected(row, None, None) if data is None else _Inspected(row, *next(verdicts))
+
+
+def _shared_names(urls: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    by_name: dict[str, list[str]] = {}
+    for url in sorted(urls):
+        for name in candidate_names(url)[:1]:
+            by_name.setdefault(name, []).append(url)
+    return {name: tuple(found) for name, found in by_name.items() if len(found) > 1}
 
 
 def _order_defect(members: Sequence[_Inspected]) -> str | None:

@@ -37,11 +37,15 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its file, what is in it, and how many requests were sent this time."""
+    """A finished run: its file, what is in it, and how many requests were sent this time.
+
+    `stale_csv`: a CSV of this run's name stands beside the file and holds something else.
+    """
 
     file: Path
     result: ResultFile
     sent: int
+    stale_csv: bool
 
     @property
     def errors(self) -> list[Record]:
@@ -88,17 +92,20 @@ def run_plan(
             except KeyboardInterrupt as error:
                 raise Interrupted(
                     f"interrupted: {state.answered} of {len(plan.requests)} problems are answered and "
-                    "kept; the same command goes on from there"
+                    f"kept; the same command{' without --overwrite' if overwrite else ''} goes on from "
+                    "there"
                 ) from error
         result = _result(plan, run, journal.run.started_at, earlier, state.records)
         if earlier is None or _without_times(earlier) != _without_times(result):
             write_whole(file, encode_result_file(result))
         else:
             result = earlier
+        table, content = file.with_suffix(".csv"), encode_csv(result.records, run.task_format)
         if write_csv:
-            write_whole(file.with_suffix(".csv"), encode_csv(result.records, run.task_format))
+            write_whole(table, content)
+        stale = table.is_file() and table.read_bytes() != content
         journal.remove()
-    return Outcome(file, result, len(pending))
+    return Outcome(file, result, len(pending), stale)
 
 
 class _State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,11 @@ from smmile.run_names import RunName, evaluation_name
 
 Metric = Literal["llm", "em", "mcqa"]
 
+_EVALUATION_SUFFIXES: dict[Metric, str] = {
+    "em": "_evaluation",
+    "llm": "_evaluationllm",
+    "mcqa": "_evaluationmcqa",
+}
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -28,7 +34,8 @@ class Scores:
     """One run under one metric, a place per problem: its id, whether it is right, whether answered.
 
     An error or an answer without a choice is not answered, and counts as wrong. `word_count` is the
-    mean number of words of the answers there are.
+    mean number of words of the answers there are. `skipped` problems of the `dataset` could not be asked
+    and are not among these.
     """
 
     name: RunName
@@ -38,6 +45,8 @@ class Scores:
     answered: tuple[bool, ...]
     error_count: int = 0
     word_count: float = 0.0
+    skipped: int = 0
+    dataset: str | None = None
 
     @property
     def total(self) -> int:
@@ -105,7 +114,7 @@ def _scores(
     results: RunResults, metric: Metric, correct: tuple[bool, ...], answered: tuple[bool, ...]
 ) -> Scores:
     answers = [record.generated_answer for record in results.records if record.generated_answer is not None]
-    if results.published:  # its failed calls are known by their text
+    if results.run is None:  # a published CSV: its failed calls are known by their text
         errors = sum("ERROR" in answer for answer in answers)
     else:
         errors = sum(record.status == "error" for record in results.records)
@@ -116,15 +125,22 @@ def _scores(
         correct=correct,
         answered=answered,
         error_count=errors,
-        word_count=sum(len(answer.split()) for answer in answers) / len(answers) if answers else 0.0,
+        word_count=_mean_words(answers),
+        skipped=len(results.run.dataset.skipped) if results.run else 0,
+        dataset=results.run.dataset.id if results.run else None,
     )
+
+
+def _mean_words(answers: Sequence[str]) -> float:
+    return sum(len(answer.split()) for answer in answers) / len(answers) if answers else 0.0
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation file: the published keys, and ours behind them. Percentages are 0..100.
 
-    `accuracy_answered` is over the `answered` problems alone, null where there are none.
+    The `original_count` problems are the `total_examples` that are scored and the `excluded_count` that
+    the run had to skip. `accuracy_answered` is over the `answered` problems alone, null without any.
     """
 
     model: str
@@ -150,8 +166,8 @@ def evaluation(scores: Scores, match: str) -> Evaluation:
         model=evaluation_name(scores.name.model),
         inference_mode=scores.name.mode,
         total_examples=scores.total,
-        original_count=scores.total,
-        excluded_count=0,
+        original_count=scores.total + scores.skipped,
+        excluded_count=scores.skipped,
         correct_examples=scores.right,
         accuracy=scores.accuracy,
         err_count=scores.error_count,
@@ -170,7 +186,7 @@ class _ScoredProblems:
 
     problem_accuracies: dict[str, float]
     err_count: int = 0
-    word_count: float = 0.0
+    word_count: float | None = None
 
 
 def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResults | None) -> Scores:
@@ -201,13 +217,28 @@ def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResul
         correct=tuple(value == 100 for value in accuracies.values()),
         answered=tuple(answered[problem_id] for problem_id in accuracies),
         error_count=content.err_count,
-        word_count=content.word_count,
+        word_count=content.word_count or 0.0,
+        dataset=results.run.dataset.id if results and results.run else None,
     )
 
 
-def evaluation_files(folder: Path, kind: Literal["llm", "mcqa"]) -> dict[RunName, Path]:
-    """The `_evaluation<kind>.json` files in `folder`, by the run they are of."""
-    suffix = f"_evaluation{kind}"
+def seems_stale(scores: Scores, results: RunResults) -> bool:
+    """Were the scores, read from an evaluation file, given to other answers than the run has now?
+
+    Told by the mean number of words, which the published files carry too.
+    """
+    answers = [record.generated_answer for record in results.records if record.generated_answer is not None]
+    return scores.word_count > 0 and abs(scores.word_count - _mean_words(answers)) > 1e-6
+
+
+def evaluation_file(results: Path, metric: Metric) -> Path:
+    """Where the evaluation of the result file `results` under `metric` stands."""
+    return results.with_name(f"{results.stem}{_EVALUATION_SUFFIXES[metric]}.json")
+
+
+def evaluation_files(folder: Path, metric: Metric) -> dict[RunName, Path]:
+    """The evaluation files under `metric` in `folder`, by the run they are of."""
+    suffix = _EVALUATION_SUFFIXES[metric]
     found = {}
     for file in sorted(folder.glob(f"result_*{suffix}.json")):
         name = RunName.parse(file.stem.removesuffix(suffix))

@@ -53,6 +53,7 @@ def comparison_table(scores: Sequence[Scores]) -> str:
     """All runs side by side, each with its own counts."""
     head = ["Model", "Mode", "Problems", "Correct", "Accuracy %", "Errors", "Answered %"]
     head += ["Of answered %", "Words"]
+    skipped = any(run.skipped for run in scores)
     rows = [
         [
             run.name.label,
@@ -64,10 +65,11 @@ def comparison_table(scores: Sequence[Scores]) -> str:
             percent(run.coverage),
             percent(run.accuracy_of_answered),
             f"{run.word_count:.1f}",
+            *([str(run.skipped)] if skipped else []),
         ]
         for run in sorted(scores, key=lambda run: run.name.sort_key)
     ]
-    return text_table(head, rows)
+    return text_table([*head, *(["Skipped"] if skipped else [])], rows)
 
 
 @dataclass(frozen=True)

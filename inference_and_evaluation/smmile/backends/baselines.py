@@ -60,25 +60,26 @@ def majority_answer(problem: Problem) -> str:
 def random_answers(
     problems: ProblemSet, options: Mapping[str, Options] | None, seed: int
 ) -> dict[str, str]:
-    """A random answer for every problem that has examples.
+    """A random answer for every problem that has examples, by its id.
 
     Open: one of the in-context answers. Multiple choice: one of the option letters, in the order in
     which they are shown; these are the published picks. One generator (NumPy's legacy one, as
-    published) serves the whole data set, so a pick depends neither on a limit nor on a resumed run.
+    published) serves the whole data set, problems that cannot be asked included, so a pick depends
+    neither on a limit nor on a resumed run, nor on pictures that are still missing.
     """
     import numpy as np
 
     generator = np.random.RandomState(seed)
     answers: dict[str, str] = {}
     for entry in problems.entries:
-        if not isinstance(entry, Problem) or not entry.examples:
-            continue
-        if options is None:
-            answers[entry.problem_id] = entry.examples[generator.randint(len(entry.examples))].answer
-        else:
-            entry_options = options[entry.problem_id]
-            pick = str(generator.choice(list(entry_options.shown_order)))
-            answers[entry.problem_id] = entry_options.texts[pick]
+        choices: Sequence[str] = entry.answers[:-1]
+        if options is not None:
+            choices = list(dict.fromkeys(entry.answers))  # for a defect only their number counts
+            if isinstance(entry, Problem):
+                entry_options = options[entry.problem_id]
+                choices = [entry_options.texts[letter] for letter in entry_options.shown_order]
+        if choices:
+            answers[entry.problem_id] = choices[generator.choice(len(choices))]
     return answers
 
 
