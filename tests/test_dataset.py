@@ -142,6 +142,15 @@ def test_a_missing_column_is_one_line(column: str, tmp_path: Path) -> None:
     says_in_one_line(finished, f"no column {column}", "short")
 
 
+def test_a_column_of_something_else_than_pictures_is_one_line(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = [item | {"image": "/etc/passwd"} for item in four_problems()]
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
+    finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
+    says_in_one_line(finished, "its column image holds string, not pictures")
+
+
 def test_flags_may_be_null_or_absent(tmp_path: Path) -> None:
     rows = [{**item, "flag_rarity": None} for item in four_problems()]
     for item in rows:

@@ -44,6 +44,16 @@ def test_a_data_set_of_the_hub_is_loaded_once_and_named(
     assert "nothing was left to ask" in offline.out
 
 
+def test_all_that_is_cached_goes_where_the_flag_says(data: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with running(FakeHub("smmile/SMMILE", data)) as hub:
+        assert run(hub, tmp_path, "--hf_cache_dir", str(cache)).code == 0
+    assert list(cache.glob("datasets--smmile--SMMILE/snapshots/*/data/*.parquet"))
+    assert list(cache.glob("datasets/**/*.arrow"))
+    assert not list((tmp_path / "home").glob("**/*.parquet"))
+    assert not list((tmp_path / "home").glob("**/*.arrow"))
+
+
 def test_the_hubs_refusals_each_have_their_line(data: Path, tmp_path: Path) -> None:
     with running(FakeHub("smmile/SMMILE", data, gated=True)) as hub:
         says_in_one_line(run(hub, tmp_path), "smmile/SMMILE is gated: set HF_TOKEN")

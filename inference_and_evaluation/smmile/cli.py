@@ -130,7 +130,7 @@ def add_dataset_flags(parser: Parser) -> None:
     group.add_argument("--dataset-revision", metavar="REV", help="a revision of the hub's data set")
     group.add_argument(
         "--hf_cache_dir",
-        type=Path,
+        type=_hf_cache_dir,
         metavar="DIR",
         help="where hub files are cached (default: the hub library's own place)",
     )
@@ -168,7 +168,6 @@ def dataset_source(args: argparse.Namespace) -> DatasetSource:
         path=args.dataset_path,
         hub_id=args.dataset_id,
         revision=args.dataset_revision,
-        cache_dir=args.hf_cache_dir,
         image_dir=args.image_dir or _SUITE / "missing_images",
     )
 
@@ -263,6 +262,14 @@ def seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
     return int(text)
+
+
+def _hf_cache_dir(text: str) -> Path:
+    """Put into effect at once: before the hub's libraries are imported and settle on their own place."""
+    folder = Path(text).absolute()
+    os.environ["HF_HUB_CACHE"] = str(folder)
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
+    return folder
 
 
 def _gpu_devices(text: str) -> str:

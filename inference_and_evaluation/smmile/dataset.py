@@ -39,7 +39,6 @@ class DatasetSource:
     path: Path | None = None
     hub_id: str | None = None
     revision: str | None = None
-    cache_dir: Path | None = None
     image_dir: Path = Path("missing_images")
 
     @property
@@ -60,7 +59,7 @@ def load_problems(source: DatasetSource) -> ProblemSet:
 
         rows = [_row(columns, columns["image"]["bytes"]) for columns in demo_rows()]  # type: ignore[index]
         return problem_set(rows, source="demo", revision=None, image_dir=source.image_dir)
-    dataset, revision = _load_folder(source.path, source.cache_dir) if source.path else _load_hub(source)
+    dataset, revision = _load_folder(source.path) if source.path else _load_hub(source)
     check_columns(dataset.column_names, source.label)
     return problem_set(
         _arrow_rows(dataset, source.label),
@@ -70,7 +69,7 @@ def load_problems(source: DatasetSource) -> ProblemSet:
     )
 
 
-def _load_folder(folder: Path, cache_dir: Path | None) -> tuple[datasets.Dataset, None]:
+def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
     if not folder.is_dir():
         what = "is a file; name the folder that holds it" if folder.is_file() else "is not there"
         raise UsageError(f"--dataset-path {one_line(folder)} {what}")
@@ -81,9 +80,7 @@ def _load_folder(folder: Path, cache_dir: Path | None) -> tuple[datasets.Dataset
             saved = datasets.load_from_disk(str(folder))
             return _one_split(saved if isinstance(saved, dict) else {SPLIT: saved}, folder.name), None
         _quiet(datasets)
-        builder = datasets.load_dataset_builder(
-            str(folder.resolve()), cache_dir=str(cache_dir) if cache_dir else None
-        )
+        builder = datasets.load_dataset_builder(str(folder.resolve()))
         return _prepared(builder, folder.name), None
     except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
         empty = isinstance(error, FileNotFoundError | LookupError)
@@ -107,11 +104,7 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
     _quiet(datasets)
     _quiet(huggingface_hub.utils)
     try:
-        builder = datasets.load_dataset_builder(
-            hub_id,
-            revision=source.revision,
-            cache_dir=str(source.cache_dir) if source.cache_dir else None,
-        )
+        builder = datasets.load_dataset_builder(hub_id, revision=source.revision)
         return _prepared(builder, hub_id), builder.hash
     except datasets.exceptions.DatasetNotFoundError as error:
         has_token = huggingface_hub.get_token() is not None
