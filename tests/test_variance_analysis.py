@@ -224,7 +224,9 @@ def test_a_judge_file_of_other_answers_is_told(published: Path) -> None:
     shutil.copyfile(other, file)
     finished = analyse(published)
     assert finished.code == 0
-    assert finished.err == f"take care: {file.name} seems to be of other answers than the run has now\n"
+    assert finished.err == (
+        f"take care: {file.name} seems to be of other answers than result_qwen72B_ICL_open.csv has now\n"
+    )
 
 
 def test_a_table_never_takes_the_place_of_a_result_file(published: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,6 @@ from smmile.scoring import (
     read_evaluation,
     score_exact_match,
     score_stored_choices,
-    seems_stale,
 )
 from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error
 from smmile.tables import METRIC_NAMES, Estimate, latex_escape, latex_table, percent, text_table
@@ -87,41 +85,46 @@ def analyse(
     names = {*files, *(name for found in evaluated.values() for name in found)}
     scores: list[Scores] = []
     broken: list[str] = []
-    notes: list[str] = []
-
-    def read(run: Callable[[], Scores]) -> None:
-        try:
-            scores.append(run())
-        except UsageError as error:
-            broken.append(str(error))
-
     for name in select_runs(names, folder, model, mode):
         if name.perturbation and not perturbed:
             continue
-        results: RunResults | None = None
-        if name in files:
+        try:
+            results = read_run(name, files[name]) if name in files else None
+        except UsageError as error:
+            broken.append(str(error))
+            continue
+        for metric in METRIC_NAMES:
             try:
-                results = read_run(name, files[name])
+                scores += _scores(name, metric, results, evaluated)
             except UsageError as error:
                 broken.append(str(error))
-                continue
-            if name.task_format == "open":
-                read(partial(score_exact_match, results))
-            elif not reread:
-                read(partial(score_stored_choices, results))
-        for metric, found in evaluated.items():
-            file = found.get(name)
-            if results is not None:  # its own evaluation counts, not that of another file of the run
-                file = evaluation_file(results.file, metric)
-            if file is None or not file.exists():
-                continue
-            read(partial(read_evaluation, name, file, metric, results))
-            if results and scores and scores[-1].metric == metric and seems_stale(scores[-1], results):
-                notes.append(f"{one_line(file.name)} seems to be of other answers than the run has now")
     if not scores and not broken:
         raise UsageError(f"{one_line(folder)} has only perturbed runs; show them with --perturbed")
     ordered = sorted(scores, key=lambda run: (run.name.sort_key, list(METRIC_NAMES).index(run.metric)))
-    return Analyses(tuple(_analysis(run, resamples, seed) for run in ordered), tuple(broken), tuple(notes))
+    return Analyses(
+        tuple(_analysis(run, resamples, seed) for run in ordered),
+        tuple(broken),
+        tuple(run.doubt for run in ordered if run.doubt),
+    )
+
+
+def _scores(
+    name: RunName,
+    metric: Metric,
+    results: RunResults | None,
+    evaluated: Mapping[Metric, Mapping[RunName, Path]],
+) -> list[Scores]:
+    """The run's scores under one metric, as a list of one; empty where it has none.
+
+    Metrics in `evaluated` are read from files: beside a result file its own evaluation counts, not that
+    of another file of the run.
+    """
+    if metric in evaluated:
+        file = evaluation_file(results.file, metric) if results else evaluated[metric].get(name)
+        return [read_evaluation(name, file, metric, results)] if file and file.exists() else []
+    if results is None or (metric == "mcqa") != (name.task_format == "mcqa"):
+        return []
+    return [score_exact_match(results) if metric == "em" else score_stored_choices(results)]
 
 
 def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:

@@ -35,7 +35,7 @@ class Scores:
 
     An error or an answer without a choice is not answered, and counts as wrong. `word_count` is the
     mean number of words of the answers there are. `skipped` problems of the `dataset` could not be asked
-    and are not among these.
+    and are not among these. `doubt` says why the scores may not be this run's.
     """
 
     name: RunName
@@ -47,6 +47,7 @@ class Scores:
     word_count: float = 0.0
     skipped: int = 0
     dataset: str | None = None
+    doubt: str | None = None
 
     @property
     def total(self) -> int:
@@ -219,16 +220,16 @@ def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResul
         error_count=content.err_count,
         word_count=content.word_count or 0.0,
         dataset=results.run.dataset.id if results and results.run else None,
+        doubt=_doubt(file, content, results) if results else None,
     )
 
 
-def seems_stale(scores: Scores, results: RunResults) -> bool:
-    """Were the scores, read from an evaluation file, given to other answers than the run has now?
-
-    Told by the mean number of words, which the published files carry too.
-    """
-    answers = [record.generated_answer for record in results.records if record.generated_answer is not None]
-    return scores.word_count > 0 and abs(scores.word_count - _mean_words(answers)) > 1e-6
+def _doubt(file: Path, content: _ScoredProblems, results: RunResults) -> str | None:
+    """Were other answers evaluated than the run has now? The mean number of words tells."""
+    now = _mean_words([r.generated_answer for r in results.records if r.generated_answer is not None])
+    if content.word_count is None or abs(content.word_count - now) < 1e-6:
+        return None
+    return f"{one_line(file.name)} seems to be of other answers than {one_line(results.file.name)} has now"
 
 
 def evaluation_file(results: Path, metric: Metric) -> Path:
