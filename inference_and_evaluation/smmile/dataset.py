@@ -176,7 +176,7 @@ def _unpack_slowly(builder: Any) -> None:
         files: Sequence[str], row_groups_list: Sequence[object]
     ) -> Iterator[tuple[Key, pa.Table]]:
         for file_index, file in enumerate(files):
-            with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
+            with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
                 batches = parquet.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False)
                 for batch_index, batch in enumerate(batches):
                     table = pa.Table.from_batches([batch])
