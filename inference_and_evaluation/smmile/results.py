@@ -48,7 +48,10 @@ class RecordError:
 
 @dataclass(frozen=True)
 class ImageChange:
-    """A picture that was not sent as it is stored; `index` counts the request's pictures from 0."""
+    """A picture that was not sent as it is stored; `index` counts the request's pictures from 0.
+
+    Sizes are width and height in pixels.
+    """
 
     index: int
     sha256: str
@@ -123,7 +126,7 @@ class Run:
     generation: Mapping[str, object]
     seed: int
     software: Mapping[str, str] = field(default_factory=dict)
-    hardware: str = ""
+    hardware: object = ""
     started_at: str = ""
     finished_at: str = ""
     usage: Usage = Usage()
