@@ -300,6 +300,19 @@ def test_a_full_disk_ends_the_run_and_keeps_the_answers(tmp_path: Path) -> None:
     assert backend.asked == ["c", "d"]
 
 
+def test_of_a_batch_the_answers_that_fit_on_the_disk_are_kept(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(UsageError, match=r"partial.jsonl cannot be written"):
+            go(tmp_path, Scripted(batch=4, c=Reply("long " * 400)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    backend = Scripted()
+    assert go(tmp_path, backend).errors == []
+    assert backend.asked == ["c", "d"]
+
+
 def test_a_disk_too_full_for_the_result_keeps_the_journal(tmp_path: Path) -> None:
     class StoppedAtTheEnd(Scripted):
         def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:

@@ -101,14 +101,16 @@ class Journal:
         os.close(self._descriptor)
 
     def _append(self, content: bytes) -> None:
+        written = 0
         try:
             os.ftruncate(self._descriptor, self._end)
-            view = memoryview(content)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            while written < len(content):
+                written += os.write(self._descriptor, content[written:])
             os.fsync(self._descriptor)
         except OSError as error:
-            os.ftruncate(self._descriptor, self._end)
+            # What the disk had room for stays, in whole lines.
+            whole = content.rfind(b"\n", 0, written) + 1
+            os.ftruncate(self._descriptor, self._end + whole)
             raise cannot_write(self.file, error) from error
         self._end += len(content)
 
