@@ -85,7 +85,7 @@ def test_saved_to_disk_and_parquet_are_the_same_data(data: Path, tmp_path: Path)
         ({"image": {"bytes": picture(5, (64, 64), "JPEG")[:-90], "path": None}}, "does not decode"),
         ({"image": None}, "1 of its 3 pictures missing"),
         ({"image": {"bytes": b"", "path": None}}, "1 of its 3 pictures missing"),
-        ({"image": {"bytes": None, "path": "/etc/passwd"}}, "1 of its 3 pictures missing"),
+        ({"image": {"bytes": None, "path": "/etc/passwd"}}, "stored as paths, which are not followed"),
     ],
 )
 def test_a_defect_is_named_and_the_rest_is_sound(new: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -160,6 +160,11 @@ def test_flags_may_be_null_or_absent(tmp_path: Path) -> None:
     assert entry.flags["flag_rarity"] == "None"
 
 
+def save_broken_card(folder: Path) -> None:
+    save_parquet(folder, four_problems())
+    (folder / "README.md").write_text("---\nconfigs: [unclosed\n---\n")
+
+
 def save_nothing(folder: Path) -> None:
     from datasets import Dataset
 
@@ -172,6 +177,8 @@ def save_nothing(folder: Path) -> None:
         (lambda folder: None, ["is not there"]),
         (lambda folder: folder.write_text("rows"), ["is a file; name the folder"]),
         (save_nothing, ["no data files in it"]),
+        (lambda folder: (folder.mkdir(), (folder / "a.jsonl").touch()), ["cannot be read as a data set"]),
+        (save_broken_card, ["cannot be read as a data set"]),
         (lambda folder: folder.mkdir(), ["cannot be read as a data set"]),
         (
             lambda folder: (folder.mkdir(), (folder / "train.parquet").write_bytes(b"PAR1 rubbish")),
@@ -204,6 +211,8 @@ def test_a_problem_id_that_is_missing_names_the_row(tmp_path: Path) -> None:
         ("https://x.invalid/a/scan.png?width=300", "scan.png"),
         ("https://x.invalid/a/scan.png?width=300", "scan.pngwidth=300"),
         ("https://x.invalid/a/scan*1:2.png", "scan*1:2.png"),
+        ("https://x.invalid/a/Shot%E2%80%AFPM.png", "Shot\u202fPM.png"),
+        ("https://x.invalid/a/b\\c.png", "b\\c.png"),
         ("https://x.invalid/a/scan*1:2.png", "scan12.png"),
     ],
 )

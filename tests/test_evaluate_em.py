@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from conftest import run_script, says_in_one_line
 from smmile.problems import Skipped
-from smmile.results import DatasetInfo, Record, RecordError, Run, RunResults
+from smmile.results import DatasetInfo, Record, RecordError, Run, RunResults, encode_csv, read_run
 from smmile.run_names import RunName
 from smmile.scoring import evaluation as evaluation_of
 from smmile.scoring import normalise, score_exact_match
@@ -190,6 +191,7 @@ def test_our_json_wins_over_a_csv_of_the_same_run(tmp_path: Path) -> None:
     [
         ("result_x_ICL_open.json", lambda file: file.write_text('{"schema_version": 1, "records": [{')),
         ("result_x_ICL_open.json", lambda file: file.write_text('{"schema_version": 9, "records": []}')),
+        ("result_x_ICL_open.json", lambda file: file.write_text('{"schema_version": 2, "run": "other"}')),
         ("result_x_ICL_open.json", lambda file: file.write_bytes(b"\xff\xfe\x00")),
         ("result_x_ICL_open.json", lambda file: file.write_text("[" * 100_000)),
         ("result_x_ICL_open.csv", lambda file: file.write_text("")),
@@ -216,6 +218,27 @@ def test_a_broken_file_is_named_and_left_alone_and_the_rest_scored(
     assert name in finished.err
     assert (tmp_path / name).read_bytes() == before
     assert evaluation(tmp_path, "result_sound_ICL_open")["accuracy"] == 100
+
+
+def test_a_file_name_that_is_no_text_is_named_and_skipped(tmp_path: Path) -> None:
+    write_csv(tmp_path, "result_sound_ICL_open", {"p": ("x", "x")})
+    shutil.copyfile(
+        tmp_path / "result_sound_ICL_open.csv", tmp_path / os.fsdecode(b"result_\xff_ICL_open.csv")
+    )
+    finished = run_script("evaluate_EM.py", tmp_path)
+    assert finished.code == 3
+    assert "is not UTF-8; rename it" in finished.err
+    assert evaluation(tmp_path, "result_sound_ICL_open")["accuracy"] == 100
+
+
+def test_our_csv_reads_back_whatever_is_in_it(tmp_path: Path) -> None:
+    texts = ["a\rb", "a\r\nb", 'say "x"', "a,b", "\0", "", "\u2028", "=1+1", " "]
+    records = [Record(f"p{i}", "q\r", text, "ok", None, text, text) for i, text in enumerate(texts)]
+    file = tmp_path / "result_m_ICL_open.csv"
+    file.write_bytes(encode_csv(records, "open"))
+    back = read_run(RunName("m", "ICL", "open"), file).records
+    assert [record.generated_answer for record in back] == [text or "nan" for text in texts]
+    assert {record.question for record in back} == {"q\r"}
 
 
 def test_what_is_no_result_file_is_left_alone(tmp_path: Path) -> None:

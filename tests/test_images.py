@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from conftest import picture
-from smmile.images import decode_rgb, inspect_images
+from smmile.images import UnreadableImageError, decode_rgb, inspect_images
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
@@ -69,3 +69,18 @@ def test_pictures_are_hashed_checked_and_given_in_order() -> None:
     assert [image.sha256 for image, _ in verdicts] == [hashlib.sha256(data).hexdigest() for data in stored]
     assert [image.read() for image, _ in verdicts] == stored
     assert [error is None for _, error in verdicts] == [True, False, True, True, False, True, False]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (3, 500)])
+def test_small_jpegs_are_pictures(size: tuple[int, int]) -> None:
+    [(_, error)] = inspect_images([picture(4, size, "JPEG")])
+    assert error is None
+
+
+def test_what_cannot_be_shown_is_one_kind_of_error() -> None:
+    infinite = np.array([[0.0, np.inf, np.nan, 200.0]], dtype=np.float32)
+    decoded = decode_rgb(encoded(Image.fromarray(infinite), "TIFF"))
+    assert np.asarray(decoded)[0, :, 0].tolist() == [0, 0, 0, 200]
+    for rubbish in (b"", b"GIF89a", picture(1)[:40]):
+        with pytest.raises(UnreadableImageError):
+            decode_rgb(rubbish)

@@ -214,6 +214,25 @@ def test_a_finished_run_is_left_as_it_is_and_extended_by_a_larger_limit(tmp_path
     assert go(tmp_path, idle, plan=a_plan(limit=1)).result == whole.result
 
 
+def test_a_smaller_limit_leaves_a_finished_file_as_it_is(tmp_path: Path) -> None:
+    problems = replace(ABC, entries=(*ABC.entries, Defect("broken", "no picture", ())))
+    whole = go(tmp_path, Scripted(), plan=a_plan(problems))
+    before = whole.file.read_bytes()
+    assert [skip.problem_id for skip in whole.result.run.dataset.skipped] == ["broken"]
+    go(tmp_path, Scripted(), plan=a_plan(problems, limit=2))
+    assert whole.file.read_bytes() == before
+
+
+def test_an_answer_is_kept_when_its_picture_is_gone(tmp_path: Path) -> None:
+    go(tmp_path, Scripted())
+    lacking = replace(ABC, entries=(Defect("p1", "a picture is missing", ("No", "Yes")), *ABC.entries[1:]))
+    idle = Scripted()
+    result = go(tmp_path, idle, plan=a_plan(lacking)).result
+    assert idle.asked == []
+    assert [record.problem_id for record in result.records] == ["p1", "p2", "p3", "p4", "p5"]
+    assert result.run.dataset.skipped == ()
+
+
 def test_overwrite_starts_again_and_keeps_the_old_file_until_the_new_one_is_there(tmp_path: Path) -> None:
     go(tmp_path, Scripted(a=Reply("old")))
     with pytest.raises(Interrupted):

@@ -82,8 +82,8 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
         _quiet(datasets)
         builder = datasets.load_dataset_builder(str(folder.resolve()))
         return _prepared(builder, folder.name), None
-    except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
-        empty = isinstance(error, FileNotFoundError | LookupError)
+    except _loading_errors() as error:
+        empty = isinstance(error, FileNotFoundError | LookupError | StopIteration)
         why = "no data files in it" if empty else one_line(_root_cause(error))
         raise UsageError(
             f"--dataset-path {one_line(folder)} cannot be read as a data set ({why}); "
@@ -114,16 +114,20 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
             f"data set {hub_id}: the hub cannot be reached and there is no copy in the cache; "
             "go online once, or use --dataset-path DIR or --dataset demo"
         ) from error
-    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+    except _loading_errors() as error:
         raise UsageError(
             f"data set {hub_id} cannot be loaded ({one_line(_root_cause(error))}); "
             "check --dataset-id and --dataset-revision, or use --dataset-path DIR"
         ) from error
-    except datasets.exceptions.DatasetsError as error:
-        raise UsageError(
-            f"data set {hub_id} cannot be read ({one_line(_root_cause(error))}); is its format one of "
-            "the hub's?"
-        ) from error
+
+
+def _loading_errors() -> tuple[type[Exception], ...]:
+    """What the libraries are known to raise over data that they cannot make rows of."""
+    import yaml
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, ValueError, LookupError, StopIteration, yaml.YAMLError, DatasetsError, HfHubHTTPError
 
 
 def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool) -> str:
@@ -201,21 +205,26 @@ def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
     text_columns = [name for name in dataset.column_names if name != "image"]
     texts = dataset.select_columns(text_columns).with_format(None)
     images = _stored_images(dataset.data.column("image"), label)
-    for columns, image in zip(texts, images, strict=True):
-        yield _row(columns, image)
+    for columns, (image, path) in zip(texts, images, strict=True):
+        yield _row(columns, image, path)
 
 
-def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[pa.Buffer | None]:
-    """Each row's stored picture; a null or empty one is None. Taking a row by its index would copy it."""
+def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buffer | None, str | None]]:
+    """Each row's stored picture (None: null or empty), and the path that stands there, if any.
+
+    Taking a row by its index would copy it, so the pictures are cut out of the column's own memory.
+    """
     import numpy as np
     import pyarrow as pa
 
     for chunk in column.chunks:
-        stored = chunk
+        stored, paths = chunk, [None] * len(chunk)
         if pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0:
             stored = chunk.field("bytes")
+            if chunk.type.get_field_index("path") >= 0:
+                paths = chunk.field("path").to_pylist()
         if pa.types.is_null(stored.type):
-            yield from [None] * len(chunk)
+            yield from ((None, path) for path in paths)
             continue
         large = pa.types.is_large_binary(stored.type)
         if not (large or pa.types.is_binary(stored.type)):
@@ -231,10 +240,11 @@ def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[pa.Buffer | 
         offsets = np.frombuffer(offsets_buffer, np.int64 if large else np.int32)[stored.offset :]
         for index in range(len(chunk)):
             start, end = int(offsets[index]), int(offsets[index + 1])
-            yield data.slice(start, end - start) if held[index] and end > start else None
+            buffer = data.slice(start, end - start) if held[index] and end > start else None
+            yield buffer, paths[index]
 
 
-def _row(columns: Any, image: Any) -> Row:
+def _row(columns: Any, image: Any, image_path: str | None = None) -> Row:
     problem_id = columns["problem_id"]
     flags = {
         name: str(value)
@@ -247,6 +257,7 @@ def _row(columns: Any, image: Any) -> Row:
         question=columns["question"],
         answer=columns["answer"],
         image=image,
+        image_path=image_path,
         image_url=None if columns.get("image_url") is None else str(columns["image_url"]),
         flags=flags,
     )

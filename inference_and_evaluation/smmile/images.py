@@ -37,21 +37,30 @@ class StoredImage:
         return decode_rgb(self.stored)
 
 
+class UnreadableImageError(ValueError):
+    """Bytes that are no picture, or none that can be shown."""
+
+
 def decode_rgb(stored: Buffer) -> Image.Image:
     """The picture in `stored` as an 8-bit RGB image, the way every model gets it.
 
     The camera's orientation tag is applied. Pictures of more than 8 bits a sample are scaled down by
     the power of two that just holds their brightest sample (Pillow by itself would clip them), and
-    transparency is laid over white. Raises OSError, ValueError or SyntaxError where the bytes are no
-    readable picture.
+    transparency is laid over white. Raises UnreadableImageError.
     """
+    try:
+        return _as_rgb(_open(stored))
+    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
     import numpy as np
     from PIL import Image, ImageOps
 
-    picture: Image.Image = _open(stored)
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
-        samples = np.asarray(picture).astype(np.float64)
+        samples = np.nan_to_num(np.asarray(picture).astype(np.float64), nan=0, posinf=0, neginf=0)
         bits = max(8, int(max(samples.max(), 0)).bit_length())
         scaled = np.clip(samples / 2.0 ** (bits - 8), 0, 255).astype(np.uint8)
         return Image.fromarray(scaled).convert("RGB")
@@ -87,11 +96,11 @@ def _decoding_error(stored: Buffer) -> str | None:
     try:
         picture = _open(stored)
         # A JPEG at an eighth of its size is read to its last byte, at a third of the cost.
-        picture.draft("L", (picture.width // 8, picture.height // 8))
+        picture.draft("L", (max(1, picture.width // 8), max(1, picture.height // 8)))
         picture.load()
     except UnidentifiedImageError:
         return "no picture format that is known"
-    except Exception as error:  # hostile bytes make Pillow raise nearly anything
+    except Exception as error:  # as above
         return f"{type(error).__name__}: {error}"
     return None
 

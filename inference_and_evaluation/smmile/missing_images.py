@@ -40,8 +40,5 @@ def find_image(url: str, folder: Path) -> bytes | None:
 
 
 def _is_plain(name: str) -> bool:
-    return (
-        name.strip(" .") != ""
-        and name.isprintable()
-        and not any(character in name for character in "/\\\0")
-    )
+    has_controls = any(ord(character) < 32 or character == "\x7f" for character in name)
+    return name.strip(" .") != "" and "/" not in name and not has_controls

@@ -177,13 +177,27 @@ def read_result_file(file: Path) -> ResultFile:
     try:
         result = msgspec.json.decode(file.read_bytes(), type=ResultFile)
     except (OSError, ValueError, RecursionError) as error:
+        _check_version(file)
         raise UsageError(f"{one_line(file.name)} is no readable result file ({error})") from error
     if result.schema_version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{one_line(file.name)} has schema_version {result.schema_version}; "
-            f"this suite reads {SCHEMA_VERSION}"
-        )
+        _check_version(file)
     return result
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def _check_version(file: Path) -> None:
+    """Raise UsageError where `file` says that it is of another schema."""
+    try:
+        version = msgspec.json.decode(file.read_bytes(), type=_Version).schema_version
+    except (OSError, ValueError, RecursionError):
+        return
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{one_line(file.name)} has schema_version {version}; this suite reads {SCHEMA_VERSION}"
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +215,8 @@ class RunResults:
 
 def read_run(name: RunName, file: Path) -> RunResults:
     """The results in `file`, JSON or CSV. Raises UsageError where it is broken or empty."""
+    if any(0xD800 <= ord(character) < 0xE000 for character in file.name):
+        raise UsageError(f"{one_line(file.name)}: its name is not UTF-8; rename it")
     run, records = None, tuple[Record, ...]()
     if file.suffix == ".csv":
         records = tuple(_read_published_csv(file))
@@ -363,6 +379,7 @@ def encode_csv(records: Iterable[Record], task_format: TaskFormat) -> bytes:
     columns += ["generated_answer", "full_response"]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, lineterminator="\n")
+    quoting_writer = csv.DictWriter(out, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     for record in records:
         failure = f"ERROR: {record.error.type}: {record.error.message}" if record.error else None
@@ -378,5 +395,7 @@ def encode_csv(records: Iterable[Record], task_format: TaskFormat) -> bytes:
             row["correct_option"] = record.correct_option
             row["selected_option"] = "ERROR" if failure else record.selected_option or NO_CHOICE
             row["is_correct"] = bool(record.is_correct)
-        writer.writerow(row)
+        # Python 3.11 leaves a lone carriage return unquoted, and then cannot read the row again.
+        has_return = any("\r" in str(cell) for cell in row.values())
+        (quoting_writer if has_return else writer).writerow(row)
     return out.getvalue().encode()

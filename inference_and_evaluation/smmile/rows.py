@@ -22,13 +22,18 @@ REQUIRED_COLUMNS = ("question", "answer", "image", "problem_id", "order")
 
 @dataclass(frozen=True)
 class Row:
-    """One row as its source gives it, nothing checked yet; `image` is the stored file's bytes."""
+    """One row as its source gives it, nothing checked yet.
+
+    `image` is the stored file's bytes. An `image_path` without them is not followed: a data set must
+    not choose which files of this machine a model is sent.
+    """
 
     problem_id: str | None
     order: object
     question: object
     answer: object
     image: Buffer | None
+    image_path: str | None
     image_url: str | None
     flags: Mapping[str, str]
 
@@ -136,7 +141,10 @@ def _text_defect(members: Sequence[_Inspected]) -> str | None:
 
 def _image_defect(members: Sequence[_Inspected], absent: Sequence[_Inspected]) -> str | None:
     if absent:
-        return f"{len(absent)} of its {len(members)} pictures missing"
+        reason = f"{len(absent)} of its {len(members)} pictures missing"
+        if any(member.row.image_path and member.row.image is None for member in absent):
+            reason += " (stored as paths, which are not followed: save the data set with save_to_disk)"
+        return reason
     for member in members:
         if member.image_error:
             return (

@@ -95,7 +95,7 @@ class RunName:
     def sort_key(self) -> tuple[int, str, str, int]:
         """Baselines first, then by file name; within a model 0-shot before ICL."""
         rank = BASELINES.index(self.model) if self.model in BASELINES else len(BASELINES)
-        return (rank, self.model, self.perturbation, MODES.index(self.mode) * -1)
+        return (rank, f"{self.model}_", self.perturbation, MODES.index(self.mode) * -1)
 
     @property
     def label(self) -> str:

@@ -282,26 +282,27 @@ def _result(
     earlier: ResultFile | None,
     known: Mapping[str, Record],
 ) -> ResultFile:
-    """The result file: the records of this plan, and those that an earlier run had beyond its limit."""
-    requests = [
-        request for request in (*plan.requests, *plan.beyond) if request.problem.problem_id in known
-    ]
-    records = tuple(known[request.problem.problem_id] for request in requests)
-    reach = max(plan.reach, 1 + plan.positions[records[-1].problem_id])
+    """The result file: all that is known, what an earlier run had beyond this plan included."""
+    records = tuple(sorted(known.values(), key=lambda record: plan.positions[record.problem_id]))
+    earlier_skips = [skip.problem_id for skip in earlier.run.dataset.skipped] if earlier else []
+    there = [*known, *earlier_skips]
+    reach = max([plan.reach, *(plan.positions[problem_id] + 1 for problem_id in there)])
+    skipped = tuple(skip for skip in plan.skipped_before(reach) if skip.problem_id not in known)
     run = replace(
         run,
-        dataset=replace(run.dataset, skipped=plan.skipped_before(reach)),
+        dataset=replace(run.dataset, skipped=skipped),
         started_at=earlier.run.started_at if earlier else started_at,
         finished_at=now(),
-        usage=_usage(requests, records),
+        usage=_usage(plan, records),
     )
     return ResultFile(run, records)
 
 
-def _usage(requests: Sequence[Request], records: Sequence[Record]) -> Usage:
+def _usage(plan: Plan, records: Sequence[Record]) -> Usage:
+    keys = {item.problem.problem_id: item.key for item in (*plan.requests, *plan.beyond)}
     unique: dict[str, Record] = {}
-    for request, record in zip(requests, records, strict=True):
-        unique.setdefault(request.key, record)
+    for record in records:
+        unique.setdefault(keys.get(record.problem_id, record.problem_id), record)
 
     def total(counts: Iterable[int | None]) -> int | None:
         known = [count for count in counts if count is not None]

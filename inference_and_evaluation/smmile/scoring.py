@@ -87,7 +87,7 @@ def score_stored_choices(results: RunResults) -> Scores:
 
     Raises UsageError where the file has none.
     """
-    if any(record.is_correct is None for record in results.records):
+    if any(record.is_correct is None and record.status == "ok" for record in results.records):
         raise UsageError(f"{one_line(results.file.name)} has no is_correct for some of its problems")
     answered = tuple(
         record.status == "ok" and record.selected_option is not None for record in results.records

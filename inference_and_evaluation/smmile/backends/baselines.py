@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from smmile.images import StoredImage
+from smmile.images import StoredImage, UnreadableImageError
 from smmile.options import Options
 from smmile.problems import Problem, ProblemSet
 from smmile.requests import Answered, Failure, Reply, Request
@@ -46,9 +46,8 @@ class BaselineBackend:
         started = time.perf_counter()
         try:
             text = self._rule(problem)
-        except (OSError, ValueError, SyntaxError, MemoryError) as error:
-            # Only a picture can fail here: one that could be opened but not be worked with.
-            return Failure(RecordError("image", f"{type(error).__name__}: {error}"))
+        except (UnreadableImageError, MemoryError) as error:
+            return Failure(RecordError("image", str(error) or "too large for the memory"))
         return Reply(text, finish_reason="stop", seconds=round(time.perf_counter() - started, 6))
 
 
