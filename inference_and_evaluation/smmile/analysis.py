@@ -9,7 +9,7 @@ from typing import Literal
 
 from smmile.conversation import InferenceMode
 from smmile.errors import UsageError, one_line
-from smmile.problems import base_problem_id
+from smmile.problems import HUB_IDS, base_problem_id
 from smmile.results import RunResults, read_run, result_files, select_runs
 from smmile.run_names import RunName
 from smmile.scoring import (
@@ -24,8 +24,6 @@ from smmile.scoring import (
 from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error
 from smmile.tables import METRIC_NAMES, Estimate, latex_escape, latex_table, percent, text_table
 
-# The hub's names of what the paper's tables call SMMILE and SMMILE++.
-PUBLISHED_NAMES = ("smmile/SMMILE", "smmile/SMMILE-plusplus")
 ErrorBars = Literal["published", "clustered"]
 
 
@@ -185,7 +183,7 @@ def table_in_latex(analyses: Sequence[Analysis], error: ErrorBars | None, *, res
 
 def _data_set(analyses: Sequence[Analysis]) -> str:
     """The data set's name in LaTeX, by what result files say; published CSV files say nothing."""
-    ids = {analysis.scores.dataset for analysis in analyses} - {None, *PUBLISHED_NAMES}
+    ids = {analysis.scores.dataset for analysis in analyses} - {None, *HUB_IDS.values()}
     if ids:
         return latex_escape(", ".join(sorted(str(name) for name in ids)))
     return "SMMILE++" if any(analysis.is_permuted for analysis in analyses) else "SMMILE"

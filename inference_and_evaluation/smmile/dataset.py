@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile.errors import UsageError, one_line
-from smmile.problems import ProblemSet
+from smmile.problems import HUB_IDS, ProblemSet
 from smmile.rows import Row, check_columns, problem_set
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DatasetName = Literal["smmile", "augmented", "demo"]
-HUB_IDS = {"smmile": "smmile/SMMILE", "augmented": "smmile/SMMILE-plusplus"}
 SPLIT = "train"
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -170,7 +169,7 @@ def _unpack_slowly(builder: Any) -> None:
     """Let `builder` unpack parquet a few rows at a time.
 
     The library's own way reads whole row groups ahead: over 2 GB of memory for as much of pictures
-    (docs/benchmarks.md), where this takes a seventh.
+    (docs/benchmarks.md), where this takes a fraction.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from smmile.images import StoredImage
 
+# The hub's names of SMMILE and SMMILE++.
+HUB_IDS = {"smmile": "smmile/SMMILE", "augmented": "smmile/SMMILE-plusplus"}
+
 
 @dataclass(frozen=True)
 class Triplet:

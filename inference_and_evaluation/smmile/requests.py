@@ -89,6 +89,11 @@ class Plan:
             unique.setdefault(request.key, request)
         return unique
 
+    @property
+    def keys(self) -> dict[str, str]:
+        """The request's key of every problem that can be asked, by the problem's id."""
+        return {item.problem.problem_id: item.key for item in (*self.requests, *self.beyond)}
+
     def skipped_before(self, position: int) -> tuple[Skipped, ...]:
         """The problems left out among the first `position`."""
         return tuple(skip for skip in self.skipped if self.positions[skip.problem_id] < position)

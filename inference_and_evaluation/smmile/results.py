@@ -175,29 +175,25 @@ def encode_result_file(result: ResultFile) -> bytes:
 def read_result_file(file: Path) -> ResultFile:
     """Read a JSON result file. Raises UsageError where it is broken or of a newer suite."""
     try:
-        result = msgspec.json.decode(file.read_bytes(), type=ResultFile)
+        content = file.read_bytes()
+        try:
+            result = msgspec.json.decode(content, type=ResultFile)
+            version = result.schema_version
+        except msgspec.ValidationError:  # another schema may look otherwise altogether
+            version = msgspec.json.decode(content, type=_Version).schema_version
+            if version == SCHEMA_VERSION:
+                raise
     except (OSError, ValueError, RecursionError) as error:
-        _check_version(file)
         raise UsageError(f"{one_line(file.name)} is no readable result file ({error})") from error
-    if result.schema_version != SCHEMA_VERSION:
-        _check_version(file)
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{one_line(file.name)} has schema_version {version}; this suite reads {SCHEMA_VERSION}"
+        )
     return result
 
 
 class _Version(msgspec.Struct):
     schema_version: int
-
-
-def _check_version(file: Path) -> None:
-    """Raise UsageError where `file` says that it is of another schema."""
-    try:
-        version = msgspec.json.decode(file.read_bytes(), type=_Version).schema_version
-    except (OSError, ValueError, RecursionError):
-        return
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{one_line(file.name)} has schema_version {version}; this suite reads {SCHEMA_VERSION}"
-        )
 
 
 @dataclass(frozen=True)

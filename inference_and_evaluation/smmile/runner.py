@@ -100,10 +100,13 @@ def run_plan(
             write_whole(file, encode_result_file(result))
         else:
             result = earlier
-        table, content = file.with_suffix(".csv"), encode_csv(result.records, run.task_format)
-        if write_csv:
-            write_whole(table, content)
-        stale = table.is_file() and table.read_bytes() != content
+        table, stale = file.with_suffix(".csv"), False
+        if write_csv or table.is_file():
+            content = encode_csv(result.records, run.task_format)
+            if write_csv:
+                write_whole(table, content)
+            else:
+                stale = table.read_bytes() != content
         journal.remove()
     return Outcome(file, result, len(pending), stale)
 
@@ -124,7 +127,7 @@ class _State:
         for record in earlier:
             self._learn(record)
         # A picture supplied by hand may have been changed since: that answer is to another request.
-        keys = {item.problem.problem_id: item.key for item in (*plan.requests, *plan.beyond)}
+        keys = plan.keys
         for key, record in journal.records:
             if keys.get(record.problem_id) == key:
                 self._learn(record)
@@ -299,7 +302,7 @@ def _result(
 
 
 def _usage(plan: Plan, records: Sequence[Record]) -> Usage:
-    keys = {item.problem.problem_id: item.key for item in (*plan.requests, *plan.beyond)}
+    keys = plan.keys
     unique: dict[str, Record] = {}
     for record in records:
         unique.setdefault(keys.get(record.problem_id, record.problem_id), record)
