@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +78,23 @@ def four_problems() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny checkpoint, made when it is first asked for."""
+    from original_llava import save_original_llava
+    from tiny_checkpoints import save_tiny
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    @functools.cache
+    def checkpoint(name: str) -> Path:
+        if name == "original_llava":
+            return save_original_llava(folder / name)
+        return save_tiny(name, folder / name)
+
+    return checkpoint
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """The four problems as a data set folder."""
@@ -124,6 +145,27 @@ def run_script(name: str, *words: object, **environment: str) -> Finished:
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_here(name: str, *words: object) -> Finished:
+    """Run a script in this process, which has the heavy libraries in memory already."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv, Path.cwd(), signal.getsignal(signal.SIGTERM), dict(os.environ)
+    sys.argv = [name, *map(str, words)]
+    os.chdir(SCRIPTS)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    finally:
+        sys.argv = before[0]
+        os.chdir(before[1])
+        signal.signal(signal.SIGTERM, before[2])
+        os.environ.clear()
+        os.environ.update(before[3])
+    return Finished(code, out.getvalue(), err.getvalue())
 
 
 def says_in_one_line(finished: Finished, *parts: str) -> None:

@@ -1,4 +1,4 @@
-"""A hub on loopback: it speaks as much of the real one's protocol as loading a data set takes."""
+"""A hub on loopback: as much of the real one's protocol as loading a data set or a model takes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
 class FakeHub:
-    """One public, gated or private data set, served from a folder at one commit."""
+    """One public or gated data set or model, served from a folder at one commit.
 
-    dataset_id: str
+    `claimed` are files of which only name and size are told.
+    """
+
+    repo_id: str
     folder: Path
     gated: bool = False
+    kind: Literal["datasets", "models"] = "datasets"
+    claimed: dict[str, int] = field(default_factory=dict)
     token_with_access: str = "hf_right"
     url: str = ""
     asked: list[str] = field(default_factory=list)
@@ -73,21 +79,24 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
             hub.tokens.add(token)
             path = self.path.split("?")[0]
-            name = hub.dataset_id
-            if f"datasets/{name}" not in path:
+            name = hub.repo_id
+            api = f"/api/{hub.kind}/{name}"
+            pages = f"/datasets/{name}" if hub.kind == "datasets" else f"/{name}"
+            if not path.startswith((api, pages)):
                 return self._refuse(401 if not token else 404, "RepoNotFound")
             if hub.gated and token != hub.token_with_access:
                 return self._refuse(403 if token else 401, "GatedRepo")
-            if match := re.fullmatch(rf"/datasets/{name}/resolve/([^/]+)/(.+)", path):
+            if match := re.fullmatch(rf"{pages}/resolve/([^/]+)/(.+)", path):
                 return self._file(match[1], match[2])
-            if match := re.fullmatch(rf"/api/datasets/{name}(?:/revision/([^/]+))?", path):
+            if match := re.fullmatch(rf"{api}(?:/revision/([^/]+))?", path):
                 if match[1] not in (None, "main", SHA):
                     return self._refuse(404, "RevisionNotFound")
-                siblings = [{"rfilename": file} for file in hub.files()]
+                sizes = {file: len(content) for file, content in hub.files().items()} | hub.claimed
+                siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
                 return self._json({"id": name, "sha": SHA, "siblings": siblings, "tags": []})
-            if match := re.fullmatch(rf"/api/datasets/{name}/tree/([^/]+)(?:/(.*))?", path):
+            if match := re.fullmatch(rf"{api}/tree/([^/]+)(?:/(.*))?", path):
                 return self._tree(match[2] or "")
-            if re.fullmatch(rf"/api/datasets/{name}/paths-info/[^/]+", path):
+            if re.fullmatch(rf"{api}/paths-info/[^/]+", path):
                 wanted = _paths(body, self.headers.get("Content-Type") or "")
                 return self._json([e for e in self._entries() if e["path"] in wanted])
             return self._refuse(404, "EntryNotFound")

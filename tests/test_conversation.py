@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
-import pytest
-
-from smmile.conversation import Conversation, ImagePart, Recipe, TextPart, Wording, build_conversation
-from smmile.dataset import DatasetSource, load_problems
+import inference_medr1
+from smmile.conversation import Conversation, ImagePart, Recipe, Wording, build_conversation
 from smmile.images import StoredImage
-from smmile.options import Options, make_options
+from smmile.options import Options
 from smmile.problems import Problem, Triplet
 from smmile.prompts import fill, prompt
 
@@ -21,24 +18,7 @@ def triplet(number: int, answer: str) -> Triplet:
 PROBLEM = Problem("p", (triplet(1, "Yes \n"), triplet(2, "No")), triplet(3, "Maybe"))
 OPTIONS = Options({"A": "Yes \n", "B": "No", "C": "Maybe"}, ("C", "A", "B"), "C")
 
-MEDVLM_R1 = Recipe(
-    open=Wording(
-        without_examples=prompt("medvlm_r1_open"),
-        with_examples=fill(prompt("medvlm_r1_open"), question="{examples}" + prompt("medvlm_r1_icl.query")),
-        example=prompt("medvlm_r1_icl.example"),
-    ),
-    mcqa=Wording(
-        question=prompt("mcqa.medvlm_r1.question_with_options"),
-        without_examples=prompt("mcqa.medvlm_r1.text"),
-        with_examples=fill(
-            prompt("mcqa.medvlm_r1.text"), question="{examples}" + prompt("medvlm_r1_icl.query")
-        ),
-        example=prompt("medvlm_r1_icl.example"),
-        examples_show_options=True,
-    ),
-    option_line=prompt("mcqa.medvlm_r1.option_line"),
-    shuffle_options=False,
-)
+MEDVLM_R1 = inference_medr1.recipe()
 TEXT_ONLY = Recipe(
     parts=("text",),
     open=Wording(
@@ -149,37 +129,3 @@ def test_text_that_looks_like_a_placeholder_is_sent_as_it_is() -> None:
 def test_prompts_are_the_published_ones_to_the_byte(shared: Path) -> None:
     ours = Path(__file__).parents[1] / "inference_and_evaluation" / "smmile" / "prompts.json"
     assert json.loads(ours.read_text()) == json.loads((shared / "protocol" / "prompts.json").read_text())
-
-
-# The published responses of these echo the whole prompt, pictures left out.
-@pytest.mark.parametrize("mode", ["0-shot", "ICL"])
-@pytest.mark.parametrize(
-    ("model", "stem"),
-    [
-        ("llava_7b", ""),
-        ("llava_7b", "_mcqa"),
-        ("llavaonevision_7b", ""),
-        ("llavaonevision_7b", "_mcqa"),
-        ("qwen72B", "_open"),
-    ],
-)
-def test_golden_the_published_responses_hold_what_we_send_in_order(
-    model: str, stem: str, mode: str, shared: Path
-) -> None:
-    problems = load_problems(DatasetSource("smmile", path=shared / "data" / "smmile_recovered"))
-    options = make_options(problems.entries, 42) if stem == "_mcqa" else {}
-    published = shared / "data" / "published_results" / f"result_{model}_{mode}{stem}.csv"
-    with published.open(encoding="utf-8", newline="") as stream:
-        responses = {row["problem_id"]: row["full_response"] for row in csv.DictReader(stream)}
-    assert len(problems.entries) == len(responses) == 111
-    for entry in problems.entries:
-        assert isinstance(entry, Problem)
-        given = options.get(entry.problem_id)
-        sent = build_conversation(entry, Recipe(), "ICL" if mode == "ICL" else "0-shot", given)
-        echo, position = responses[entry.problem_id], 0
-        texts = [part.text for turn in sent.turns for part in turn.content if isinstance(part, TextPart)]
-        assert len(texts) == (2 * len(entry.examples) + 1 if mode == "ICL" else 1)
-        for text in texts:
-            found = echo.find(text.strip(), position)
-            assert found >= 0, (entry.problem_id, text)
-            position = found + len(text.strip())

@@ -56,6 +56,9 @@ class Scripted:
         for start in range(0, len(requests), self._batch):
             yield [(item, self._one(item)) for item in requests[start : start + self._batch]]
 
+    def describe(self) -> dict[str, object]:
+        return {"devices": ["a desk"], "generation": {"do_sample": False}}
+
     def _one(self, request: Request) -> Reply | Failure:
         question = request.problem.query.question
         self.asked.append(question)
@@ -68,9 +71,11 @@ class Scripted:
 def go(
     folder: Path, backend: Scripted, plan: Plan | None = None, run: Run | None = None, **how: Any
 ) -> Outcome:
-    return run_plan(
+    outcome = run_plan(
         plan or a_plan(), run or a_run(), lambda: backend, lambda _text, _options: None, folder, **how
     )
+    assert outcome is not None
+    return outcome
 
 
 def result_of(folder: Path) -> ResultFile:

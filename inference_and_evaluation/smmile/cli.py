@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from smmile.errors import UsageError, one_line
 
@@ -217,6 +217,66 @@ def add_inference_flags(parser: Parser, *, task_format: str = "open") -> None:
     )
 
 
+def add_local_model_flags(parser: Parser) -> None:
+    """The flags of scripts whose models run on this machine, or on a server."""
+    parser.add_argument(
+        "--name", metavar="NAME", help="the run's name in file names (default: the model's)"
+    )
+    group = parser.add_argument_group("model on this machine")
+    group.add_argument(
+        "--model-path",
+        type=Path,
+        metavar="DIR",
+        help="take the checkpoint from this folder, not from the hub",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default="auto",
+        metavar="N",
+        help="conversations answered at once; auto grows to what fits",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="type of the weights (default: the published one; float32 on a CPU)",
+    )
+    group.add_argument(
+        "--attn",
+        choices=("auto", "flash_attention_2", "sdpa", "eager"),
+        default="auto",
+        help="attention kernel; auto takes flash attention where it is installed",
+    )
+    group = parser.add_argument_group("model on a server")
+    group.add_argument(
+        "--server",
+        "--base-url",
+        metavar="URL",
+        help="send the conversations to this OpenAI-compatible server instead of loading weights",
+    )
+    group.add_argument(
+        "--served-model", metavar="NAME", help="the model's name there (default: what the server has)"
+    )
+    add_remote_flags(group)
+
+
+def add_remote_flags(group: argparse._ArgumentGroup) -> None:
+    """The flags of whatever is asked over a network."""
+    group.add_argument(
+        "--concurrency", type=positive, default=8, metavar="N", help="requests under way at once"
+    )
+    group.add_argument(
+        "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds to wait for an answer"
+    )
+    group.add_argument(
+        "--max-retries",
+        type=_not_negative,
+        default=5,
+        metavar="N",
+        help="how often a request is sent again after a passing failure",
+    )
+
+
 def output_folder(args: argparse.Namespace) -> Path:
     """The folder that a run's files go to."""
     if args.output_dir is not None:
@@ -255,6 +315,20 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else positive(text)
+
+
+def _not_negative(text: str) -> int:
+    return 0 if re.fullmatch(r"0+", text) else positive(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return float(text)
 
 
 def seed(text: str) -> int:

@@ -37,6 +37,10 @@ class StoredImage:
         return decode_rgb(self.stored)
 
 
+# What `decode_rgb` makes of pictures, as result files tell it.
+TREATMENT = "Pillow; upright by their EXIF orientation, 8 bits a sample, transparency over white"
+
+
 class UnreadableImageError(ValueError):
     """Bytes that are no picture, or none that can be shown."""
 
@@ -49,7 +53,7 @@ def decode_rgb(stored: Buffer) -> Image.Image:
     transparency is laid over white. Raises UnreadableImageError.
     """
     try:
-        return _as_rgb(_open(stored))
+        return _as_rgb(open_picture(stored))
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
@@ -69,6 +73,14 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(paper, picture)
     return picture.convert("RGB")
+
+
+def picture_size(image: StoredImage) -> tuple[int, int]:
+    """Width and height in pixels as stored, read from the file's head. Raises UnreadableImageError."""
+    try:
+        return open_picture(image.stored).size
+    except Exception as error:  # as above
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
 def inspect_images(stored: Iterable[Buffer]) -> Iterator[tuple[StoredImage, str | None]]:
@@ -94,7 +106,7 @@ def _decoding_error(stored: Buffer) -> str | None:
     from PIL import UnidentifiedImageError
 
     try:
-        picture = _open(stored)
+        picture = open_picture(stored)
         # A JPEG at an eighth of its size is read to its last byte, at a third of the cost.
         picture.draft("L", (max(1, picture.width // 8), max(1, picture.height // 8)))
         picture.load()
@@ -105,7 +117,8 @@ def _decoding_error(stored: Buffer) -> str | None:
     return None
 
 
-def _open(stored: Buffer) -> Image.Image:
+def open_picture(stored: Buffer) -> Image.Image:
+    """The picture as Pillow opens it, not yet decoded. Raises whatever Pillow does."""
     from PIL import Image
 
     with warnings.catch_warnings():

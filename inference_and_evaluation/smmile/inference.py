@@ -7,18 +7,20 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
 from smmile import cli
+from smmile.choice import read_choice
 from smmile.conversation import Recipe
 from smmile.dataset import load_problems
 from smmile.errors import UsageError, counted, one_line
 from smmile.files import make_folder, write_whole
 from smmile.problems import ProblemSet
+from smmile.ranks import Rank
 from smmile.requests import Backend, Plan, fingerprint, make_plan, request_as_data
 from smmile.results import DatasetInfo, Run
 from smmile.run_names import RunName, file_safe
@@ -34,14 +36,15 @@ class Subject:
 
     `generation` is how answers are made (plain data; it is part of the run's identity). `connect`
     gives the back end for a plan and is called only when there is something to ask; `read_choice`
-    reads the chosen option out of a reply.
+    reads the chosen option out of a reply. `revision` finds out which version of the checkpoint it is.
     """
 
     name: str
     recipe: Recipe
     connect: Callable[[ProblemSet, Plan], Backend]
-    read_choice: ChoiceReader
+    read_choice: ChoiceReader = read_choice
     checkpoint: str | None = None
+    revision: Callable[[], str | None] = lambda: None
     generation: Mapping[str, object] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
 
@@ -51,6 +54,7 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
 
     Raises UsageError for whatever the user can mend.
     """
+    rank = Rank.from_environment()
     folder = cli.output_folder(args)
     source = cli.dataset_source(args)
     problems = load_problems(source)
@@ -67,7 +71,8 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
         limit=args.limit,
         decoding={"checkpoint": subject.checkpoint or subject.name} | generation,
     )
-    _tell_what_is_left_out(problems, plan, source.image_dir)
+    if rank.is_first:
+        _tell_what_is_left_out(problems, plan, source.image_dir)
     if not plan.requests:
         raise UsageError(
             f"data set {one_line(problems.source)}: none of its first {plan.reach} problems can be asked, "
@@ -89,9 +94,11 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
     )
     name = RunName(run.model, run.inference_mode, run.task_format)
     if args.dry_run:
-        _write_requests(plan, folder, name)
+        if rank.is_first:
+            _write_requests(plan, folder, name)
         return cli.EXIT_OK
 
+    run = replace(run, checkpoint_revision=subject.revision())
     outcome = run_plan(
         plan,
         run,
@@ -101,7 +108,10 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
         overwrite=args.overwrite,
         share=not args.no_share,
         write_csv=args.csv,
+        rank=rank,
     )
+    if outcome is None:  # the first process tells of the whole run
+        return cli.EXIT_OK
     errors = outcome.errors
     for record in errors:
         assert record.error is not None

@@ -1,10 +1,14 @@
-"""The answers of a run under way: a file of lines, each durable before the run goes on."""
+"""The answers of a run under way: a file of lines, each durable before the run goes on.
+
+Where several processes share a run, each has a journal of its own. The first holds the run's journal
+besides, takes in what an earlier launch left, and gathers what the others answer.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +32,12 @@ class _Header:
 # A record, and the key of the request that it answers.
 Entry = tuple[str, Record]
 
+# The last line of the journal of a process that did its share.
+_FINISHED = b'{"finished":true}\n'
+
 
 class Journal:
-    """The journal of one run, locked for as long as this object is open.
+    """The journal of one run or of one process's share, locked for as long as this object is open.
 
     The lock is the kernel's and goes with the process, so whatever became of an earlier copy of the
     run, a file that can be locked may be continued. A last line that was cut short by a kill or a full
@@ -41,34 +48,50 @@ class Journal:
     replaces_result: bool
     records: list[Entry]
 
-    def __init__(self, file: Path, run: Run, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        file: Path,
+        run: Run,
+        *,
+        overwrite: bool,
+        shares: Iterable[Path] = (),
+        replaces_result: bool = False,
+    ) -> None:
         """Open the journal at `file` for `run`, and read what an earlier process left there.
 
-        With `overwrite` that is thrown away. Raises UsageError where the run is under way in another
-        process, where the file belongs to a different run, or where it cannot be written.
+        What is in `shares`, journals of the several processes of an earlier launch, is taken in, and
+        the files removed. With `overwrite` everything is thrown away. `replaces_result` marks a new
+        journal as `overwrite` does. Raises UsageError where the run is under way in another process,
+        where a file belongs to a different run, or where it cannot be written.
         """
         self.file = file
         self._end = -1
         self._descriptor = _open_locked(file)
+        claimed: dict[Path, int] = {}
         try:
+            claimed = {share: _open_locked(share) for share in shares}
             header, self.records, self._end = (
-                (None, [], 0) if overwrite else _parse(_read_all(self._descriptor), file)
+                (None, [], 0) if overwrite else _read_own(self._descriptor, file, run)
             )
-            found = differences(run, header.run) if header else []
-            if found and self.records:
-                raise UsageError(
-                    f"{one_line(file)} belongs to a different run: {'; '.join(found)}; "
-                    "--overwrite starts again, --output-dir keeps both"
-                )
-            if header is None or found:
-                header, self._end = _Header(run, overwrite), 0
+            earlier = []
+            if not overwrite:
+                earlier = [_read_own(descriptor, share, run) for share, descriptor in claimed.items()]
+            if header is None:
+                replaced = any(share[0] is not None and share[0].replaces_result for share in earlier)
+                header = _Header(run, overwrite or replaces_result or replaced)
                 self._append(msgspec.json.encode(header) + b"\n")
             self._empty = self._end if not self.records else 0
+            self.append([entry for share in earlier for entry in share[1]])
+            for share in claimed:
+                share.unlink(missing_ok=True)
         except BaseException:
             if self._end == 0:
                 file.unlink(missing_ok=True)
             os.close(self._descriptor)
             raise
+        finally:
+            for descriptor in claimed.values():
+                os.close(descriptor)
         self.run = header.run
         self.replaces_result = header.replaces_result
 
@@ -80,6 +103,10 @@ class Journal:
         if records:
             self._append(b"".join(_line(key, record) for key, record in records))
             self.records += records
+
+    def finish(self) -> None:
+        """Mark this process's share as done."""
+        self._append(_FINISHED)
 
     def remove(self) -> None:
         """Take the file away: the result file has everything."""
@@ -141,6 +168,44 @@ def _open_locked(file: Path) -> int:
         os.close(descriptor)
 
 
+def is_finished(file: Path) -> bool:
+    """Whether the process whose journal is at `file` did its share."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(-min(len(_FINISHED), stream.seek(0, os.SEEK_END)), os.SEEK_END)
+            return stream.read() == _FINISHED
+    except FileNotFoundError:
+        return False
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process has the journal at `file` open."""
+    try:
+        descriptor = os.open(file, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def read_journal(file: Path, run: Run) -> tuple[bool, list[Entry]]:
+    """What another process has in its journal at `file`: does it replace the result file; its records.
+
+    A journal that is not there has nothing. Raises UsageError where it is of a different run.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return False, []
+    header, records, _ = _checked(_parse(content, file), file, run)
+    return header is not None and header.replaces_result, records
+
+
 def _same_file(descriptor: int, file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
@@ -154,11 +219,30 @@ def _read_all(descriptor: int) -> bytes:
         return stream.read()
 
 
+_Parsed = tuple[_Header | None, list[Entry], int]
+
+
+def _read_own(descriptor: int, file: Path, run: Run) -> _Parsed:
+    return _checked(_parse(_read_all(descriptor), file), file, run)
+
+
+def _checked(parsed: _Parsed, file: Path, run: Run) -> _Parsed:
+    """`parsed` if it is of `run`; nothing if it is of another but has no answers either."""
+    header, records, _ = parsed
+    found = differences(run, header.run) if header else []
+    if found and records:
+        raise UsageError(
+            f"{one_line(file)} belongs to a different run: {'; '.join(found)}; "
+            "--overwrite starts again, --output-dir keeps both"
+        )
+    return (None, [], 0) if found else parsed
+
+
 class _Key(msgspec.Struct):
     request_key: str
 
 
-def _parse(content: bytes, file: Path) -> tuple[_Header | None, list[Entry], int]:
+def _parse(content: bytes, file: Path) -> _Parsed:
     """The header and records in a journal's bytes, and the length of its whole lines.
 
     A line that cannot be read stays where it is, and its problem is asked again.

@@ -65,6 +65,13 @@ class Backend(Protocol):
         """
         ...
 
+    def describe(self) -> Mapping[str, object]:
+        """Where and with what the answers are made, as plain data for `run.hardware`.
+
+        `generation` in it is how decoding is set in effect. Nothing here makes a run another one.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Plan:

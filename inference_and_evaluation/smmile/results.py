@@ -116,7 +116,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Run:
-    """How a result file came about."""
+    """How a result file came about.
+
+    `checkpoint_revision` is the hub's commit, or a hash of a local folder's files; None where it is
+    not known. In `generation` everything but `effective` is asked for, and part of the run's identity.
+    """
 
     model: str
     checkpoint: str | None
@@ -125,6 +129,7 @@ class Run:
     dataset: DatasetInfo
     generation: Mapping[str, object]
     seed: int
+    checkpoint_revision: str | None = None
     software: Mapping[str, str] = field(default_factory=dict)
     hardware: object = ""
     started_at: str = ""
@@ -136,16 +141,19 @@ class Run:
         return {
             "model": self.model,
             "checkpoint": self.checkpoint,
+            "checkpoint_revision": self.checkpoint_revision,
             "inference_mode": self.inference_mode,
             "task_format": self.task_format,
             "data set (dataset.fingerprint)": self.dataset.fingerprint,
             "seed": self.seed,
-        } | {f"generation.{name}": value for name, value in self.generation.items()}
+        } | {f"generation.{name}": value for name, value in self.generation.items() if name != "effective"}
 
 
 def differences(ours: Run, theirs: Run) -> list[str]:
     """What keeps two runs from being one and the same, in words; empty where nothing does."""
     left, right = ours.identity(), theirs.identity()
+    if ours.checkpoint_revision is None or theirs.checkpoint_revision is None:
+        del left["checkpoint_revision"], right["checkpoint_revision"]  # one of them could not be found out
     return [
         f"{name} is {one_line(right.get(name), 60)} there and {one_line(left.get(name), 60)} here"
         for name in dict.fromkeys([*left, *right])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 from msgspec.structs import replace as change
 
 from smmile.errors import UsageError, one_line
-from smmile.files import make_folder, write_whole
-from smmile.journal import Journal
+from smmile.files import make_folder, sync_folder, write_whole
+from smmile.journal import Entry, Journal, is_finished, is_held, read_journal
 from smmile.options import Options
 from smmile.progress import Progress
+from smmile.ranks import ONLY_PROCESS, Meeting, Rank
 from smmile.requests import Answered, Backend, Failure, Plan, Reply, Request
 from smmile.results import (
     Record,
@@ -68,34 +71,67 @@ def run_plan(
     overwrite: bool = False,
     share: bool = True,
     write_csv: bool = False,
-) -> Outcome:
+    rank: Rank = ONLY_PROCESS,
+) -> Outcome | None:
     """Answer every request of `plan` that has no answer in `folder` yet, and write the result file.
 
     `connect` gives the back end and is called only if something is left to ask; `read_choice` reads
     the chosen letter out of a reply in multiple choice. Equal requests are sent once, unless `share`
-    is false. Raises UsageError where the folder cannot be written, is in use by another copy of the
-    run or holds a different one, and Interrupted where the run was stopped; answers are kept.
+    is false. Of several processes each (`rank`) asks its part, and all but the first give None.
+    Raises UsageError where the folder cannot be written, is in use by another copy of the run or holds
+    a different one, and Interrupted where the run was stopped; answers are kept.
     """
     make_folder(folder)
     stem = RunName(run.model, run.inference_mode, run.task_format).stem
     file = folder / f"{stem}.json"
-    with Journal(folder / f"{stem}.partial.jsonl", run, overwrite=overwrite) as journal:
-        earlier = None if journal.replaces_result else _earlier_result(file, run)
-        state = _State(plan, journal, earlier.records if earlier else (), read_choice, share)
+    own = [folder / f"{stem}.partial.rank{index}.jsonl" for index in range(rank.count)]
+    with ExitStack() as stack:
+        main = folder / f"{stem}.partial.jsonl"
+        meeting = stack.enter_context(Meeting(rank)) if rank.count > 1 else None
+        if rank.is_first:
+            shares = sorted(folder.glob(f"{stem}.partial.rank*.jsonl"))
+            journal = stack.enter_context(Journal(main, run, overwrite=overwrite, shares=shares))
+            replaces_result, known = journal.replaces_result, journal.records
+            started_at = journal.run.started_at
+        if meeting:
+            meeting.wait()  # the first has tidied up
+            if not rank.is_first:
+                replaces_result, known = read_journal(main, run)
+            journal = stack.enter_context(
+                Journal(own[rank.index], run, overwrite=True, replaces_result=replaces_result)
+            )
+            meeting.wait()  # everyone's journal is open
+        earlier = None if replaces_result else _earlier_result(file, run)
+        records = earlier.records if earlier else ()
+        state = _State(plan, journal, records, known, read_choice, share, record_shared=rank.is_first)
         pending = state.pending()
-        if pending:
-            backend = connect()
-            try:
-                with Progress(state.unanswered, stem.removeprefix("result_")) as progress:
-                    for batch in _guarded(backend, pending):
-                        progress.advance(state.keep(batch))
-            except KeyboardInterrupt as error:
-                raise Interrupted(
-                    f"interrupted: {state.answered} of {len(plan.requests)} problems are answered and "
-                    f"kept; the same command{' without --overwrite' if overwrite else ''} goes on from "
-                    "there"
-                ) from error
-        result = _result(plan, run, journal.run.started_at, earlier, state.records)
+        asking = _Asking(state, connect, stem.removeprefix("result_"))
+        others = own[1:] if rank.is_first else []
+        try:
+            asking.ask(pending[rank.index :: rank.count], rank)
+            if not rank.is_first:
+                journal.finish()
+                return None
+            for other in others:
+                _await(other)
+                state.learn(read_journal(other, run)[1])
+            # What the share of a process that died has left.
+            asking.ask(state.pending(asked_before=False) if others else [], ONLY_PROCESS)
+        except KeyboardInterrupt as error:
+            for other in others:
+                state.learn(read_journal(other, run)[1])
+            raise Interrupted(_interruption(state, plan, overwrite, rank)) from error
+        if asking.description is not None:
+            hardware = dict(asking.description)
+            effective = {"effective": hardware.pop("generation")} if "generation" in hardware else {}
+            run = replace(
+                run,
+                hardware={"machine": run.hardware, "processes": rank.count} | hardware,
+                generation=dict(run.generation) | effective,
+            )
+        elif earlier is not None:
+            run = replace(run, hardware=earlier.run.hardware, generation=earlier.run.generation)
+        result = _result(plan, run, started_at, earlier, state.records)
         if earlier is None or _without_times(earlier) != _without_times(result):
             write_whole(file, encode_result_file(result))
         else:
@@ -107,8 +143,49 @@ def run_plan(
                 write_whole(table, content)
             else:
                 stale = table.read_bytes() != content
-        journal.remove()
+        for done in (main, *(own if meeting else ())):
+            done.unlink(missing_ok=True)
+        sync_folder(folder)
     return Outcome(file, result, len(pending), stale)
+
+
+class _Asking:
+    """Asks a back end, once it is needed, and tells how far it is."""
+
+    def __init__(self, state: _State, connect: Callable[[], Backend], label: str) -> None:
+        self._state, self._connect, self._label = state, connect, label
+        self._backend: Backend | None = None
+
+    @property
+    def description(self) -> Mapping[str, object] | None:
+        """What the back end says of itself; None where there was nothing to ask."""
+        return None if self._backend is None else self._backend.describe()
+
+    def ask(self, requests: Sequence[Request], rank: Rank) -> None:
+        """Ask, and keep the answers as they come."""
+        if not requests:
+            return
+        if self._backend is None:
+            self._backend = self._connect()
+        label = self._label if rank.count == 1 else f"{self._label}, process {rank.index} of {rank.count}"
+        with Progress(self._state.problems_of(requests), label) as progress:
+            for batch in _guarded(self._backend, requests):
+                progress.advance(self._state.keep(batch))
+
+
+def _await(journal: Path) -> None:
+    """Return when the process that writes `journal` has done its share, or is gone."""
+    while is_held(journal) and not is_finished(journal):
+        time.sleep(0.2)
+
+
+def _interruption(state: _State, plan: Plan, overwrite: bool, rank: Rank) -> str:
+    if not rank.is_first:
+        return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
+    return (
+        f"interrupted: {state.answered} of {len(plan.requests)} problems are answered and kept; the same "
+        f"command{' without --overwrite' if overwrite else ''} goes on from there"
+    )
 
 
 class _State:
@@ -119,38 +196,49 @@ class _State:
         plan: Plan,
         journal: Journal,
         earlier: Sequence[Record],
+        journaled: Sequence[Entry],
         read_choice: ChoiceReader,
         share: bool,
+        *,
+        record_shared: bool,
     ) -> None:
         self._plan, self._journal, self._read_choice = plan, journal, read_choice
         self.records: dict[str, Record] = {}
         for record in earlier:
             self._learn(record)
-        # A picture supplied by hand may have been changed since: that answer is to another request.
-        keys = plan.keys
-        for key, record in journal.records:
-            if keys.get(record.problem_id) == key:
-                self._learn(record)
+        self.learn(journaled)
         self._groups: dict[str, list[Request]] = {}
         for number, request in enumerate(plan.requests):
             group = request.key if share else str(number)
             self._groups.setdefault(group, []).append(request)
         self._group_of = {id(group[0]): group for group in self._groups.values()}
-        self._share_known_answers()
+        self._share_known_answers(record_shared)
+
+    def learn(self, journaled: Sequence[Entry]) -> None:
+        """Take in what a journal holds."""
+        # A picture supplied by hand may have been changed since: that answer is to another request.
+        keys = self._plan.keys
+        for key, record in journaled:
+            if keys.get(record.problem_id) == key:
+                self._learn(record)
 
     @property
     def answered(self) -> int:
         """Problems of the plan with an answer."""
         return sum(self._is_answered(request) for request in self._plan.requests)
 
-    @property
-    def unanswered(self) -> int:
-        """Problems of the plan without one."""
-        return len(self._plan.requests) - self.answered
+    def problems_of(self, requests: Sequence[Request]) -> int:
+        """How many problems share `requests`."""
+        return sum(len(self._group_of[id(request)]) for request in requests)
 
-    def pending(self) -> list[Request]:
-        """One request of each group that has no answer."""
-        return [group[0] for group in self._groups.values() if not self._is_answered(group[0])]
+    def pending(self, *, asked_before: bool = True) -> list[Request]:
+        """One request of each group that has no answer; those that ended in an error, if `asked_before`."""
+        return [
+            group[0]
+            for group in self._groups.values()
+            if not self._is_answered(group[0])
+            and (asked_before or group[0].problem.problem_id not in self.records)
+        ]
 
     def keep(self, batch: Sequence[Answered]) -> int:
         """Journal a batch for all problems that share its requests; gives their number."""
@@ -173,7 +261,7 @@ class _State:
         record = self.records.get(request.problem.problem_id)
         return record is not None and record.status == "ok"
 
-    def _share_known_answers(self) -> None:
+    def _share_known_answers(self, record: bool) -> None:
         """Give answers of an earlier process to equal requests that it did not come to."""
         shared = []
         for group in self._groups.values():
@@ -185,9 +273,10 @@ class _State:
                     for request in group
                     if not self._is_answered(request)
                 ]
-        self._journal.append(shared)
-        for _, record in shared:
-            self._learn(record)
+        if record:
+            self._journal.append(shared)
+        for _, shared_record in shared:
+            self._learn(shared_record)
 
 
 def _earlier_result(file: Path, run: Run) -> ResultFile | None:
@@ -248,7 +337,7 @@ def _record(request: Request, outcome: Reply | Failure, read_choice: ChoiceReade
         completion_tokens=outcome.completion_tokens,
         images_changed=outcome.images_changed,
     )
-    if not text.strip():
+    if not text.strip() and outcome.finish_reason != "length":
         return record
     record = change(record, status="ok", error=None)
     if options is None:

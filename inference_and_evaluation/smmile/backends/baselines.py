@@ -42,6 +42,10 @@ class BaselineBackend:
         if batch:
             yield batch
 
+    def describe(self) -> Mapping[str, object]:
+        """Nothing to tell."""
+        return {}
+
     def _one(self, problem: Problem) -> Reply | Failure:
         started = time.perf_counter()
         try:

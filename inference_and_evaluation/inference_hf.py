@@ -1,0 +1,34 @@
+"""Any other image-text model of the hub, or your own: its own chat template, picture before text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smmile import cli
+
+EXAMPLE = "python inference_hf.py --checkpoint HuggingFaceTB/SmolVLM2-2.2B-Instruct --name smolvlm2"
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="ID|DIR", help="a model of the hub, or a folder with one"
+    )
+    cli.add_inference_flags(parser)
+    cli.add_local_model_flags(parser)
+    args = parser.parse_args()
+
+    from smmile.checkpoints import is_hub_id
+    from smmile.local_models import Family, run_family
+
+    folder = Path(args.checkpoint)
+    if not folder.is_dir() and not is_hub_id(args.checkpoint):
+        parser.error(f"--checkpoint {args.checkpoint!r} is neither a folder nor a hub id such as org/name")
+    family = Family(model_types=(), dtype="bfloat16")
+    if folder.is_dir():
+        return run_family(args, family, {folder.resolve().name: folder})
+    return run_family(args, family, {args.checkpoint: args.checkpoint})
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,32 @@
+"""LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision."""
+
+from __future__ import annotations
+
+from smmile import cli
+
+EXAMPLE = "python inference_llava.py --model_name llava_7b --inference_mode ICL"
+
+MODELS = {
+    "llava_7b": "llava-hf/llava-1.5-7b-hf",
+    "llava_13b": "llava-hf/llava-1.5-13b-hf",
+    "llavanext_7b": "llava-hf/llava-v1.6-mistral-7b-hf",
+    "llavaonevision_7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "llavaonevision_0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+}
+
+
+def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
+    parser = cli.Parser(description, example)
+    parser.add_argument("--model_name", choices=tuple(MODELS), required=True, help="which of them")
+    cli.add_inference_flags(parser, task_format=task_format)
+    cli.add_local_model_flags(parser)
+    args = parser.parse_args()
+
+    from smmile.local_models import Family, run_family
+
+    family = Family(model_types=("llava", "llava_next", "llava_onevision"), dtype="float16")
+    return run_family(args, family, {args.model_name: MODELS[args.model_name]})
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,25 @@
+"""LLaVA-Med 1.5, from its own checkpoint's layout or a converted one."""
+
+from __future__ import annotations
+
+from smmile import cli
+
+EXAMPLE = "python inference_llavamed.py --inference_mode ICL"
+
+
+def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
+    parser = cli.Parser(description, example)
+    parser.add_argument("--model_name", metavar="NAME", help="accepted for old command lines, and ignored")
+    cli.add_inference_flags(parser, task_format=task_format)
+    cli.add_local_model_flags(parser)
+    args = parser.parse_args()
+
+    from smmile.backends.llava_original import MISTRAL_INSTRUCT
+    from smmile.local_models import Family, run_family
+
+    family = Family(model_types=("llava_mistral", "llava"), dtype="float16", chat_template=MISTRAL_INSTRUCT)
+    return run_family(args, family, {"llavamed": "microsoft/llava-med-v1.5-mistral-7b"})
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,16 @@
+"""LLaVA-Med 1.5, multiple choice unless told otherwise."""
+
+from __future__ import annotations
+
+import inference_llavamed
+from smmile import cli
+
+EXAMPLE = "python inference_llavamed_mcqa.py --inference_mode ICL"
+
+
+def main() -> int:
+    return inference_llavamed.main(__doc__ or "", EXAMPLE, task_format="mcqa")
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

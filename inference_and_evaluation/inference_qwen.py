@@ -1,0 +1,29 @@
+"""Qwen2.5-VL, four sizes, decoded as their own generation config says."""
+
+from __future__ import annotations
+
+from smmile import cli
+
+EXAMPLE = "python inference_qwen.py --models 7B --inference_mode ICL --task_format mcqa"
+
+SIZES = ("3B", "7B", "32B", "72B")
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    parser.add_argument(
+        "--models", nargs="+", choices=(*SIZES, "all"), default=["all"], help="sizes (default: all)"
+    )
+    cli.add_inference_flags(parser)
+    cli.add_local_model_flags(parser)
+    args = parser.parse_args()
+
+    from smmile.local_models import Family, run_family
+
+    family = Family(model_types=("qwen2_5_vl",), dtype="bfloat16", decoding="checkpoint")
+    sizes = SIZES if "all" in args.models else dict.fromkeys(args.models)
+    return run_family(args, family, {f"qwen{size}": f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in sizes})
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,556 @@
+"""Models that run on this machine, by transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from smmile.backends import llava_original
+from smmile.backends.batching import Batches, BatchSizer, OutOfMemoryError, RequestError, Sized
+from smmile.checkpoints import Checkpoint, CheckpointError
+from smmile.conversation import Conversation, ImagePart
+from smmile.errors import UsageError, one_line
+from smmile.images import UnreadableImageError, picture_size
+from smmile.ranks import ONLY_PROCESS, Rank
+from smmile.requests import Answered, Reply, Request
+
+if TYPE_CHECKING:
+    import torch
+
+Decoding = Literal["greedy", "checkpoint"]
+Dtype = Literal["bfloat16", "float16", "float32"]
+
+# Architectures in which a batch may mix conversations with different numbers of pictures. In others
+# (Mllama: text before a picture attends to what pads the shorter ones) that changes answers.
+_MIXES_IMAGE_COUNTS = {
+    "gemma3",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "qwen2_5_vl",
+    "qwen2_vl",
+}
+
+# How many tokens of a prompt cost as much as one step of decoding, by the ratio of a device's arithmetic
+# to its memory: docs/benchmarks.md for the CPU, data sheets for the others. Decides what padding is worth.
+_TOKENS_FOR_A_STEP = {"cuda": 150.0, "mps": 40.0, "cpu": 15.0}
+
+# Of memory, what is left to the libraries and to fragmentation.
+_USABLE = 0.92
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """How a checkpoint is run.
+
+    `dtype` None stands for `family_dtype`, or float32 on a CPU; `batch_size` None for auto.
+    """
+
+    family_dtype: Dtype
+    decoding: Decoding
+    max_new_tokens: int
+    seed: int
+    dtype: Dtype | None = None
+    attention: str = "auto"
+    batch_size: int | None = None
+    chat_template: str | None = None
+    rank: Rank = ONLY_PROCESS
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a model runs: the kind of device, its CUDA devices, and their free memory in bytes."""
+
+    kind: Literal["cuda", "mps", "cpu"]
+    names: tuple[str, ...]
+    free: Mapping[int | str, int]
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """The arguments of from_pretrained that put a model there."""
+        if self.kind != "cuda":
+            return {"device_map": {"": self.kind}}
+        if len(self.free) == 1:
+            return {"device_map": {"": next(iter(self.free))}}
+        return {
+            "device_map": "auto",
+            "max_memory": {device: int(_USABLE * free) for device, free in self.free.items()},
+        }
+
+
+def find_hardware(rank: Rank) -> Hardware:
+    """This process's part of the machine: its share of the GPUs that are visible, or what else there is."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        each = count // rank.local_count
+        if each == 0:
+            raise UsageError(
+                f"{rank.local_count} processes on a machine share {count} GPUs; start at most {count}"
+            )
+        mine = range(rank.local_index * each, (rank.local_index + 1) * each)
+        return Hardware(
+            "cuda",
+            tuple(torch.cuda.get_device_name(device) for device in mine),
+            {device: torch.cuda.mem_get_info(device)[0] for device in mine},
+        )
+    free = psutil.virtual_memory().available // rank.local_count
+    if torch.backends.mps.is_available():
+        return Hardware("mps", ("Apple GPU",), {"mps": free})
+    return Hardware("cpu", ("CPU",), {"cpu": free})
+
+
+class LocalModel:
+    """A checkpoint loaded into memory: a back end."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: LocalSettings) -> None:
+        """Load `checkpoint`. Raises CheckpointError where it does not fit or cannot be loaded."""
+        import torch
+
+        self._settings = settings
+        self._hardware = hardware = find_hardware(settings.rank)
+        on_cpu = hardware.kind == "cpu"
+        self._dtype = settings.dtype or ("float32" if on_cpu else settings.family_dtype)
+        dtype: torch.dtype = getattr(torch, self._dtype)
+        self._weights = checkpoint.parameters * dtype.itemsize
+        _check_room(checkpoint.name, self._weights, self._dtype, hardware)
+        with _quiet():
+            self._processor = _load_processor(checkpoint)
+            self._model, self._attention = _load_model(
+                checkpoint, dtype, hardware, settings.attention, self._dtype
+            )
+        if settings.chat_template is not None:
+            self._processor.chat_template = settings.chat_template
+        if not self._processor.chat_template:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name} has no chat template to write prompts with"
+            )
+        text = self._model.config.get_text_config()
+        self._text_config = text
+        self._context: int | None = getattr(text, "max_position_embeddings", None)
+        self._mixes = checkpoint.model_type in _MIXES_IMAGE_COUNTS or llava_original.is_original_llava(
+            checkpoint.config
+        )
+        self._model.generation_config = self._decoding()
+        self._template_with_bos = "{{ bos_token }}" + self._processor.chat_template
+        tokens = self._processor.tokenizer.added_tokens_decoder.values()
+        self._control_tokens = [token.content for token in tokens if token.special]
+        self._last_peak: float | None = None
+        self._tell(
+            f"{checkpoint.name}: {self._dtype} on {_listed(hardware.names)}, attention {self._attention}"
+            + (
+                f"; {settings.family_dtype} is the published type, a CPU takes float32 and is slow"
+                if on_cpu and settings.dtype is None
+                else ""
+            )
+        )
+
+    def describe(self) -> Mapping[str, object]:
+        """Device, types and the decoding in effect."""
+        config = self._model.generation_config.to_diff_dict()
+        return {
+            "devices": list(self._hardware.names),
+            "dtype": self._dtype,
+            "attention": self._attention,
+            "generation": {
+                name: value
+                for name, value in config.items()
+                if isinstance(value, str | int | float | list) and name != "transformers_version"
+            },
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        """Answer in batches, the largest first."""
+        sizer = BatchSizer(self._settings.batch_size, self._most_tokens())
+        padding = _TOKENS_FOR_A_STEP[self._hardware.kind] * self._settings.max_new_tokens
+        batches: Batches[Mapping[str, Any]] = Batches(self, sizer, self._tell, padding)
+        yield from batches.answer([self._sized(request) for request in requests])
+
+    # What Batches asks for.
+
+    def prepare(self, requests: Sequence[Request]) -> Mapping[str, Any]:
+        """The model's inputs, left-padded, on the CPU. Raises RequestError for what cannot be asked."""
+        try:
+            messages = [_messages(request.conversation) for request in requests]
+        except UnreadableImageError as error:
+            raise RequestError("image", str(error)) from error
+        how: dict[str, Any] = {}
+        if any(self._holds_control_token(request.conversation) for request in requests):
+            # Such text is sent as text. That needs a template which writes the first token itself.
+            how["sanitize_control_tokens"] = True
+            if self._adds_first_token():
+                how["chat_template"] = self._template_with_bos
+        try:
+            inputs: Mapping[str, Any] = self._processor.apply_chat_template(
+                messages,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                add_generation_prompt=True,
+                processor_kwargs={"padding": True, "padding_side": "left"},
+                **how,
+            )
+        except ValueError as error:
+            self._blame_pictures(messages, error)
+            raise
+        longest = int(inputs["attention_mask"].sum(1).max())
+        if self._context is not None and longest >= self._context:
+            raise RequestError(
+                "context_overflow",
+                f"the conversation has {longest} tokens, the model's context {self._context}",
+            )
+        context = float("inf") if self._context is None else self._context
+        if len(requests) > 1 and longest + self._settings.max_new_tokens > context:
+            # The limit on new tokens is the batch's, so this one's must not be the others'.
+            raise RequestError("context_overflow", "too little room in the context to be asked with others")
+        return inputs
+
+    def generate(self, prepared: Mapping[str, Any]) -> list[Reply]:
+        """The decoded new tokens of each conversation. Raises batching.OutOfMemoryError."""
+        import torch
+
+        length = prepared["input_ids"].shape[1]
+        rows = prepared["input_ids"].shape[0]
+        new_tokens = self._settings.max_new_tokens
+        if self._context is not None:
+            new_tokens = min(new_tokens, self._context - int(prepared["attention_mask"].sum(1).max()))
+        started = time.perf_counter()
+        try:
+            self._forget_peak()
+            with torch.inference_mode(), _quiet():
+                torch.manual_seed(self._settings.seed)
+                inputs = {name: self._to_device(value) for name, value in prepared.items()}
+                output = self._model.generate(**inputs, max_new_tokens=new_tokens)
+                answers = output[:, length:].tolist()
+            del inputs, output
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            message = one_line(error, 200)
+        else:
+            self._last_peak = self._peak()
+            seconds = round((time.perf_counter() - started) / rows, 6)
+            prompts = prepared["attention_mask"].sum(1).tolist()
+            return [
+                self._reply(tokens, prompt, seconds)
+                for tokens, prompt in zip(answers, prompts, strict=True)
+            ]
+        # Out of the handler: only now nothing holds the failed batch's tensors.
+        if self._hardware.kind == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(message)
+
+    def room(self) -> float | None:
+        """By the last batch's peak: free memory over what it took."""
+        if self._last_peak is None:
+            return None
+        import torch
+
+        rooms = []
+        for device in self._hardware.free:
+            total = torch.cuda.get_device_properties(device).total_memory * _USABLE
+            base = torch.cuda.memory_allocated(device)
+            rooms.append((total - base) / max(torch.cuda.max_memory_allocated(device) - base, 1))
+        return min(rooms)
+
+    # Inside.
+
+    def _reply(self, tokens: list[int], prompt_tokens: int, seconds: float) -> Reply:
+        ends = self._model.generation_config.eos_token_id
+        ends = set(ends) if isinstance(ends, list) else {ends}
+        stop = next((place for place, token in enumerate(tokens) if token in ends), None)
+        kept = tokens if stop is None else tokens[:stop]
+        text = self._processor.tokenizer.decode(
+            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return Reply(
+            text,
+            finish_reason="length" if stop is None else "stop",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(kept) + (stop is not None),
+            seconds=seconds,
+        )
+
+    def _decoding(self) -> Any:
+        """The checkpoint's own generation config, or plain greedy decoding with its end tokens."""
+        from transformers import GenerationConfig
+
+        own = self._model.generation_config
+        tokenizer = self._processor.tokenizer
+        ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
+        pad = tokenizer.pad_token_id
+        if pad is None:
+            pad = ends[0] if isinstance(ends, list) else ends
+        tokens = {
+            "bos_token_id": own.bos_token_id,
+            "eos_token_id": ends,
+            "pad_token_id": pad,
+            "suppress_tokens": own.suppress_tokens,
+        }
+        if self._settings.decoding == "checkpoint":
+            settings = own.to_diff_dict() | {
+                name: value for name, value in tokens.items() if value is not None
+            }
+            settings.pop("max_length", None)
+            return GenerationConfig.from_dict(settings)
+        return GenerationConfig(do_sample=False, **tokens)
+
+    def _sized(self, request: Request) -> Sized:
+        """The request with an estimate of its length; only the order and the size of batches follow it."""
+        conversation = request.conversation
+        letters = sum(
+            len(part.text)
+            for turn in conversation.turns
+            for part in turn.content
+            if not isinstance(part, ImagePart)
+        )
+        sizes = [picture_size(image) for image in conversation.images]
+        tokens = letters // 3 + self._picture_tokens(sizes) + self._settings.max_new_tokens
+        return Sized(request, tokens, 0 if self._mixes else len(sizes))
+
+    def _picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> int:
+        count = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        if count is None or not sizes:
+            return sum(width * height for width, height in sizes) // 784
+        heights_first = [(height, width) for width, height in sizes]
+        try:
+            return int(sum(count(image_sizes=heights_first).num_image_tokens))
+        except ValueError:  # a picture that the processor will refuse
+            return 0
+
+    def _most_tokens(self) -> float:
+        """On a CPU nobody says that memory ran out, so a batch ends where half of it might be taken.
+
+        A token takes its keys and values, and in one layer at a time its hidden states and the three
+        products of the feed-forward part.
+        """
+        if self._hardware.kind == "cuda":
+            return float("inf")
+        import psutil
+
+        config = self._text_config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        values = 2 * config.num_hidden_layers * heads * head
+        values += 8 * config.hidden_size + 3 * config.intermediate_size
+        size = self._model.dtype.itemsize
+        return float(0.5 * psutil.virtual_memory().available / (values * size))
+
+    def _holds_control_token(self, conversation: Conversation) -> bool:
+        return any(
+            token in part.text
+            for turn in conversation.turns
+            for part in turn.content
+            if not isinstance(part, ImagePart)
+            for token in self._control_tokens
+        )
+
+    def _adds_first_token(self) -> bool:
+        """Whether the tokenizer, and not the chat template, writes the first token."""
+        tokenizer = self._processor.tokenizer
+        if tokenizer.bos_token_id is None or tokenizer("")["input_ids"] != [tokenizer.bos_token_id]:
+            return False
+        turn = {"role": "user", "content": [{"type": "text", "text": "a"}]}
+        rendered = self._processor.apply_chat_template([turn], tokenize=False)
+        return not str(rendered).startswith(tokenizer.bos_token)
+
+    def _blame_pictures(self, messages: list[list[dict[str, Any]]], error: ValueError) -> None:
+        """Raise RequestError if it is a picture that the processor does not take."""
+        for turns in messages:
+            for part in (part for turn in turns for part in turn["content"] if part["type"] == "image"):
+                try:
+                    self._processor.image_processor(part["image"], return_tensors="pt")
+                except ValueError as refusal:
+                    width, height = part["image"].size
+                    raise RequestError(
+                        "image", f"a picture of {width}x{height} pixels: {refusal}"
+                    ) from error
+
+    def _to_device(self, value: Any) -> Any:
+        import torch
+
+        if not isinstance(value, torch.Tensor):
+            return value
+        value = value.to(self._model.device)
+        return value.to(self._model.dtype) if value.is_floating_point() else value
+
+    def _forget_peak(self) -> None:
+        if self._hardware.kind == "cuda":
+            import torch
+
+            for device in self._hardware.free:
+                torch.cuda.reset_peak_memory_stats(device)
+
+    def _peak(self) -> float | None:
+        if self._hardware.kind != "cuda":
+            return None
+        import torch
+
+        return float(max(torch.cuda.max_memory_allocated(device) for device in self._hardware.free))
+
+    def _tell(self, line: str) -> None:
+        if self._settings.rank.is_first:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _messages(conversation: Conversation) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": turn.role,
+            "content": [
+                {"type": "image", "image": part.image.decode()}
+                if isinstance(part, ImagePart)
+                else {"type": "text", "text": part.text}
+                for part in turn.content
+            ],
+        }
+        for turn in conversation.turns
+    ]
+
+
+def _check_room(name: str, weights: int, dtype: str, hardware: Hardware) -> None:
+    free = sum(hardware.free.values())
+    if weights > _USABLE * free:
+        way_out = {
+            "cuda": "name more with --gpu-devices, or serve it over several machines (--server)",
+            "mps": "choose a smaller model, or a server (--server)",
+            "cpu": "choose a smaller model or --dtype bfloat16, or a server (--server)",
+        }[hardware.kind]
+        raise CheckpointError(
+            f"checkpoint {name} does not fit: {weights / _GIB:.1f} GiB of weights in {dtype}, "
+            f"{free / _GIB:.1f} GiB free on {_listed(hardware.names)}; {way_out}"
+        )
+
+
+def _load_processor(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's processor, with the picture part that needs Pillow alone and none for videos."""
+    if llava_original.is_original_llava(checkpoint.config):
+        return llava_original.load_original_llava_processor(checkpoint.folder)
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    name = PROCESSOR_MAPPING_NAMES.get(checkpoint.model_type)
+    if name is None:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, "
+            "which has no processor for pictures and text in this version of transformers"
+        )
+    kind = getattr(transformers, str(name))
+    if "video_processor" in kind.get_attributes():
+        kind = _without_video(kind)
+    kind = _counting_real_placeholders(kind)
+    try:
+        return kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded "
+            f"({one_line(error, 160)}); fetch it again"
+        ) from error
+
+
+def _without_video(kind: Any) -> Any:
+    """A processor class without its part for videos, which would need torchvision."""
+    attributes = [name for name in kind.get_attributes() if name != "video_processor"]
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: attributes)})
+
+
+def _counting_real_placeholders(kind: Any) -> Any:
+    """A processor class whose checks leave out what is sent as text; some take it for a picture's place."""
+    from transformers.processing_utils import _MARKED_RE
+
+    def unmarked(texts: Any) -> Any:
+        return None if texts is None else [_MARKED_RE.sub("", text) for text in texts]
+
+    def validate_inputs(self: Any, images: Any = None, text: Any = None, **how: Any) -> None:
+        kind.validate_inputs(self, images=images, text=unmarked(text), **how)
+
+    def check_special_tokens(self: Any, text: Any, *others: Any, **how: Any) -> None:
+        kind._check_special_mm_tokens(self, unmarked(text), *others, **how)
+
+    checks = {"validate_inputs": validate_inputs, "_check_special_mm_tokens": check_special_tokens}
+    return type(kind.__name__, (kind,), checks)
+
+
+def _load_model(
+    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, attention: str, dtype_name: str
+) -> tuple[Any, str]:
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import is_flash_attn_2_available
+
+    flash = "flash_attention_2"
+    usable = is_flash_attn_2_available() and hardware.kind == "cuda" and dtype_name != "float32"
+    if attention == flash and not usable:
+        raise UsageError(
+            f"--attn {flash} needs the package flash-attn, a CUDA GPU and a 16-bit --dtype; use --attn sdpa"
+        )
+    choices = [attention] if attention != "auto" else ([flash] if usable else []) + ["sdpa", "eager"]
+    loading = {"dtype": dtype} | hardware.placement
+    for choice in choices:
+        try:
+            if llava_original.is_original_llava(checkpoint.config):
+                model = llava_original.load_original_llava_model(
+                    checkpoint.folder, attn_implementation=choice, **loading
+                )
+            else:
+                model, found = AutoModelForImageTextToText.from_pretrained(
+                    checkpoint.folder,
+                    attn_implementation=choice,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **loading,
+                )
+                _check_weights(checkpoint.name, found)
+        except UsageError:
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
+            if choice != choices[-1] and "attention" in str(error).lower():
+                continue  # not every architecture has every kind
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name} cannot be loaded ({type(error).__name__}: "
+                f"{one_line(error, 160)}); check that it is a model of this script, and whole"
+            ) from error
+        return model.eval(), choice
+    raise AssertionError("one choice at least was tried")
+
+
+def _check_weights(name: str, found: Mapping[str, Any]) -> None:
+    for what, words in (("missing_keys", "lacks"), ("mismatched_keys", "has other shapes of")):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(what) or ())
+        if keys:
+            raise CheckpointError(
+                f"checkpoint {name} {words} {len(keys)} of the model's weights "
+                f"({one_line(', '.join(keys[:3]), 200)}); fetch it again"
+            )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} x {names[0]}" if len(names) > 1 else names[0]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' advice off the screen; what goes wrong is raised as well."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

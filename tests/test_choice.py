@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from smmile.choice import read_choice
+from smmile.options import Options, letter
+
+
+def options(*texts: str) -> Options:
+    lettered = {letter(index): text for index, text in enumerate(texts)}
+    return Options(lettered, tuple(lettered), "A")
+
+
+YES_NO = options("Yes", "No. ")
+BONES = options("Radius", "Ulna", "Radius and Ulna")
+SIDES = options("Pneumothorax, left", "Pneumothorax, right", "Normal chest xray")
+EQUAL = options("yes", "No", "Yes\n")
+BUGS = options("E. coli", "S. aureus", "H. pylori", "K. pneumoniae", "None of these")
+CELLS = options("B cell lymphoma", "T cell lymphoma", "A benign node")
+COUNTS = options("5", "6", "10")
+LETTERS = options("C", "A", "B")
+STAGES = options("I", "II", "III")
+SIGNS = options("+", "++", "-")
+MANY = options(*(f"sign number {index}" for index in range(30)))
+
+
+def test_labelled_replies(shared: Path) -> None:
+    """Published replies with the option that careful readers say they choose."""
+    with (shared / "data" / "mcqa_labels.jsonl").open(encoding="utf-8") as lines:
+        replies = [json.loads(line) for line in lines]
+    wrong = [
+        (reply["model"], reply["response"][-200:], reply["label"])
+        for reply in replies
+        if read_choice(reply["response"], options(*reply["options"].values())) != reply["label"]
+    ]
+    assert len(replies) >= 100
+    assert len(wrong) <= 0.03 * len(replies), wrong
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think>Broken.</think><answer>B</answer>",
+        "<think>Broken.</think>\n<ANSWER> (b) </ANSWER>",
+        "<answer>B",
+        "<answer>B. Some text",
+        "<answer>B\n\nExplanation: the radius is whole.",
+        "<answer>ulna.</answer>",
+        "<answer>The correct answer is B</answer>",
+        "B</answer>",
+        "B",
+        "**B**",
+        "'B'",
+        "B)",
+        "- B. text",
+        "B. Radius",
+        "B Radius",
+        "B: broken",
+        "Answer: B",
+        "*Answer*: B.",
+        "The correct answer is B.",
+        "The answer is B because of A.",
+        "The answer is B rather than A.",
+        "The answer to this question would most likely be option B, not A.",
+        "So I'd go with B.",
+        "Final Answer: (B)",
+        r"The final answer is $\boxed{B}$",
+        r"\boxed{\text{B}}",
+        "Option B",
+        "Therefore, option B fits best.",
+        "Option A is incorrect, so option B.",
+        "The broken bone is B. Radius and Ulna",
+        "The ULNA is fractured.",
+        "_ulna_",
+        "I see the ulna, rather than the radius.",
+        "The radius is not broken. A break of the ulna is seen.",
+    ],
+)
+def test_each_of_these_chooses_b(reply: str) -> None:
+    assert read_choice(reply, BONES) == "B"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        " \n",
+        "<think></think><answer></answer>",
+        "<think>This is my thought.</think>\n<answer>Correct letter.</answer>",
+        "<think>This is my thought.</think>\n<answer>X</answer>",
+        "<answer>D</answer>",
+        "<think>The ulna is broken.</think><answer>I</answer>",
+        "<answer>None of the above.</answer>",
+        "<answer>A or B</answer>",
+        "<answer>A, B and C</answer>",
+        "A) Radius B) Ulna C) Radius and Ulna",
+        "A. Radius\nB. Ulna\nC. Radius and Ulna",
+        "I think I cannot tell.",
+        "A 45-year-old man.",
+        "Vitamin C is low.",
+        "The answer is not A.",
+        "The answer is a matter of taste.",
+        "Either the radius or the ulna is broken.",
+        "It is unclear whether the ulna is broken.",
+        "It is not the ulna.",
+        "1.\n1.\n2.",
+        "c,\nc,\nof,",
+    ],
+)
+def test_none_of_these_is_a_choice(reply: str) -> None:
+    assert read_choice(reply, BONES) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("<think>The answer is A.</think><answer>B</answer>", "B"),
+        ("<answer>A</answer> No, wait. <answer>B</answer>", "B"),
+        ("<answer>A</answer>\nOn reflection the answer is C.", "C"),
+        ("<answer>A</answer>\nThe answer is not C.", "A"),
+        ("A. Radius\nB. Ulna\nC. Radius and Ulna\nAnswer: C", "C"),
+        ("The radius may be broken. Therefore, it is the ulna.", "B"),
+    ],
+)
+def test_the_last_explicit_choice_wins(reply: str, choice: str) -> None:
+    assert read_choice(reply, BONES) == choice
+
+
+@pytest.mark.parametrize(
+    ("reply", "shown", "choice"),
+    [
+        ("Radius and ulna", BONES, "C"),
+        ("The radius and the ulna are broken.", BONES, "C"),
+        ("There is a pneumothorax in the left lung.", SIDES, "A"),
+        ("A right-sided pneumothorax.", SIDES, "B"),
+        ("This is a normal chest X-ray.", SIDES, "C"),
+        ("There is no pneumothorax on the left.", SIDES, None),
+        ("It shows BCC.", options("Basal cell carcinoma. ", "Normal skin"), "A"),
+        ("Normal.", options("Normal", "Not normal"), "A"),
+        ("Fat is dark: a T2 image with fat saturation.", options("T2", "T2 fat saturation"), "B"),
+        ("well-defined edges", options("Well-defined edges, so a nevus.", "Irregular edges"), "A"),
+    ],
+)
+def test_text_without_a_letter_is_the_one_option_that_it_fits(
+    reply: str, shown: Options, choice: str | None
+) -> None:
+    assert read_choice(reply, shown) == choice
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("No", "B"),
+        ("No, I see none.", "B"),
+        ("There is no fracture.", "B"),
+        ("<think>The image shows a fracture.", "A"),
+        ("The image shows a CT scan of the chest.", None),
+        ("The question is whether there is a fracture.", None),
+        ("The image shows a fracture. There is no dislocation.", None),
+    ],
+)
+def test_yes_or_no_may_be_said_without_the_word(reply: str, choice: str | None) -> None:
+    assert read_choice(reply, YES_NO) == choice
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("<answer>A</answer>", "A"),
+        ("C. Yes", "C"),
+        ("Yes", None),
+        ("<answer>Yes</answer>", None),
+        ("no.", "B"),
+    ],
+)
+def test_equal_options_differ_by_their_letters_alone(reply: str, choice: str | None) -> None:
+    assert read_choice(reply, EQUAL) == choice
+
+
+@pytest.mark.parametrize(
+    ("reply", "shown", "choice"),
+    [
+        ("E. coli", BUGS, "A"),
+        ("The answer is E. coli.", BUGS, "A"),
+        ("<answer>E</answer>", BUGS, "E"),
+        ("E. None of these", BUGS, "E"),
+        ("<answer>B cell lymphoma</answer>", CELLS, "A"),
+        ("T-cell lymphoma", CELLS, "B"),
+        ("<answer>A benign node</answer>", CELLS, "C"),
+        ("A. benign node", CELLS, "A"),
+        ("6", COUNTS, "B"),
+        ("A. 6", COUNTS, "A"),
+        ("The image shows five fingers.", COUNTS, "A"),
+        ("<answer>B</answer>", LETTERS, "B"),
+        ("<answer>B</answer>", STAGES, "B"),
+        ("<answer>II</answer>", STAGES, "B"),
+        ("I think it is stage III.", STAGES, "C"),
+        ("++", SIGNS, "B"),
+        ("<answer>-</answer>", SIGNS, "C"),
+        ("Yes", options("Yes\n"), "A"),
+        ("", options(" ", "No"), None),
+    ],
+)
+def test_options_that_look_like_letters_or_numbers(reply: str, shown: Options, choice: str | None) -> None:
+    assert read_choice(reply, shown) == choice
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("<think>It is that.</think><answer>X</answer>", "X"),
+        ("<think>This is my thought.</think>\n<answer>X</answer>", None),
+        ("<answer>AB</answer>", "AB"),
+        ("AB. sign number 27", "AB"),
+        ("The correct answer is AD.", "AD"),
+        ("<answer>I</answer>", "I"),
+        ("I think so.", None),
+        ("sign number 11", "L"),
+    ],
+)
+def test_thirty_options(reply: str, choice: str | None) -> None:
+    assert read_choice(reply, MANY) == choice
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        " ",
+        "\n",
+        "<answer>",
+        "A. ",
+        "A\n",
+        "option ",
+        "answer is ",
+        "best-",
+        "\\boxed{",
+        "ulna ",
+        "Therefore.\n",
+    ],
+)
+def test_a_hundred_kilobytes_of_anything_are_read(piece: str) -> None:
+    """A pattern that backtracks would never come back."""
+    text = (piece * 100_000)[:100_000]
+    assert read_choice(text, BONES) in (None, "A", "B")
+    assert read_choice(text + "\n<answer>C</answer>", BONES) == "C"
+
+
+def test_no_text_raises() -> None:
+    rng = random.Random(5)
+    pieces = [
+        "<answer>",
+        "</answer>",
+        "answer is ",
+        "A",
+        "b",
+        "(",
+        ")",
+        ". ",
+        "\n",
+        "not ",
+        "\\boxed{",
+        "Ulna",
+        "é",
+        "\x00",
+    ]
+    for _ in range(2000):
+        text = "".join(
+            rng.choice([*pieces, chr(rng.randrange(0x110000))]) for _ in range(rng.randrange(12))
+        )
+        assert read_choice(text, rng.choice([BONES, YES_NO, SIGNS, MANY])) in (None, *MANY.texts)

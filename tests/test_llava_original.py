@@ -1,0 +1,541 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import SCRIPTS
+from original_llava import MEAN, TEXT, VISION, random_weights, save_original_llava, save_shards
+from smmile.backends.llava_original import (
+    MISTRAL_INSTRUCT,
+    is_original_llava,
+    load_original_llava_model,
+    load_original_llava_processor,
+)
+from smmile.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGE_TOKENS = (VISION["image_size"] // VISION["patch_size"]) ** 2
+TOWER = "model.vision_tower.vision_tower.vision_model."
+
+Conversation = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint in the original layout; it is not changed."""
+    return save_original_llava(tmp_path_factory.mktemp("original_llava"))
+
+
+@pytest.fixture
+def copied(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copied"))
+
+
+def change_config(folder: Path, **settings: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text()) | settings
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def scan(seed: int, size: tuple[int, int]) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def turn(role: str, *parts: str | Image.Image) -> dict[str, Any]:
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
+        for part in parts
+    ]
+    return {"role": role, "content": content}
+
+
+def two_scans() -> Conversation:
+    return [
+        turn("user", scan(1, (90, 40)), "What is shown?"),
+        {"role": "assistant", "content": "A cyst."},
+        turn("user", scan(2, (30, 70)), "And here?"),
+    ]
+
+
+def prepared(processor: Any, *conversations: Conversation, **how: Any) -> Any:
+    return processor.apply_chat_template(
+        list(conversations),
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={"padding": True},
+        **how,
+    )
+
+
+def greedy(model: Any, inputs: Any, tokens: int = 12, **how: Any) -> list[list[int]]:
+    asked = inputs["input_ids"].shape[1]
+    output = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, **how)
+    answers: list[list[int]] = output[:, asked:].tolist()
+    return answers
+
+
+def refused(folder: Path, *parts: str, load: Callable[[Path], Any] = load_original_llava_model) -> None:
+    """The folder is refused in one line that names it and has `parts` in it."""
+    with pytest.raises(UsageError) as caught:
+        load(folder)
+    message = str(caught.value)
+    assert message.startswith(str(folder))
+    assert message.isprintable()
+    for part in parts:
+        assert part in message, message
+
+
+# What the original code does (haotian-liu/LLaVA, mm_utils.py), written down once more.
+
+
+def expand2square(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    result = Image.new(image.mode, (side, side), background)
+    result.paste(image, ((side - width) // 2, (side - height) // 2))
+    return result
+
+
+def original_pixels(image: Image.Image) -> torch.Tensor:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    side = VISION["image_size"]
+    clip = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    background = (int(MEAN[0] * 255), int(MEAN[1] * 255), int(MEAN[2] * 255))
+    pixels: torch.Tensor = clip(expand2square(image, background), return_tensors="pt")["pixel_values"]
+    return pixels
+
+
+def original_chunks(folder: Path, prompt: str) -> list[list[int]]:
+    """The ids before, between and after the pictures; the prompt is without its first token."""
+    from sentencepiece import SentencePieceProcessor
+
+    trained = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    chunks = []
+    for chunk in prompt.split("<image>"):
+        ids: list[int] = []
+        for piece in re.split("(</s>)", chunk):
+            ids += [trained.eos_id()] if piece == "</s>" else trained.encode(piece)
+        chunks.append(ids)
+    chunks[0].insert(0, trained.bos_id())
+    return chunks
+
+
+PROMPTS = {
+    "two pictures": "[INST] <image>\nWhat is shown? [/INST] A cyst.</s>[INST] <image>\nAnd here? [/INST]",
+    "no picture": "[INST] Which of these is shown? [/INST]",
+    "two in a row": "[INST] <image>\n<image>\nWhich image is it? (A) naïve (B) 日本 😀 [/INST]",
+    "blanks": "[INST] <image>\n  Findings:  none.\n\n\tImpression: 12.5 %  [/INST] A.</s> [INST]x</s>",
+    "last": "[INST] What is shown? <image>",
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+def test_each_piece_is_tokenized_alone_as_the_original_code_did(checkpoint: Path, prompt: str) -> None:
+    processor = load_original_llava_processor(checkpoint)
+    pictures = [scan(seed, (50, 60)) for seed in range(prompt.count("<image>"))]
+    inputs = processor(text="<s>" + prompt, images=pictures or None, add_special_tokens=False)
+    expected: list[int] = []
+    for chunk in original_chunks(checkpoint, prompt):
+        expected += ([TEXT["vocab_size"]] * IMAGE_TOKENS if expected else []) + chunk
+    assert inputs["input_ids"] == [expected]
+    assert processor(text=prompt, images=pictures or None)["input_ids"] == [expected]
+
+
+def test_a_new_line_after_a_picture_has_the_dummy_blank(checkpoint: Path) -> None:
+    tokenizer = load_original_llava_processor(checkpoint).tokenizer
+    assert tokenizer.tokenize("<image>\nWhat")[:3] == ["<image>", "▁", "<0x0A>"]
+    assert tokenizer.tokenize("<image>") == ["<image>"]
+    assert tokenizer.convert_tokens_to_ids("<image>") == TEXT["vocab_size"]
+    assert tokenizer.padding_side == "left"
+    assert tokenizer.pad_token == "<unk>"
+
+
+def test_answers_are_decoded_as_sentencepiece_does(checkpoint: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    trained = SentencePieceProcessor(model_file=str(checkpoint / "tokenizer.model"))
+    tokenizer = load_original_llava_processor(checkpoint).tokenizer
+    for text in ("A cyst.", "naïve\n日本 😀", "Findings:  none."):
+        assert tokenizer.decode([*trained.encode(text), 2], skip_special_tokens=True) == text
+
+
+def test_only_the_sentencepiece_model_is_needed_for_the_tokenizer(copied: Path) -> None:
+    full = load_original_llava_processor(copied).tokenizer
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (copied / name).unlink()
+    bare = load_original_llava_processor(copied).tokenizer
+    prompt = "<s>" + PROMPTS["two pictures"]
+    assert bare.encode(prompt) == full.encode(prompt)
+    assert bare.padding_side == "left"
+
+
+def test_a_placeholder_in_the_users_text_is_plain_text(checkpoint: Path) -> None:
+    processor = load_original_llava_processor(checkpoint)
+    conversation = [turn("user", scan(1, (40, 40)), "What does <image> mean?")]
+    inputs = prepared(processor, conversation, sanitize_control_tokens=True)
+    ids = inputs["input_ids"][0].tolist()
+    assert ids.count(TEXT["vocab_size"]) == IMAGE_TOKENS
+    assert "What does <image> mean? [/INST]" in processor.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("size", [(90, 40), (30, 71), (64, 64), (1, 60), (500, 333)])
+def test_pictures_are_padded_as_the_original_code_did(checkpoint: Path, size: tuple[int, int]) -> None:
+    processor = load_original_llava_processor(checkpoint)
+    picture = scan(5, size)
+    pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+    assert np.allclose(pixels, original_pixels(picture), atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", [None, "square"])
+def test_pictures_are_cropped_where_the_checkpoint_does_not_pad(copied: Path, setting: str | None) -> None:
+    processor = load_original_llava_processor(change_config(copied, image_aspect_ratio=setting))
+    wide = Image.new("RGB", (200, 50), "black")
+    wide.paste("white", (80, 0, 120, 50))
+    pixels = processor.image_processor(wide, return_tensors="pt")["pixel_values"]
+    assert not np.allclose(pixels, original_pixels(wide), atol=0.1)
+    assert (pixels[0, 0, :, VISION["image_size"] // 2] > 1.9).all()
+
+
+def test_the_template_is_mistrals(checkpoint: Path) -> None:
+    processor = load_original_llava_processor(checkpoint)
+    expected = "<s>[INST] <image>\nWhat is shown? [/INST] A cyst.</s>[INST] <image>\nAnd here? [/INST]"
+    for prompted in (True, False):
+        shown = processor.apply_chat_template(two_scans(), add_generation_prompt=prompted)
+        assert shown == expected
+
+
+def test_the_template_gives_what_the_shared_example_gives(checkpoint: Path, shared: Path) -> None:
+    spec = importlib.util.spec_from_file_location("tiny_models", shared / "examples" / "tiny_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    processor = load_original_llava_processor(checkpoint)
+    odd: Conversation = [
+        {"role": "system", "content": " Be brief.\n"},
+        turn("user", "Before ", scan(1, (8, 8)), scan(2, (8, 8)), "\n after {{ x }} <b>"),
+        turn("assistant", "A\n"),
+        {"role": "user", "content": ""},
+        turn("assistant"),
+    ]
+    for conversation in (two_scans(), odd, odd[:1], []):
+        ours, theirs = (
+            processor.apply_chat_template([conversation], chat_template=template)
+            for template in (MISTRAL_INSTRUCT, example.MISTRAL)
+        )
+        assert ours == theirs
+
+
+def renamed_by_hand(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    import torch
+
+    renamed = {}
+    for name, tensor in weights.items():
+        if name.startswith(TOWER):
+            renamed["model.vision_tower." + name[len(TOWER) :]] = tensor
+        elif name.startswith("model.mm_projector."):
+            _, _, number, kind = name.split(".")
+            renamed[f"model.multi_modal_projector.linear_{ {'0': 1, '2': 2}[number] }.{kind}"] = tensor
+        elif name == "lm_head.weight":
+            renamed[name] = torch.cat([tensor, torch.zeros(1, TEXT["hidden_size"])])
+        elif name == "model.embed_tokens.weight":
+            added = torch.zeros(1, TEXT["hidden_size"])
+            renamed["model.language_model.embed_tokens.weight"] = torch.cat([tensor, added])
+        else:
+            renamed["model.language_model." + name.removeprefix("model.")] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize(
+    "where", [{}, {"device_map": "cpu"}, {"device_map": "auto", "max_memory": {"cpu": "1GB"}}]
+)
+def test_every_weight_comes_where_it_belongs(checkpoint: Path, where: dict[str, Any]) -> None:
+    import torch
+
+    model = load_original_llava_model(checkpoint, **where)
+    expected, loaded = renamed_by_hand(random_weights(0)), model.state_dict()
+    assert loaded.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(loaded[name], tensor), name
+    assert model.config.text_config.vocab_size == TEXT["vocab_size"] + 1
+    assert not model.training
+
+
+def test_the_answer_is_computed_as_the_original_code_did(checkpoint: Path) -> None:
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModel, MistralConfig, MistralForCausalLM
+
+    weights = random_weights(0)
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    settings: dict[str, Any] = TEXT | {
+        "rms_norm_eps": 1e-5,
+        "sliding_window": None,
+        "rope_parameters": rope,
+    }
+    text = MistralForCausalLM(MistralConfig(**settings)).eval()
+    text.load_state_dict(
+        {name: tensor for name, tensor in weights.items() if not re.search("projector|tower", name)}
+    )
+    vision: dict[str, Any] = dict(VISION)
+    tower = CLIPVisionModel(CLIPVisionConfig(**vision)).eval()
+    tower.load_state_dict(
+        {name[len(TOWER) :]: tensor for name, tensor in weights.items() if name.startswith(TOWER)}
+    )
+    wide = TEXT["hidden_size"]
+    projector = torch.nn.Sequential(
+        torch.nn.Linear(VISION["hidden_size"], wide), torch.nn.GELU(), torch.nn.Linear(wide, wide)
+    )
+    start = "model.mm_projector."
+    projector.load_state_dict(
+        {name[len(start) :]: tensor for name, tensor in weights.items() if name.startswith(start)}
+    )
+    with torch.inference_mode():
+        embedded = []
+        for number, chunk in enumerate(original_chunks(checkpoint, PROMPTS["two pictures"])):
+            if number:
+                pixels = original_pixels(scan(number, [(90, 40), (30, 70)][number - 1]))
+                seen = tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+                embedded.append(projector(seen)[0])
+            embedded.append(text.model.embed_tokens(torch.tensor(chunk)))
+        expected = text(inputs_embeds=torch.cat(embedded)[None]).logits[0]
+
+        model = load_original_llava_model(checkpoint)
+        inputs = prepared(load_original_llava_processor(checkpoint), two_scans())
+        logits = model(**inputs).logits[0]
+    assert logits.shape == (len(expected), TEXT["vocab_size"] + 1)
+    assert torch.allclose(logits[:, :-1], expected, atol=1e-4)
+    assert expected.std() > 0.5
+
+
+def test_a_batch_gives_what_one_by_one_gives(checkpoint: Path) -> None:
+    model = load_original_llava_model(checkpoint)
+    processor = load_original_llava_processor(checkpoint)
+    short = [turn("user", scan(3, (40, 90)), "Which image is it?")]
+    batch = prepared(processor, two_scans(), short)
+    assert (batch["input_ids"][1, :10] == processor.tokenizer.pad_token_id).all()
+    alone = [greedy(model, prepared(processor, conversation))[0] for conversation in (two_scans(), short)]
+    assert greedy(model, batch) == alone
+    assert alone[0] != alone[1]
+
+
+def test_saved_by_transformers_it_gives_the_same_tokens(checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    model = load_original_llava_model(checkpoint)
+    processor = load_original_llava_processor(checkpoint)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert not is_original_llava(json.loads((tmp_path / "config.json").read_text()))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as saved:
+        assert not [name for name in saved.keys() if "mm_projector" in name]  # noqa: SIM118
+
+    again, report = LlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    their_processor = LlavaProcessor.from_pretrained(tmp_path, backend="pil")
+    ours, theirs = prepared(processor, two_scans()), prepared(their_processor, two_scans())
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert (ours[name] == theirs[name]).all()
+    assert greedy(again, theirs, 40) == greedy(model, ours, 40)
+
+
+def test_the_added_token_is_never_generated(checkpoint: Path) -> None:
+    import torch
+    from transformers import GenerationConfig
+
+    model = load_original_llava_model(checkpoint)
+    inputs = prepared(load_original_llava_processor(checkpoint), two_scans())
+    best, image = greedy(model, inputs, 1)[0][0], TEXT["vocab_size"]
+    with torch.no_grad():
+        model.lm_head.weight[image] = 3 * model.lm_head.weight[best]
+    assert greedy(model, inputs, 1, suppress_tokens=None) == [[image]]
+    assert image not in greedy(model, inputs, 40)[0]
+    assert model.generation_config.pad_token_id == 0
+    own = GenerationConfig(suppress_tokens=model.generation_config.suppress_tokens, pad_token_id=0)
+    assert image not in greedy(model, inputs, 40, generation_config=own)[0]
+
+
+def test_room_for_the_picture_token_is_used_where_there_is_some(checkpoint: Path, copied: Path) -> None:
+    import torch
+
+    weights = random_weights(0)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat([weights[name], torch.ones(5, TEXT["hidden_size"])])
+    save_shards(copied, weights, 4)
+    model = load_original_llava_model(change_config(copied, vocab_size=TEXT["vocab_size"] + 5))
+    assert model.lm_head.weight.shape[0] == TEXT["vocab_size"] + 5
+    assert model.generation_config.suppress_tokens == [TEXT["vocab_size"]]
+
+
+def test_old_buffers_are_no_weights(copied: Path) -> None:
+    import torch
+
+    buffers = {TOWER + "embeddings.position_ids": torch.arange(IMAGE_TOKENS + 1)[None]} | {
+        f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(8) for layer in (0, 1)
+    }
+    save_shards(copied, random_weights(0) | buffers, 4)
+    model = load_original_llava_model(copied)
+    assert model.state_dict().keys() == renamed_by_hand(random_weights(0)).keys()
+
+
+def test_what_is_left_over_or_missing_is_said_in_one_line(copied: Path) -> None:
+    weights = random_weights(0)
+    some = [name for name in weights if ".mlp.fc1." in name]
+    assert len(some) == 4
+    without = {name: tensor for name, tensor in weights.items() if name not in some}
+    first = f"{TOWER}encoder.layers.0.mlp.fc1.bias"
+
+    save_shards(copied, without, 4)
+    refused(copied, "lacks 4 parameters: ", first, ", …")
+    save_shards(copied, weights | {"lm_head.bias": weights[first].clone()}, 4)
+    refused(copied, "has left over 1 parameter: lm_head.bias")
+    # a name of transformers' own is no name of this layout, even where it means a weight of the model
+    save_shards(
+        copied, weights | {"model.language_model.norm.weight": weights["model.norm.weight"].clone()}, 4
+    )
+    refused(copied, "left over 1 parameter: model.language_model.norm.weight")
+    save_shards(copied, without | {f"x\n{index}": weights[first] + 1 for index in range(5)}, 4)
+    refused(copied, "lacks 4 parameters: ", r"; has left over 5 parameters: x\n0, x\n1, x\n2, …")
+    save_shards(copied, weights | {"model.norm.weight": weights["model.norm.weight"][:8].clone()}, 4)
+    refused(copied, "model.norm.weight [8] for [64]")
+
+
+def test_a_broken_or_missing_file_is_said_in_one_line(checkpoint: Path, copied: Path) -> None:
+    shard = copied / "model-00003-of-00004.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    refused(copied, shard.name)
+    shard.unlink()
+    refused(copied, shard.name)
+    (copied / "model.safetensors.index.json").write_text("{")
+    refused(copied, "model.safetensors.index.json")
+    (copied / "model.safetensors.index.json").write_text("{}")
+    refused(copied, "weight_map")
+    (copied / "model.safetensors.index.json").unlink()
+    refused(copied, "no weights")
+    for name in ("config.json", "preprocessor_config.json"):
+        whole = (copied / "clip" / name).read_text()
+        (copied / "clip" / name).write_text("[")
+        refused(copied, f"clip/{name}", load=load_original_llava_processor)
+        (copied / "clip" / name).write_text(whole)
+    for load in (load_original_llava_model, load_original_llava_processor):
+        (copied / "tokenizer.model").write_bytes(b"rubbish")
+        refused(copied, "tokenizer.model", load=load)
+        (copied / "tokenizer.model").unlink()
+        refused(copied, "tokenizer.model", load=load)
+    (copied / "config.json").unlink()
+    refused(copied, "config.json", load=load_original_llava_processor)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("image_aspect_ratio", "anyres"),
+        ("mm_projector_type", "linear"),
+        ("mm_use_im_start_end", True),
+        ("mm_vision_select_feature", "cls_patch"),
+    ],
+)
+def test_what_the_mapping_does_not_know_is_refused(copied: Path, setting: str, value: Any) -> None:
+    change_config(copied, **{setting: value})
+    for load in (load_original_llava_model, load_original_llava_processor):
+        refused(copied, setting, load=load)
+
+
+def test_one_file_of_weights_is_enough(copied: Path) -> None:
+    for shard in copied.glob("model*"):
+        shard.unlink()
+    save_shards(copied, random_weights(0), 1)
+    assert load_original_llava_model(copied).lm_head.weight.shape[0] == TEXT["vocab_size"] + 1
+
+
+def test_the_checkpoints_type_holds_unless_another_is_asked_for(copied: Path) -> None:
+    import torch
+
+    change_config(copied, torch_dtype="bfloat16")
+    assert load_original_llava_model(copied).dtype == torch.bfloat16
+    asked = load_original_llava_model(copied, dtype=torch.float32, attn_implementation="eager")
+    assert {parameter.dtype for parameter in asked.parameters()} == {torch.float32}
+    assert asked.config.text_config._attn_implementation == "eager"
+
+
+def test_the_towers_configuration_is_the_named_folders(copied: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(copied / "clip", elsewhere)
+    (elsewhere / "config.json").write_text(json.dumps(VISION | {"model_type": "clip_vision_model"}))
+    change_config(copied, mm_vision_tower=str(elsewhere))
+    assert load_original_llava_model(copied).config.vision_config.hidden_size == VISION["hidden_size"]
+    processor = load_original_llava_processor(copied)
+    assert processor.image_processor.crop_size["height"] == VISION["image_size"]
+
+    (elsewhere / "preprocessor_config.json").unlink()
+    without = load_original_llava_processor(copied).image_processor
+    picture = scan(1, (90, 40))
+    assert (
+        without(picture)["pixel_values"][0] == processor.image_processor(picture)["pixel_values"][0]
+    ).all()
+
+
+def test_without_such_a_folder_the_tower_is_openais_large_one(copied: Path) -> None:
+    change_config(copied, mm_vision_tower="openai/clip-vit-large-patch14-336")
+    processor = load_original_llava_processor(copied)
+    inputs = prepared(processor, [turn("user", scan(1, (90, 40)), "What is shown?")])
+    assert inputs["pixel_values"].shape == (1, 3, 336, 336)
+    assert inputs["input_ids"].tolist()[0].count(TEXT["vocab_size"]) == 576
+    refused(copied, "lacks")  # its 24 layers
+
+
+@pytest.mark.parametrize(
+    ("config", "original"),
+    [
+        ({"model_type": "llava_mistral", "architectures": ["LlavaMistralForCausalLM"]}, True),
+        ({"model_type": "llava_mistral"}, True),
+        ({"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"]}, True),
+        ({"model_type": "llava_llama"}, True),
+        ({"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]}, False),
+        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, False),
+        ({"architectures": None}, False),
+        ({}, False),
+    ],
+)
+def test_the_layout_is_known_by_the_configuration(config: dict[str, Any], original: bool) -> None:
+    assert is_original_llava(config) is original
+
+
+def test_a_llama_has_the_same_names_and_no_template(copied: Path) -> None:
+    change_config(copied, model_type="llava", architectures=["LlavaLlamaForCausalLM"])
+    assert load_original_llava_model(copied).config.text_config.model_type == "llama"
+    assert load_original_llava_processor(copied).chat_template is None
+
+
+def test_another_layout_is_refused(copied: Path) -> None:
+    change_config(copied, model_type="llava", architectures=["LlavaForConditionalGeneration"])
+    refused(copied, "not in the original LLaVA layout")
+
+
+def test_the_module_costs_nothing_until_it_is_used() -> None:
+    code = (
+        "import sys, smmile.backends.llava_original\n"
+        "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)

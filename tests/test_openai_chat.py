@@ -1,0 +1,811 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import SCRIPTS, SUITE, picture
+from fake_openai import Answer, FakeOpenAI, fails, lists, running, says
+from smmile.backends.concurrent import Session, answer_concurrently, redacted
+from smmile.backends.openai_chat import OpenAIChat, Service, connect_to_server
+from smmile.backends.sent_images import as_sent
+from smmile.conversation import Conversation, ImagePart, Recipe, TextPart, Turn, build_conversation
+from smmile.errors import UsageError
+from smmile.images import StoredImage, UnreadableImageError, decode_rgb
+from smmile.problems import Problem, Triplet
+from smmile.requests import Failure, Reply, Request
+from smmile.results import ImageChange
+
+if TYPE_CHECKING:
+    import openai
+
+KEY = "sk-very-secret-0123456789"
+
+
+def stored(content: bytes) -> StoredImage:
+    return StoredImage(hashlib.sha256(content).hexdigest(), len(content), content)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **how)
+    return out.getvalue()
+
+
+def a_request(question: str, *examples: tuple[str, str, bytes], image: bytes | None = None) -> Request:
+    triplets = tuple(Triplet(text, answer, stored(content)) for text, answer, content in examples)
+    query = Triplet(question, "gold", stored(image or picture(1)))
+    problem = Problem(f"problem of {question}", triplets, query)
+    return Request(problem, None, build_conversation(problem, Recipe(), "ICL", None), question)
+
+
+def requests_for(*questions: str) -> list[Request]:
+    return [a_request(question) for question in questions]
+
+
+def a_backend(server: FakeOpenAI, *, timeout: float = 20, max_retries: int = 0, **how: Any) -> OpenAIChat:
+    """As a script for an API with a key makes it."""
+
+    def make_client() -> openai.AsyncOpenAI:
+        import openai
+
+        key = how.get("key", KEY)
+        return openai.AsyncOpenAI(
+            base_url=f"{server.url}/v1", api_key=key, timeout=timeout, max_retries=max_retries
+        )
+
+    decoding = {"max_new_tokens": 512, "temperature": 0, "seed": 42, "concurrency": 4}
+    service = Service("The API", "OpenAI", "check THE_KEY", "check --model")
+    asked = {name: value for name, value in how.items() if name != "key"}
+    return OpenAIChat(make_client=make_client, service=service, **({"model": "m"} | decoding | asked))
+
+
+def outcomes(backend: OpenAIChat, requests: Sequence[Request]) -> dict[str, Reply | Failure]:
+    """The outcomes by their questions; every request has exactly one."""
+    answered = [pair for batch in backend.answer(requests) for pair in batch]
+    assert sorted(id(request) for request, _ in answered) == sorted(map(id, requests))
+    return {request.problem.query.question: outcome for request, outcome in answered}
+
+
+def errors(server: FakeOpenAI, **how: Any) -> dict[str, tuple[str, str]]:
+    """Type and message of the error that each question of the server's script ends in."""
+    with running(server):
+        found = outcomes(a_backend(server, **how), requests_for(*server.script))
+    failures = {question: item for question, item in found.items() if isinstance(item, Failure)}
+    return {question: (item.error.type, item.error.message) for question, item in failures.items()}
+
+
+# What is sent and what comes back.
+
+
+def test_a_conversation_arrives_as_it_is() -> None:
+    """Order, blanks at the ends, odd characters and every byte of every picture."""
+    texts = ["  What is it?\r\n", 'A "quoted" <image> \x00 \u2028 \U0001f600 question ', "And this?\n\n"]
+    answers = [" Yes.\n", ""]
+    images = [picture(1, kind="JPEG"), picture(2), picture(3, kind="WEBP")]
+    turns = [Turn("system", (TextPart(" Be brief.\n"),))]
+    for index, text in enumerate(texts):
+        turns.append(Turn("user", (ImagePart(stored(images[index])), TextPart(text))))
+        if index < 2:
+            turns.append(Turn("assistant", (TextPart(answers[index]),)))
+    request = replace(a_request("?"), conversation=Conversation(tuple(turns)))
+    with running(FakeOpenAI()) as server:
+        [[(_, outcome)]] = a_backend(server, extra={"logprobs": True, "top_p": 0.5}).answer([request])
+    [asked] = server.chats
+    messages = asked.body["messages"]
+    assert {name: value for name, value in asked.body.items() if name != "messages"} == {
+        "model": "m",
+        "max_tokens": 512,
+        "temperature": 0,
+        "seed": 42,
+        "logprobs": True,
+        "top_p": 0.5,
+    }
+    assert [message["role"] for message in messages] == [turn.role for turn in turns]
+    assert messages[0]["content"] == " Be brief.\n"
+    assert [message["content"] for message in messages[2::2]] == answers
+    for message, text, image, kind in zip(
+        messages[1::2], texts, images, ("jpeg", "png", "webp"), strict=True
+    ):
+        shown, said = message["content"]
+        assert said == {"type": "text", "text": text}
+        head, _, content = shown["image_url"]["url"].partition(",")
+        assert (shown["type"], head) == ("image_url", f"data:image/{kind};base64")
+        assert base64.b64decode(content, validate=True) == image
+    assert outcome == Reply(f"re: {texts[2]}", "stop", 10, 2, outcome.seconds)
+    assert outcome.seconds is not None
+    assert 0 < outcome.seconds < 20
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_what_is_not_set_is_not_sent_and_the_rest_goes_under_its_name() -> None:
+    request = a_request("q", ("example?", "no", picture(2)))
+    with running(FakeOpenAI()) as server:
+        backend = a_backend(
+            server,
+            temperature=None,
+            seed=None,
+            limit_field="max_completion_tokens",
+            detail="high",
+            roles={"assistant": "system"},
+        )
+        assert isinstance(outcomes(backend, [request])["q"], Reply)
+    [asked] = server.chats
+    assert set(asked.body) == {"model", "messages", "max_completion_tokens"}
+    user, example, query = asked.body["messages"]
+    assert example == {"role": "system", "content": "no"}
+    assert {message["content"][0]["image_url"]["detail"] for message in (user, query)} == {"high"}
+    assert backend.describe() == {
+        "server": "OpenAI",
+        "model": "m",
+        "generation": {"max_completion_tokens": 512},
+    }
+
+
+def test_a_reply_is_kept_whole_and_an_empty_one_is_no_failure() -> None:
+    script = {
+        "long": says("cut off ", "length"),
+        "silent": says(None),
+        "odd": Answer(200, b'{"choices": [{"message": {"content": "half a \\ud83d pair\\r\\n"}}]}'),
+        "plain": replace(says("yes"), headers={"Content-Type": "text/plain"}),
+    }
+    with running(FakeOpenAI({question: [answer] for question, answer in script.items()})) as server:
+        found = outcomes(a_backend(server), requests_for(*script))
+    assert {question: (item.text, item.finish_reason) for question, item in found.items()} == {  # type: ignore[union-attr]
+        "long": ("cut off ", "length"),
+        "silent": ("", "stop"),
+        "odd": ("half a \ud83d pair\r\n", None),
+        "plain": ("yes", "stop"),
+    }
+
+
+# Pictures.
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def noise(mode: str = "RGB", size: tuple[int, int] = (9, 5)) -> Image.Image:
+    samples = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(samples).convert(mode)
+
+
+def a_16_bit_png() -> bytes:
+    """Red, green and blue of 16 bits each, which Pillow reads and cannot write."""
+    import struct
+    import zlib
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    line = b"\0" + bytes(range(12))
+    head = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(line + line)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+AS_STORED = {
+    "JPEG": encoded(noise(), "JPEG"),
+    "grey JPEG": encoded(noise("L"), "JPEG"),
+    "JPEG with more behind it": encoded(noise(), "MPO", save_all=True, append_images=[noise("L")]),
+    "JPEG with another tag": encoded(noise(), "JPEG", exif=Image.Exif()),
+    "PNG": encoded(noise()),
+    "grey PNG": encoded(noise("L")),
+    "grey GIF": encoded(noise("L"), "GIF", optimize=False),
+    "WebP": encoded(noise(), "WEBP", lossless=True),
+}
+AS_PNG = {
+    "turned JPEG": encoded(noise(), "JPEG", exif=turned()),
+    "CMYK JPEG": encoded(noise("CMYK"), "JPEG"),
+    "PNG with a palette": encoded(noise("P")),
+    "black and white PNG": encoded(noise("1")),
+    "transparent PNG": encoded(noise("RGBA").rotate(10)),
+    "PNG with a transparent colour": encoded(noise(), transparency=(0, 0, 0)),
+    "PNG of 16 bits": encoded(Image.fromarray(np.arange(45, dtype=np.uint16).reshape(5, 9) * 100)),
+    "coloured PNG of 16 bits": a_16_bit_png(),
+    "moving PNG": encoded(noise(), save_all=True, append_images=[noise("L").convert("RGB")]),
+    "moving WebP": encoded(noise(), "WEBP", save_all=True, append_images=[noise("L").convert("RGB")]),
+    "transparent WebP": encoded(noise("RGBA").rotate(10), "WEBP"),
+    "TIFF with a profile": encoded(noise(), "TIFF", icc_profile=b"a profile", dpi=(72, 72)),
+    "BMP": encoded(noise(), "BMP"),
+    "GIF": encoded(noise("P"), "GIF"),
+}
+
+
+@pytest.mark.parametrize("content", AS_STORED.values(), ids=AS_STORED)
+def test_what_shows_right_is_sent_byte_for_byte(content: bytes) -> None:
+    sent = as_sent(stored(content), 0)
+    assert (sent.content, sent.change) == (content, None)
+    assert np.array_equal(naively_shown(sent.content), np.asarray(decode_rgb(content)))
+
+
+@pytest.mark.parametrize("content", AS_PNG.values(), ids=AS_PNG)
+def test_anything_else_is_sent_as_a_png_of_what_is_to_be_seen(content: bytes) -> None:
+    image = stored(content)
+    sent = as_sent(image, 3)
+    assert sent == as_sent(image, 3)
+    assert sent.media_type == "image/png"
+    assert np.array_equal(naively_shown(sent.content), np.asarray(decode_rgb(content)))
+    before, after = Image.open(io.BytesIO(content)), Image.open(io.BytesIO(sent.content))
+    assert before.format is not None
+    assert (after.format, after.mode) == ("PNG", "RGB")
+    assert not after.info
+    assert sent.change == ImageChange(
+        3,
+        image.sha256,
+        hashlib.sha256(sent.content).hexdigest(),
+        before.size,
+        after.size,
+        before.format,
+        "PNG",
+    )
+
+
+def naively_shown(content: bytes) -> np.ndarray[Any, Any]:
+    """A picture as a viewer shows it that knows nothing of turns, transparency or deep colours."""
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def test_a_large_picture_is_no_cause_for_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert as_sent(stored(AS_STORED["PNG"]), 0).change is None
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"rubbish", AS_STORED["PNG"][:20]])
+def test_what_is_no_picture_cannot_be_sent(content: bytes) -> None:
+    with pytest.raises(UnreadableImageError):
+        as_sent(stored(content), 0)
+
+
+def test_changed_pictures_are_reported_and_broken_ones_fail_alone() -> None:
+    changed = a_request("changed", ("e?", "no", picture(1)), image=AS_PNG["turned JPEG"])
+    broken = a_request("broken", ("e?", "no", b"rubbish"))
+    with running(FakeOpenAI()) as server:
+        found = outcomes(a_backend(server), [broken, changed])
+        assert server.questions == ["changed"]
+    reply, failure = found["changed"], found["broken"]
+    assert isinstance(reply, Reply)
+    [change] = reply.images_changed
+    assert (change.index, change.size, change.sent_size) == (1, (9, 5), (5, 9))
+    url = server.chats[0].body["messages"][-1]["content"][0]["image_url"]["url"]
+    assert hashlib.sha256(base64.b64decode(url.partition(",")[2])).hexdigest() == change.sent_sha256
+    assert isinstance(failure, Failure)
+    assert failure.error.type == "image"
+
+
+# What goes wrong.
+
+TOO_LONG = [
+    "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4488 in the "
+    "messages, 512 in the completion).",
+    "The decoder prompt (length 5000) is longer than the maximum model length of 4096. Make sure that "
+    "`max_model_len` is no smaller than the number of text tokens plus multimodal tokens.",
+    "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+    "Requested token count exceeds the model's maximum context length of 4096 tokens. You requested a "
+    "total of 5512 tokens: 5000 tokens from the input messages and 512 tokens for the completion.",
+    "Multimodal prompt is too long after expanding multimodal tokens. After expanding 5000 => 9000.",
+    "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens).",
+    "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300000 tokens.",
+    "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+    "the request exceeds the available context size, try increasing it",
+]
+
+
+def test_every_mistake_has_its_type() -> None:
+    azure = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {}}
+    expected: dict[str, tuple[Answer, str]] = {
+        f"too long {number}": (fails(400, message), "context_overflow")
+        for number, message in enumerate(TOO_LONG)
+    }
+    expected |= {
+        "code": (fails(400, "Too long.", "context_length_exceeded"), "context_overflow"),
+        "old vllm": (
+            Answer(
+                400, {"object": "error", "message": TOO_LONG[0], "type": "BadRequestError", "code": 400}
+            ),
+            "context_overflow",
+        ),
+        "refused": (says(None, refusal="I cannot help with that."), "refusal"),
+        "filtered": (says("Half of an ans", "content_filter"), "content_filter"),
+        "azure": (
+            Answer(
+                400,
+                {
+                    "error": {
+                        "message": "The response was filtered due to the prompt triggering Azure OpenAI's "
+                        "content management policy.",
+                        "code": "content_filter",
+                        "innererror": azure,
+                    }
+                },
+            ),
+            "content_filter",
+        ),
+        "policy": (fails(400, "flagged as potentially violating our usage policy"), "content_filter"),
+        "busy": (fails(429, "Rate limit reached: 40000 tokens exceed 30000"), "rate_limit"),
+        "large picture": (fails(400, "image exceeds the maximum size of 20 MB"), "request"),
+        "many pictures": (fails(400, "At most 1 image(s) may be provided in one request."), "request"),
+        "too many asked": (fails(400, "max_tokens is too large: 9 exceeds 8"), "request"),
+        "fastapi": (Answer(422, {"detail": "Unexpected fields in the request"}), "request"),
+        "detail": (Answer(422, {"detail": [{"msg": "field required"}]}), "request"),
+        "too large": (Answer(413, b"<html>Request Entity Too Large</html>"), "request"),
+        "broken": (fails(500, "Internal server error"), "server"),
+        "plain": (Answer(500, b"Internal Server Error", {"Content-Type": "text/plain"}), "server"),
+        "gateway": (Answer(502, b"<html>bad gateway</html>", {"Content-Type": "text/html"}), "server"),
+        "dropped": (replace(says("half"), cut=True), "server"),
+        "garbage": (Answer(200, b"{]"), "server"),
+        "not utf-8": (Answer(200, b'{"choices": "\xff"}'), "server"),
+        "page": (Answer(200, b"<html></html>", {"Content-Type": "text/html"}), "server"),
+        "other json": (Answer(200, [1, 2]), "server"),
+        "odd choices": (Answer(200, {"choices": [{"message": {"content": {"a": 1}}}]}), "server"),
+        "no choices": (Answer(200, {"choices": []}), "server"),
+        "error in a reply": (
+            Answer(200, {"choices": None, "error": {"message": TOO_LONG[0], "code": 400}}),
+            "context_overflow",
+        ),
+        "request timeout": (Answer(408, {"detail": "too slow"}), "timeout"),
+    }
+    found = errors(FakeOpenAI({name: [answer] for name, (answer, _) in expected.items()}), concurrency=8)
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        name: kind for name, (_, kind) in expected.items()
+    }
+    messages = {name: message for name, (_, message) in found.items()}
+    assert messages["refused"] == "I cannot help with that."
+    assert messages["fastapi"] == "HTTP 422: Unexpected fields in the request"
+    assert messages["detail"] == 'HTTP 422: [{"msg": "field required"}]'
+    assert messages["old vllm"].startswith("HTTP 400: This model's maximum context length")
+    assert "closed connection" in messages["dropped"]
+    assert "<html>" in messages["page"]
+
+
+def test_a_reply_that_does_not_come_is_a_timeout() -> None:
+    script = {"slow": [says("late", delay=5)], "quick": [says("soon")], "never": [says("never")]}
+    server = FakeOpenAI(script, held=["never"])
+    started = time.monotonic()
+    found = errors(server, timeout=0.5)
+    assert time.monotonic() - started < 10
+    assert {name: kind for name, (kind, _) in found.items()} == {"slow": "timeout", "never": "timeout"}
+    assert "--timeout" in found["never"][1]
+
+
+def test_the_client_asks_again_as_often_as_it_may() -> None:
+    at_once = {"Retry-After-Ms": "1"}
+    busy, broken = fails(429, "slow down", headers=at_once), fails(500, "oh", headers=at_once)
+    dropped = replace(says("half"), cut=True)
+    server = FakeOpenAI(
+        script={
+            "busy": [busy, busy, says("at last")],
+            "broken": [broken, says("better")],
+            "dropped": [dropped, says("whole")],
+            "too busy": [busy, busy, busy, says("too late")],
+            "wrong": [fails(400, "no"), says("not asked for")],
+        }
+    )
+    with running(server):
+        found = outcomes(a_backend(server, max_retries=2), requests_for(*server.script))
+    told = {name: item.text if isinstance(item, Reply) else item.error.type for name, item in found.items()}
+    assert told == {
+        "busy": "at last",
+        "broken": "better",
+        "dropped": "whole",
+        "too busy": "rate_limit",
+        "wrong": "request",
+    }
+    assert [server.questions.count(name) for name in server.script] == [3, 2, 2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "parts"),
+    [
+        (fails(401, f"Incorrect API key provided: {KEY}.", "invalid_api_key"), ["credentials", "THE_KEY"]),
+        (
+            fails(403, f"Key {KEY} may not. Country not supported."),
+            ["refuses access", "Country", "THE_KEY"],
+        ),
+        (fails(404, "The model `m` does not exist", "model_not_found"), ["no model m", "served-a, b"]),
+        (Answer(404, b"<html>" + KEY.encode() * 200 + b"</html>"), ["no model m", "check --model"]),
+        (
+            Answer(400, {"detail": "Server is pinned to 'x'; requested 'm'."}),
+            ["no model m", "pinned to 'x'"],
+        ),
+        (fails(429, "You exceeded your current quota.", "insufficient_quota"), ["quota", "The API"]),
+    ],
+    ids=["401", "403", "404", "404 page", "pinned", "quota"],
+)
+def test_what_all_requests_would_meet_with_stops_the_run_at_once(answer: Answer, parts: list[str]) -> None:
+    names = [f"q{number}" for number in range(20)]
+    script = {"q2": [replace(answer, delay=0.3)]}  # q0 and q1 are answered by then
+    server = FakeOpenAI(script, models=lists("served-a", "b"), held=names[3:])
+    kept: list[str] = []
+    started = time.monotonic()
+    with running(server):
+        batches = a_backend(server, concurrency=2).answer(requests_for(*names))
+        with pytest.raises(UsageError) as stopped:
+            kept.extend(request.key for batch in batches for request, _ in batch)
+    assert time.monotonic() - started < 10
+    assert sorted(kept) == ["q0", "q1"]
+    assert len(server.chats) <= 4  # no more than was in flight
+    for part in parts:
+        assert part in str(stopped.value)
+    assert KEY[:12] not in str(stopped.value)
+
+
+def test_a_key_is_in_no_message() -> None:
+    echo = f"You sent Bearer {KEY} again and again"
+    found = errors(
+        FakeOpenAI(
+            {
+                "request": [fails(400, echo)],
+                "server": [fails(500, "." * 290 + KEY)],  # where a cut might leave half of it
+                "reply": [Answer(200, echo.encode())],
+                "refusal": [says(None, refusal="." * 290 + KEY)],
+            }
+        )
+    )
+    assert len(found) == 4
+    assert not [message for _, message in found.values() if KEY[:8] in message]
+    assert "You sent Bearer *** again" in found["request"][1]
+    with_line_break = errors(FakeOpenAI({"a": [says("unheard")]}), key=f"{KEY}\n")
+    assert with_line_break["a"][0] == "server"
+    assert KEY[:8] not in with_line_break["a"][1]
+    assert redacted("a b", None, "", "b") == "a ***"
+
+
+# Several at once.
+
+
+def test_as_many_as_allowed_are_in_flight_and_never_more() -> None:
+    names = [f"q{number}" for number in range(30)]
+    script = {name: [says(f"answer to {name}", delay=0.01 * (7 * i % 5))] for i, name in enumerate(names)}
+    with running(FakeOpenAI(script, together=5)) as server:
+        found = outcomes(a_backend(server, concurrency=5), requests_for(*names))
+    assert server.most_in_flight == 5
+    assert sorted(server.questions) == sorted(names)
+    assert {name: item.text for name, item in found.items() if isinstance(item, Reply)} == {
+        name: f"answer to {name}" for name in names
+    }
+
+
+def test_a_picture_is_read_when_its_requests_turn_has_come() -> None:
+    read: list[str] = []
+
+    class Watched(StoredImage):
+        def read(self) -> bytes:
+            read.append(self.sha256)
+            return super().read()
+
+    requests = []
+    for number in range(6):
+        request = a_request(f"q{number}")
+        image = Watched(str(number), 1, picture(number))
+        parts = (ImagePart(image), TextPart(f"q{number}"))
+        requests.append(replace(request, conversation=Conversation((Turn("user", parts),))))
+    with running(FakeOpenAI(held=["q1", "q2"])) as server:
+        batches = a_backend(server, concurrency=2).answer(requests)
+        assert [request.key for request, _ in next(iter(batches))] == ["q0"]
+        server.wait_for_chats(3)
+        time.sleep(0.1)
+        assert sorted(read) == ["0", "1", "2"]
+        batches.close()  # type: ignore[attr-defined]
+    assert sorted(server.questions) == ["q0", "q1", "q2"]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+Ask = Callable[[Request], Awaitable[Reply | Failure]]
+
+
+def by(ask: Ask, closed: list[bool] | None = None) -> Callable[[], Any]:
+    """A session of nothing but `ask`."""
+
+    @asynccontextmanager
+    async def session() -> AsyncIterator[Session]:
+        try:
+            yield Session(ask)
+        finally:
+            await asyncio.sleep(0)
+            if closed is not None:
+                closed.append(True)
+
+    return session
+
+
+def test_new_requests_begin_while_the_consumer_works_but_not_without_end() -> None:
+    asked: list[str] = []
+
+    async def ask(request: Request) -> Reply:
+        asked.append(request.key)
+        return Reply(request.key)
+
+    requests = requests_for(*map(str, range(200)))
+    batches = answer_concurrently(requests, by(ask), 3)
+    first = len(next(batches))
+    wait_until(lambda: len(asked) >= first + 4 * 3)
+    time.sleep(0.1)
+    assert len(asked) == first + 4 * 3
+    rest = list(map(len, batches))
+    assert sorted(asked) == sorted(request.key for request in requests)
+    assert rest[0] == 4 * 3  # what arrived together comes together
+    assert sum(rest) == 200 - first
+
+
+def test_what_one_request_breaks_on_it_alone_fails_with() -> None:
+    async def ask(request: Request) -> Reply:
+        if request.key == "b":
+            raise RuntimeError("out of\nluck")
+        return Reply(request.key)
+
+    answered = {
+        request.key: outcome
+        for batch in answer_concurrently(requests_for("a", "b", "c"), by(ask), 1)
+        for request, outcome in batch
+    }
+    assert (answered["a"], answered["c"]) == (Reply("a"), Reply("c"))
+    failure = answered["b"]
+    assert isinstance(failure, Failure)
+    assert (failure.error.type, failure.error.message) == ("internal", "RuntimeError: out of\\nluck")
+
+
+def test_a_session_that_does_not_open_is_told_and_no_request_none_is_opened() -> None:
+    @asynccontextmanager
+    async def locked() -> AsyncIterator[Session]:
+        raise UsageError("no key")
+        yield
+
+    with pytest.raises(UsageError, match="no key"):
+        list(answer_concurrently(requests_for("a"), locked, 2))
+    assert list(answer_concurrently([], locked, 2)) == []
+
+
+@pytest.mark.parametrize("way", ["close", "throw", "forget"])
+def test_a_consumer_that_leaves_leaves_nothing_running(way: str) -> None:
+    begun: list[str] = []
+    cancelled: list[str] = []
+    closed: list[bool] = []
+
+    async def ask(request: Request) -> Reply:
+        if request.key == "a":
+            return Reply("a")
+        begun.append(request.key)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(request.key)
+            raise
+        raise AssertionError
+
+    batches = answer_concurrently(requests_for(*"abcdef"), by(ask, closed), 3)
+    assert [request.key for request, _ in next(batches)] == ["a"]
+    wait_until(lambda: len(begun) == 3)
+    started = time.monotonic()
+    if way == "close":
+        batches.close()  # type: ignore[attr-defined]
+    elif way == "throw":
+        with pytest.raises(KeyboardInterrupt):
+            batches.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    del batches
+    assert time.monotonic() - started < 2
+    assert sorted(cancelled) == ["b", "c", "d"]
+    assert closed == [True]
+    assert "requests" not in [thread.name for thread in threading.enumerate()]
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {scripts!r}]
+from smmile.backends.openai_chat import connect_to_server
+from smmile.cli import run_script
+from smmile.conversation import Recipe
+from smmile.images import StoredImage
+from smmile.problems import Problem, ProblemSet, Triplet
+from smmile.requests import make_plan
+from smmile.results import DatasetInfo, Run
+from smmile.runner import run_plan
+from conftest import picture
+
+def main():
+    image = StoredImage("0" * 64, 1, picture(1))
+    entries = tuple(Problem(f"p{{n}}", (), Triplet(f"q{{n}}", "yes", image)) for n in range(9))
+    plan = make_plan(ProblemSet("s", None, "f", entries), Recipe(), "0-shot", "open", seed=1, limit=None,
+                     decoding={{}})
+    run = Run("m", "m", "0-shot", "open", DatasetInfo("s", None, "f", 9), {{}}, 1)
+    connect = lambda: connect_to_server({url!r}, served_model=None, fallback="m", max_new_tokens=9,
+        temperature=0, seed=None, concurrency=3, timeout=60, max_retries=2)
+    run_plan(plan, run, connect, lambda text, options: None, Path({folder!r}))
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_its_answers_and_ends_quietly(
+    number: signal.Signals, tmp_path: Any
+) -> None:
+    with running(FakeOpenAI(held=[f"q{number}" for number in range(2, 9)])) as server:
+        code = INTERRUPTED.format(
+            tests=str(SUITE / "tests"), scripts=str(SCRIPTS), url=server.url, folder=str(tmp_path)
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-W", "always", "-c", code], stderr=subprocess.PIPE, text=True
+        )
+        server.wait_for_chats(5)
+        [partial] = tmp_path.iterdir()
+        wait_until(lambda: partial.read_bytes().count(b"\n") == 3)
+        started = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert time.monotonic() - started < 5
+    assert process.returncode == 130, err
+    last = err.replace("\r", "\n").strip().splitlines()[-1]
+    # The signal may fall between the journal's writing and the runner's counting.
+    assert re.match(r"interrupted: [0-2] of 9 problems are answered and kept", last)
+    assert partial.read_bytes().count(b"\n") == 3
+    for noise_word in ("Traceback", "Warning", "destroyed", "never awaited", "Exception ignored"):
+        assert noise_word not in err
+
+
+# A server of one's own.
+
+
+def connect(server_url: str, **how: Any) -> OpenAIChat:
+    given = {
+        "served_model": None,
+        "fallback": "org/checkpoint",
+        "max_new_tokens": 512,
+        "temperature": 0,
+        "seed": 42,
+        "concurrency": 4,
+        "timeout": 20.0,
+        "max_retries": 0,
+    }
+    return connect_to_server(server_url, **(given | how))
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An environment with everything of an OpenAI account; gives what is in all of it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-private")
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "admin-private")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-private")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-private")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: x-private\nauthorization: Bearer y-private")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/private")
+    return "private"
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+def test_a_servers_url_may_end_in_v1_or_not_and_gets_nothing_of_an_account(path: str, account: str) -> None:
+    with running(FakeOpenAI(models=lists("org/checkpoint"))) as server:
+        found = outcomes(connect(server.url + path), requests_for("q"))
+    assert isinstance(found["q"], Reply)
+    assert [asked.path for asked in server.asked] == ["/v1/models", "/v1/chat/completions"]
+    for asked in server.asked:
+        assert account not in str(asked.headers)
+        assert account.encode() not in asked.content
+
+
+def test_a_server_behind_a_prefix_with_a_login() -> None:
+    server = FakeOpenAI(models=lists("org/checkpoint"), script={"q": [fails(500, "user secr:t!")]})
+    with running(server):
+        url = server.url.replace("//", "//user:secr%3At%21@") + "/deep/v3"
+        backend = connect(url)
+        [failure] = outcomes(backend, requests_for("q")).values()
+    assert {asked.path for asked in server.asked} == {"/deep/v3/models", "/deep/v3/chat/completions"}
+    login = base64.b64encode(b"user:secr:t!").decode()
+    assert {asked.headers["authorization"] for asked in server.asked} == {f"Basic {login}"}
+    assert isinstance(failure, Failure)
+    assert failure.error.message == "HTTP 500: user ***"
+    assert "secr" not in str(backend.describe())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost",
+        "localhost:8000",
+        "ftp://a",
+        "http://",
+        "http://:80",
+        "http://a:port",
+        "http://a:99999",
+        "http://a:0",
+        "http://[::1",
+        "http://a/v1?x=1",
+        "http://a#x",
+        "http://a b",
+        "http://a..b",
+        "http://a\n",
+    ],
+)
+def test_what_is_no_url_is_one_line(url: str) -> None:
+    with pytest.raises(UsageError, match=r"--server is no URL such as http://127.0.0.1:8000"):
+        connect(url)
+
+
+def test_a_server_that_is_not_there_is_told_before_the_first_problem(tmp_path: Any) -> None:
+    with running(FakeOpenAI()) as server:
+        pass
+    with pytest.raises(
+        UsageError, match=r"the server at .*/v1 does not answer .*start it, or check --server"
+    ):
+        connect(server.url.replace("//", "//user:secret@"), max_retries=5)
+    for answer in (Answer(502, b"<html>"), Answer(503, {"error": "starting"})):
+        with (
+            running(FakeOpenAI(models=answer)) as gateway,
+            pytest.raises(UsageError, match=f"HTTP {answer.status}"),
+        ):
+            connect(gateway.url)
+    with (
+        running(FakeOpenAI(models=fails(401, "Unauthorized"))) as locked,
+        pytest.raises(UsageError, match=r"asks for a key; --server sends no key"),
+    ):
+        connect(locked.url)
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "name"),
+    [
+        (lists("other", "org/checkpoint"), None, "org/checkpoint"),
+        (lists("other", "org/checkpoint"), "mine", "mine"),
+        (lists("lora", {"id": "alias", "root": "org/checkpoint"}), None, "alias"),
+        (lists("only"), None, "only"),
+        (lists("one", "two"), None, "org/checkpoint"),
+        (lists(), None, "org/checkpoint"),
+        (Answer(404, b"not found"), None, "org/checkpoint"),
+        (Answer(200, b"<html>", {"Content-Type": "text/html"}), None, "org/checkpoint"),
+        (Answer(200, {"data": [{"name": "x"}]}), None, "org/checkpoint"),
+    ],
+)
+def test_the_served_models_name(
+    models: Answer, asked: str | None, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(FakeOpenAI(models=models)) as server:
+        backend = connect(server.url, served_model=asked)
+        assert isinstance(outcomes(backend, requests_for("q"))["q"], Reply)
+    assert server.chats[0].body["model"] == name
+    generation = {"max_tokens": 512, "temperature": 0, "seed": 42}
+    assert backend.describe() == {"server": "OpenAI-compatible", "model": name, "generation": generation}
+    told = capsys.readouterr().err
+    if name == "only":
+        assert "lists one model, only; it is taken for org/checkpoint (--served-model" in told
+    else:
+        assert told == ""
+
+
+def test_importing_the_back_ends_is_cheap() -> None:
+    code = (
+        "import sys, smmile.backends.openai_chat\n"
+        "print(*{'openai', 'httpx', 'httpx2', 'PIL', 'numpy', 'torch'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""

@@ -1,0 +1,193 @@
+"""The same conversations to a real server and to the model in process: the same answers."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smmile.backends.openai_chat import connect_to_server
+from smmile.conversation import Conversation, Recipe, TextPart, build_conversation
+from smmile.errors import UsageError
+from smmile.images import StoredImage
+from smmile.problems import Problem, Triplet
+from smmile.requests import Failure, Reply, Request
+from tiny_checkpoints import save_tiny
+
+NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server, the checkpoint it was started with, and what it wrote."""
+
+    url: str
+    checkpoint: Path
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """`transformers serve` on a free port of the loopback."""
+    folder = tmp_path_factory.mktemp("real_server")
+    checkpoint = save_tiny("llava_llama", folder / "checkpoint")
+    (folder / "home" / "hub").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("transformers")), "serve", str(checkpoint), *where],
+            env=os.environ
+            | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    running = Running(f"http://127.0.0.1:{port}", checkpoint, log)
+    try:
+        wait_for(running, process)
+        yield running
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for(server: Running, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"{server.url}/health", timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(f"`transformers serve` did not start:\n{server.log.read_text()[-3000:]}")
+
+
+def a_picture(seed: int, size: tuple[int, int], kind: str, mode: str = "RGB", **how: Any) -> StoredImage:
+    samples = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(samples).convert("RGBA").convert(mode).save(out, kind, **how)
+    content = out.getvalue()
+    return StoredImage(hashlib.sha256(content).hexdigest(), len(content), content)
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def requests() -> list[Request]:
+    """Conversations of one to four pictures, of many kinds."""
+    a, b = a_picture(1, (80, 60), "PNG"), a_picture(2, (50, 90), "JPEG")
+    grey, clear = a_picture(3, (64, 64), "PNG", "L"), a_picture(4, (70, 50), "PNG", "RGBA")
+    upright, cmyk = a_picture(5, (90, 40), "JPEG", exif=turned()), a_picture(6, (60, 60), "JPEG", "CMYK")
+    contents = [
+        [(a, "What is the diagnosis?")],
+        [(b, "Is there a finding? "), (a, "Answer with one letter:\n A")],
+        [(a, "One?"), (b, "Two?"), (grey, "  Three?\n")],
+        [
+            (clear, "Which image shows it?"),
+            (upright, "And this?"),
+            (cmyk, "And \u00e9 \U0001f600?"),
+            (b, "Q"),
+        ],
+        [(a, "What is the diagnosis?"), (a, "What is the diagnosis?")],
+    ]
+    found = []
+    for number, shown in enumerate(contents):
+        triplets = [Triplet(text, f"Answer {index}. ", image) for index, (image, text) in enumerate(shown)]
+        problem = Problem(f"p{number}", tuple(triplets[:-1]), triplets[-1])
+        conversation = build_conversation(problem, Recipe(), "ICL", None)
+        found.append(Request(problem, None, conversation, problem.problem_id))
+    return found
+
+
+def answers_in_process(checkpoint: Path, conversations: list[Conversation]) -> list[str]:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(checkpoint, backend="pil")
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    texts = []
+    for conversation in conversations:
+        messages = [
+            {
+                "role": turn.role,
+                "content": [
+                    {"type": "text", "text": part.text}
+                    if isinstance(part, TextPart)
+                    else {"type": "image", "image": part.image.decode()}
+                    for part in turn.content
+                ],
+            }
+            for turn in conversation.turns
+        ]
+        inputs = processor.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
+        with torch.inference_mode():
+            out = model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)
+        texts.append(processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+def connect(server: Running, **how: Any) -> Any:
+    given = {
+        "served_model": None,
+        "fallback": str(server.checkpoint),
+        "max_new_tokens": NEW_TOKENS,
+        "temperature": 0.0,
+        "seed": 42,
+        "concurrency": 3,
+        "timeout": 60.0,
+        "max_retries": 0,
+    }
+    return connect_to_server(server.url, **(given | how))
+
+
+def test_a_server_answers_as_the_model_in_process(server: Running) -> None:
+    asked = requests()
+    answered = [pair for batch in connect(server).answer(asked) for pair in batch]
+    replies = {request.key: reply for request, reply in answered}
+    expected = answers_in_process(server.checkpoint, [request.conversation for request in asked])
+    assert len(set(expected)) == len(expected)  # they do depend on the conversation
+    for request, text in zip(asked, expected, strict=True):
+        reply = replies[request.key]
+        assert isinstance(reply, Reply), (reply, server.log.read_text()[-3000:])
+        assert reply.text == text
+        assert reply.finish_reason in ("stop", "length")
+        assert reply.prompt_tokens is not None
+        assert reply.prompt_tokens > 10
+        assert reply.completion_tokens is not None
+        assert 0 < reply.completion_tokens <= NEW_TOKENS
+    assert [change.index for change in replies["p3"].images_changed] == [0, 1, 2]
+    assert not any(replies[key].images_changed for key in ("p0", "p1", "p2", "p4"))
+
+
+def test_another_models_name_is_refused_in_one_line(server: Running) -> None:
+    with pytest.raises(UsageError, match=r"has no model other .*pinned to .*; --served-model asks for"):
+        list(connect(server, served_model="other").answer(requests()))
+
+
+def test_what_a_server_breaks_on_is_its_error(server: Running) -> None:
+    """Such as a field that it takes and cannot read: this server then says no more than its status."""
+    [[(_, outcome)]] = connect(server, extra={"generation_config": "{"}).answer(requests()[:1])
+    assert isinstance(outcome, Failure)
+    assert (outcome.error.type, outcome.error.message) == ("server", "HTTP 500: Internal Server Error")
