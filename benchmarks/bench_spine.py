@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,10 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from document import machine, markdown_table, write_section
+
 SUITE = Path(__file__).resolve().parents[1]
 SCRIPTS = SUITE / "inference_and_evaluation"
-DOCUMENT = SUITE / "docs" / "benchmarks.md"
-MARK = "<!-- the table below is written by benchmarks/bench_spine.py -->"
 
 # SMMILE++ as the hub has it: 1,038 problems of 5,994 rows, here six or five rows each.
 PROBLEMS, SIX_ROW_PROBLEMS = 1038, 804
@@ -287,13 +286,12 @@ def main() -> int:
         for bench in (bench_help, bench_bootstrap, bench_exact_match, bench_dry_run):
             lines += bench(Path(temporary))
             print(json.dumps([vars(line) for line in lines[-2:]], indent=1), flush=True)
-    table = ["| what | measured | target | the plain way, same run |", "|---|---|---|---|"]
-    table += [f"| {line.what} | {line.ours} | {line.target} | {line.plain} |" for line in lines]
-    where = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
-    text = f"{MARK}\n\nMeasured on {where}; wall clock, memory as RssAnon.\n\n" + "\n".join(table) + "\n"
+    head = ("what", "measured", "target", "the plain way, same run")
+    table = markdown_table(head, [(line.what, line.ours, line.target, line.plain) for line in lines])
+    text = f"Measured on {machine()}; wall clock, memory as RssAnon.\n\n{table}"
     print(text)
     if args.write:
-        DOCUMENT.write_text(DOCUMENT.read_text().split(MARK)[0] + text)
+        write_section("benchmarks/bench_spine.py", text)
     return 0
 
 

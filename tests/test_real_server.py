@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import run_here, says_in_one_line
 from smmile.backends.openai_chat import connect_to_server
 from smmile.conversation import Conversation, Recipe, TextPart, build_conversation
 from smmile.errors import UsageError
@@ -191,3 +193,26 @@ def test_what_a_server_breaks_on_is_its_error(server: Running) -> None:
     [[(_, outcome)]] = connect(server, extra={"generation_config": "{"}).answer(requests()[:1])
     assert isinstance(outcome, Failure)
     assert (outcome.error.type, outcome.error.message) == ("server", "HTTP 500: Internal Server Error")
+
+
+def test_a_script_asks_a_server_and_answers_as_it_does_by_itself(server: Running, tmp_path: Path) -> None:
+    words = [*("--model_name", "llava_7b", "--dataset", "demo", "--max_new_tokens", 12)]
+    by_itself = run_here(
+        "inference_llava.py", *words, "--model-path", server.checkpoint, "--output-dir", tmp_path / "1"
+    )
+    assert by_itself.code == 0, by_itself.err
+    asking = ["--server", server.url, "--served-model", server.checkpoint, "--output-dir", tmp_path / "2"]
+    finished = run_here("inference_llava.py", *words, *asking)
+    assert finished.code == 0, finished.err
+    one, two = (
+        json.loads((tmp_path / folder / "result_llava_7b_ICL_open.json").read_text()) for folder in "12"
+    )
+    assert [record["full_response"] for record in one["records"]] == [
+        record["full_response"] for record in two["records"]
+    ]
+    assert two["run"]["hardware"]["server"] == "OpenAI-compatible"
+    assert two["run"]["generation"]["effective"]["temperature"] == 0
+
+    # Answers of the one are not mixed with those of the other.
+    mixed = run_here("inference_llava.py", *words, *asking[:4], "--output-dir", tmp_path / "1")
+    says_in_one_line(mixed, "different run", "generation.server")

@@ -427,6 +427,24 @@ def save_tiny(name: str, folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def main() -> None:
+    """Save a checkpoint from the command line."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=tuple(BUILDERS))
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    save_tiny(args.name, args.folder)
+    print(f"{args.folder}: a tiny {args.name} with random weights")
+
+
 def change_json(file: Path, **changes: Any) -> None:
     """Put other values into a JSON file."""
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+if __name__ == "__main__":
+    main()

@@ -64,7 +64,7 @@ class BatchSizer:
 
     A batch's tokens are its number of requests times the longest, so a size learned on long requests
     becomes more requests when they get shorter. `size` fixes the number of requests (None: auto), and
-    `most_tokens` is where growing ends. What has once not fitted is never tried again.
+    `most_tokens` is where growing ends. What has once not fitted is never tried again, nor nearly as much.
     """
 
     def __init__(self, size: int | None, most_tokens: float = float("inf")) -> None:
@@ -86,7 +86,7 @@ class BatchSizer:
 
     def too_large(self, tokens: int) -> None:
         """Learn that a batch of `tokens` did not fit."""
-        self._most = min(self._most, 0.9 * tokens)
+        self._most = min(self._most, 0.75 * tokens)
         self._budget = tokens / 2
         if self._size is not None:
             self._size = max(1, self._size // 2)
@@ -117,12 +117,20 @@ class Batches(Generic[Prepared]):
             ahead: tuple[list[Sized], Future[Prepared]] | None = None
             try:
                 while waiting or again or ahead:
-                    if again or ahead is None:
-                        batch = again.popleft() if again else self._next(waiting)
-                        prepared = pool.submit(self._model.prepare, _requests(batch))
+                    prepared: Future[Prepared] | None = None
+                    if again:
+                        batch = again.popleft()
+                    elif ahead is not None:
+                        (batch, prepared), ahead = ahead, None
                     else:
-                        batch, prepared = ahead
-                        ahead = None
+                        batch = self._next(waiting)
+                    allowed = self._sizer.number(max(item.tokens for item in batch))
+                    if len(batch) > allowed:  # by what was learned since it was put together
+                        parts = [batch[start : start + allowed] for start in range(0, len(batch), allowed)]
+                        again.extendleft(reversed(parts))
+                        continue
+                    if prepared is None:
+                        prepared = pool.submit(self._model.prepare, _requests(batch))
                     if ahead is None and waiting and not again:
                         following = self._next(waiting)
                         ahead = following, pool.submit(self._model.prepare, _requests(following))

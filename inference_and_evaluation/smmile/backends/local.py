@@ -36,9 +36,11 @@ _MIXES_IMAGE_COUNTS = {
     "qwen2_vl",
 }
 
-# How many tokens of a prompt cost as much as one step of decoding, by the ratio of a device's arithmetic
-# to its memory: docs/benchmarks.md for the CPU, data sheets for the others. Decides what padding is worth.
-_TOKENS_FOR_A_STEP = {"cuda": 150.0, "mps": 40.0, "cpu": 15.0}
+# How many tokens of a prompt cost as much as one step of decoding a batch, which decides what padding is
+# worth: as measured on a CPU, else by data sheets' ratio of arithmetic to memory.
+_TOKENS_FOR_A_STEP = {"cuda": 150, "mps": 100, "cpu": 100}
+# What a step costs however small the model is, in weights times tokens.
+_LEAST_COST_OF_A_STEP = 1e8
 
 # Of memory, what is left to the libraries and to fragmentation.
 _USABLE = 0.92
@@ -120,13 +122,15 @@ class LocalModel:
         on_cpu = hardware.kind == "cpu"
         self._dtype = settings.dtype or ("float32" if on_cpu else settings.family_dtype)
         dtype: torch.dtype = getattr(torch, self._dtype)
-        self._weights = checkpoint.parameters * dtype.itemsize
-        _check_room(checkpoint.name, self._weights, self._dtype, hardware)
+        self._parameters = max(checkpoint.parameters, 1)
+        _check_room(checkpoint.name, checkpoint.parameters * dtype.itemsize, self._dtype, hardware)
         with _quiet():
             self._processor = _load_processor(checkpoint)
             self._model, self._attention = _load_model(
                 checkpoint, dtype, hardware, settings.attention, self._dtype
             )
+        if self._processor.tokenizer.pad_token_id is None:
+            self._processor.tokenizer.pad_token = self._processor.tokenizer.eos_token
         if settings.chat_template is not None:
             self._processor.chat_template = settings.chat_template
         if not self._processor.chat_template:
@@ -143,12 +147,11 @@ class LocalModel:
         self._template_with_bos = "{{ bos_token }}" + self._processor.chat_template
         tokens = self._processor.tokenizer.added_tokens_decoder.values()
         self._control_tokens = [token.content for token in tokens if token.special]
-        self._last_peak: float | None = None
         self._tell(
             f"{checkpoint.name}: {self._dtype} on {_listed(hardware.names)}, attention {self._attention}"
             + (
                 f"; {settings.family_dtype} is the published type, a CPU takes float32 and is slow"
-                if on_cpu and settings.dtype is None
+                if on_cpu and self._dtype != settings.family_dtype and settings.dtype is None
                 else ""
             )
         )
@@ -170,7 +173,8 @@ class LocalModel:
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
         """Answer in batches, the largest first."""
         sizer = BatchSizer(self._settings.batch_size, self._most_tokens())
-        padding = _TOKENS_FOR_A_STEP[self._hardware.kind] * self._settings.max_new_tokens
+        step = _TOKENS_FOR_A_STEP[self._hardware.kind] + _LEAST_COST_OF_A_STEP / self._parameters
+        padding = step * self._settings.max_new_tokens
         batches: Batches[Mapping[str, Any]] = Batches(self, sizer, self._tell, padding)
         yield from batches.answer([self._sized(request) for request in requests])
 
@@ -217,31 +221,21 @@ class LocalModel:
         """The decoded new tokens of each conversation. Raises batching.OutOfMemoryError."""
         import torch
 
-        length = prepared["input_ids"].shape[1]
-        rows = prepared["input_ids"].shape[0]
+        used = prepared["attention_mask"].sum(1).tolist()
         new_tokens = self._settings.max_new_tokens
         if self._context is not None:
-            new_tokens = min(new_tokens, self._context - int(prepared["attention_mask"].sum(1).max()))
+            new_tokens = min(new_tokens, self._context - max(used))
         started = time.perf_counter()
         try:
-            self._forget_peak()
-            with torch.inference_mode(), _quiet():
-                torch.manual_seed(self._settings.seed)
-                inputs = {name: self._to_device(value) for name, value in prepared.items()}
-                output = self._model.generate(**inputs, max_new_tokens=new_tokens)
-                answers = output[:, length:].tolist()
-            del inputs, output
+            answers = self._new_tokens(prepared, new_tokens)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             message = one_line(error, 200)
         else:
-            self._last_peak = self._peak()
-            seconds = round((time.perf_counter() - started) / rows, 6)
-            prompts = prepared["attention_mask"].sum(1).tolist()
+            seconds = round((time.perf_counter() - started) / len(used), 6)
             return [
-                self._reply(tokens, prompt, seconds)
-                for tokens, prompt in zip(answers, prompts, strict=True)
+                self._reply(tokens, prompt, seconds) for tokens, prompt in zip(answers, used, strict=True)
             ]
         # Out of the handler: only now nothing holds the failed batch's tensors.
         if self._hardware.kind == "cuda":
@@ -249,19 +243,33 @@ class LocalModel:
         raise OutOfMemoryError(message)
 
     def room(self) -> float | None:
-        """By the last batch's peak: free memory over what it took."""
-        if self._last_peak is None:
+        """By the last batch's peak on each GPU: its memory over what the batch took."""
+        if self._hardware.kind != "cuda":
             return None
         import torch
 
         rooms = []
         for device in self._hardware.free:
             total = torch.cuda.get_device_properties(device).total_memory * _USABLE
-            base = torch.cuda.memory_allocated(device)
-            rooms.append((total - base) / max(torch.cuda.max_memory_allocated(device) - base, 1))
+            weights = torch.cuda.memory_allocated(device)
+            taken = torch.cuda.max_memory_allocated(device) - weights
+            rooms.append((total - weights) / max(taken, 1))
         return min(rooms)
 
     # Inside.
+
+    def _new_tokens(self, prepared: Mapping[str, Any], limit: int) -> list[list[int]]:
+        import torch
+
+        if self._hardware.kind == "cuda":
+            for device in self._hardware.free:
+                torch.cuda.reset_peak_memory_stats(device)
+        torch.manual_seed(self._settings.seed)
+        with torch.inference_mode(), _quiet():
+            inputs = {name: self._to_device(value) for name, value in prepared.items()}
+            output = self._model.generate(**inputs, max_new_tokens=limit)
+        answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return answers
 
     def _reply(self, tokens: list[int], prompt_tokens: int, seconds: float) -> Reply:
         ends = self._model.generation_config.eos_token_id
@@ -381,20 +389,6 @@ class LocalModel:
             return value
         value = value.to(self._model.device)
         return value.to(self._model.dtype) if value.is_floating_point() else value
-
-    def _forget_peak(self) -> None:
-        if self._hardware.kind == "cuda":
-            import torch
-
-            for device in self._hardware.free:
-                torch.cuda.reset_peak_memory_stats(device)
-
-    def _peak(self) -> float | None:
-        if self._hardware.kind != "cuda":
-            return None
-        import torch
-
-        return float(max(torch.cuda.max_memory_allocated(device) for device in self._hardware.free))
 
     def _tell(self, line: str) -> None:
         if self._settings.rank.is_first:

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from smmile.backends.batching import Batches, BatchSizer, OutOfMemoryError, RequestError, Sized
+from smmile.conversation import Conversation, TextPart, Turn
+from smmile.images import StoredImage
+from smmile.problems import Problem, Triplet
+from smmile.requests import Failure, Reply, Request
+
+
+def sized(name: str, tokens: int, kind: int = 0) -> Sized:
+    problem = Problem(name, (), Triplet("?", "!", StoredImage("0", 1, b"x")))
+    conversation = Conversation((Turn("user", (TextPart(name),)),))
+    return Sized(Request(problem, None, conversation, name), tokens, kind)
+
+
+class Model:
+    """Answers with the request's name; `fits` says which batches do, and `broken` are not prepared."""
+
+    def __init__(self, most: int = 10**9, broken: str = "", room: float | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self.prepared: list[list[str]] = []
+        self._most, self._broken, self._room = most, broken, room
+
+    def prepare(self, requests: Sequence[Request]) -> list[str]:
+        names = [request.key for request in requests]
+        self.prepared.append(names)
+        if self._broken in names:
+            raise RequestError("image", f"{self._broken} cannot be seen")
+        return names
+
+    def generate(self, prepared: list[str]) -> list[Reply]:
+        self.batches.append(prepared)
+        if len(prepared) > self._most:
+            raise OutOfMemoryError("too much")
+        return [Reply(name) for name in prepared]
+
+    def room(self) -> float | None:
+        return self._room
+
+
+def ask(model: Model, items: Sequence[Sized], size: int | None = None, **how: Any) -> dict[str, Any]:
+    """The outcome of every request, each checked to come once."""
+    most = how.pop("most_tokens", float("inf"))
+    batches = Batches(model, BatchSizer(size, most), lambda _: None, **how)
+    found: dict[str, Any] = {}
+    for batch in batches.answer(items):
+        for request, outcome in batch:
+            assert request.key not in found
+            found[request.key] = outcome
+    assert set(found) == {item.request.key for item in items}
+    return found
+
+
+def alike(number: int, tokens: int = 100) -> list[Sized]:
+    return [sized(f"r{index}", tokens) for index in range(number)]
+
+
+def test_auto_grows_while_batches_fit() -> None:
+    model = Model()
+    ask(model, alike(250))
+    # Each is prepared while the one before generates, so what is learned comes one batch later.
+    assert [len(batch) for batch in model.batches] == [16, 16, 32, 32, 64, 64, 26]
+
+
+def test_room_that_is_known_decides_how_far_it_grows() -> None:
+    tight = Model(room=1.0)
+    ask(tight, alike(80))
+    assert {len(batch) for batch in tight.batches} == {16}
+    wide = Model(room=4.0)
+    ask(wide, alike(80))
+    assert [len(batch) for batch in wide.batches] == [16, 16, 48]
+
+
+def test_what_has_not_fitted_is_not_tried_again() -> None:
+    model = Model(most=5)
+    found = ask(model, alike(60))
+    assert all(isinstance(outcome, Reply) for outcome in found.values())
+    sizes = [len(batch) for batch in model.batches]
+    assert sizes[:4] == [16, 8, 4, 4]  # halved and halved again; all others at once by what was learned
+    assert [size for size in sizes[4:] if size > 5] == [6]
+    assert sum(size for size in sizes if size <= 5) == 60
+
+
+def test_shorter_requests_make_larger_batches() -> None:
+    model = Model()
+    ask(model, [*alike(16, 400), *(sized(f"s{index}", 100) for index in range(64))], most_tokens=6400)
+    assert [len(batch) for batch in model.batches] == [16, 64]
+    assert all(name.startswith("r") for name in model.batches[0])  # the largest first
+
+
+def test_a_fixed_size_is_kept_unless_it_does_not_fit() -> None:
+    model = Model()
+    ask(model, alike(10), size=4)
+    assert [len(batch) for batch in model.batches] == [4, 4, 2]
+    small = Model(most=2)
+    found = ask(small, alike(10), size=4)
+    assert all(isinstance(outcome, Reply) for outcome in found.values())
+
+
+def test_kinds_are_not_mixed() -> None:
+    model = Model()
+    ask(model, [sized(f"r{index}", 100, index % 3) for index in range(9)])
+    assert [sorted(batch) for batch in model.batches] == [
+        ["r2", "r5", "r8"],
+        ["r1", "r4", "r7"],
+        ["r0", "r3", "r6"],
+    ]
+
+
+def test_padding_ends_a_batch_when_it_costs_more_than_another() -> None:
+    lengths = [1000, 990, 980, 400, 390, 100]
+    model = Model()
+    ask(model, [sized(f"r{length}", length) for length in lengths], most_padding=100)
+    assert model.batches == [["r1000", "r990", "r980"], ["r400", "r390"], ["r100"]]
+
+
+@pytest.mark.parametrize("size", [1, 4, None])
+def test_a_broken_request_fails_alone(size: int | None) -> None:
+    found = ask(Model(broken="r2"), alike(6), size=size)
+    failed = {name: outcome for name, outcome in found.items() if isinstance(outcome, Failure)}
+    assert list(failed) == ["r2"]
+    assert (failed["r2"].error.type, failed["r2"].error.message) == ("image", "r2 cannot be seen")
+
+
+def test_the_next_batch_is_prepared_while_one_generates() -> None:
+    second = threading.Event()
+
+    class Overlapping(Model):
+        def prepare(self, requests: Sequence[Request]) -> list[str]:
+            if self.prepared:
+                second.set()
+            return super().prepare(requests)
+
+        def generate(self, prepared: list[str]) -> list[Reply]:
+            assert second.wait(30)  # else this would wait for ever
+            return super().generate(prepared)
+
+    ask(Overlapping(), alike(4), size=2)
+
+
+def test_a_request_that_alone_does_not_fit_is_an_error() -> None:
+    found = ask(Model(most=0), alike(2))
+    assert [outcome.error.type for outcome in found.values()] == ["out_of_memory"] * 2
