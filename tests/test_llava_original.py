@@ -96,7 +96,7 @@ def refused(folder: Path, *parts: str, load: Callable[[Path], Any] = load_origin
     with pytest.raises(UsageError) as caught:
         load(folder)
     message = str(caught.value)
-    assert message.startswith(str(folder))
+    assert str(folder) in message
     assert message.isprintable()
     for part in parts:
         assert part in message, message

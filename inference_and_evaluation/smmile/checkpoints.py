@@ -159,12 +159,16 @@ def _cache() -> Path:
 
 
 def _look_at(name: str, folder: Path) -> Checkpoint:
-    config = _read_json(name, folder, "config.json")
-    shards = _shards(name, folder)
+    config = read_json(name, folder, "config.json")
+    shards = weight_files(name, folder)
     return Checkpoint(name, folder, config, sum(_parameters(name, shard) for shard in shards))
 
 
-def _shards(name: str, folder: Path) -> list[Path]:
+def weight_files(name: str, folder: Path) -> list[Path]:
+    """The files that hold the weights of the checkpoint `name` in `folder`.
+
+    Raises CheckpointError where there are none, or some are missing.
+    """
     index = "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if not (folder / index).is_file():
@@ -173,7 +177,7 @@ def _shards(name: str, folder: Path) -> list[Path]:
         pickled = any(folder.glob("*.bin"))
         why = "has pickled weights only, which can run code" if pickled else "has no weights"
         raise CheckpointError(f"checkpoint {name} {why}; model.safetensors or {index} is needed")
-    weight_map = _read_json(name, folder, index).get("weight_map")
+    weight_map = read_json(name, folder, index).get("weight_map")
     files = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
     if not files or not all(_SHARD.fullmatch(file) for file in files):
         raise CheckpointError(f"checkpoint {name}: its {index} does not name weight files")
@@ -207,7 +211,8 @@ def _parameters(name: str, shard: Path) -> int:
     return total
 
 
-def _read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
+def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
+    """The object in a JSON file of the checkpoint `name`. Raises CheckpointError where there is none."""
     try:
         content = json.loads((folder / file).read_bytes())
     except FileNotFoundError:

@@ -8,13 +8,13 @@ are read once, by `from_pretrained`, under their new names.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smmile.errors import UsageError, counted, one_line
+from smmile.checkpoints import CheckpointError, read_json, weight_files
+from smmile.errors import counted, one_line
 
 if TYPE_CHECKING:
     from transformers import (
@@ -93,7 +93,7 @@ def load_original_llava_processor(folder: Path) -> LlavaProcessor:
     Batches are padded on the left.
 
     Raises:
-        UsageError: A file is missing or broken, or the configuration is not understood.
+        CheckpointError: A file is missing or broken, or the configuration is not understood.
     """
     from transformers import LlavaProcessor
 
@@ -117,8 +117,8 @@ def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForCondition
     id: one who replaces it keeps both.
 
     Raises:
-        UsageError: A shard is missing or broken; a parameter is missing, left over or of another shape;
-            or the configuration is not understood.
+        CheckpointError: A shard is missing or broken; a parameter is missing, left over or of another
+            shape; or the configuration is not understood.
     """
     from transformers import LlavaForConditionalGeneration
 
@@ -149,26 +149,16 @@ def _text_model(config: Mapping[str, Any]) -> str | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder / "config.json")
+    config = read_json(one_line(folder), folder, "config.json")
     if not is_original_llava(config):
-        raise UsageError(f"{folder} is not in the original LLaVA layout: see its config.json")
+        raise CheckpointError(f"{folder} is not in the original LLaVA layout: see its config.json")
     for setting, values in _UNDERSTOOD.items():
         if config.get(setting, values[0]) not in values:
-            raise UsageError(
+            raise CheckpointError(
                 f"{folder / 'config.json'}: {setting} {one_line(config[setting], 40)!r} is not supported;"
                 f" convert the checkpoint to transformers' own layout"
             )
     return config
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{file} holds no JSON object")
-    return content
 
 
 def _llava_config(folder: Path, image_token_id: int) -> LlavaConfig:
@@ -206,7 +196,7 @@ def _vision_config(folder: Path, config: Mapping[str, Any]) -> CLIPVisionConfig:
     file = _clip_file(folder, config, "config.json")
     if file is None:
         return CLIPVisionConfig(**_CLIP_LARGE_336)
-    _read_json(file)
+    read_json(one_line(file.parent), file.parent, file.name)
     return CLIPVisionConfig.from_pretrained(file.parent)  # a whole CLIP's has the tower's within
 
 
@@ -217,7 +207,7 @@ def _image_processor(folder: Path, config: Mapping[str, Any]) -> PilBackend:
     pad = config.get("image_aspect_ratio") == "pad"
     file = _clip_file(folder, config, "preprocessor_config.json")
     if file is not None:
-        _read_json(file)
+        read_json(one_line(file.parent), file.parent, file.name)
         return LlavaImageProcessorPil.from_pretrained(file.parent, do_pad=pad)
     side = _vision_config(folder, config).image_size
     return LlavaImageProcessorPil(
@@ -242,7 +232,9 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         trained = SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"{file}, a sentencepiece model, cannot be read: {one_line(error)}") from error
+        raise CheckpointError(
+            f"{file}, a sentencepiece model, cannot be read: {one_line(error)}"
+        ) from error
     unk, bos, eos = map(trained.id_to_piece, (trained.unk_id(), trained.bos_id(), trained.eos_id()))
     parts = SentencePieceExtractor(str(file)).extract(BPE)
     tokenizer = Tokenizer(
@@ -294,26 +286,14 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
-    for shard in _shards(folder):
+    for shard in weight_files(one_line(folder), folder):
         try:
             with safe_open(shard, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118
                     shapes[name] = tuple(tensors.get_slice(name).get_shape())
         except (OSError, SafetensorError) as error:
-            raise UsageError(f"{shard} cannot be read, get it again: {one_line(error)}") from error
+            raise CheckpointError(f"{shard} cannot be read, get it again: {one_line(error)}") from error
     return {name: shape for name, shape in shapes.items() if not _NO_PARAMETER.search(name)}
-
-
-def _shards(folder: Path) -> list[Path]:
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
-    if not index.is_file():
-        raise UsageError(f"{folder} has neither {whole.name} nor {index.name}: no weights to load")
-    where = _read_json(index).get("weight_map")
-    if not isinstance(where, dict):
-        raise UsageError(f"{index} has no weight_map")
-    return [folder / str(name) for name in sorted(set(where.values()))]
 
 
 def _compare(
@@ -335,7 +315,7 @@ def _compare(
 
 
 def _refuse(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
-    """Raise a UsageError that shows up to three of the names of each kind, if there is any."""
+    """Raise a CheckpointError that shows up to three of the names of each kind, if there is any."""
     kinds = []
     for what, names in wrong.items():
         if names:
@@ -343,7 +323,7 @@ def _refuse(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
             more = ", …" if len(names) > 3 else ""
             kinds.append(f"{what} {counted(len(names), 'parameter')}: {shown}{more}")
     if kinds:
-        raise UsageError(f"{folder} {'; '.join(kinds)}")
+        raise CheckpointError(f"{folder} {'; '.join(kinds)}")
 
 
 def _make_room(model: LlavaForConditionalGeneration, image_token_id: int) -> None:
