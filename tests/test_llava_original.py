@@ -430,7 +430,7 @@ def test_a_broken_or_missing_file_is_said_in_one_line(checkpoint: Path, copied: 
     (copied / "model.safetensors.index.json").write_text("{")
     refused(copied, "model.safetensors.index.json")
     (copied / "model.safetensors.index.json").write_text("{}")
-    refused(copied, "weight_map")
+    refused(copied, "does not name weight files")
     (copied / "model.safetensors.index.json").unlink()
     refused(copied, "no weights")
     for name in ("config.json", "preprocessor_config.json"):
