@@ -436,7 +436,7 @@ def test_a_broken_or_missing_file_is_said_in_one_line(checkpoint: Path, copied: 
     for name in ("config.json", "preprocessor_config.json"):
         whole = (copied / "clip" / name).read_text()
         (copied / "clip" / name).write_text("[")
-        refused(copied, f"clip/{name}", load=load_original_llava_processor)
+        refused(copied, f"clip: {name}", load=load_original_llava_processor)
         (copied / "clip" / name).write_text(whole)
     for load in (load_original_llava_model, load_original_llava_processor):
         (copied / "tokenizer.model").write_bytes(b"rubbish")
