@@ -76,11 +76,11 @@ def test_answers_are_what_plain_transformers_gives(
     """The turns that the dry run shows, put through the library's own classes without the suite."""
     from transformers import AutoModelForImageTextToText
 
-    from smmile.backends import llava_original, local
+    from smmile.backends import llava_original, loading
     from smmile.checkpoints import find_checkpoint
 
     found = find_checkpoint(tiny(checkpoint), None)
-    processor = local._load_processor(found)
+    processor = loading.load_processor(found)
     if checkpoint == "original_llava":
         model = llava_original.load_original_llava_model(found.folder, dtype=torch.float32)
     else:
