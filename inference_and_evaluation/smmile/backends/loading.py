@@ -101,7 +101,7 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     kind = _counting_real_placeholders(kind)
     try:
         return kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+    except _loading_errors() as error:
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded "
             f"({one_line(error, 160)}); fetch it again"
@@ -168,7 +168,7 @@ def load_model(
                 _check_weights(checkpoint.name, found)
         except UsageError:
             raise
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
+        except _loading_errors() as error:
             if choice != choices[-1] and "attention" in str(error).lower():
                 continue  # not every architecture has every kind
             raise CheckpointError(
@@ -187,6 +187,16 @@ def _check_weights(name: str, found: Mapping[str, Any]) -> None:
                 f"checkpoint {name} {words} {len(keys)} of the model's weights "
                 f"({one_line(', '.join(keys[:3]), 200)}); fetch it again"
             )
+
+
+def _loading_errors() -> tuple[type[Exception], ...]:
+    """What the libraries are known to raise over files that they cannot make a model of."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError),
+        StrictDataclassError,
+    )
 
 
 def listed(names: Sequence[str]) -> str:
