@@ -429,6 +429,14 @@ def test_half_a_checkpoint_is_named_before_it_is_loaded(tiny: Tiny, tmp_path: Pa
     )
     refused(lacking, "lacks 1 of the model's weights", "q_proj")
 
+    other = copied(whole, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 128
+    change_json(other / "config.json", **config)
+    refused(other, "has other shapes of 6 of the model's weights", "mlp.down_proj")
+    change_json(other / "config.json", text_config=5)
+    refused(other, "cannot be loaded", "text_config")
+
     wordless = copied(whole, tmp_path / "wordless")
     (wordless / "tokenizer.json").unlink()
     refused(wordless, "tokenizer or processor cannot be loaded")

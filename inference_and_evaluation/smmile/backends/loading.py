@@ -162,6 +162,7 @@ def load_model(
                     attn_implementation=choice,
                     local_files_only=True,
                     use_safetensors=True,
+                    ignore_mismatched_sizes=True,  # they are told of, and refused, below
                     output_loading_info=True,
                     **loading,
                 )
