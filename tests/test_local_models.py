@@ -357,8 +357,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
         finished = ask("inference_medr1.py", tmp_path, tiny("qwen2_vl"), *words, size)
     assert finished.code == 0, finished.err
     assert "does not fit into memory; halving it" in finished.err
-    assert max(seen) == 8
-    assert seen.count(8) == 1  # what did not fit is not tried again
+    assert seen.count(max(seen)) == 1  # what did not fit is not tried again
+    assert max(seen) == (13 if size == "auto" else 8)
     assert answers(tmp_path, "MedVLM-R1") == answers(tmp_path / "1", "MedVLM-R1")
 
 
