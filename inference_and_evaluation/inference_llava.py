@@ -6,12 +6,13 @@ from smmile import cli
 
 EXAMPLE = "python inference_llava.py --model_name llava_7b --inference_mode ICL"
 
+# The checkpoint of each, and its architecture.
 MODELS = {
-    "llava_7b": "llava-hf/llava-1.5-7b-hf",
-    "llava_13b": "llava-hf/llava-1.5-13b-hf",
-    "llavanext_7b": "llava-hf/llava-v1.6-mistral-7b-hf",
-    "llavaonevision_7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-    "llavaonevision_0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    "llava_7b": ("llava-hf/llava-1.5-7b-hf", "llava"),
+    "llava_13b": ("llava-hf/llava-1.5-13b-hf", "llava"),
+    "llavanext_7b": ("llava-hf/llava-v1.6-mistral-7b-hf", "llava_next"),
+    "llavaonevision_7b": ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
+    "llavaonevision_0.5b": ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", "llava_onevision"),
 }
 
 
@@ -24,8 +25,9 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
 
     from smmile.local_models import Family, run_family
 
-    family = Family(model_types=("llava", "llava_next", "llava_onevision"), dtype="float16")
-    return run_family(args, family, {args.model_name: MODELS[args.model_name]})
+    checkpoint, model_type = MODELS[args.model_name]
+    family = Family(model_types=(model_type,), dtype="float16")
+    return run_family(args, family, {args.model_name: checkpoint})
 
 
 if __name__ == "__main__":

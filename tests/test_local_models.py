@@ -160,7 +160,9 @@ def test_a_result_tells_how_it_was_made(tiny: Tiny, tmp_path: Path) -> None:
     assert run["checkpoint_revision"].startswith("files-")
     assert run["generation"]["decoding"] == "checkpoint"
     assert run["generation"]["effective"].items() >= own.items()
-    assert run["hardware"]["dtype"] == "float32"
+    assert run["generation"]["dtype"] == "bfloat16"  # asked for; what a CPU made of it:
+    assert run["generation"]["effective"]["dtype"] == "float32"
+    assert run["hardware"]["devices"] == ["CPU"]
     assert {"torch", "transformers", "pillow"} <= set(run["software"])
 
     greedy = ask("inference_medr1.py", tmp_path, tiny("qwen2_vl"), *words)
@@ -382,7 +384,11 @@ def copied(checkpoint: Path, folder: Path) -> Path:
 
 def test_a_checkpoint_of_another_family_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     finished = ask("inference_qwen.py --models 3B", tmp_path, tiny("llava_next"), "--dataset", "demo")
-    says_in_one_line(finished, "llava_next", "this script runs qwen2_5_vl", "inference_hf.py")
+    says_in_one_line(finished, "llava_next", "is of type qwen2_5_vl", "inference_hf.py")
+    sibling = ask(
+        "inference_llava.py --model_name llava_7b", tmp_path, tiny("llava_next"), "--dataset", "demo"
+    )
+    says_in_one_line(sibling, "of type llava_next", "is of type llava;")
     assert not list(tmp_path.iterdir())
 
 

@@ -105,8 +105,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
                 return Path(snapshot_download(hub_id, local_files_only=True, **patterns))
             except OSError:
                 raise CheckpointError(
-                    f"model {hub_id}: the hub cannot be reached ({one_line(error, 100)}) and there is no "
-                    "copy in the cache; go online once, or use --model-path DIR"
+                    f"model {hub_id}: there is no such folder, the hub cannot be reached "
+                    f"({one_line(error, 100)}) and there is no copy in the cache; go online once, or use "
+                    "--model-path DIR"
                 ) from error
         _check_room(hub_id, info)
         folder = Path(snapshot_download(hub_id, **patterns))  # so the cache learns which commit is main

@@ -233,7 +233,7 @@ def add_local_model_flags(parser: Parser) -> None:
         "--batch-size",
         type=_batch_size,
         default="auto",
-        metavar="N",
+        metavar="N|auto",
         help="conversations answered at once; auto grows to what fits",
     )
     group.add_argument(
@@ -318,7 +318,12 @@ def positive(text: str) -> int:
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:
-    return "auto" if text == "auto" else positive(text)
+    if text == "auto":
+        return "auto"
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
 
 
 def _not_negative(text: str) -> int:

@@ -135,7 +135,7 @@ def _subject(args: argparse.Namespace, family: Family, name: str, checkpoint: st
         )
         return LocalModel(found, settings)
 
-    generation["dtype"] = args.dtype or f"{family.dtype} (float32 on a CPU)"
+    generation["dtype"] = args.dtype or family.dtype
     return Subject(
         name=name,
         recipe=family.recipe,
@@ -151,7 +151,8 @@ def _check_type(family: Family, checkpoint: Checkpoint) -> None:
     if family.model_types and checkpoint.model_type not in family.model_types:
         raise CheckpointError(
             f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, and "
-            f"this script runs {' or '.join(family.model_types)}; use its own script, or inference_hf.py"
+            f"this model is of type {' or '.join(family.model_types)}; choose its own model and script, or "
+            "inference_hf.py"
         )
 
 

@@ -243,6 +243,8 @@ def result_files(folder: Path) -> dict[RunName, Path]:
     Where a run has several, the suite's JSON is taken, else the CSV with its format in its name.
     Raises UsageError where there is no such folder.
     """
+    if folder.is_file():
+        raise UsageError(f"{one_line(folder)} is a file; name the folder with the result files")
     if not folder.is_dir():
         raise UsageError(f"there is no folder {one_line(folder)}; name the one with the result files")
     files: dict[RunName, Path] = {}

@@ -17,6 +17,16 @@ from smmile.ranks import Rank
 if TYPE_CHECKING:
     import torch
 
+# Files that hold a tokenizer's words. Without one the library makes an empty tokenizer.
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
+
 # Of a device's memory, how much may be filled; the rest is for the libraries and for fragmentation.
 USABLE = 0.92
 _GIB = 1 << 30
@@ -94,6 +104,11 @@ def load_processor(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(
             f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, "
             "which has no processor for pictures and text in this version of transformers"
+        )
+    if not any((checkpoint.folder / file).is_file() for file in _TOKENIZERS):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded (none of "
+            f"{', '.join(_TOKENIZERS)} is there); fetch it again"
         )
     kind = getattr(transformers, str(name))
     if "video_processor" in kind.get_attributes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +113,7 @@ class LocalModel:
                 if on_cpu and self._dtype != settings.family_dtype and settings.dtype is None
                 else ""
             )
+            + ("; no GPU can be used here" if on_cpu and os.environ.get("CUDA_VISIBLE_DEVICES") else "")
         )
 
     def describe(self) -> Mapping[str, object]:
@@ -119,9 +121,11 @@ class LocalModel:
         config = self._model.generation_config.to_diff_dict()
         return {
             "devices": list(self._hardware.names),
-            "dtype": self._dtype,
-            "attention": self._attention,
             "generation": {
+                "dtype": self._dtype,
+                "attention": self._attention,
+            }
+            | {
                 name: value
                 for name, value in config.items()
                 if isinstance(value, str | int | float | list) and name != "transformers_version"
