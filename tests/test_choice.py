@@ -272,3 +272,21 @@ def test_no_text_raises() -> None:
             rng.choice([*pieces, chr(rng.randrange(0x110000))]) for _ in range(rng.randrange(12))
         )
         assert read_choice(text, rng.choice([BONES, YES_NO, SIGNS, MANY])) in (None, *MANY.texts)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The correct letter is B.",
+        "<answer>Correct letter: B</answer>",
+        "Thus, B is correct.",
+        "A is unlikely. Therefore, B.",
+        "So B.",
+        "It must be B.",
+        "I'd say B.",
+        "<think>The answer is A</think>B",
+    ],
+)
+def test_other_ways_to_say_it(reply: str) -> None:
+    texts = {"A": "Pneumonia", "B": "Lung abscess", "C": "TB"}
+    assert read_choice(reply, Options(texts, ("A", "B", "C"), "A")) == "B"

@@ -446,12 +446,40 @@ def test_half_a_checkpoint_is_named_before_it_is_loaded(tiny: Tiny, tmp_path: Pa
     wordless = copied(whole, tmp_path / "wordless")
     (wordless / "tokenizer.json").unlink()
     refused(wordless, "tokenizer or processor cannot be loaded")
+    (wordless / "tokenizer_config.json").unlink()
+    refused(wordless, "tokenizer or processor cannot be loaded")
+    garbled = copied(whole, tmp_path / "garbled")
+    (garbled / "chat_template.jinja").write_text("{% for x in %}")
+    refused(garbled, "its chat template cannot be used")
+    change_json(copied(whole, tmp_path / "typed") / "config.json", architectures=5, vision_config=7)
+    refused(tmp_path / "typed", "cannot be loaded")
     silent = copied(whole, tmp_path / "silent")
     (silent / "chat_template.jinja").unlink()
     refused(silent, "no chat template")
     change_json(copied(whole, tmp_path / "odd") / "config.json", model_type="qwen9")
     finished = run_here("inference_hf.py", "--checkpoint", tmp_path / "odd", "--dataset", "demo")
     says_in_one_line(finished, "type qwen9", "no processor")
+
+
+def test_a_broken_decoding_file_is_not_passed_over(tiny: Tiny, tmp_path: Path) -> None:
+    """Qwen is decoded by it."""
+    broken = copied(tiny("qwen2_5_vl"), tmp_path / "broken")
+    (broken / "generation_config.json").write_text("xx")
+    finished = ask("inference_qwen.py --models 3B", tmp_path / "out", broken, "--dataset", "demo")
+    says_in_one_line(finished, "generation_config.json cannot be read")
+
+
+def test_a_broken_original_llava_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"num_attention_heads": 7},
+        {"hidden_size": "abc"},
+        {"mm_vision_select_layer": "-2"},
+    ]
+    for number, change in enumerate(changes):
+        broken = copied(tiny("original_llava"), tmp_path / str(number))
+        change_json(broken / "config.json", **change)
+        finished = ask("inference_llavamed.py", tmp_path / "out", broken, "--dataset", "demo")
+        says_in_one_line(finished, str(broken))
 
 
 def test_a_checkpoint_that_does_not_fit_says_so_with_sizes(tiny: Tiny, tmp_path: Path) -> None:

@@ -33,12 +33,13 @@ from functools import cached_property
 
 from smmile.options import Options
 
+_LAST_DECLARED = 100  # Of more declarations than a reply can have, the last are read.
 _NEAR = 150  # So many characters around a word are looked at, whatever the length of the reply.
 
 # The prompts' example of a reply, as models echo it.
 _TEMPLATE = re.compile(
     r"<think>\s*This is my thought\.?\s*</think>\s*(?:<answer>\s*(?:X|Correct letter)\.?\s*</answer>)?"
-    r"|This is my thought\b|Correct letter\b|<answer>X</answer> where X\b"
+    r"|This is my thought\b|Correct letter(?=\.|\s*(?:<|$))|<answer>X</answer> where X\b"
     r"|Alternatively:\s*The correct answer is X\b",
     re.IGNORECASE,
 )
@@ -67,7 +68,7 @@ _CONCLUDES = re.compile(
 # What may stand before a letter that is a choice: "most likely option (".
 _BEFORE_LETTER = re.compile(
     r"[\s\"'“‘(\[{]*(?:(?:the|most|likely|probably|definitely|clearly|simply|correct|answer|option|letter"
-    r"|choice)\b[\s:\"'“‘(\[{]*){0,5}",
+    r"|choice|thus|therefore|hence|so|it|is|must be|i['’]d say|i would say)\b[\s:,\"'“‘(\[{]*){0,5}",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"([A-Za-z]{1,2})(?!['’-]?\w)")
@@ -126,6 +127,9 @@ def read_choice(reply: str, options: Options) -> str | None:
     """The letter of the option that `reply` chooses by the rules above, or None."""
     text = _MARKUP.sub("", _TEMPLATE.sub("", reply))
     reader = _Reader(options.texts)
+    thought, _, after = text.rpartition("</think>")
+    if thought and not _DECLARED.search(after) and (choice := reader.letter(after.strip())):
+        return choice
     for passage, kind in _declared(text):
         choice = reader.letter(passage) if kind == "verb" else reader.choice(passage)
         if choice or (kind == "tag" and passage.strip(" .\n") not in ("", "X")):
@@ -148,7 +152,7 @@ def read_choice(reply: str, options: Options) -> str | None:
 def _declared(text: str) -> Iterator[tuple[str, str]]:
     """What is declared, the last first, and how: the name of the group of `_DECLARED`."""
     end = len(text)
-    for match in reversed(list(_DECLARED.finditer(text))):
+    for match in reversed(list(_DECLARED.finditer(text))[-_LAST_DECLARED:]):
         kind = match.lastgroup or ""
         if kind == "tag":
             yield _TAG.split(text[match.end() : end], maxsplit=1)[0], kind

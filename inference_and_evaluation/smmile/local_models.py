@@ -49,11 +49,15 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
 
     A checkpoint that cannot be had does not keep the next from being run. Raises UsageError.
     """
+    if args.served_model is not None and args.server is None:
+        raise UsageError("--served-model names a model on a server; give its --server URL")
     if args.model_path is not None:
         models = dict.fromkeys(models, args.model_path)
     if args.name is not None:
         if len(models) > 1:
             raise UsageError("--name is for one model; choose one")
+        if not args.name.strip():
+            raise UsageError("--name is empty; give a name for the run's files")
         models = {args.name: next(iter(models.values()))}
     if len(models) > 1 and args.server is not None:
         raise UsageError("--server serves one model; choose one")

@@ -142,9 +142,10 @@ def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForCondition
 
 def _text_model(config: Mapping[str, Any]) -> str | None:
     """transformers' name of the text model in an original checkpoint; None for any other checkpoint."""
-    for architecture in config.get("architectures") or ():
-        if architecture in ARCHITECTURES:
-            return ARCHITECTURES[architecture]
+    architectures = config.get("architectures")
+    for architecture in architectures if isinstance(architectures, list) else ():
+        if str(architecture) in ARCHITECTURES:
+            return ARCHITECTURES[str(architecture)]
     return TEXT_MODELS.get(str(config.get("model_type")))
 
 
@@ -158,6 +159,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
                 f"{folder / 'config.json'}: {setting} {one_line(config[setting], 40)!r} is not supported;"
                 f" convert the checkpoint to transformers' own layout"
             )
+    if not isinstance(config.get("mm_vision_select_layer", -2), int):
+        raise CheckpointError(f"{folder / 'config.json'}: mm_vision_select_layer is no whole number")
     return config
 
 

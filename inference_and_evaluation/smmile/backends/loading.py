@@ -94,12 +94,11 @@ def check_room(name: str, weights: int, dtype: str, hardware: Hardware) -> None:
 
 def load_processor(checkpoint: Checkpoint) -> Any:
     """The checkpoint's processor, with the picture part that needs Pillow alone and none for videos."""
-    if llava_original.is_original_llava(checkpoint.config):
-        return llava_original.load_original_llava_processor(checkpoint.folder)
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    name = PROCESSOR_MAPPING_NAMES.get(checkpoint.model_type)
+    is_original = llava_original.is_original_llava(checkpoint.config)
+    name = "LlavaProcessor" if is_original else PROCESSOR_MAPPING_NAMES.get(checkpoint.model_type)
     if name is None:
         raise CheckpointError(
             f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, "
@@ -115,7 +114,11 @@ def load_processor(checkpoint: Checkpoint) -> Any:
         kind = _without_video(kind)
     kind = _counting_real_placeholders(kind)
     try:
+        if is_original:
+            return llava_original.load_original_llava_processor(checkpoint.folder)
         return kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
+    except UsageError:
+        raise
     except _loading_errors() as error:
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded "

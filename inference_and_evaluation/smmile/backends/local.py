@@ -20,7 +20,7 @@ from smmile.backends.loading import (
     load_processor,
     quiet,
 )
-from smmile.checkpoints import Checkpoint, CheckpointError
+from smmile.checkpoints import Checkpoint, CheckpointError, read_json
 from smmile.conversation import Conversation, ImagePart
 from smmile.errors import one_line
 from smmile.images import UnreadableImageError, picture_size
@@ -96,6 +96,12 @@ class LocalModel:
             raise CheckpointError(
                 f"checkpoint {checkpoint.name} has no chat template to write prompts with"
             )
+        self._try_template(checkpoint.name)
+        own_decoding = checkpoint.folder / "generation_config.json"
+        if settings.decoding == "checkpoint" and own_decoding.is_file():
+            read_json(
+                checkpoint.name, checkpoint.folder, own_decoding.name
+            )  # the library passes over a broken one
         text = self._model.config.get_text_config()
         self._text_config = text
         self._context: int | None = getattr(text, "max_position_embeddings", None)
@@ -219,6 +225,18 @@ class LocalModel:
         return min(rooms)
 
     # Inside.
+
+    def _try_template(self, name: str) -> None:
+        from jinja2 import TemplateError
+
+        parts = [{"type": "image"}, {"type": "text", "text": "?"}]
+        try:
+            self._processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+        except TemplateError as error:
+            raise CheckpointError(
+                f"checkpoint {name}: its chat template cannot be used ({one_line(error, 160)}); "
+                "fetch it again"
+            ) from error
 
     def _new_tokens(self, prepared: Mapping[str, Any], limit: int) -> list[list[int]]:
         import torch
