@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tiny_checkpoints
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,23 +20,8 @@ CORPUS = [
     "Findings:  none.    Impression:  normal.",
 ]
 
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "patch_size": 14,
-    "projection_dim": 32,
-}
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 400,
-}
+VISION = {name: value for name, value in tiny_checkpoints.CLIP_VISION.items() if isinstance(value, int)}
+TEXT = tiny_checkpoints.TEXT | {"vocab_size": 400}
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 

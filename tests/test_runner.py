@@ -481,7 +481,7 @@ def test_a_journal_removed_by_its_holder_is_not_mistaken_for_ours(tmp_path: Path
     file = tmp_path / "x.partial.jsonl"
     with Journal(file, a_run(), overwrite=False) as journal:
         journal.append([("k", Record("p1", "q", "a", "ok", generated_answer="x"))])
-        journal.remove()
+        journal.file.unlink()
         with Journal(file, a_run(), overwrite=False) as other:
             assert other.records == []
     assert not file.exists()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,8 +162,8 @@ def _cache() -> Path:
 
 def _look_at(name: str, folder: Path) -> Checkpoint:
     config = read_json(name, folder, "config.json")
-    shards = weight_files(name, folder)
-    return Checkpoint(name, folder, config, sum(_parameters(name, shard) for shard in shards))
+    shapes = [weight_shapes(name, file) for file in weight_files(name, folder)]
+    return Checkpoint(name, folder, config, sum(prod(shape) for of in shapes for shape in of.values()))
 
 
 def weight_files(name: str, folder: Path) -> list[Path]:
@@ -191,25 +192,24 @@ def weight_files(name: str, folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
-def _parameters(name: str, shard: Path) -> int:
-    """The number of weights in a file, by its head; a file that was cut off is found out by its size."""
+def weight_shapes(name: str, file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a weight file, by its head alone.
+
+    Raises CheckpointError where the file is broken; one that was cut off is found out by its size.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(shard, framework="numpy") as weights:
-            shapes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
+        with safe_open(file, framework="numpy") as weights:
+            return {
+                key: tuple(weights.get_slice(key).get_shape())
+                for key in weights.keys()  # noqa: SIM118
+            }
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"checkpoint {name}: {shard.name} is broken or was cut off ({one_line(error, 100)}); "
+            f"checkpoint {name}: {file.name} is broken or was cut off ({one_line(error, 100)}); "
             "fetch it again"
         ) from error
-    total = 0
-    for shape in shapes:
-        number = 1
-        for side in shape:
-            number *= side
-        total += number
-    return total
 
 
 def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:

@@ -54,6 +54,13 @@ class Conversation:
             part.image for turn in self.turns for part in turn.content if isinstance(part, ImagePart)
         )
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All pieces of text in the order sent."""
+        return tuple(
+            part.text for turn in self.turns for part in turn.content if isinstance(part, TextPart)
+        )
+
 
 @dataclass(frozen=True)
 class Wording:

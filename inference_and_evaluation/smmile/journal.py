@@ -16,7 +16,7 @@ from types import TracebackType
 import msgspec
 
 from smmile.errors import UsageError, one_line
-from smmile.files import cannot_write, sync_folder
+from smmile.files import cannot_write
 from smmile.results import SCHEMA_VERSION, Record, Run, differences
 
 
@@ -107,11 +107,6 @@ class Journal:
     def finish(self) -> None:
         """Mark this process's share as done."""
         self._append(_FINISHED)
-
-    def remove(self) -> None:
-        """Take the file away: the result file has everything."""
-        self.file.unlink()
-        sync_folder(self.file.parent)
 
     def __enter__(self) -> Journal:
         return self

@@ -121,17 +121,7 @@ def run_plan(
             for other in others:
                 state.learn(read_journal(other, run)[1])
             raise Interrupted(_interruption(state, plan, overwrite, rank)) from error
-        if asking.description is not None:
-            hardware = dict(asking.description)
-            effective = {"effective": hardware.pop("generation")} if "generation" in hardware else {}
-            run = replace(
-                run,
-                hardware={"machine": run.hardware, "processes": rank.count} | hardware,
-                generation=dict(run.generation) | effective,
-            )
-        elif earlier is not None:
-            run = replace(run, hardware=earlier.run.hardware, generation=earlier.run.generation)
-        result = _result(plan, run, started_at, earlier, state.records)
+        result = _result(plan, _as_made(run, asking, earlier, rank), started_at, earlier, state.records)
         if earlier is None or _without_times(earlier) != _without_times(result):
             write_whole(file, encode_result_file(result))
         else:
@@ -171,6 +161,21 @@ class _Asking:
         with Progress(self._state.problems_of(requests), label) as progress:
             for batch in _guarded(self._backend, requests):
                 progress.advance(self._state.keep(batch))
+
+
+def _as_made(run: Run, asking: _Asking, earlier: ResultFile | None, rank: Rank) -> Run:
+    """`run` with what its back end says of itself, or what was told before if there was nothing to ask."""
+    if asking.description is not None:
+        hardware = dict(asking.description)
+        effective = {"effective": hardware.pop("generation")} if "generation" in hardware else {}
+        return replace(
+            run,
+            hardware={"machine": run.hardware, "processes": rank.count} | hardware,
+            generation=dict(run.generation) | effective,
+        )
+    if earlier is not None:
+        return replace(run, hardware=earlier.run.hardware, generation=earlier.run.generation)
+    return run
 
 
 def _await(journal: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smmile.checkpoints import CheckpointError, read_json, weight_files
+from smmile.checkpoints import CheckpointError, read_json, weight_files, weight_shapes
 from smmile.errors import counted, one_line
 
 if TYPE_CHECKING:
@@ -286,17 +286,11 @@ def _original_name(name: str) -> str:
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Every tensor in the shards; their headers alone are read."""
-    from safetensors import SafetensorError, safe_open
-
+    name = one_line(folder)
     shapes: dict[str, tuple[int, ...]] = {}
-    for shard in weight_files(one_line(folder), folder):
-        try:
-            with safe_open(shard, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{shard} cannot be read, get it again: {one_line(error)}") from error
-    return {name: shape for name, shape in shapes.items() if not _NO_PARAMETER.search(name)}
+    for file in weight_files(name, folder):
+        shapes |= weight_shapes(name, file)
+    return {key: shape for key, shape in shapes.items() if not _NO_PARAMETER.search(key)}
 
 
 def _compare(

@@ -150,7 +150,7 @@ def _counting_real_placeholders(kind: Any) -> Any:
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, attention: str, dtype_name: str
+    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, attention: str
 ) -> tuple[Any, str]:
     """The checkpoint's model on `hardware`, and the attention kernel it got.
 
@@ -161,7 +161,7 @@ def load_model(
     from transformers.utils import is_flash_attn_2_available
 
     flash = "flash_attention_2"
-    usable = is_flash_attn_2_available() and hardware.kind == "cuda" and dtype_name != "float32"
+    usable = is_flash_attn_2_available() and hardware.kind == "cuda" and dtype.itemsize == 2
     if attention == flash and not usable:
         raise UsageError(
             f"--attn {flash} needs the package flash-attn, a CUDA GPU and a 16-bit --dtype; use --attn sdpa"

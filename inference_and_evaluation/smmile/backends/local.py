@@ -85,9 +85,7 @@ class LocalModel:
         check_room(checkpoint.name, checkpoint.parameters * dtype.itemsize, self._dtype, hardware)
         with quiet():
             self._processor = load_processor(checkpoint)
-            self._model, self._attention = load_model(
-                checkpoint, dtype, hardware, settings.attention, self._dtype
-            )
+            self._model, self._attention = load_model(checkpoint, dtype, hardware, settings.attention)
         if self._processor.tokenizer.pad_token_id is None:
             self._processor.tokenizer.pad_token = self._processor.tokenizer.eos_token
         if settings.chat_template is not None:
@@ -99,12 +97,10 @@ class LocalModel:
         self._try_template(checkpoint.name)
         own_decoding = checkpoint.folder / "generation_config.json"
         if settings.decoding == "checkpoint" and own_decoding.is_file():
-            read_json(
-                checkpoint.name, checkpoint.folder, own_decoding.name
-            )  # the library passes over a broken one
-        text = self._model.config.get_text_config()
-        self._text_config = text
-        self._context: int | None = getattr(text, "max_position_embeddings", None)
+            # The library passes over a broken one in silence.
+            read_json(checkpoint.name, checkpoint.folder, own_decoding.name)
+        self._text_config = self._model.config.get_text_config()
+        self._context: int | None = getattr(self._text_config, "max_position_embeddings", None)
         self._mixes = checkpoint.model_type in _MIXES_IMAGE_COUNTS or llava_original.is_original_llava(
             checkpoint.config
         )
@@ -196,7 +192,7 @@ class LocalModel:
         started = time.perf_counter()
         try:
             answers = self._new_tokens(prepared, new_tokens)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
             message = one_line(error, 200)
@@ -274,13 +270,10 @@ class LocalModel:
         own = self._model.generation_config
         tokenizer = self._processor.tokenizer
         ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-        pad = tokenizer.pad_token_id
-        if pad is None:
-            pad = ends[0] if isinstance(ends, list) else ends
         tokens = {
             "bos_token_id": own.bos_token_id,
             "eos_token_id": ends,
-            "pad_token_id": pad,
+            "pad_token_id": tokenizer.pad_token_id,
             "suppress_tokens": own.suppress_tokens,
         }
         if self._settings.decoding == "checkpoint":
@@ -294,12 +287,7 @@ class LocalModel:
     def _sized(self, request: Request) -> Sized:
         """The request with an estimate of its length; only the order and the size of batches follow it."""
         conversation = request.conversation
-        letters = sum(
-            len(part.text)
-            for turn in conversation.turns
-            for part in turn.content
-            if not isinstance(part, ImagePart)
-        )
+        letters = sum(map(len, conversation.texts))
         sizes = [picture_size(image) for image in conversation.images]
         tokens = letters // 3 + self._picture_tokens(sizes) + self._settings.max_new_tokens
         return Sized(request, tokens, 0 if self._mixes else len(sizes))
@@ -333,13 +321,7 @@ class LocalModel:
         return float(0.5 * psutil.virtual_memory().available / (values * size))
 
     def _holds_control_token(self, conversation: Conversation) -> bool:
-        return any(
-            token in part.text
-            for turn in conversation.turns
-            for part in turn.content
-            if not isinstance(part, ImagePart)
-            for token in self._control_tokens
-        )
+        return any(token in text for text in conversation.texts for token in self._control_tokens)
 
     def _adds_first_token(self) -> bool:
         """Whether the tokenizer, and not the chat template, writes the first token."""
