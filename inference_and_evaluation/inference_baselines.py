@@ -38,8 +38,9 @@ def main() -> int:
     from smmile.options import Options, make_options
     from smmile.problems import ProblemSet
     from smmile.requests import Backend, Plan
+    from smmile.results import Usage
 
-    def connect(problems: ProblemSet, plan: Plan) -> Backend:
+    def connect(problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
         if args.baseline == "majority":
             return baselines.BaselineBackend(baselines.majority_answer)
         if args.baseline == "nearest":

@@ -208,6 +208,7 @@ def test_a_dry_run_of_multiple_choice_and_equal_requests(tmp_path: Path) -> None
 LAYERS = [
     "errors",
     "images",
+    "prices",
     "problems",
     "prompts",
     "options",
@@ -230,6 +231,7 @@ LAYERS = [
     "cli",
     "inference",
     "local_models",
+    "api_models",
     "scoring",
     "statistics",
     "tables",

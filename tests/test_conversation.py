@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import inference_llama33textonly
 import inference_medr1
-from smmile.conversation import Conversation, ImagePart, Recipe, Wording, build_conversation
+from smmile.conversation import Conversation, ImagePart, Recipe, build_conversation
 from smmile.images import StoredImage
 from smmile.options import Options
 from smmile.problems import Problem, Triplet
@@ -19,20 +20,7 @@ PROBLEM = Problem("p", (triplet(1, "Yes \n"), triplet(2, "No")), triplet(3, "May
 OPTIONS = Options({"A": "Yes \n", "B": "No", "C": "Maybe"}, ("C", "A", "B"), "C")
 
 MEDVLM_R1 = inference_medr1.recipe()
-TEXT_ONLY = Recipe(
-    parts=("text",),
-    open=Wording(
-        without_examples=prompt("text_only.open.zero_shot"),
-        with_examples=prompt("text_only.open.icl"),
-        example=prompt("text_only.open.example"),
-    ),
-    mcqa=Wording(
-        question=prompt("mcqa.standard.text"),
-        without_examples=prompt("text_only.mcqa.zero_shot"),
-        with_examples=prompt("text_only.mcqa.icl"),
-        example=prompt("text_only.mcqa.example"),
-    ),
-)
+TEXT_ONLY = inference_llama33textonly.recipe()
 
 
 def flat(conversation: Conversation) -> list[tuple[str, list[str]]]:

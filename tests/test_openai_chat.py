@@ -10,32 +10,32 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import SCRIPTS, SUITE, picture
-from fake_openai import Answer, FakeOpenAI, fails, lists, running, says
+from fake_service import Answer, FakeService, fails, lists, running, says
 from smmile.backends.concurrent import Session, answer_concurrently, redacted
-from smmile.backends.openai_chat import OpenAIChat, Service, connect_to_server
-from smmile.backends.sent_images import as_sent
+from smmile.backends.openai_chat import OpenAIChat
+from smmile.backends.openai_services import connect_to_server
+from smmile.backends.sent_images import ImageRules
+from smmile.backends.services import Service
 from smmile.conversation import Conversation, ImagePart, Recipe, TextPart, Turn, build_conversation
 from smmile.errors import UsageError
-from smmile.images import StoredImage, UnreadableImageError, decode_rgb
+from smmile.images import StoredImage
 from smmile.problems import Problem, Triplet
 from smmile.requests import Failure, Reply, Request
-from smmile.results import ImageChange
 
 if TYPE_CHECKING:
     import openai
 
 KEY = "sk-very-secret-0123456789"
+FIELDS = {"max_tokens": 512, "temperature": 0, "seed": 42}
 
 
 def stored(content: bytes) -> StoredImage:
@@ -59,21 +59,20 @@ def requests_for(*questions: str) -> list[Request]:
     return [a_request(question) for question in questions]
 
 
-def a_backend(server: FakeOpenAI, *, timeout: float = 20, max_retries: int = 0, **how: Any) -> OpenAIChat:
+def a_backend(server: FakeService, *, timeout: float = 20, max_retries: int = 0, **how: Any) -> OpenAIChat:
     """As a script for an API with a key makes it."""
 
     def make_client() -> openai.AsyncOpenAI:
         import openai
 
-        key = how.get("key", KEY)
         return openai.AsyncOpenAI(
             base_url=f"{server.url}/v1", api_key=key, timeout=timeout, max_retries=max_retries
         )
 
-    decoding = {"max_new_tokens": 512, "temperature": 0, "seed": 42, "concurrency": 4}
-    service = Service("The API", "OpenAI", "check THE_KEY", "check --model")
-    asked = {name: value for name, value in how.items() if name != "key"}
-    return OpenAIChat(make_client=make_client, service=service, **({"model": "m"} | decoding | asked))
+    key = how.pop("key", KEY)
+    service = Service("The API", "OpenAI", "m", "check THE_KEY", "check --model", secrets=(key,))
+    given: dict[str, Any] = {"fields": FIELDS, "concurrency": 4, "rules": ImageRules(as_decoded=True)}
+    return OpenAIChat(make_client=make_client, service=service, **(given | how))
 
 
 def outcomes(backend: OpenAIChat, requests: Sequence[Request]) -> dict[str, Reply | Failure]:
@@ -83,7 +82,7 @@ def outcomes(backend: OpenAIChat, requests: Sequence[Request]) -> dict[str, Repl
     return {request.problem.query.question: outcome for request, outcome in answered}
 
 
-def errors(server: FakeOpenAI, **how: Any) -> dict[str, tuple[str, str]]:
+def errors(server: FakeService, **how: Any) -> dict[str, tuple[str, str]]:
     """Type and message of the error that each question of the server's script ends in."""
     with running(server):
         found = outcomes(a_backend(server, **how), requests_for(*server.script))
@@ -105,8 +104,10 @@ def test_a_conversation_arrives_as_it_is() -> None:
         if index < 2:
             turns.append(Turn("assistant", (TextPart(answers[index]),)))
     request = replace(a_request("?"), conversation=Conversation(tuple(turns)))
-    with running(FakeOpenAI()) as server:
-        [[(_, outcome)]] = a_backend(server, extra={"logprobs": True, "top_p": 0.5}).answer([request])
+    with running(FakeService()) as server:
+        [[(_, outcome)]] = a_backend(server, fields=FIELDS | {"logprobs": True, "top_p": 0.5}).answer(
+            [request]
+        )
     [asked] = server.chats
     messages = asked.body["messages"]
     assert {name: value for name, value in asked.body.items() if name != "messages"} == {
@@ -136,20 +137,13 @@ def test_a_conversation_arrives_as_it_is() -> None:
 
 def test_what_is_not_set_is_not_sent_and_the_rest_goes_under_its_name() -> None:
     request = a_request("q", ("example?", "no", picture(2)))
-    with running(FakeOpenAI()) as server:
-        backend = a_backend(
-            server,
-            temperature=None,
-            seed=None,
-            limit_field="max_completion_tokens",
-            detail="high",
-            roles={"assistant": "system"},
-        )
+    with running(FakeService()) as server:
+        backend = a_backend(server, fields={"max_completion_tokens": 512}, detail="high")
         assert isinstance(outcomes(backend, [request])["q"], Reply)
     [asked] = server.chats
     assert set(asked.body) == {"model", "messages", "max_completion_tokens"}
     user, example, query = asked.body["messages"]
-    assert example == {"role": "system", "content": "no"}
+    assert example == {"role": "assistant", "content": "no"}
     assert {message["content"][0]["image_url"]["detail"] for message in (user, query)} == {"high"}
     assert backend.describe() == {
         "server": "OpenAI",
@@ -165,7 +159,7 @@ def test_a_reply_is_kept_whole_and_an_empty_one_is_no_failure() -> None:
         "odd": Answer(200, b'{"choices": [{"message": {"content": "half a \\ud83d pair\\r\\n"}}]}'),
         "plain": replace(says("yes"), headers={"Content-Type": "text/plain"}),
     }
-    with running(FakeOpenAI({question: [answer] for question, answer in script.items()})) as server:
+    with running(FakeService({question: [answer] for question, answer in script.items()})) as server:
         found = outcomes(a_backend(server), requests_for(*script))
     assert {question: (item.text, item.finish_reason) for question, item in found.items()} == {  # type: ignore[union-attr]
         "long": ("cut off ", "length"),
@@ -184,104 +178,12 @@ def turned() -> Image.Exif:
     return exif
 
 
-def noise(mode: str = "RGB", size: tuple[int, int] = (9, 5)) -> Image.Image:
-    samples = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(samples).convert(mode)
-
-
-def a_16_bit_png() -> bytes:
-    """Red, green and blue of 16 bits each, which Pillow reads and cannot write."""
-    import struct
-    import zlib
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    line = b"\0" + bytes(range(12))
-    head = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(line + line)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-AS_STORED = {
-    "JPEG": encoded(noise(), "JPEG"),
-    "grey JPEG": encoded(noise("L"), "JPEG"),
-    "JPEG with more behind it": encoded(noise(), "MPO", save_all=True, append_images=[noise("L")]),
-    "JPEG with another tag": encoded(noise(), "JPEG", exif=Image.Exif()),
-    "PNG": encoded(noise()),
-    "grey PNG": encoded(noise("L")),
-    "grey GIF": encoded(noise("L"), "GIF", optimize=False),
-    "WebP": encoded(noise(), "WEBP", lossless=True),
-}
-AS_PNG = {
-    "turned JPEG": encoded(noise(), "JPEG", exif=turned()),
-    "CMYK JPEG": encoded(noise("CMYK"), "JPEG"),
-    "PNG with a palette": encoded(noise("P")),
-    "black and white PNG": encoded(noise("1")),
-    "transparent PNG": encoded(noise("RGBA").rotate(10)),
-    "PNG with a transparent colour": encoded(noise(), transparency=(0, 0, 0)),
-    "PNG of 16 bits": encoded(Image.fromarray(np.arange(45, dtype=np.uint16).reshape(5, 9) * 100)),
-    "coloured PNG of 16 bits": a_16_bit_png(),
-    "moving PNG": encoded(noise(), save_all=True, append_images=[noise("L").convert("RGB")]),
-    "moving WebP": encoded(noise(), "WEBP", save_all=True, append_images=[noise("L").convert("RGB")]),
-    "transparent WebP": encoded(noise("RGBA").rotate(10), "WEBP"),
-    "TIFF with a profile": encoded(noise(), "TIFF", icc_profile=b"a profile", dpi=(72, 72)),
-    "BMP": encoded(noise(), "BMP"),
-    "GIF": encoded(noise("P"), "GIF"),
-}
-
-
-@pytest.mark.parametrize("content", AS_STORED.values(), ids=AS_STORED)
-def test_what_shows_right_is_sent_byte_for_byte(content: bytes) -> None:
-    sent = as_sent(stored(content), 0)
-    assert (sent.content, sent.change) == (content, None)
-    assert np.array_equal(naively_shown(sent.content), np.asarray(decode_rgb(content)))
-
-
-@pytest.mark.parametrize("content", AS_PNG.values(), ids=AS_PNG)
-def test_anything_else_is_sent_as_a_png_of_what_is_to_be_seen(content: bytes) -> None:
-    image = stored(content)
-    sent = as_sent(image, 3)
-    assert sent == as_sent(image, 3)
-    assert sent.media_type == "image/png"
-    assert np.array_equal(naively_shown(sent.content), np.asarray(decode_rgb(content)))
-    before, after = Image.open(io.BytesIO(content)), Image.open(io.BytesIO(sent.content))
-    assert before.format is not None
-    assert (after.format, after.mode) == ("PNG", "RGB")
-    assert not after.info
-    assert sent.change == ImageChange(
-        3,
-        image.sha256,
-        hashlib.sha256(sent.content).hexdigest(),
-        before.size,
-        after.size,
-        before.format,
-        "PNG",
-    )
-
-
-def naively_shown(content: bytes) -> np.ndarray[Any, Any]:
-    """A picture as a viewer shows it that knows nothing of turns, transparency or deep colours."""
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def test_a_large_picture_is_no_cause_for_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert as_sent(stored(AS_STORED["PNG"]), 0).change is None
-
-
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"rubbish", AS_STORED["PNG"][:20]])
-def test_what_is_no_picture_cannot_be_sent(content: bytes) -> None:
-    with pytest.raises(UnreadableImageError):
-        as_sent(stored(content), 0)
-
-
 def test_changed_pictures_are_reported_and_broken_ones_fail_alone() -> None:
-    changed = a_request("changed", ("e?", "no", picture(1)), image=AS_PNG["turned JPEG"])
+    changed = a_request(
+        "changed", ("e?", "no", picture(1)), image=encoded(Image.new("RGB", (9, 5)), "JPEG", exif=turned())
+    )
     broken = a_request("broken", ("e?", "no", b"rubbish"))
-    with running(FakeOpenAI()) as server:
+    with running(FakeService()) as server:
         found = outcomes(a_backend(server), [broken, changed])
         assert server.questions == ["changed"]
     reply, failure = found["changed"], found["broken"]
@@ -366,7 +268,7 @@ def test_every_mistake_has_its_type() -> None:
         ),
         "request timeout": (Answer(408, {"detail": "too slow"}), "timeout"),
     }
-    found = errors(FakeOpenAI({name: [answer] for name, (answer, _) in expected.items()}), concurrency=8)
+    found = errors(FakeService({name: [answer] for name, (answer, _) in expected.items()}), concurrency=8)
     assert {name: kind for name, (kind, _) in found.items()} == {
         name: kind for name, (_, kind) in expected.items()
     }
@@ -381,7 +283,7 @@ def test_every_mistake_has_its_type() -> None:
 
 def test_a_reply_that_does_not_come_is_a_timeout() -> None:
     script = {"slow": [says("late", delay=5)], "quick": [says("soon")], "never": [says("never")]}
-    server = FakeOpenAI(script, held=["never"])
+    server = FakeService(script, held=["never"])
     started = time.monotonic()
     found = errors(server, timeout=0.5)
     assert time.monotonic() - started < 10
@@ -393,7 +295,7 @@ def test_the_client_asks_again_as_often_as_it_may() -> None:
     at_once = {"Retry-After-Ms": "1"}
     busy, broken = fails(429, "slow down", headers=at_once), fails(500, "oh", headers=at_once)
     dropped = replace(says("half"), cut=True)
-    server = FakeOpenAI(
+    server = FakeService(
         script={
             "busy": [busy, busy, says("at last")],
             "broken": [broken, says("better")],
@@ -436,7 +338,7 @@ def test_the_client_asks_again_as_often_as_it_may() -> None:
 def test_what_all_requests_would_meet_with_stops_the_run_at_once(answer: Answer, parts: list[str]) -> None:
     names = [f"q{number}" for number in range(20)]
     script = {"q2": [replace(answer, delay=0.3)]}  # q0 and q1 are answered by then
-    server = FakeOpenAI(script, models=lists("served-a", "b"), held=names[3:])
+    server = FakeService(script, models=lists("served-a", "b"), held=names[3:])
     kept: list[str] = []
     started = time.monotonic()
     with running(server):
@@ -454,7 +356,7 @@ def test_what_all_requests_would_meet_with_stops_the_run_at_once(answer: Answer,
 def test_a_key_is_in_no_message() -> None:
     echo = f"You sent Bearer {KEY} again and again"
     found = errors(
-        FakeOpenAI(
+        FakeService(
             {
                 "request": [fails(400, echo)],
                 "server": [fails(500, "." * 290 + KEY)],  # where a cut might leave half of it
@@ -466,10 +368,10 @@ def test_a_key_is_in_no_message() -> None:
     assert len(found) == 4
     assert not [message for _, message in found.values() if KEY[:8] in message]
     assert "You sent Bearer *** again" in found["request"][1]
-    with_line_break = errors(FakeOpenAI({"a": [says("unheard")]}), key=f"{KEY}\n")
+    with_line_break = errors(FakeService({"a": [says("unheard")]}), key=f"{KEY}\n")
     assert with_line_break["a"][0] == "server"
     assert KEY[:8] not in with_line_break["a"][1]
-    assert redacted("a b", None, "", "b") == "a ***"
+    assert redacted("a b", "", "b") == "a ***"
 
 
 # Several at once.
@@ -478,7 +380,7 @@ def test_a_key_is_in_no_message() -> None:
 def test_as_many_as_allowed_are_in_flight_and_never_more() -> None:
     names = [f"q{number}" for number in range(30)]
     script = {name: [says(f"answer to {name}", delay=0.01 * (7 * i % 5))] for i, name in enumerate(names)}
-    with running(FakeOpenAI(script, together=5)) as server:
+    with running(FakeService(script, together=5)) as server:
         found = outcomes(a_backend(server, concurrency=5), requests_for(*names))
     assert server.most_in_flight == 5
     assert sorted(server.questions) == sorted(names)
@@ -501,7 +403,7 @@ def test_a_picture_is_read_when_its_requests_turn_has_come() -> None:
         image = Watched(str(number), 1, picture(number))
         parts = (ImagePart(image), TextPart(f"q{number}"))
         requests.append(replace(request, conversation=Conversation((Turn("user", parts),))))
-    with running(FakeOpenAI(held=["q1", "q2"])) as server:
+    with running(FakeService(held=["q1", "q2"])) as server:
         batches = a_backend(server, concurrency=2).answer(requests)
         assert [request.key for request, _ in next(iter(batches))] == ["q0"]
         server.wait_for_chats(3)
@@ -620,7 +522,7 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {scripts!r}]
-from smmile.backends.openai_chat import connect_to_server
+from smmile.backends.openai_services import connect_to_server
 from smmile.cli import run_script
 from smmile.conversation import Recipe
 from smmile.images import StoredImage
@@ -636,8 +538,8 @@ def main():
     plan = make_plan(ProblemSet("s", None, "f", entries), Recipe(), "0-shot", "open", seed=1, limit=None,
                      decoding={{}})
     run = Run("m", "m", "0-shot", "open", DatasetInfo("s", None, "f", 9), {{}}, 1)
-    connect = lambda: connect_to_server({url!r}, served_model=None, fallback="m", max_new_tokens=9,
-        temperature=0, seed=None, concurrency=3, timeout=60, max_retries=2)
+    connect = lambda spent: connect_to_server({url!r}, served_model=None, fallback="m",
+        fields={{}}, concurrency=3, timeout=60, max_retries=2)
     run_plan(plan, run, connect, lambda text, options: None, Path({folder!r}))
 
 run_script(main)
@@ -648,7 +550,7 @@ run_script(main)
 def test_an_interrupted_run_keeps_its_answers_and_ends_quietly(
     number: signal.Signals, tmp_path: Any
 ) -> None:
-    with running(FakeOpenAI(held=[f"q{number}" for number in range(2, 9)])) as server:
+    with running(FakeService(held=[f"q{number}" for number in range(2, 9)])) as server:
         code = INTERRUPTED.format(
             tests=str(SUITE / "tests"), scripts=str(SCRIPTS), url=server.url, folder=str(tmp_path)
         )
@@ -678,9 +580,7 @@ def connect(server_url: str, **how: Any) -> OpenAIChat:
     given = {
         "served_model": None,
         "fallback": "org/checkpoint",
-        "max_new_tokens": 512,
-        "temperature": 0,
-        "seed": 42,
+        "fields": FIELDS,
         "concurrency": 4,
         "timeout": 20.0,
         "max_retries": 0,
@@ -702,7 +602,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
 def test_a_servers_url_may_end_in_v1_or_not_and_gets_nothing_of_an_account(path: str, account: str) -> None:
-    with running(FakeOpenAI(models=lists("org/checkpoint"))) as server:
+    with running(FakeService(models=lists("org/checkpoint"))) as server:
         found = outcomes(connect(server.url + path), requests_for("q"))
     assert isinstance(found["q"], Reply)
     assert [asked.path for asked in server.asked] == ["/v1/models", "/v1/chat/completions"]
@@ -712,7 +612,7 @@ def test_a_servers_url_may_end_in_v1_or_not_and_gets_nothing_of_an_account(path:
 
 
 def test_a_server_behind_a_prefix_with_a_login() -> None:
-    server = FakeOpenAI(models=lists("org/checkpoint"), script={"q": [fails(500, "user secr:t!")]})
+    server = FakeService(models=lists("org/checkpoint"), script={"q": [fails(500, "user secr:t!")]})
     with running(server):
         url = server.url.replace("//", "//user:secr%3At%21@") + "/deep/v3"
         backend = connect(url)
@@ -751,7 +651,7 @@ def test_what_is_no_url_is_one_line(url: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_told_before_the_first_problem(tmp_path: Any) -> None:
-    with running(FakeOpenAI()) as server:
+    with running(FakeService()) as server:
         pass
     with pytest.raises(
         UsageError, match=r"the server at .*/v1 does not answer .*start it, or check --server"
@@ -759,12 +659,12 @@ def test_a_server_that_is_not_there_is_told_before_the_first_problem(tmp_path: A
         connect(server.url.replace("//", "//user:secret@"), max_retries=5)
     for answer in (Answer(502, b"<html>"), Answer(503, {"error": "starting"})):
         with (
-            running(FakeOpenAI(models=answer)) as gateway,
+            running(FakeService(models=answer)) as gateway,
             pytest.raises(UsageError, match=f"HTTP {answer.status}"),
         ):
             connect(gateway.url)
     with (
-        running(FakeOpenAI(models=fails(401, "Unauthorized"))) as locked,
+        running(FakeService(models=fails(401, "Unauthorized"))) as locked,
         pytest.raises(UsageError, match=r"asks for a key; --server sends no key"),
     ):
         connect(locked.url)
@@ -787,7 +687,7 @@ def test_a_server_that_is_not_there_is_told_before_the_first_problem(tmp_path: A
 def test_the_served_models_name(
     models: Answer, asked: str | None, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running(FakeOpenAI(models=models)) as server:
+    with running(FakeService(models=models)) as server:
         backend = connect(server.url, served_model=asked)
         assert isinstance(outcomes(backend, requests_for("q"))["q"], Reply)
     assert server.chats[0].body["model"] == name
@@ -802,8 +702,10 @@ def test_the_served_models_name(
 
 def test_importing_the_back_ends_is_cheap() -> None:
     code = (
-        "import sys, smmile.backends.openai_chat\n"
-        "print(*{'openai', 'httpx', 'httpx2', 'PIL', 'numpy', 'torch'} & sys.modules.keys())"
+        "import sys, smmile.backends.anthropic_messages, smmile.backends.ollama_chat\n"
+        "import smmile.backends.openai_services, smmile.api_models\n"
+        "heavy = {'anthropic', 'ollama', 'openai', 'httpx', 'httpx2', 'PIL', 'numpy', 'torch'}\n"
+        "print(*heavy & sys.modules.keys())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from conftest import run_here, says_in_one_line
-from smmile.backends.openai_chat import connect_to_server
+from smmile.backends.openai_services import connect_to_server
 from smmile.conversation import Conversation, Recipe, TextPart, build_conversation
 from smmile.errors import UsageError
 from smmile.images import StoredImage
@@ -154,9 +154,7 @@ def connect(server: Running, **how: Any) -> Any:
     given = {
         "served_model": None,
         "fallback": str(server.checkpoint),
-        "max_new_tokens": NEW_TOKENS,
-        "temperature": 0.0,
-        "seed": 42,
+        "fields": {"max_tokens": NEW_TOKENS, "temperature": 0.0, "seed": 42},
         "concurrency": 3,
         "timeout": 60.0,
         "max_retries": 0,

@@ -72,7 +72,12 @@ def go(
     folder: Path, backend: Scripted, plan: Plan | None = None, run: Run | None = None, **how: Any
 ) -> Outcome:
     outcome = run_plan(
-        plan or a_plan(), run or a_run(), lambda: backend, lambda _text, _options: None, folder, **how
+        plan or a_plan(),
+        run or a_run(),
+        lambda _spent: backend,
+        lambda _text, _options: None,
+        folder,
+        **how,
     )
     assert outcome is not None
     return outcome
@@ -375,7 +380,7 @@ def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
     run_plan(
         a_plan(problems, "mcqa"),
         a_run(problems, "mcqa"),
-        lambda: Scripted(a=Reply(texts["a"]), b=Reply(texts["b"])),
+        lambda _spent: Scripted(a=Reply(texts["a"]), b=Reply(texts["b"])),
         read,
         tmp_path,
         write_csv=True,

@@ -172,8 +172,10 @@ def dataset_source(args: argparse.Namespace) -> DatasetSource:
     )
 
 
-def add_inference_flags(parser: Parser, *, task_format: str = "open") -> None:
-    """The flags of every inference script; `task_format` is the script's default."""
+def add_inference_flags(
+    parser: Parser, *, task_format: str = "open", max_new_tokens: int | None = 512
+) -> None:
+    """The flags of every inference script; `task_format` and `max_new_tokens` are the script's defaults."""
     parser.add_argument(
         "--inference_mode",
         choices=("ICL", "0-shot"),
@@ -198,7 +200,11 @@ def add_inference_flags(parser: Parser, *, task_format: str = "open") -> None:
     group.add_argument("--limit", type=positive, metavar="N", help="the first N problems (default: all)")
     group.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of all shuffles")
     group.add_argument(
-        "--max_new_tokens", type=positive, default=512, metavar="N", help="length of an answer"
+        "--max_new_tokens",
+        type=positive,
+        default=max_new_tokens,
+        metavar="N",
+        help="length of an answer" + ("" if max_new_tokens else " (default: no limit)"),
     )
     group.add_argument("--gpu-devices", type=_gpu_devices, metavar="0,1", help="GPUs to use (default: all)")
     group.add_argument(
@@ -260,6 +266,34 @@ def add_local_model_flags(parser: Parser) -> None:
     add_remote_flags(group)
 
 
+def add_api_flags(parser: Parser, *, model: str) -> None:
+    """The flags of scripts whose models are behind an API; `model` is the script's default."""
+    group = parser.add_argument_group("model behind an API")
+    group.add_argument("--model", default=model, type=_name, metavar="NAME", help="the model's name there")
+    group.add_argument(
+        "--name",
+        type=_name,
+        metavar="NAME",
+        help="the run's name in file names (default: the published one, or the model's)",
+    )
+    group.add_argument(
+        "--base-url", metavar="URL", help="ask there (default: the client library's own place)"
+    )
+    add_remote_flags(group)
+    group.add_argument(
+        "--prices",
+        type=Path,
+        metavar="FILE",
+        help="a price table (default: the dated one that is included)",
+    )
+    group.add_argument(
+        "--max-cost",
+        type=_dollars,
+        metavar="DOLLARS",
+        help="begin no request that might make the run dearer, all its answers counted",
+    )
+
+
 def add_remote_flags(group: argparse._ArgumentGroup) -> None:
     """The flags of whatever is asked over a network."""
     group.add_argument(
@@ -271,7 +305,7 @@ def add_remote_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-retries",
         type=_not_negative,
-        default=5,
+        default=10,
         metavar="N",
         help="how often a request is sent again after a passing failure",
     )
@@ -334,6 +368,18 @@ def _seconds(text: str) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return float(text)
+
+
+def _dollars(text: str) -> float:
+    if not re.fullmatch(r"\d{1,9}(\.\d+)?|\.\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of dollars")
+    return float(text)
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def seed(text: str) -> int:

@@ -84,13 +84,14 @@ class Recipe:
     """What makes a model family's conversations special. The default suits most.
 
     `parts` is the order of picture and text in a user turn (without "image" no picture is sent);
-    `answer_suffix` follows each example's answer in its turn. Whether the examples are turns of their
-    own or text in the query's turn is up to the format's `Wording.example`.
+    `answer_suffix` follows each example's answer in its turn, which goes out under `answer_role`. Whether
+    the examples are turns of their own or text in the query's turn is up to the format's `Wording.example`.
     """
 
     system: str | None = None
     parts: tuple[Literal["image", "text"], ...] = ("image", "text")
     answer_suffix: str = ""
+    answer_role: Role = "assistant"
     open: Wording = Wording()
     mcqa: Wording = field(default_factory=lambda: Wording(question=prompt("mcqa.standard.text")))
     option_line: str = "{letter}. {answer}"
@@ -99,6 +100,11 @@ class Recipe:
     def wording(self, task_format: TaskFormat) -> Wording:
         """The wording of one task format."""
         return self.open if task_format == "open" else self.mcqa
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether any picture is sent."""
+        return "image" in self.parts
 
     def as_data(self) -> dict[str, object]:
         """The recipe as plain data, from which a run's identity is told."""
@@ -124,7 +130,7 @@ def build_conversation(
     if wording.example is None:
         for example in examples:
             turns.append(_user_turn(example, example.question, recipe))
-            turns.append(Turn("assistant", (TextPart(example.answer + recipe.answer_suffix),)))
+            turns.append(Turn(recipe.answer_role, (TextPart(example.answer + recipe.answer_suffix),)))
     elif examples:
         written = "".join(
             _example_as_text(number, example, wording, options, option_lines)

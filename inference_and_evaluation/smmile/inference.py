@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,10 +19,11 @@ from smmile.conversation import Recipe
 from smmile.dataset import load_problems
 from smmile.errors import UsageError, counted, one_line
 from smmile.files import make_folder, write_whole
+from smmile.prices import Price
 from smmile.problems import ProblemSet
 from smmile.ranks import Rank
 from smmile.requests import Backend, Plan, fingerprint, make_plan, request_as_data
-from smmile.results import DatasetInfo, Run
+from smmile.results import DatasetInfo, Run, Usage
 from smmile.run_names import RunName, file_safe
 from smmile.runner import ChoiceReader, now, run_plan
 
@@ -35,18 +36,21 @@ class Subject:
     """What is put to the test: a model, or a baseline, and all that is special about it.
 
     `generation` is how answers are made (plain data; it is part of the run's identity). `connect`
-    gives the back end for a plan and is called only when there is something to ask; `read_choice`
-    reads the chosen option out of a reply. `revision` finds out which version of the checkpoint it is.
+    gives the back end for a plan, told what known answers have taken, and is called only when there is
+    something to ask; `read_choice` reads the chosen option out of a reply. `revision` finds out which
+    version of the checkpoint it is. `price` is that of its tokens, and `preview` has more for `--dry-run`.
     """
 
     name: str
     recipe: Recipe
-    connect: Callable[[ProblemSet, Plan], Backend]
+    connect: Callable[[ProblemSet, Plan, Usage], Backend]
     read_choice: ChoiceReader = read_choice
     checkpoint: str | None = None
     revision: Callable[[], str | None] = lambda: None
     generation: Mapping[str, object] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
+    price: Price | None = None
+    preview: Callable[[Plan], Iterable[str]] = lambda _plan: ()
 
 
 def run_inference(args: argparse.Namespace, subject: Subject) -> int:
@@ -96,18 +100,21 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
     if args.dry_run:
         if rank.is_first:
             _write_requests(plan, folder, name)
+            for line in subject.preview(plan):
+                print(line)
         return cli.EXIT_OK
 
     run = replace(run, checkpoint_revision=subject.revision())
     outcome = run_plan(
         plan,
         run,
-        lambda: subject.connect(problems, plan),
+        lambda spent: subject.connect(problems, plan, spent),
         subject.read_choice,
         folder,
         overwrite=args.overwrite,
         share=not args.no_share,
         write_csv=args.csv,
+        price=subject.price,
         rank=rank,
     )
     if outcome is None:  # the first process tells of the whole run
@@ -125,6 +132,12 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
         f"{cli.shown_path(outcome.file)}: {answered} answered, {counted(len(errors), 'error')}, "
         f"{len(outcome.result.run.dataset.skipped)} skipped; {done}"
     )
+    usage = outcome.result.run.usage
+    if usage.price and usage.dollars is not None:
+        print(
+            f"{usage.prompt_tokens} prompt and {usage.completion_tokens} completion tokens: "
+            f"{usage.dollars:.4f} dollars at the prices of {one_line(usage.price.as_of)}"
+        )
     if outcome.stale_csv:
         print(
             f"take care: {cli.shown_path(outcome.file.with_suffix('.csv'))} holds other answers; "

@@ -19,6 +19,7 @@ from smmile.inference import Subject, run_inference
 from smmile.problems import ProblemSet
 from smmile.ranks import Rank
 from smmile.requests import Backend, Plan
+from smmile.results import Usage
 
 if TYPE_CHECKING:
     from smmile.backends.local import Decoding, Dtype
@@ -92,16 +93,18 @@ def _subject(args: argparse.Namespace, family: Family, name: str, checkpoint: st
     }
     if args.server is not None:
 
-        def connect(_problems: ProblemSet, _plan: Plan) -> Backend:
-            from smmile.backends.openai_chat import connect_to_server
+        def connect(_problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
+            from smmile.backends.openai_services import connect_to_server
+
+            fields: dict[str, object] = {"max_tokens": args.max_new_tokens, "seed": args.seed}
+            if family.decoding == "greedy":  # else the server's own, on vLLM those of the checkpoint
+                fields["temperature"] = 0.0
 
             return connect_to_server(
                 args.server,
                 served_model=args.served_model,
                 fallback=str(checkpoint),
-                max_new_tokens=args.max_new_tokens,
-                temperature=0.0 if family.decoding == "greedy" else None,
-                seed=args.seed,
+                fields=fields,
                 concurrency=args.concurrency,
                 timeout=args.timeout,
                 max_retries=args.max_retries,
@@ -121,7 +124,7 @@ def _subject(args: argparse.Namespace, family: Family, name: str, checkpoint: st
         known = revision_of(checkpoint)
         return known
 
-    def load(_problems: ProblemSet, _plan: Plan) -> Backend:
+    def load(_problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
         from smmile.backends.local import LocalModel, LocalSettings
 
         found = find_checkpoint(checkpoint, known)

@@ -33,7 +33,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model generated, whole, and what it took."""
+    """What a model generated, whole, and what it took.
+
+    Where the model was asked once more, `follow_up` is its last reply, which `text` ends with.
+    """
 
     text: str
     finish_reason: str | None = None
@@ -41,14 +44,18 @@ class Reply:
     completion_tokens: int | None = None
     seconds: float | None = None
     images_changed: tuple[ImageChange, ...] = ()
+    follow_up: str | None = None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request has no reply."""
+    """Why a request has no reply, and what it took all the same."""
 
     error: RecordError
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     seconds: float | None = None
+    images_changed: tuple[ImageChange, ...] = ()
 
 
 Answered = tuple[Request, Reply | Failure]
@@ -173,6 +180,11 @@ def request_as_data(request: Request) -> dict[str, object]:
 def fingerprint(data: object) -> str:
     """A SHA-256 of plain data, equal for equal data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def sound(text: str) -> str:
+    """`text` with lone surrogates, which no UTF-8 file or request can hold, replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _request_key(conversation: Conversation, decoding: Mapping[str, object]) -> str:

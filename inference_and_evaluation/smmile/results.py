@@ -17,6 +17,7 @@ import msgspec
 
 from smmile.conversation import InferenceMode, TaskFormat
 from smmile.errors import UsageError, one_line
+from smmile.prices import Price
 from smmile.problems import Skipped
 from smmile.run_names import RunName
 
@@ -65,7 +66,8 @@ class ImageChange:
 class Record(msgspec.Struct, frozen=True):
     """What became of one problem. Fields as in the result file.
 
-    `full_response` is what the model generated, whole; `seconds` is the time its request took.
+    `full_response` is what the model generated, whole; where it was asked once more, that ends with
+    its last reply, `follow_up`. `seconds` is the time its request took.
     (A Struct is a frozen dataclass that is made ten times as fast; scoring makes many thousands.)
     """
 
@@ -86,6 +88,7 @@ class Record(msgspec.Struct, frozen=True):
     completion_tokens: int | None = None
     seconds: float | None = None
     images_changed: tuple[ImageChange, ...] = ()
+    follow_up: str | None = None
 
     def __post_init__(self) -> None:
         if (self.status == "error") != (self.error is not None):
@@ -105,13 +108,18 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a run's answers took. `seconds` is the sum over its unique requests."""
+    """What a run's answers took.
+
+    `seconds` is the sum over its unique requests; `dollars` is what their tokens cost at `price`.
+    """
 
     requests: int = 0
     unique_requests: int = 0
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float = 0.0
+    dollars: float | None = None
+    price: Price | None = None
 
 
 @dataclass(frozen=True)

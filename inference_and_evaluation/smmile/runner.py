@@ -15,9 +15,10 @@ from smmile.errors import UsageError, one_line
 from smmile.files import make_folder, sync_folder, write_whole
 from smmile.journal import Entry, Journal, is_finished, is_held, read_journal
 from smmile.options import Options
+from smmile.prices import Price
 from smmile.progress import Progress
 from smmile.ranks import ONLY_PROCESS, Meeting, Rank
-from smmile.requests import Answered, Backend, Failure, Plan, Reply, Request
+from smmile.requests import Answered, Backend, Failure, Plan, Reply, Request, sound
 from smmile.results import (
     Record,
     RecordError,
@@ -64,20 +65,22 @@ def now() -> str:
 def run_plan(
     plan: Plan,
     run: Run,
-    connect: Callable[[], Backend],
+    connect: Callable[[Usage], Backend],
     read_choice: ChoiceReader,
     folder: Path,
     *,
     overwrite: bool = False,
     share: bool = True,
     write_csv: bool = False,
+    price: Price | None = None,
     rank: Rank = ONLY_PROCESS,
 ) -> Outcome | None:
     """Answer every request of `plan` that has no answer in `folder` yet, and write the result file.
 
-    `connect` gives the back end and is called only if something is left to ask; `read_choice` reads
-    the chosen letter out of a reply in multiple choice. Equal requests are sent once, unless `share`
-    is false. Of several processes each (`rank`) asks its part, and all but the first give None.
+    `connect` gives the back end, told what the answers that are known have taken, and is called only if
+    something is left to ask; `read_choice` reads the chosen letter out of a reply in multiple choice.
+    Equal requests are sent once, unless `share` is false. `price` is that of the model's tokens, if known.
+    Of several processes each (`rank`) asks its part, and all but the first give None.
     Raises UsageError where the folder cannot be written, is in use by another copy of the run or holds
     a different one, and Interrupted where the run was stopped; answers are kept.
     """
@@ -105,7 +108,12 @@ def run_plan(
         records = earlier.records if earlier else ()
         state = _State(plan, journal, records, known, read_choice, share, record_shared=rank.is_first)
         pending = state.pending()
-        asking = _Asking(state, connect, stem.removeprefix("result_"))
+
+        def taken() -> Usage:
+            own_price = price or (earlier.run.usage.price if earlier else None)
+            return _usage(plan, list(state.records.values()), share, own_price)
+
+        asking = _Asking(state, lambda: connect(taken()), stem.removeprefix("result_"))
         others = own[1:] if rank.is_first else []
         try:
             asking.ask(pending[rank.index :: rank.count], rank)
@@ -121,7 +129,8 @@ def run_plan(
             for other in others:
                 state.learn(read_journal(other, run)[1])
             raise Interrupted(_interruption(state, plan, overwrite, rank)) from error
-        result = _result(plan, _as_made(run, asking, earlier, rank), started_at, earlier, state.records)
+        made = replace(_as_made(run, asking, earlier, rank), usage=taken())
+        result = _result(plan, made, started_at, earlier, state.records)
         if earlier is None or _without_times(earlier) != _without_times(result):
             write_whole(file, encode_result_file(result))
         else:
@@ -331,23 +340,23 @@ def _record(request: Request, outcome: Reply | Failure, read_choice: ChoiceReade
         is_correct=False if options else None,
         seconds=outcome.seconds,
     )
-    if isinstance(outcome, Failure):
-        return change(record, error=outcome.error)
-    text = _sound(outcome.text)
     record = change(
         record,
-        full_response=text,
-        finish_reason=outcome.finish_reason,
         prompt_tokens=outcome.prompt_tokens,
         completion_tokens=outcome.completion_tokens,
         images_changed=outcome.images_changed,
     )
+    if isinstance(outcome, Failure):
+        return change(record, error=outcome.error)
+    text = sound(outcome.text)
+    follow_up = None if outcome.follow_up is None else sound(outcome.follow_up)
+    record = change(record, full_response=text, finish_reason=outcome.finish_reason, follow_up=follow_up)
     if not text.strip() and outcome.finish_reason != "length":
         return record
     record = change(record, status="ok", error=None)
     if options is None:
         return change(record, generated_answer=text)
-    selected = read_choice(text, options)
+    selected = read_choice(text if follow_up is None else follow_up, options)
     return change(
         record,
         generated_answer=options.texts[selected] if selected else None,
@@ -364,12 +373,8 @@ def _reply(record: Record) -> Reply:
         record.completion_tokens,
         record.seconds,
         tuple(record.images_changed),
+        record.follow_up,
     )
-
-
-def _sound(text: str) -> str:
-    """`text` with lone surrogates, which no UTF-8 file can hold, replaced by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _result(
@@ -390,30 +395,39 @@ def _result(
         dataset=replace(run.dataset, skipped=skipped),
         started_at=earlier.run.started_at if earlier else started_at,
         finished_at=now(),
-        usage=_usage(plan, records),
     )
     return ResultFile(run, records)
 
 
-def _usage(plan: Plan, records: Sequence[Record]) -> Usage:
+def _usage(plan: Plan, records: Sequence[Record], share: bool, price: Price | None) -> Usage:
+    """What `records` took; equal requests took it once if they `share` their answer."""
     keys = plan.keys
     unique: dict[str, Record] = {}
     for record in records:
         unique.setdefault(keys.get(record.problem_id, record.problem_id), record)
+    sent = list(unique.values()) if share else records
 
     def total(counts: Iterable[int | None]) -> int | None:
         known = [count for count in counts if count is not None]
         return sum(known) if known else None
 
+    prompt = total(record.prompt_tokens for record in sent)
+    completion = total(record.completion_tokens for record in sent)
+    priced = None if price is None or prompt is None else price
     return Usage(
         requests=len(records),
         unique_requests=len(unique),
-        prompt_tokens=total(record.prompt_tokens for record in unique.values()),
-        completion_tokens=total(record.completion_tokens for record in unique.values()),
-        seconds=round(sum(record.seconds or 0.0 for record in unique.values()), 3),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        seconds=round(sum(record.seconds or 0.0 for record in sent), 3),
+        dollars=round(priced.dollars(prompt or 0, completion or 0), 6) if priced else None,
+        price=priced,
     )
 
 
 def _without_times(result: ResultFile) -> ResultFile:
-    run = replace(result.run, started_at="", finished_at="", usage=Usage(), software={}, hardware="")
+    dollars = result.run.usage.dollars
+    run = replace(
+        result.run, started_at="", finished_at="", usage=Usage(dollars=dollars), software={}, hardware=""
+    )
     return replace(result, run=run)

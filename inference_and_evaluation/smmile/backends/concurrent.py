@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
+from smmile.backends.budget import Budget
 from smmile.errors import UsageError, one_line
 from smmile.requests import Answered, Failure, Reply, Request
 from smmile.results import RecordError
@@ -17,17 +18,27 @@ from smmile.results import RecordError
 # concurrency; beyond that no new request is begun until the consumer has come back.
 _ROOM = 4
 
+# After so many times the concurrency of requests in a row that found nobody, the service is gone.
+_PATIENCE = 2
+
+# Shorter secrets (a local server's "EMPTY") are words that a reply may well hold.
+_SHORTEST_SECRET = 8
+
+
+class UnreachableError(Exception):
+    """No connection to a service could be made, however often it was tried."""
+
 
 @dataclass(frozen=True)
 class Session:
-    """An open connection: how one request is asked, and what takes secrets out of a message.
+    """An open connection: how one request is asked, and the secrets that must be seen nowhere.
 
-    `ask` may raise a UsageError, which stops everything. Neither that nor a Failure's message needs to
-    be redacted or put on one line by `ask`.
+    `ask` may raise a UsageError, which stops everything, or an UnreachableError. What it raises and
+    gives need not be free of secrets, nor a Failure's message on one line.
     """
 
     ask: Callable[[Request], Awaitable[Reply | Failure]]
-    redact: Callable[[str], str] = str
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,13 +52,15 @@ def answer_concurrently(
     requests: Sequence[Request],
     open_session: Callable[[], AbstractAsyncContextManager[Session]],
     concurrency: int,
+    budget: Budget | None = None,
 ) -> Iterator[Sequence[Answered]]:
     """Ask all requests, at most `concurrency` at a time; answers come in batches, in any order.
 
     The calls run in an event loop in a thread of its own, where the session is opened and closed, and
-    go on while the consumer works on a batch; a request is begun when its turn has come and not before.
-    A UsageError is raised once the answers that came before it are given. When the consumer is
-    interrupted, or leaves, what is in flight is cancelled and the thread has ended before this returns.
+    go on while the consumer works on a batch; a request is begun when its turn has come, and what it
+    may cost is within `budget`, and not before. A UsageError is raised once the answers that came before
+    it are given; one comes as well where the service cannot be reached, or not any more. When the consumer
+    is interrupted, or leaves, what is in flight is cancelled and the thread has ended before this returns.
     """
     if not requests:
         return
@@ -55,6 +68,7 @@ def answer_concurrently(
     loop = asyncio.new_event_loop()
     room = asyncio.Semaphore(_ROOM * concurrency)
     waiting = iter(requests)
+    unreached: int | None = None  # in a row; None: nothing has come back yet
 
     async def answer_all() -> None:
         async with open_session() as session, asyncio.TaskGroup() as workers:
@@ -64,7 +78,25 @@ def answer_concurrently(
     async def work(session: Session) -> None:
         for request in waiting:
             await room.acquire()
-            arrived.put((request, await _outcome(session, request)))
+            if budget:
+                await budget.reserve(request)
+            outcome = await answer_one(session, request)
+            if budget:
+                await budget.settle(request, outcome)
+            arrived.put((request, outcome))
+
+    async def answer_one(session: Session, request: Request) -> Reply | Failure:
+        nonlocal unreached
+        try:
+            outcome = await _outcome(session, request)
+        except UnreachableError as error:
+            message = one_line(redacted(str(error), *session.secrets))
+            if unreached is None or unreached + 1 >= _PATIENCE * concurrency:
+                raise UsageError(f"{message}; the same command goes on once it can be reached") from None
+            unreached += 1
+            return Failure(RecordError("server", message))
+        unreached = 0
+        return outcome
 
     def run() -> None:
         error: BaseException | None = None
@@ -121,21 +153,29 @@ async def _outcome(session: Session, request: Request) -> Reply | Failure:
     try:
         outcome = await session.ask(request)
     except UsageError as error:
-        raise UsageError(session.redact(str(error))) from None
+        raise UsageError(redacted(str(error), *session.secrets)) from None
+    except UnreachableError:
+        raise
     except Exception as error:  # the runner's border: what a request breaks on, it alone fails with
         outcome = Failure(RecordError("internal", f"{type(error).__name__}: {error}"))
     if isinstance(outcome, Failure):
-        message = one_line(session.redact(outcome.error.message))
-        outcome = replace(outcome, error=RecordError(outcome.error.type, message))
-    return outcome
+        message = one_line(redacted(outcome.error.message, *session.secrets))
+        return replace(outcome, error=RecordError(outcome.error.type, message))
+    long = [secret for secret in session.secrets if len(secret) >= _SHORTEST_SECRET]
+    return replace(
+        outcome,
+        text=redacted(outcome.text, *long),
+        follow_up=None if outcome.follow_up is None else redacted(outcome.follow_up, *long),
+        finish_reason=None if outcome.finish_reason is None else redacted(outcome.finish_reason, *long),
+    )
 
 
-def redacted(text: str, *secrets: str | None) -> str:
+def redacted(text: str, *secrets: str) -> str:
     """`text` with every secret in it made ***.
 
     A secret that was cut at its white space (a key with a line break cannot be sent) is found as well.
     """
-    parts = {part for secret in secrets if secret for part in secret.split()}
+    parts = {part for secret in secrets for part in secret.split()}
     for part in sorted(parts, key=len, reverse=True):
         text = text.replace(part, "***")
     return text

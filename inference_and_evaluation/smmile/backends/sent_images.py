@@ -1,13 +1,23 @@
-"""Pictures as a service is sent them: as they are stored wherever possible."""
+"""Pictures as a service is sent them: as they are stored wherever it takes them so, else scaled down."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from smmile.images import StoredImage, UnreadableImageError, decode_rgb, open_picture
 from smmile.results import ImageChange
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # What services can show, and how they are told. An MPO is a JPEG with more pictures behind the one shown.
 _MEDIA_TYPES = {
@@ -18,71 +28,337 @@ _MEDIA_TYPES = {
     "WEBP": "image/webp",
 }
 
+_Form = Literal["JPEG", "PNG"]
+
+# Mostly photographs, whose noise a PNG would keep at the cost of far more pixels: scaled, they are JPEGs.
+# (Every service takes those. A WebP without loss is rare, and at this quality loses nothing one can see.)
+_PHOTOGRAPHIC = ("JPEG", "MPO", "WEBP", "AVIF")
+
 _ORIENTATION = 0x0112
 _TURNED = range(2, 9)
+
+# A picture that is still too long in bytes loses at least this much of its sides at the next attempt.
+_STEP = 0.95
+
+# Decoding a large picture takes some 0.5 GB; what has been made is kept for the requests that share it.
+_AT_ONCE = 2
+_KEPT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """What a service takes in the way of pictures, None being no limit; `source` says where that stands.
+
+    `max_image_bytes` is of one picture's base64 text, `max_request_bytes` of a request's whole body.
+    Width and height in pixels are each at most `max_side`, and at most `max_side_of_many` as well in a
+    request of more than `many` pictures. With `as_decoded`, a picture that a plain viewer may show
+    otherwise than `decode_rgb` goes out as a PNG of what that gives.
+    """
+
+    source: str = ""
+    max_image_bytes: int | None = None
+    max_side: int | None = None
+    many: int | None = None
+    max_side_of_many: int | None = None
+    max_request_bytes: int | None = None
+    takes_animations: bool = True
+    as_decoded: bool = False
 
 
 @dataclass(frozen=True)
 class SentImage:
-    """An encoded picture; `change` tells what was done to it, None where it is sent as stored."""
+    """An encoded picture of `size` pixels; `change` tells what was done to it, None if sent as stored."""
 
     content: bytes
     media_type: str
+    size: tuple[int, int]
     change: ImageChange | None = None
+
+    @property
+    def base64_length(self) -> int:
+        """The length of its base64 text."""
+        return _base64_length(len(self.content))
+
+
+class TooLargeError(ValueError):
+    """A request that no scaling down of its pictures brings within the service's limits."""
+
+
+class ImageFitter:
+    """Makes pictures keep to a service's rules; may be used from several threads at once.
+
+    Changed pictures are kept for the next request that has them, up to `kept_bytes` in all.
+    """
+
+    def __init__(self, rules: ImageRules, *, kept_bytes: int = _KEPT_BYTES) -> None:
+        self._rules = rules
+        self._heads: dict[str, _Head] = {}
+        self._made = _Made(kept_bytes)
+
+    def fit(self, images: Sequence[StoredImage], other_bytes: int = 0) -> list[SentImage]:
+        """The pictures of one request as they are sent, in order; the same each time.
+
+        `other_bytes` is the size of the request's body without their base64 texts. A JPEG, PNG, GIF or
+        WebP that keeps to the rules goes out byte for byte; other formats go out as a PNG of what
+        `decode_rgb` gives, without loss. What is too large is scaled down, its aspect kept: first each
+        picture for itself, then, if the request is too long in all, the longest of them to a common
+        length. Raises UnreadableImageError and TooLargeError.
+        """
+        rules = self._rules
+        _check_text(other_bytes, rules.max_request_bytes)
+        side = _side_limit(rules, len(images))
+        sent = [self._fit(image, index, side, rules.max_image_bytes) for index, image in enumerate(images)]
+        if rules.max_request_bytes is None:
+            return sent
+        lengths = [one.base64_length for one in sent]
+        left = rules.max_request_bytes - other_bytes
+        if sum(lengths) <= left:
+            return sent
+        level = _water_level(lengths, left)
+        limit = _rounded(level)
+        return [
+            self._fit(images[index], index, side, limit) if one.base64_length > level else one
+            for index, one in enumerate(sent)
+        ]
+
+    def _fit(self, image: StoredImage, index: int, side: int | None, length: int | None) -> SentImage:
+        """`image`, at most `side` pixels wide and high and `length` long in base64."""
+        head = self._head(image)
+        if side is not None and max(head.size) <= side:
+            side = None  # so that it is made once for requests of few and of many pictures
+        if head.may_stay and side is None and _is_short(image.size, length):
+            return SentImage(image.read(), _MEDIA_TYPES[head.format], head.size)
+        made = self._made.get((image.sha256, side, length), partial(_make, image, head, side, length))
+        change = ImageChange(
+            index=index,
+            sha256=image.sha256,
+            sent_sha256=made.sha256,
+            size=head.size,
+            sent_size=made.size,
+            format=head.format,
+            sent_format=made.format,
+        )
+        return SentImage(made.content, _MEDIA_TYPES[made.format], made.size, change)
+
+    def _head(self, image: StoredImage) -> _Head:
+        head = self._heads.get(image.sha256)
+        if head is None:  # two threads may both come here; they find the same
+            head = self._heads[image.sha256] = _read_head(image, self._rules)
+        return head
 
 
 @dataclass(frozen=True)
 class _Head:
-    """What a picture's head tells: its format, its size in pixels, and whether all show it alike."""
+    """What a picture's head tells; `may_stay` is whether it goes out as stored if it is small enough."""
 
     format: str
     size: tuple[int, int]
-    is_plain: bool
+    is_grey: bool
+    may_stay: bool
 
 
-def as_sent(image: StoredImage, index: int) -> SentImage:
-    """`image`, the conversation's picture number `index`, as a service is sent it.
+@dataclass(frozen=True)
+class _Encoded:
+    """A picture encoded anew."""
 
-    A JPEG, PNG, GIF or WebP goes out byte for byte if showing it as it is gives what `decode_rgb`
-    gives: 8-bit RGB or grey, upright, opaque, one frame. Anything else goes out as a PNG of exactly
-    that, without loss. Raises UnreadableImageError.
-    """
-    stored = image.read()
-    head = _head(stored)
-    if head.is_plain and head.format in _MEDIA_TYPES:
-        return SentImage(stored, _MEDIA_TYPES[head.format])
-    picture = decode_rgb(stored)
-    picture.info.clear()  # profiles and the like were the stored file's
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    content = out.getvalue()
-    change = ImageChange(
-        index=index,
-        sha256=image.sha256,
-        sent_sha256=hashlib.sha256(content).hexdigest(),
-        size=head.size,
-        sent_size=picture.size,
-        format=head.format,
-        sent_format="PNG",
-    )
-    return SentImage(content, _MEDIA_TYPES["PNG"], change)
+    content: bytes
+    format: _Form
+    size: tuple[int, int]
+    sha256: str
 
 
-def _head(stored: bytes) -> _Head:
+# A picture's hash, and its limits of pixels and of base64 bytes.
+_Key = tuple[str, int | None, int | None]
+
+
+class _Made:
+    """Pictures made anew, by their hash and limits: each made once, a few at a time, the last used kept."""
+
+    def __init__(self, kept_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._workplaces = threading.Semaphore(_AT_ONCE)
+        self._begun: dict[_Key, Future[_Encoded]] = {}
+        self._kept: OrderedDict[_Key, _Encoded] = OrderedDict()
+        self._room = kept_bytes
+
+    def get(self, key: _Key, make: Callable[[], _Encoded]) -> _Encoded:
+        """What `make` gives for `key`, from whoever made it first. Raises what `make` raises."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            others = self._begun.get(key)
+            if others is None:
+                mine = self._begun[key] = Future[_Encoded]()
+        if others is not None:
+            return others.result()
+        try:
+            with self._workplaces:
+                made = make()
+        except BaseException as error:  # whatever it is, those who wait for it get it too
+            with self._lock:
+                del self._begun[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._begun[key]
+            self._keep(key, made)
+        mine.set_result(made)
+        return made
+
+    def _keep(self, key: _Key, made: _Encoded) -> None:
+        self._kept[key] = made
+        self._room -= len(made.content)
+        while self._room < 0:
+            _, oldest = self._kept.popitem(last=False)
+            self._room += len(oldest.content)
+
+
+def _read_head(image: StoredImage, rules: ImageRules) -> _Head:
     try:
-        picture = open_picture(stored)
-        is_plain = (
-            picture.mode in ("RGB", "L")
-            and not picture.has_transparency_data
-            and (picture.format == "MPO" or not getattr(picture, "is_animated", False))
-            and picture.getexif().get(_ORIENTATION) not in _TURNED
-            and not _has_16_bits(stored, picture.format)
+        picture = open_picture(image.stored)
+        kind, size, mode = picture.format, picture.size, picture.mode  # as the first frame has them
+        may_stay = (
+            kind in _MEDIA_TYPES
+            and (rules.takes_animations or not _moves(picture))
+            and (not rules.as_decoded or _is_plain(picture, image))
         )
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
-    return _Head(picture.format or "unknown", picture.size, is_plain)
+    is_grey = mode in ("1", "L", "LA", "La") or mode.startswith(("I", "F"))
+    return _Head(kind or "unknown", size, is_grey, may_stay)
 
 
-def _has_16_bits(stored: bytes, kind: str | None) -> bool:
+def _is_plain(picture: Image.Image, image: StoredImage) -> bool:
+    """Whether all show it as `decode_rgb` does: 8-bit RGB or grey, upright, opaque, one frame."""
+    return (
+        picture.mode in ("RGB", "L")
+        and not picture.has_transparency_data
+        and not _moves(picture)
+        and picture.getexif().get(_ORIENTATION) not in _TURNED
+        and not _has_16_bits(picture, image)
+    )
+
+
+def _moves(picture: Image.Image) -> bool:
+    return picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
+
+
+def _has_16_bits(picture: Image.Image, image: StoredImage) -> bool:
     """Whether it is a PNG of 16 bits a sample, of which Pillow's mode does not always tell."""
-    return kind == "PNG" and stored[24] == 16  # the bit depth in its first chunk
+    return picture.format == "PNG" and memoryview(image.stored)[24] == 16  # the depth in its first chunk
+
+
+def _make(image: StoredImage, head: _Head, side: int | None, length: int | None) -> _Encoded:
+    """`image` encoded anew, at most `length` long in base64; scaled to `side`, or as little as will do.
+
+    A `side` is less than the longer one as stored. Raises UnreadableImageError and TooLargeError.
+    """
+    stored = image.read()
+    form: _Form = "JPEG" if head.format in _PHOTOGRAPHIC else "PNG"
+    too_long = image.size
+    picture = None
+    if side is None and not head.may_stay:
+        picture = decode_rgb(stored)
+        encoded = _encode(picture, "PNG")
+        if form != "PNG" and not _is_short(len(encoded.content), length):
+            encoded = _encode(picture, form)
+        if _is_short(len(encoded.content), length):
+            return encoded
+        too_long = len(encoded.content)
+    longer: float
+    if side is not None:
+        longer = side
+    else:
+        assert length is not None  # or nothing would have to be done
+        longer = max(head.size) * _share(length, too_long)
+    if picture is None:
+        picture = decode_rgb(stored, _reduction(max(head.size), longer))
+    if head.is_grey:  # a third of the samples, so more pixels in as many bytes
+        picture = picture.convert("L")
+    return _scaled(picture, form, longer, length)
+
+
+def _scaled(picture: Image.Image, form: _Form, longer: float, length: int | None) -> _Encoded:
+    """`picture` with its longer side scaled to `longer` pixels, and further down until it is short enough.
+
+    Raises TooLargeError.
+    """
+    from PIL.Image import Resampling
+
+    last = picture.size
+    while last != (1, 1):
+        scale = longer / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        step = _STEP
+        if size != last:
+            encoded = _encode(picture.resize(size, Resampling.LANCZOS), form)
+            if length is None or _is_short(len(encoded.content), length):
+                return encoded
+            step = min(step, _share(length, len(encoded.content)))
+        longer, last = longer * step, size
+    raise TooLargeError(f"no scaling brings a picture down to {length:,} bytes of base64")
+
+
+def _encode(picture: Image.Image, form: _Form) -> _Encoded:
+    picture.info.clear()  # profiles and the like were the stored file's
+    out = io.BytesIO()
+    if form == "JPEG":
+        picture.save(out, form, quality=95, subsampling=0)
+    else:
+        picture.save(out, form)
+    content = out.getvalue()
+    return _Encoded(content, form, picture.size, hashlib.sha256(content).hexdigest())
+
+
+def _share(length: int, too_long: int) -> float:
+    """The part of its sides that leaves a picture of `too_long` bytes about `length` of base64."""
+    return math.sqrt(max(0, length) / _base64_length(too_long))
+
+
+def _is_short(size: int, length: int | None) -> bool:
+    return length is None or _base64_length(size) <= length
+
+
+def _reduction(stored: int, wanted: float) -> Literal[1, 2, 4, 8]:
+    """By how much a JPEG's sides may be divided while it is decoded, if one is scaled to what is wanted.
+
+    At least a half is left to Lanczos: with less, fine patterns come out visibly otherwise.
+    """
+    if stored < 4 * wanted:
+        return 1
+    return 2 if stored < 8 * wanted else 4 if stored < 16 * wanted else 8
+
+
+def _side_limit(rules: ImageRules, pictures: int) -> int | None:
+    """The limit of pixels of either side in a request of so many pictures."""
+    limits = [rules.max_side]
+    if rules.many is not None and pictures > rules.many:
+        limits.append(rules.max_side_of_many)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _check_text(other_bytes: int, max_request_bytes: int | None) -> None:
+    if max_request_bytes is not None and other_bytes > max_request_bytes:
+        raise TooLargeError(
+            f"the request has {other_bytes:,} bytes without its pictures, and the service takes "
+            f"{max_request_bytes:,} in all"
+        )
+
+
+def _water_level(lengths: Sequence[int], left: int) -> int:
+    """The highest level at which `lengths`, in all more than `left`, can be cut to be no more than that."""
+    remaining = sorted(lengths)
+    while remaining and remaining[0] * len(remaining) <= left:
+        left -= remaining.pop(0)
+    return left // len(remaining)
+
+
+def _rounded(level: int) -> int:
+    """`level` less at most a 32nd, so that requests of nearly the same text share their scaled pictures."""
+    grain: int = 1 << max(0, level.bit_length() - 6)
+    return level - level % grain
+
+
+def _base64_length(size: int) -> int:
+    return 4 * -(-size // 3)

@@ -1,4 +1,4 @@
-"""A server on loopback that speaks OpenAI's chat completions, and misbehaves where a test says so."""
+"""A server on loopback that speaks as OpenAI, Anthropic and ollama do, and misbehaves where told to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +37,40 @@ def says(text: str | None, finish: str = "stop", refusal: str | None = None, **h
     return Answer(200, body | {"choices": [choice], "usage": usage}, **how)
 
 
+def claude_says(text: str | None, stop: str = "end_turn", tokens: int = 10, **how: Any) -> Answer:
+    """A reply of a Claude."""
+    content = [] if text is None else [{"type": "text", "text": text}]
+    usage = {"input_tokens": tokens, "output_tokens": 2}
+    body = {"id": "1", "type": "message", "role": "assistant", "model": "m", "stop_sequence": None}
+    return Answer(200, body | {"content": content, "stop_reason": stop, "usage": usage}, **how)
+
+
+def claude_fails(status: int, message: str, kind: str = "error", **how: Any) -> Answer:
+    """An error as Anthropic words it."""
+    return Answer(status, {"type": "error", "error": {"type": kind, "message": message}}, **how)
+
+
+def ollama_says(text: str | None, done: str = "stop", **how: Any) -> Answer:
+    """A reply of a model that ollama serves."""
+    message = {"role": "assistant", "content": text}
+    counts = {"prompt_eval_count": 10, "eval_count": 2}
+    body = {"model": "m", "created_at": "2026-01-01T00:00:00Z", "done": True, "done_reason": done}
+    return Answer(200, body | {"message": message} | counts, **how)
+
+
+def ollama_fails(status: int, message: str, **how: Any) -> Answer:
+    """An error as ollama words it."""
+    return Answer(status, {"error": message}, **how)
+
+
+# What is spoken at the end of which path.
+SAYS: Mapping[str, Callable[..., Answer]] = {
+    "/chat/completions": says,
+    "/v1/messages": claude_says,
+    "/api/chat": ollama_says,
+}
+
+
 def fails(status: int, message: str, code: str | None = None, kind: str = "error", **how: Any) -> Answer:
     """An error as OpenAI and recent servers word it."""
     error = {"message": message, "type": kind, "code": code, "param": None}
@@ -63,6 +97,11 @@ class Asked:
         return parsed
 
     @property
+    def protocol(self) -> str | None:
+        """The path by which it is told who is spoken to; None where no answer of a model is asked for."""
+        return next((path for path in SAYS if self.path.partition("?")[0].endswith(path)), None)
+
+    @property
     def question(self) -> str:
         """The text of the last message."""
         content = self.body["messages"][-1]["content"]
@@ -72,18 +111,20 @@ class Asked:
 
 
 @dataclass
-class FakeOpenAI:
+class FakeService:
     """What the server does, and what it saw.
 
     `script` holds for a question the answers it gets one after the other, the last again and again;
-    other questions get "re: <question>". A question in `held` gets no answer while the server runs.
-    With `together` nothing is answered before so many requests were in flight at once.
+    other questions get "re: <question>", and `fault`, if there is one, may put another answer in the place
+    of any. A question in `held` gets no answer while the server runs. With `together` nothing is
+    answered before so many requests were in flight at once.
     """
 
     script: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     models: Answer = field(default_factory=lambda: lists("m"))
     held: Sequence[str] = ()
     together: int = 1
+    fault: Callable[[Asked], Answer | None] = lambda _asked: None
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
     in_flight: int = 0
@@ -94,7 +135,7 @@ class FakeOpenAI:
     @property
     def chats(self) -> list[Asked]:
         """The requests for a completion."""
-        return [asked for asked in self.asked if asked.path.endswith("/chat/completions")]
+        return [asked for asked in self.asked if asked.protocol]
 
     @property
     def questions(self) -> list[str]:
@@ -106,14 +147,15 @@ class FakeOpenAI:
 
     def respond(self, asked: Asked) -> Answer | None:
         """The answer to a request, after the time it takes; None where there will be none."""
-        if asked.path.endswith("/models"):
+        if asked.protocol is None:
             self.asked.append(asked)
             return self.models
         question = asked.question
         with self.changed:
             self.asked.append(asked)
-            answers = self.script.get(question, [says(f"re: {question}")])
+            answers = self.script.get(question, [SAYS[asked.protocol](f"re: {question}")])
             answer = answers[min(self.questions.count(question), len(answers)) - 1]
+            answer = self.fault(asked) or answer
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self.changed.notify_all()
@@ -129,7 +171,7 @@ class FakeOpenAI:
         return answer if ready else None
 
 
-def _handler(server: FakeOpenAI) -> type[BaseHTTPRequestHandler]:
+def _handler(server: FakeService) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -174,7 +216,7 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def running(server: FakeOpenAI) -> Iterator[FakeOpenAI]:
+def running(server: FakeService) -> Iterator[FakeService]:
     """Serve on a free port of the loopback for as long as the block lasts."""
     http = _Server(("127.0.0.1", 0), _handler(server))
     server.url = f"http://127.0.0.1:{http.server_address[1]}"

@@ -1,0 +1,83 @@
+"""Llama 3.3, or another model of ollama, which is shown no picture: what can be had from the text alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smmile import cli
+
+if TYPE_CHECKING:
+    from smmile.conversation import Recipe
+
+EXAMPLE = "python inference_llama33textonly.py --inference_mode ICL"
+
+# The paper's model, and what its results are called.
+PUBLISHED = {"llama3.3": "llama33textonly"}
+
+
+def recipe() -> Recipe:
+    """One user turn of text with the examples in it, which show no options in multiple choice either."""
+    from smmile.conversation import Recipe, Wording
+    from smmile.prompts import prompt
+
+    return Recipe(
+        parts=("text",),
+        open=Wording(
+            without_examples=prompt("text_only.open.zero_shot"),
+            with_examples=prompt("text_only.open.icl"),
+            example=prompt("text_only.open.example"),
+        ),
+        mcqa=Wording(
+            question=prompt("mcqa.standard.text"),
+            without_examples=prompt("text_only.mcqa.zero_shot"),
+            with_examples=prompt("text_only.mcqa.icl"),
+            example=prompt("text_only.mcqa.example"),
+        ),
+    )
+
+
+def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
+    parser = cli.Parser(description, example)
+    cli.add_inference_flags(parser, task_format=task_format, max_new_tokens=None)
+    cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
+    args = parser.parse_args()
+
+    from smmile.api_models import ApiModel, run_api_model
+    from smmile.backends import ollama_chat
+    from smmile.backends.budget import Budget
+    from smmile.choice import read_choice
+    from smmile.prompts import prompt
+    from smmile.requests import Backend, Request
+
+    def follow_up(request: Request, reply: str) -> str | None:
+        """In multiple choice a model that has chosen nothing is asked for its letter."""
+        if request.options is None or read_choice(reply, request.options) is not None:
+            return None
+        return prompt("text_only.mcqa.follow_up")
+
+    def connect(budget: Budget | None) -> Backend:
+        service, make_client = ollama_chat.connect(args.model, args.base_url, args.timeout)
+        return ollama_chat.OllamaChat(
+            make_client=make_client,
+            service=service,
+            options={} if args.max_new_tokens is None else {"num_predict": args.max_new_tokens},
+            max_retries=args.max_retries,
+            concurrency=args.concurrency,
+            follow_up=follow_up,
+            budget=budget,
+        )
+
+    model = ApiModel(
+        name=PUBLISHED.get(args.model, args.model),
+        model=args.model,
+        recipe=recipe(),
+        generation={"service": "ollama", "decoding": "the model's own in ollama"},
+        connect=connect,
+        packages=("ollama",),
+        is_paid=False,
+    )
+    return run_api_model(args, model)
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,16 @@
+"""Llama 3.3, or another model of ollama, which is shown no picture, in multiple choice."""
+
+from __future__ import annotations
+
+import inference_llama33textonly
+from smmile import cli
+
+EXAMPLE = "python inference_llama33textonly_mcqa.py --inference_mode ICL"
+
+
+def main() -> int:
+    return inference_llama33textonly.main(__doc__ or "", EXAMPLE, task_format="mcqa")
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

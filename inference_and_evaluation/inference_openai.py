@@ -1,0 +1,67 @@
+"""GPT-4o and any model that speaks OpenAI's protocol: Azure, OpenAI, or a server of your own."""
+
+from __future__ import annotations
+
+from smmile import cli
+
+EXAMPLE = "python inference_openai.py --model gpt-4o --inference_mode ICL --task_format open --dry-run"
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    cli.add_inference_flags(parser)
+    cli.add_api_flags(parser, model="gpt-4o")
+    parser.add_argument(
+        "--published-roles",
+        action="store_true",
+        help="send the examples' answers under the role system, as the paper did, not assistant",
+    )
+    args = parser.parse_args()
+
+    from smmile.api_models import ApiModel, run_api_model
+    from smmile.backends import openai_services
+    from smmile.backends.budget import Budget
+    from smmile.backends.openai_chat import OpenAIChat
+    from smmile.backends.sent_images import ImageRules
+    from smmile.conversation import Recipe
+    from smmile.prompts import prompt
+    from smmile.requests import Backend
+
+    service_kind = openai_services.find_service(args.base_url)
+    is_own_server = service_kind == "OpenAI-compatible"
+    rules = ImageRules() if is_own_server else openai_services.IMAGE_RULES
+
+    def connect(budget: Budget | None) -> Backend:
+        service, make_client = openai_services.connect(
+            args.model, args.base_url, args.timeout, args.max_retries
+        )
+        return OpenAIChat(
+            make_client=make_client,
+            service=service,
+            fields={"max_tokens": args.max_new_tokens, "temperature": 0, "logprobs": True},
+            detail="high",
+            concurrency=args.concurrency,
+            rules=rules,
+            budget=budget,
+        )
+
+    model = ApiModel(
+        name=args.model,
+        model=args.model,
+        recipe=Recipe(
+            system=prompt("system.openai"),
+            parts=("text", "image"),
+            answer_role="system" if args.published_roles else "assistant",
+        ),
+        generation={"service": service_kind, "temperature": 0, "logprobs": True, "detail": "high"},
+        connect=connect,
+        packages=("openai",),
+        rules=rules,
+        picture_tokens=openai_services.picture_tokens,
+        is_paid=not is_own_server,
+    )
+    return run_api_model(args, model)
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,190 @@
+"""Chat: the protocol of ollama, for models that see text alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from smmile.backends.budget import Budget
+from smmile.backends.concurrent import Session, UnreachableError, answer_concurrently
+from smmile.backends.services import (
+    LONGEST_WAIT,
+    Service,
+    asking_again,
+    failure,
+    login_secrets,
+    retry_after,
+    service_address,
+)
+from smmile.conversation import Conversation
+from smmile.errors import UsageError, one_line
+from smmile.requests import Answered, Failure, Reply, Request, sound
+
+if TYPE_CHECKING:
+    import ollama
+
+# What the client breaks on where a reply is not as it should be.
+_GARBLED = (ValueError, TypeError, AttributeError)
+
+# Given a request and the model's reply, what the model is asked once more; None: nothing.
+FollowUp = Callable[[Request, str], str | None]
+
+
+class OllamaChat:
+    """A model that ollama serves, asked through its official client.
+
+    `options` are ollama's (none: its defaults). Where `follow_up` has something to ask about a reply, it
+    goes out once, after the conversation and that reply.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_client: Callable[[], ollama.AsyncClient],
+        service: Service,
+        options: Mapping[str, object],
+        max_retries: int,
+        concurrency: int,
+        follow_up: FollowUp | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self._make_client, self._service, self._options = make_client, service, options
+        self._max_retries, self._concurrency = max_retries, concurrency
+        self._follow_up, self._budget = follow_up, budget
+
+    def describe(self) -> Mapping[str, object]:
+        """The service, the model's name there, and the options of a request."""
+        return {
+            "server": self._service.kind,
+            "model": self._service.model,
+            "generation": dict(self._options),
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        """Answer in the order in which replies come.
+
+        A UsageError stops the run: a server that is not there, a model that it does not have.
+        """
+        return answer_concurrently(requests, self._session, self._concurrency, self._budget)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        async with self._make_client() as client:
+            yield Session(partial(self._ask, client), self._service.secrets)
+
+    async def _ask(self, client: ollama.AsyncClient, request: Request) -> Reply | Failure:
+        started = time.perf_counter()
+        messages = _messages(request.conversation)
+        outcome = await self._chat(client, messages)
+        if self._follow_up and isinstance(outcome, Reply) and outcome.text.strip():
+            question = self._follow_up(request, outcome.text)
+            if question is not None:
+                said = {"role": "assistant", "content": sound(outcome.text)}
+                second = await self._chat(client, [*messages, said, {"role": "user", "content": question}])
+                outcome = _joined(outcome, second)
+        return replace(outcome, seconds=round(time.perf_counter() - started, 3))
+
+    async def _chat(self, client: ollama.AsyncClient, messages: list[dict[str, str]]) -> Reply | Failure:
+        import httpx
+        import ollama
+
+        try:
+            response: ollama.ChatResponse = await asking_again(
+                self._max_retries, _may_pass, _asked_to_wait
+            )(client.chat, self._service.model, messages, options=self._options or None)
+        except ollama.ResponseError as error:
+            return self._service.failure(error.status_code, error.error, retry_after=_asked_to_wait(error))
+        except (ConnectionError, httpx.ConnectTimeout) as error:
+            raise UnreachableError(
+                f"{self._service.name} cannot be reached; start it with `ollama serve`, or set OLLAMA_HOST"
+            ) from error
+        except httpx.TimeoutException as error:
+            return failure("timeout", f"no reply in the time that --timeout gives ({type(error).__name__})")
+        except httpx.HTTPError as error:
+            return failure("server", f"{type(error).__name__}: {error}")
+        except _GARBLED as error:
+            return failure("server", f"the reply is no chat response ({type(error).__name__}: {error})")
+        return Reply(
+            response.message.content or "",
+            response.done_reason,
+            response.prompt_eval_count,
+            response.eval_count,
+        )
+
+
+def connect(
+    model: str, base_url: str | None, timeout: float
+) -> tuple[Service, Callable[[], ollama.AsyncClient]]:
+    """ollama, and how a client of it is made. Raises UsageError where the address is none."""
+    import httpx
+    import ollama
+
+    host = base_url or os.environ.get("OLLAMA_HOST") or ""
+    secrets: tuple[str, ...] = tuple(filter(None, [os.environ.get("OLLAMA_API_KEY")]))
+    if "://" in host:
+        secrets += login_secrets(service_address(host, "--base-url" if base_url else "OLLAMA_HOST"))
+    service = Service(
+        name="ollama",
+        kind="ollama",
+        model=model,
+        if_refused="check OLLAMA_HOST and OLLAMA_API_KEY",
+        if_unknown=f"get it with `ollama pull {one_line(model)}`, or choose another with --model",
+        secrets=secrets,
+    )
+
+    def make_client() -> ollama.AsyncClient:
+        patience = httpx.Timeout(timeout, connect=min(timeout, 10.0))
+        try:
+            return ollama.AsyncClient(host or None, timeout=patience)
+        except (ValueError, httpx.InvalidURL):
+            raise UsageError("OLLAMA_HOST is no address such as 127.0.0.1:11434") from None
+
+    return service, make_client
+
+
+def _messages(conversation: Conversation) -> list[dict[str, str]]:
+    if conversation.images:
+        raise ValueError("pictures are not sent to ollama")
+    return [
+        {"role": turn.role, "content": "".join(part.text for part in turn.content)}  # type: ignore[union-attr]
+        for turn in conversation.turns
+    ]
+
+
+def _joined(first: Reply, second: Reply | Failure) -> Reply | Failure:
+    """What a conversation of two replies came to."""
+
+    def total(counts: tuple[int | None, int | None]) -> int | None:
+        return None if None in counts else sum(filter(None, counts))
+
+    prompt = total((first.prompt_tokens, second.prompt_tokens))
+    completion = total((first.completion_tokens, second.completion_tokens))
+    if isinstance(second, Failure):
+        return replace(second, prompt_tokens=first.prompt_tokens, completion_tokens=first.completion_tokens)
+    text = f"{first.text}\n\n{second.text}"
+    return Reply(text, second.finish_reason, prompt, completion, follow_up=second.text)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether it is worth asking again."""
+    import httpx
+    import ollama
+
+    if isinstance(error, ollama.ResponseError):
+        wait = _asked_to_wait(error)
+        passing = error.status_code in (408, 409, 429) or error.status_code >= 500
+        return passing and (wait is None or wait <= LONGEST_WAIT)
+    return isinstance(error, (ConnectionError, httpx.TransportError, *_GARBLED))
+
+
+def _asked_to_wait(error: BaseException) -> float | None:
+    """A response's Retry-After: the client hides the response behind its own error."""
+    import httpx
+
+    hidden = error.__context__
+    return retry_after(hidden.response.headers) if isinstance(hidden, httpx.HTTPStatusError) else None

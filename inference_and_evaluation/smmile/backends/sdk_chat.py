@@ -1,0 +1,188 @@
+"""What the clients of OpenAI and Anthropic, made by one generator, have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import msgspec
+
+from smmile.backends.budget import Budget
+from smmile.backends.concurrent import Session, UnreachableError, answer_concurrently
+from smmile.backends.sent_images import (
+    ImageFitter,
+    ImageRules,
+    SentImage,
+    TooLargeError,
+)
+from smmile.backends.services import (
+    GarbledError,
+    Service,
+    asking_again,
+    cause_of,
+    failure,
+    found_nobody,
+    is_garbled,
+    retry_after,
+    without_refused,
+)
+from smmile.conversation import Conversation, TextPart, Turn
+from smmile.images import UnreadableImageError
+from smmile.requests import Answered, Failure, Reply, Request
+from smmile.results import ImageChange
+
+
+def _checked(read: Callable[[object], Reply | Failure], content: bytes) -> Reply | Failure:
+    try:
+        return read(json.loads(content))
+    except ValueError as error:
+        raise GarbledError(f"the reply is not as it should be ({error}): {content[:200]!r}") from error
+
+
+def bytes_beside_images(conversation: Conversation) -> int:
+    """How long a request's body is at most without the base64 texts of its pictures."""
+    texts = len(msgspec.json.encode(conversation.texts))
+    parts = sum(len(turn.content) for turn in conversation.turns)
+    return 2 * texts + 200 * parts + 100 * len(conversation.turns) + 2_000
+
+
+class SdkChat(ABC):
+    """A model behind an API, asked through the service's official asynchronous client.
+
+    `make_client` is called in the event loop that uses the client; its `timeout` and `max_retries` decide
+    about waiting and asking again. `fields` is what a request says besides model and messages; those
+    that the model turns out not to take are left out. `rules` is what the service takes in the way of
+    pictures.
+    """
+
+    # The client's module, and where a conversation is posted.
+    sdk: ClassVar[str]
+    path: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        make_client: Callable[[], Any],
+        service: Service,
+        fields: Mapping[str, object],
+        concurrency: int,
+        rules: ImageRules,
+        budget: Budget | None = None,
+    ) -> None:
+        self._make_client, self._service, self._fields = make_client, service, fields
+        self._concurrency, self._budget = concurrency, budget
+        self._fitter = ImageFitter(rules)
+
+    def describe(self) -> Mapping[str, object]:
+        """The kind of service, the model's name there, and all that a request says besides its messages."""
+        return {
+            "server": self._service.kind,
+            "model": self._service.model,
+            "generation": dict(self._fields),
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        """Answer in the order in which replies come.
+
+        A UsageError stops the run: credentials that are refused, a spent quota, a model that is not there.
+        """
+        return answer_concurrently(requests, self._session, self._concurrency, self._budget)
+
+    @abstractmethod
+    def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
+        """A picture as the protocol has it."""
+
+    @abstractmethod
+    def _conversation(self, turns: Sequence[tuple[Turn, list[dict[str, object]]]]) -> dict[str, object]:
+        """The fields of a request that hold the conversation, from its turns and their parts."""
+
+    @abstractmethod
+    def _read(self, body: object) -> Reply | Failure:
+        """The outcome that a successful response's body, plain data, tells of. Raises ValueError."""
+
+    async def _offers(self, _client: Any, _status: int, _body: object) -> str:
+        """Which models there are, where an error is that there is none of this name."""
+        return ""
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        async with self._make_client() as client:
+            yield Session(partial(self._ask, client), self._service.secrets)
+
+    async def _ask(self, client: Any, request: Request) -> Reply | Failure:
+        started = time.perf_counter()
+        changes: tuple[ImageChange, ...] = ()
+        outcome: Reply | Failure | None = None
+        while outcome is None:
+            fields = self._fields
+            try:
+                # In a thread: pictures that have to be encoded anew must not hold up other calls.
+                body, changes = await asyncio.to_thread(self._body, request.conversation, fields)
+            except UnreadableImageError as error:
+                return failure("image", str(error))
+            except TooLargeError as error:
+                return failure("request", str(error))
+            started = time.perf_counter()
+            try:
+                outcome = await asking_again(client.max_retries, is_garbled)(
+                    self._post, client, body, fields
+                )
+            except GarbledError as error:
+                outcome = failure("server", str(error))
+        seconds = round(time.perf_counter() - started, 3)
+        return replace(outcome, seconds=seconds, images_changed=changes)
+
+    async def _post(self, client: Any, body: bytes, fields: Mapping[str, object]) -> Reply | Failure | None:
+        """The outcome of one request; None where it is to be put together again with fewer fields."""
+        import httpx2
+
+        sdk = importlib.import_module(self.sdk)
+        try:
+            response = await client.post(self.path, cast_to=httpx2.Response, content=body)
+            return _checked(self._read, response.content)
+        except sdk.APIStatusError as error:
+            status, said = error.status_code, error.body
+            fewer = without_refused(fields, status, said)
+            if fewer is None:
+                offers = await self._offers(client, status, said)
+                wait = retry_after(error.response.headers)
+                return self._service.failure(status, said, offers=offers, retry_after=wait)
+            self._fields = fewer
+            return None
+        except sdk.APITimeoutError as error:
+            return failure("timeout", f"no reply in the time that --timeout gives {cause_of(error)}")
+        except sdk.APIError as error:
+            if found_nobody(error):
+                message = f"{self._service.name} cannot be reached {cause_of(error)}"
+                raise UnreachableError(message) from error
+            return failure("server", f"{error.message} {cause_of(error)}")
+
+    def _body(
+        self, conversation: Conversation, fields: Mapping[str, object]
+    ) -> tuple[bytes, tuple[ImageChange, ...]]:
+        sent = self._fitter.fit(conversation.images, bytes_beside_images(conversation))
+        waiting = iter(sent)
+        turns = [(turn, self._parts(turn, waiting)) for turn in conversation.turns]
+        body = {"model": self._service.model, **fields, **self._conversation(turns)}
+        return msgspec.json.encode(body), tuple(image.change for image in sent if image.change)
+
+    def _parts(self, turn: Turn, waiting: Iterator[SentImage]) -> list[dict[str, object]]:
+        parts: list[dict[str, object]] = []
+        for part in turn.content:
+            if isinstance(part, TextPart):
+                parts.append({"type": "text", "text": part.text})
+            else:
+                image = next(waiting)
+                parts.append(
+                    self._image_part(image.media_type, base64.b64encode(image.content).decode("ascii"))
+                )
+        return parts

@@ -1,0 +1,273 @@
+"""Who is asked over a network, and what the errors of all services mean."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from smmile.backends.concurrent import redacted
+from smmile.errors import UsageError, one_line
+from smmile.requests import Failure
+from smmile.results import ErrorType, RecordError
+
+if TYPE_CHECKING:
+    import httpx2
+    from tenacity import AsyncRetrying
+
+# Services word one and the same mistake in many ways; codes and message are searched together.
+_FILTERED = re.compile(
+    r"content.?(filter|management|policy)|responsible.?ai|usage polic(y|ies)|moderation|flagged", re.I
+)
+_TOO_LONG = re.compile(
+    r"context.?(length|size|window)|maximum model length|prompt is too long|max_req_input_len"
+    r"|\blength\b.{0,60}\bexceeds|\btokens\b.{0,60}\bexceed|\bexceed.{0,60}\btokens\b",
+    re.I,
+)
+_NO_MODEL = re.compile(
+    r"model_not_found|\b(the )?model\b.{0,200}\bdoes not exist|invalid model name|server is pinned to", re.I
+)
+_NO_QUOTA = re.compile(
+    r"insufficient_quota|billing_(hard_limit_reached|not_active|error)|credit balance is too low", re.I
+)
+_NOT_TAKEN = re.compile(
+    r"\b(unsupported|not (be )?(supported|permitted|allowed)|not support|deprecated|unrecognized"
+    r"|unexpected|unknown)\b",
+    re.I,
+)
+
+# What a request can do without, and what the limit of new tokens is called where it has another name.
+_OPTIONAL = ("temperature", "logprobs", "seed")
+_RENAMED = {"max_tokens": "max_completion_tokens"}
+
+# The clients wait no longer than this before they ask again.
+LONGEST_WAIT = 120.0
+
+
+# Seconds to wait before asking again where a client does not do it by itself: at first, and at most.
+_FIRST_WAIT, _LAST_WAIT = 0.5, 8.0
+
+
+class GarbledError(Exception):
+    """A successful response whose body is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """Who is asked, in the words of messages, and which model.
+
+    `name` is short, `kind` what `run.hardware` says of it. `if_refused` tells what to mend where the
+    credentials are not accepted, `if_unknown` where the model is not known. `secrets` (keys,
+    passwords) are never shown.
+    """
+
+    name: str
+    kind: str
+    model: str
+    if_refused: str
+    if_unknown: str
+    secrets: tuple[str, ...] = ()
+
+    def failure(
+        self, status: int, body: object, *, offers: str = "", retry_after: float | None = None
+    ) -> Failure:
+        """What an error response means for its request.
+
+        `offers` names the models there are, `retry_after` the seconds that the service asks to wait. Raises
+        UsageError where all requests would meet with the same.
+        """
+        words = self.redact(words_of(body))
+        said = f"{_codes(body)} {words}"
+        shown = one_line(words)
+        if status == 401:
+            raise UsageError(f"{self.name} does not accept the credentials; {self.if_refused}")
+        if status == 402 or _NO_QUOTA.search(said):
+            raise UsageError(f"{self.name} has no quota left for this account ({shown})")
+        if status == 403 and not _FILTERED.search(said):
+            raise UsageError(f"{self.name} refuses access ({shown}); {self.if_refused}")
+        if is_unknown_model(status, body):
+            raise UsageError(
+                f"{self.name} has no model {one_line(self.model)} ({status}: {shown}){offers}; "
+                f"{self.if_unknown}"
+            )
+        if status == 429 and retry_after is not None and retry_after > LONGEST_WAIT:
+            raise UsageError(
+                f"{self.name} takes no more requests for {retry_after:.0f} seconds ({shown}); what was "
+                "answered is kept, and the same command goes on then"
+            )
+        return failure(error_type(status, said), f"HTTP {status}: {words}")
+
+    def redact(self, text: str) -> str:
+        """`text` without this service's secrets."""
+        return redacted(text, *self.secrets)
+
+
+def is_unknown_model(status: int, body: object) -> bool:
+    """Whether an error response says that there is no such model (or no such API) there."""
+    said = f"{_codes(body)} {words_of(body)}"
+    return status in (404, 405) or (status == 400 and bool(_NO_MODEL.search(said)))
+
+
+def without_refused(fields: Mapping[str, object], status: int, body: object) -> Mapping[str, object] | None:
+    """`fields` of a request without the one that the model behind an error response does not take.
+
+    Reasoning models take no temperature, and have another name for the limit of new tokens. None
+    where the error is about something else.
+    """
+    if status not in (400, 403, 422):
+        return None
+    words = words_of(body)
+    said = f"{_codes(body)} {words}"
+    if not _NOT_TAKEN.search(said.replace("_", " ")):
+        return None
+    named = body.get("param") if isinstance(body, Mapping) else None
+    for name in (*_RENAMED, *_OPTIONAL):
+        if name in fields and (name == named if named else re.search(rf"\b{name}\b", words)):
+            rest = {key: value for key, value in fields.items() if key != name}
+            return rest | ({_RENAMED[name]: fields[name]} if name in _RENAMED else {})
+    return None
+
+
+def error_type(status: int, said: str) -> ErrorType:
+    """What kind of error a status (200: an error in a reply) and the words with it are."""
+    if status == 429:
+        return "rate_limit"
+    if _FILTERED.search(said):
+        return "content_filter"
+    if _TOO_LONG.search(said):
+        return "context_overflow"
+    if status == 408:
+        return "timeout"
+    return "request" if 400 <= status < 500 else "server"
+
+
+def failure(kind: ErrorType, message: str) -> Failure:
+    """A request's failure."""
+    return Failure(RecordError(kind, message))
+
+
+def words_of(body: object) -> str:
+    """What an error's body says: most have a message, FastAPI a detail, others plain text."""
+    if isinstance(body, Mapping):
+        for name in ("message", "detail", "error"):
+            if body.get(name):
+                return words_of(body[name])
+    return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+
+
+def cause_of(error: Exception) -> str:
+    """What lies behind one of a client's errors, in brackets."""
+    cause = error.__cause__
+    return f"({type(cause).__name__}: {cause})".replace(": )", ")") if cause else ""
+
+
+def asking_again(
+    max_retries: int,
+    may_pass: Callable[[BaseException], bool],
+    asked_to_wait: Callable[[BaseException], float | None] = lambda _error: None,
+) -> AsyncRetrying:
+    """What calls a coroutine again, at most so often, after an error that `may_pass`; then it raises that.
+
+    It waits as long as a server has asked, else twice as long each time.
+    """
+    from tenacity import (
+        AsyncRetrying,
+        RetryCallState,
+        retry_if_exception,
+        stop_after_attempt,
+        wait_exponential_jitter,
+    )
+
+    longer_each_time = wait_exponential_jitter(multiplier=_FIRST_WAIT, max=_LAST_WAIT, jitter=_FIRST_WAIT)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = asked_to_wait(error) if error else None
+        return longer_each_time(state) if asked is None else asked
+
+    return AsyncRetrying(
+        stop=stop_after_attempt(max_retries + 1),
+        retry=retry_if_exception(may_pass),
+        wait=wait,
+        reraise=True,
+    )
+
+
+async def ask_not_in_vain(response: httpx2.Response) -> None:
+    """Keep a client from asking again where that cannot help, and from sleeping for hours.
+
+    A hook for the clients' HTTP layer: they obey the header, and take a spent quota for a passing rush.
+    """
+    wait = retry_after(response.headers)
+    in_vain = wait is not None and wait > LONGEST_WAIT
+    if response.status_code == 429 and not in_vain:
+        in_vain = bool(_NO_QUOTA.search((await response.aread()).decode(errors="replace")))
+    if in_vain:
+        response.headers["x-should-retry"] = "false"
+
+
+def is_garbled(error: BaseException) -> bool:
+    """Whether an error is a GarbledError."""
+    return isinstance(error, GarbledError)
+
+
+def found_nobody(error: Exception) -> bool:
+    """Whether one of a client's errors is that no connection came about."""
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a response asks to wait; None where it gives none or a date."""
+    try:
+        return float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+
+
+def service_address(url: str, flag: str) -> SplitResult:
+    """The parts of a service's URL, which `flag` gave. Raises UsageError, without showing it."""
+    try:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or address.query or address.fragment:
+            raise ValueError
+        if not (address.hostname or "").encode("idna") or address.port == 0 or re.search(r"\s", url):
+            raise ValueError
+    except ValueError:  # urlsplit and idna raise it too
+        raise UsageError(f"{flag} is no URL such as http://127.0.0.1:8000") from None
+    return address
+
+
+def login_secrets(address: SplitResult) -> tuple[str, ...]:
+    """What must not be shown of a URL's user and password, in any form in which they are sent."""
+    user, password = address.username or "", address.password or ""
+    if not user and not password:
+        return ()
+    login = f"{unquote(user)}:{unquote(password)}"
+    hidden = password or user
+    return hidden, unquote(hidden), base64.b64encode(login.encode()).decode()
+
+
+def without_login(address: SplitResult) -> str:
+    """The URL without its user and password."""
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+
+
+def header_secrets(variable: str) -> tuple[str, ...]:
+    """The headers that a client takes from the environment: any of them may be a key."""
+    lines = os.environ.get(variable, "").split("\n")
+    return tuple(filter(None, (line.partition(":")[2].strip() for line in lines)))
+
+
+def _codes(body: object) -> str:
+    """The short names of an error in its body, wherever they stand."""
+    if not isinstance(body, Mapping):
+        return ""
+    inner = body.get("error")
+    places = [body, inner] if isinstance(inner, Mapping) else [body]
+    codes = [place.get(name) for place in places for name in ("code", "type")]
+    return " ".join(code for code in codes if isinstance(code, str))
