@@ -60,7 +60,7 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
         return ollama_chat.OllamaChat(
             make_client=make_client,
             service=service,
-            options={} if args.max_new_tokens is None else {"num_predict": args.max_new_tokens},
+            fields={} if args.max_new_tokens is None else {"num_predict": args.max_new_tokens},
             max_retries=args.max_retries,
             concurrency=args.concurrency,
             follow_up=follow_up,

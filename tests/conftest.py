@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import os
 import runpy
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+
+from smmile.images import StoredImage
 
 SUITE = Path(__file__).resolve().parents[1]
 SCRIPTS = SUITE / "inference_and_evaluation"
@@ -32,6 +35,18 @@ def picture(shade: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> by
     out = io.BytesIO()
     Image.new("RGB", size, (shade % 256, shade // 256 % 256, 77)).save(out, kind)
     return out.getvalue()
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    """A picture as a file's bytes."""
+    out = io.BytesIO()
+    image.save(out, kind, **how)
+    return out.getvalue()
+
+
+def stored(content: bytes) -> StoredImage:
+    """A picture as a data set has it."""
+    return StoredImage(hashlib.sha256(content).hexdigest(), len(content), content)
 
 
 def row(problem_id: str | None, order: Any, answer: str | None = "yes", **other: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from PIL import Image
 from conftest import (
     SCRIPTS,
     Finished,
+    encoded,
     picture,
     row,
     run_here,
@@ -513,12 +514,6 @@ def test_who_chose_nothing_is_asked_once_more(server: FakeService, tmp_path: Pat
 def noise(size: tuple[int, int], seed: int) -> Image.Image:
     samples = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(samples)
-
-
-def encoded(image: Image.Image, kind: str, **how: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **how)
-    return out.getvalue()
 
 
 def check_claudes_limits(asked: Asked) -> Answer | None:

@@ -92,3 +92,42 @@ def test_qwen_and_llava_share_the_standard_wording(tmp_path: Path) -> None:
     turns = turns_of("inference_qwen.py --models 32B", "qwen32B", "mcqa", tmp_path)
     assert turns == turns_of("inference_llavamed_mcqa.py", "llavamed", "mcqa", tmp_path)
     assert turns[-1][1][1].endswith("<answer>Correct letter.</answer>\n")
+
+
+CLAUDE = ("inference_anthropic.py", "claude-3-7-sonnet")
+GPT_4O = ("inference_openai.py", "gpt-4o")
+TEXT_ONLY = ("inference_llama33textonly.py", "llama33textonly")
+
+
+@pytest.mark.parametrize("task_format", ["open", "mcqa"])
+@pytest.mark.parametrize("model", [CLAUDE, GPT_4O], ids=["claude", "gpt-4o"])
+def test_claude_and_gpt_4o_are_physicians_who_read_before_they_look(
+    model: tuple[str, str], task_format: str, tmp_path: Path
+) -> None:
+    """A system turn, the text before the picture, and otherwise what Qwen gets."""
+    turns = turns_of(*model, task_format, tmp_path)
+    assert turns[0] == ("system", ["You are a highly skilled physician and an excellent writer."])
+    others = turns_of("inference_qwen.py --models 3B", "qwen3B", task_format, tmp_path)
+    assert turns[1:] == [(role, parts[::-1] if role == "user" else parts) for role, parts in others]
+
+
+def test_the_text_only_model_is_an_expert_system_with_examples_as_text(tmp_path: Path) -> None:
+    examples = [parts for _, parts in turns_of("inference_qwen.py --models 3B", "qwen3B", "mcqa", tmp_path)]
+    questions = [parts[1] for parts in examples[:-1:2]]
+    answers = [parts[0] for parts in examples[1::2]]
+    query = examples[-1][1]
+    start = (
+        "You are an expert medical question-answering system. Here are some examples of questions and "
+        "associated answers: \n"
+    )
+    written = "".join(
+        f"Question: {question}\nAnswer: {answer}\n\n"
+        for question, answer in zip(questions, answers, strict=True)
+    )
+    task = "Now, your task is to provide an answer to the following multiple-choice question: \n\n"
+    assert turns_of(*TEXT_ONLY, "mcqa", tmp_path) == [("user", [f"{start}\n{written}{task}{query}"])]
+    [(role, [text])] = turns_of(*TEXT_ONLY, "open", tmp_path)
+    lines = "".join(f"{question} {answer}\n" for question, answer in zip(questions, answers, strict=True))
+    last = questions[0]  # the demo's questions are all alike
+    task = f'Your task is to provide an answer to the following question: "{last}".'
+    assert (role, text) == ("user", f"{start}{lines}{task}")

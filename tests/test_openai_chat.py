@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import io
 import re
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from conftest import SCRIPTS, SUITE, picture
+from conftest import SCRIPTS, SUITE, encoded, picture, stored
 from fake_service import Answer, FakeService, fails, lists, running, says
 from smmile.backends.concurrent import Session, answer_concurrently, redacted
 from smmile.backends.openai_chat import OpenAIChat
@@ -36,16 +35,6 @@ if TYPE_CHECKING:
 
 KEY = "sk-very-secret-0123456789"
 FIELDS = {"max_tokens": 512, "temperature": 0, "seed": 42}
-
-
-def stored(content: bytes) -> StoredImage:
-    return StoredImage(hashlib.sha256(content).hexdigest(), len(content), content)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **how)
-    return out.getvalue()
 
 
 def a_request(question: str, *examples: tuple[str, str, bytes], image: bytes | None = None) -> Request:

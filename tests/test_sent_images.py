@@ -16,20 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from conftest import picture
+from conftest import encoded, picture, stored
 from smmile.backends.sent_images import ImageFitter, ImageRules, SentImage, TooLargeError
 from smmile.images import StoredImage, UnreadableImageError, decode_rgb
 from smmile.results import ImageChange
-
-
-def stored(content: bytes) -> StoredImage:
-    return StoredImage(hashlib.sha256(content).hexdigest(), len(content), content)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **how)
-    return out.getvalue()
 
 
 def noise(mode: str = "RGB", size: tuple[int, int] = (9, 5), seed: int = 1) -> Image.Image:

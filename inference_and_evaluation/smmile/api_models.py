@@ -61,7 +61,9 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         if price is None or args.max_cost is None:
             return model.connect(None)
         too_low = _too_low(plan, spent, estimator)
-        return model.connect(Budget(args.max_cost, spent.dollars or 0.0, price, estimator, longest, too_low))
+        return model.connect(
+            Budget(args.max_cost, spent.dollars or 0.0, price, estimator, longest, too_low)
+        )
 
     def preview(plan: Plan) -> Iterator[str]:
         requests = list(plan.requests if args.no_share else plan.unique.values())

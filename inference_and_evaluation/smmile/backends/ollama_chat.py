@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from smmile.backends.budget import Budget
-from smmile.backends.concurrent import Session, UnreachableError, answer_concurrently
+from smmile.backends.concurrent import UnreachableError
+from smmile.backends.remote import RemoteBackend
 from smmile.backends.services import (
     LONGEST_WAIT,
     Service,
@@ -23,7 +21,7 @@ from smmile.backends.services import (
 )
 from smmile.conversation import Conversation
 from smmile.errors import UsageError, one_line
-from smmile.requests import Answered, Failure, Reply, Request, sound
+from smmile.requests import Failure, Reply, Request, sound
 
 if TYPE_CHECKING:
     import ollama
@@ -35,47 +33,16 @@ _GARBLED = (ValueError, TypeError, AttributeError)
 FollowUp = Callable[[Request, str], str | None]
 
 
-class OllamaChat:
-    """A model that ollama serves, asked through its official client.
+class OllamaChat(RemoteBackend):
+    """A model that ollama serves; `fields` are ollama's options, its defaults where there are none.
 
-    `options` are ollama's (none: its defaults). Where `follow_up` has something to ask about a reply, it
-    goes out once, after the conversation and that reply.
+    Its client does not ask again by itself, which is done here up to `max_retries` times. Where
+    `follow_up` has something to ask about a reply, it goes out once, after the conversation and that reply.
     """
 
-    def __init__(
-        self,
-        *,
-        make_client: Callable[[], ollama.AsyncClient],
-        service: Service,
-        options: Mapping[str, object],
-        max_retries: int,
-        concurrency: int,
-        follow_up: FollowUp | None = None,
-        budget: Budget | None = None,
-    ) -> None:
-        self._make_client, self._service, self._options = make_client, service, options
-        self._max_retries, self._concurrency = max_retries, concurrency
-        self._follow_up, self._budget = follow_up, budget
-
-    def describe(self) -> Mapping[str, object]:
-        """The service, the model's name there, and the options of a request."""
-        return {
-            "server": self._service.kind,
-            "model": self._service.model,
-            "generation": dict(self._options),
-        }
-
-    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """Answer in the order in which replies come.
-
-        A UsageError stops the run: a server that is not there, a model that it does not have.
-        """
-        return answer_concurrently(requests, self._session, self._concurrency, self._budget)
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[Session]:
-        async with self._make_client() as client:
-            yield Session(partial(self._ask, client), self._service.secrets)
+    def __init__(self, *, max_retries: int, follow_up: FollowUp | None = None, **how: Any) -> None:
+        super().__init__(**how)
+        self._max_retries, self._follow_up = max_retries, follow_up
 
     async def _ask(self, client: ollama.AsyncClient, request: Request) -> Reply | Failure:
         started = time.perf_counter()
@@ -96,7 +63,7 @@ class OllamaChat:
         try:
             response: ollama.ChatResponse = await asking_again(
                 self._max_retries, _may_pass, _asked_to_wait
-            )(client.chat, self._service.model, messages, options=self._options or None)
+            )(client.chat, self._service.model, messages, options=self._fields or None)
         except ollama.ResponseError as error:
             return self._service.failure(error.status_code, error.error, retry_after=_asked_to_wait(error))
         except (ConnectionError, httpx.ConnectTimeout) as error:

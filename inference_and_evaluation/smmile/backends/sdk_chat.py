@@ -7,17 +7,15 @@ import base64
 import importlib
 import json
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 
-from smmile.backends.budget import Budget
-from smmile.backends.concurrent import Session, UnreachableError, answer_concurrently
+from smmile.backends.concurrent import UnreachableError
+from smmile.backends.remote import RemoteBackend
 from smmile.backends.sent_images import (
     ImageFitter,
     ImageRules,
@@ -26,7 +24,6 @@ from smmile.backends.sent_images import (
 )
 from smmile.backends.services import (
     GarbledError,
-    Service,
     asking_again,
     cause_of,
     failure,
@@ -37,65 +34,31 @@ from smmile.backends.services import (
 )
 from smmile.conversation import Conversation, TextPart, Turn
 from smmile.images import UnreadableImageError
-from smmile.requests import Answered, Failure, Reply, Request
+from smmile.requests import Failure, Reply, Request
 from smmile.results import ImageChange
-
-
-def _checked(read: Callable[[object], Reply | Failure], content: bytes) -> Reply | Failure:
-    try:
-        return read(json.loads(content))
-    except ValueError as error:
-        raise GarbledError(f"the reply is not as it should be ({error}): {content[:200]!r}") from error
 
 
 def bytes_beside_images(conversation: Conversation) -> int:
     """How long a request's body is at most without the base64 texts of its pictures."""
     texts = len(msgspec.json.encode(conversation.texts))
     parts = sum(len(turn.content) for turn in conversation.turns)
-    return 2 * texts + 200 * parts + 100 * len(conversation.turns) + 2_000
+    return texts + 200 * parts + 100 * len(conversation.turns) + 2_000
 
 
-class SdkChat(ABC):
-    """A model behind an API, asked through the service's official asynchronous client.
+class SdkChat(RemoteBackend):
+    """A model behind an API whose client was made by that generator.
 
-    `make_client` is called in the event loop that uses the client; its `timeout` and `max_retries` decide
-    about waiting and asking again. `fields` is what a request says besides model and messages; those
-    that the model turns out not to take are left out. `rules` is what the service takes in the way of
-    pictures.
+    The client's `timeout` and `max_retries` decide about waiting and asking again. Fields that the model
+    turns out not to take are left out. `rules` is what the service takes in the way of pictures.
     """
 
     # The client's module, and where a conversation is posted.
     sdk: ClassVar[str]
     path: ClassVar[str]
 
-    def __init__(
-        self,
-        *,
-        make_client: Callable[[], Any],
-        service: Service,
-        fields: Mapping[str, object],
-        concurrency: int,
-        rules: ImageRules,
-        budget: Budget | None = None,
-    ) -> None:
-        self._make_client, self._service, self._fields = make_client, service, fields
-        self._concurrency, self._budget = concurrency, budget
+    def __init__(self, *, rules: ImageRules, **how: Any) -> None:
+        super().__init__(**how)
         self._fitter = ImageFitter(rules)
-
-    def describe(self) -> Mapping[str, object]:
-        """The kind of service, the model's name there, and all that a request says besides its messages."""
-        return {
-            "server": self._service.kind,
-            "model": self._service.model,
-            "generation": dict(self._fields),
-        }
-
-    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """Answer in the order in which replies come.
-
-        A UsageError stops the run: credentials that are refused, a spent quota, a model that is not there.
-        """
-        return answer_concurrently(requests, self._session, self._concurrency, self._budget)
 
     @abstractmethod
     def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
@@ -112,11 +75,6 @@ class SdkChat(ABC):
     async def _offers(self, _client: Any, _status: int, _body: object) -> str:
         """Which models there are, where an error is that there is none of this name."""
         return ""
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[Session]:
-        async with self._make_client() as client:
-            yield Session(partial(self._ask, client), self._service.secrets)
 
     async def _ask(self, client: Any, request: Request) -> Reply | Failure:
         started = time.perf_counter()
@@ -148,7 +106,7 @@ class SdkChat(ABC):
         sdk = importlib.import_module(self.sdk)
         try:
             response = await client.post(self.path, cast_to=httpx2.Response, content=body)
-            return _checked(self._read, response.content)
+            return self._checked(response.content)
         except sdk.APIStatusError as error:
             status, said = error.status_code, error.body
             fewer = without_refused(fields, status, said)
@@ -165,6 +123,13 @@ class SdkChat(ABC):
                 message = f"{self._service.name} cannot be reached {cause_of(error)}"
                 raise UnreachableError(message) from error
             return failure("server", f"{error.message} {cause_of(error)}")
+
+    def _checked(self, content: bytes) -> Reply | Failure:
+        try:
+            return self._read(json.loads(content))
+        except ValueError as error:
+            shown = self._service.redact(content.decode(errors="replace"))[:200]
+            raise GarbledError(f"the reply is not as it should be ({error}): {shown}") from error
 
     def _body(
         self, conversation: Conversation, fields: Mapping[str, object]

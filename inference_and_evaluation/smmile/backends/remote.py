@@ -1,0 +1,59 @@
+"""What all back ends that ask a service have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from smmile.backends.budget import Budget
+from smmile.backends.concurrent import Session, answer_concurrently
+from smmile.backends.services import Service
+from smmile.requests import Answered, Failure, Reply, Request
+
+
+class RemoteBackend(ABC):
+    """A model of a service, asked through its official asynchronous client.
+
+    `make_client` is called in the event loop that uses the client. `fields` is what a request says of how
+    its answer is made. So many requests as `concurrency` says are under way at once, and no more of them
+    are begun than `budget` allows.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_client: Callable[[], Any],
+        service: Service,
+        fields: Mapping[str, object],
+        concurrency: int,
+        budget: Budget | None = None,
+    ) -> None:
+        self._make_client, self._service, self._fields = make_client, service, fields
+        self._concurrency, self._budget = concurrency, budget
+
+    def describe(self) -> Mapping[str, object]:
+        """The kind of service, the model's name there, and all that a request says besides its messages."""
+        return {
+            "server": self._service.kind,
+            "model": self._service.model,
+            "generation": dict(self._fields),
+        }
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        """Answer in the order in which replies come.
+
+        A UsageError stops the run: credentials that are refused, a spent quota, a model that is not there.
+        """
+        return answer_concurrently(requests, self._session, self._concurrency, self._budget)
+
+    @abstractmethod
+    async def _ask(self, client: Any, request: Request) -> Reply | Failure:
+        """The outcome of one request; what it raises is as in `Session`."""
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        async with self._make_client() as client:
+            yield Session(partial(self._ask, client), self._service.secrets)
