@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fake_hub
 from conftest import (
     SCRIPTS,
     Finished,
@@ -108,6 +110,24 @@ def questions(folder: Path, count: int, **other: Any) -> Path:
         for order in (1, 2)
     ]
     return save_parquet(folder, rows)
+
+
+def test_the_readmes_commands_run_as_written(
+    server: FakeService, shared: Path, data: Path, tmp_path: Path
+) -> None:
+    """With a hub on loopback; the folder for results alone is another."""
+    lines = (shared / "readme_commands.txt").read_text().splitlines()
+    commands = [shlex.split(line)[1:] for line in lines]
+    ours = [words for words in commands if words[0] in (CLAUDE, GPT, LLAMA, LLAMA_MCQA)]
+    assert len(ours) == 6
+    for words in ours:
+        hub_id = "smmile/SMMILE-plusplus" if "augmented" in words else "smmile/SMMILE"
+        with fake_hub.running(fake_hub.FakeHub(hub_id, data)) as hub:
+            where = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+            finished = run_script(*words, "--output-dir", tmp_path / "out", **where)
+        assert finished.code == 0, finished.err
+        assert "4 problems answered, 0 errors" in finished.out
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 # What is sent.
