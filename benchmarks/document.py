@@ -1,4 +1,4 @@
-"""Puts measured tables into docs/benchmarks.md, each between its script's own marks."""
+"""Puts measured tables into the docs, each between its script's own marks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_section(script: str, text: str) -> None:
+def write_section(script: str, text: str, page: Path = DOCUMENT) -> None:
     """Replace what stands between the marks of `script`."""
     begin, end = f"<!-- written by {script} -->", f"<!-- end of {script} -->"
-    document = DOCUMENT.read_text()
+    document = page.read_text()
     before, _, rest = document.partition(begin)
     _, _, after = rest.partition(end)
-    DOCUMENT.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

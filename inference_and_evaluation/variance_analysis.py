@@ -48,10 +48,14 @@ def main() -> int:
         "--resamples", type=cli.positive, default=1000, metavar="N", help="bootstrap resamples"
     )
     parser.add_argument("--seed", type=cli.seed, default=42, metavar="N", help="bootstrap seed")
+    parser.add_argument(
+        "--with-published", action="store_true", help="the published scores of all models below the runs"
+    )
     args = parser.parse_args()
 
     from smmile.analysis import analyse, results_table, table_in_latex
     from smmile.files import write_whole
+    from smmile.published import published_scores, published_set
 
     text_file = _in_folder(args.output, args.results_dir)
     latex_file = _in_folder(args.latex_output or Path("latex_table.tex"), args.results_dir)
@@ -69,12 +73,17 @@ def main() -> int:
     for note in found.notes:
         print(f"take care: {note}", file=sys.stderr)
     if found.analyses:
-        table = results_table(found.analyses, mean_only=args.mean_only, resamples=args.resamples)
+        published = []
+        if args.with_published:
+            data_set = published_set(analysis.scores for analysis in found.analyses)
+            published = published_scores(data_set, args.inference_mode)
+        bootstrap = {"resamples": args.resamples, "seed": args.seed}
+        table = results_table(found.analyses, mean_only=args.mean_only, published=published, **bootstrap)
         write_whole(text_file, table.encode())
         print(table, end="")
         if args.generate_table or args.latex_output:
             error = None if args.mean_only else args.error
-            latex = table_in_latex(found.analyses, error, resamples=args.resamples)
+            latex = table_in_latex(found.analyses, error, published=published, **bootstrap)
             write_whole(latex_file, latex.encode())
             print(f"\nLaTeX table: {cli.shown_path(latex_file)}")
     return cli.EXIT_SOME_ERRORS if found.broken else cli.EXIT_OK

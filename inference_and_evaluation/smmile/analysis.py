@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from smmile.conversation import InferenceMode
 from smmile.errors import UsageError, one_line
 from smmile.problems import HUB_IDS, base_problem_id
+from smmile.published import PublishedScore
 from smmile.results import RunResults, read_run, result_files, select_runs
 from smmile.run_names import RunName
 from smmile.scoring import (
@@ -72,6 +73,30 @@ def analyse(
     multiple choice) are read from the evaluation files beside them. Raises UsageError where there is
     nothing to analyse.
     """
+    scores, broken = read_scores(folder, model, mode, perturbed=perturbed, reread=reread)
+    if not scores and not broken:
+        raise UsageError(f"{one_line(folder)} has only perturbed runs; show them with --perturbed")
+    return Analyses(
+        tuple(_analysis(run, resamples, seed) for run in scores),
+        tuple(broken),
+        tuple(run.doubt for run in scores if run.doubt),
+    )
+
+
+def read_scores(
+    folder: Path,
+    model: str | None = None,
+    mode: InferenceMode | None = None,
+    *,
+    metrics: Collection[Metric] = tuple(METRIC_NAMES),
+    perturbed: bool = False,
+    reread: bool = False,
+) -> tuple[list[Scores], list[str]]:
+    """The scores of the runs in `folder` in table order, and what could not be read.
+
+    Runs and sources as in `analyse`; of what none of the `metrics` needs nothing is read. Raises
+    UsageError where there is no such run.
+    """
     files = result_files(folder)
     evaluated: dict[Metric, Mapping[RunName, Path]] = {"llm": evaluation_files(folder, "llm")}
     if reread:
@@ -84,26 +109,21 @@ def analyse(
     scores: list[Scores] = []
     broken: list[str] = []
     for name in select_runs(names, folder, model, mode):
-        if name.perturbation and not perturbed:
+        wanted = [metric for metric in metrics if (metric == "mcqa") == (name.task_format == "mcqa")]
+        if (name.perturbation and not perturbed) or not wanted:
             continue
         try:
             results = read_run(name, files[name]) if name in files else None
         except UsageError as error:
             broken.append(str(error))
             continue
-        for metric in METRIC_NAMES:
+        for metric in wanted:
             try:
                 scores += _scores(name, metric, results, evaluated)
             except UsageError as error:
                 broken.append(str(error))
-    if not scores and not broken:
-        raise UsageError(f"{one_line(folder)} has only perturbed runs; show them with --perturbed")
-    ordered = sorted(scores, key=lambda run: (run.name.sort_key, list(METRIC_NAMES).index(run.metric)))
-    return Analyses(
-        tuple(_analysis(run, resamples, seed) for run in ordered),
-        tuple(broken),
-        tuple(run.doubt for run in ordered if run.doubt),
-    )
+    order = list(METRIC_NAMES)
+    return sorted(scores, key=lambda run: (run.name.sort_key, order.index(run.metric))), broken
 
 
 def _scores(
@@ -136,8 +156,15 @@ def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
     )
 
 
-def results_table(analyses: Sequence[Analysis], *, mean_only: bool, resamples: int) -> str:
-    """The text table: a line per run and metric.
+def results_table(
+    analyses: Sequence[Analysis],
+    *,
+    mean_only: bool,
+    resamples: int,
+    seed: int = 42,
+    published: Sequence[PublishedScore] = (),
+) -> str:
+    """The text table: a line per run and metric, then one per `published` score.
 
     Where runs permute base problems (SMMILE++), the clustered standard error stands beside the
     bootstrap over rows, which takes the rows for independent.
@@ -154,6 +181,11 @@ def results_table(analyses: Sequence[Analysis], *, mean_only: bool, resamples: i
         row += [] if mean_only else [percent(analysis.bootstrap_sd)]
         row += [percent(analysis.clustered_se), str(analysis.base_problems)] if clustered else []
         rows.append(row)
+    for score in published:
+        row = [f"{score.name.model}, published", score.name.mode, METRIC_NAMES[score.metric]]
+        row += [str(score.problems), percent(score.accuracy), "-"]
+        row += [] if mean_only else [percent(_published_error(score, resamples, seed))]
+        rows.append([*row, *(["-", "-"] if clustered else [])])
     title = "Observed accuracy; errors and missing answers counted as wrong.\n"
     if not mean_only:
         title += f"± bootstrap: standard deviation over {resamples:,} resamples of the rows.\n"
@@ -162,8 +194,22 @@ def results_table(analyses: Sequence[Analysis], *, mean_only: bool, resamples: i
     return f"{title}\n{text_table(head, rows, text_columns=3)}"
 
 
-def table_in_latex(analyses: Sequence[Analysis], error: ErrorBars | None, *, resamples: int) -> str:
-    """The paper's table for `analyses`; `error` says which error bars it carries (None: none)."""
+def _published_error(score: PublishedScore, resamples: int, seed: int) -> float:
+    return bootstrap_standard_deviation(score.correct, score.problems, resamples=resamples, seed=seed) * 100
+
+
+def table_in_latex(
+    analyses: Sequence[Analysis],
+    error: ErrorBars | None,
+    *,
+    resamples: int,
+    seed: int = 42,
+    published: Sequence[PublishedScore] = (),
+) -> str:
+    """The paper's table for `analyses`; `error` says which error bars it carries (None: none).
+
+    `published` scores follow below. They have no clustered errors, since their answers are not at hand.
+    """
     estimates = {
         (analysis.scores.name, analysis.scores.metric): analysis.estimate(error) for analysis in analyses
     }
@@ -178,6 +224,12 @@ def table_in_latex(analyses: Sequence[Analysis], error: ErrorBars | None, *, res
         caption=f"Accuracy (\\%) on {data_set} by an LLM judge, by exact match (EM) and in multiple "
         f"choice (MCQA), without (0-shot) and with (ICL) in-context examples{bars}.",
         label="tab:smmile-results",
+        published={
+            (score.name, score.metric): Estimate(
+                score.accuracy, _published_error(score, resamples, seed) if error == "published" else None
+            )
+            for score in published
+        },
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile.errors import UsageError, one_line
-from smmile.problems import HUB_IDS, ProblemSet
-from smmile.rows import Row, check_columns, problem_set
+from smmile.problems import HUB_IDS, Outline, ProblemSet
+from smmile.rows import Row, check_columns, outlines, problem_set
 
 if TYPE_CHECKING:
     import datasets
@@ -53,19 +53,28 @@ def load_problems(source: DatasetSource) -> ProblemSet:
 
     Raises UsageError with one line for whatever keeps the data set from being read.
     """
+    rows, revision = _load_rows(source)
+    return problem_set(rows, source=source.label, revision=revision, image_dir=source.image_dir)
+
+
+def load_outlines(source: DatasetSource) -> list[Outline]:
+    """The problems of `source` as scoring needs them: no picture is looked at, or looked for.
+
+    Raises UsageError as `load_problems` does.
+    """
+    rows, _ = _load_rows(source)
+    return outlines(rows, source=source.label)
+
+
+def _load_rows(source: DatasetSource) -> tuple[Iterable[Row], str | None]:
+    """The rows, and the hub's revision."""
     if source.path is None and source.name == "demo":
         from smmile.demo import demo_rows
 
-        rows = [_row(columns, columns["image"]["bytes"]) for columns in demo_rows()]  # type: ignore[index]
-        return problem_set(rows, source="demo", revision=None, image_dir=source.image_dir)
+        return [_row(columns, columns["image"]["bytes"]) for columns in demo_rows()], None  # type: ignore[index]
     dataset, revision = _load_folder(source.path) if source.path else _load_hub(source)
     check_columns(dataset.column_names, source.label)
-    return problem_set(
-        _arrow_rows(dataset, source.label),
-        source=source.label,
-        revision=revision,
-        image_dir=source.image_dir,
-    )
+    return _arrow_rows(dataset, source.label), revision
 
 
 def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:

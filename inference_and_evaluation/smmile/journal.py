@@ -56,26 +56,28 @@ class Journal:
         overwrite: bool,
         shares: Iterable[Path] = (),
         replaces_result: bool = False,
+        elsewhere: str = "--output-dir",
     ) -> None:
         """Open the journal at `file` for `run`, and read what an earlier process left there.
 
         What is in `shares`, journals of the several processes of an earlier launch, is taken in, and
         the files removed. With `overwrite` everything is thrown away. `replaces_result` marks a new
-        journal as `overwrite` does. Raises UsageError where the run is under way in another process,
-        where a file belongs to a different run, or where it cannot be written.
+        journal as `overwrite` does; `elsewhere` is what messages call another place for it. Raises
+        UsageError where the run is under way in another process, where a file belongs to a different run,
+        or where it cannot be written.
         """
         self.file = file
         self._end = -1
-        self._descriptor = _open_locked(file)
+        self._descriptor = _open_locked(file, elsewhere)
         claimed: dict[Path, int] = {}
         try:
-            claimed = {share: _open_locked(share) for share in shares}
+            claimed = {share: _open_locked(share, elsewhere) for share in shares}
             header, self.records, self._end = (
-                (None, [], 0) if overwrite else _read_own(self._descriptor, file, run)
+                (None, [], 0) if overwrite else _read_own(self._descriptor, file, run, elsewhere)
             )
             earlier = []
             if not overwrite:
-                earlier = [_read_own(descriptor, share, run) for share, descriptor in claimed.items()]
+                earlier = [_read_own(fd, share, run, elsewhere) for share, fd in claimed.items()]
             if header is None:
                 replaced = any(share[0] is not None and share[0].replaces_result for share in earlier)
                 header = _Header(run, overwrite or replaces_result or replaced)
@@ -137,7 +139,7 @@ class Journal:
         self._end += len(content)
 
 
-def _open_locked(file: Path) -> int:
+def _open_locked(file: Path, elsewhere: str) -> int:
     while True:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -149,13 +151,13 @@ def _open_locked(file: Path) -> int:
             os.close(descriptor)
             raise UsageError(
                 f"this run is under way in another process, which holds {one_line(file)}; "
-                "wait for it, or choose another --output-dir"
+                f"wait for it, or choose another {elsewhere}"
             ) from None
         except OSError as error:
             os.close(descriptor)
             raise UsageError(
                 f"{one_line(file)} cannot be locked ({error.strerror}); "
-                "choose an --output-dir on a file system with locks"
+                f"choose another {elsewhere}, on a file system with locks"
             ) from error
         # The process that held the lock may have removed the file just before it let go.
         if _same_file(descriptor, file):
@@ -217,18 +219,18 @@ def _read_all(descriptor: int) -> bytes:
 _Parsed = tuple[_Header | None, list[Entry], int]
 
 
-def _read_own(descriptor: int, file: Path, run: Run) -> _Parsed:
-    return _checked(_parse(_read_all(descriptor), file), file, run)
+def _read_own(descriptor: int, file: Path, run: Run, elsewhere: str) -> _Parsed:
+    return _checked(_parse(_read_all(descriptor), file), file, run, elsewhere)
 
 
-def _checked(parsed: _Parsed, file: Path, run: Run) -> _Parsed:
+def _checked(parsed: _Parsed, file: Path, run: Run, elsewhere: str = "--output-dir") -> _Parsed:
     """`parsed` if it is of `run`; nothing if it is of another but has no answers either."""
     header, records, _ = parsed
     found = differences(run, header.run) if header else []
     if found and records:
         raise UsageError(
             f"{one_line(file)} belongs to a different run: {'; '.join(found)}; "
-            "--overwrite starts again, --output-dir keeps both"
+            f"--overwrite starts again, another {elsewhere} keeps both"
         )
     return (None, [], 0) if found else parsed
 

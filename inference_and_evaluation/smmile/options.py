@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smmile.problems import Defect, Problem
@@ -59,12 +59,28 @@ def make_options(
     generator = random.Random(seed)
     options = {}
     for entry in entries:
-        distinct = list(dict.fromkeys(entry.answers))
-        texts = {letter(index): answer for index, answer in enumerate(distinct)}
+        texts = _lettered(entry.answers)
         shown = list(texts)
         if shuffled:
             generator.shuffle(shown)
         if isinstance(entry, Problem):
-            correct = letter(distinct.index(entry.query.answer))
+            correct = _letter_of(texts, entry.query.answer)
             options[entry.problem_id] = Options(texts, tuple(shown), correct)
     return options
+
+
+def lettered_options(answers: Sequence[str]) -> Options:
+    """The options of the problem with these answers, the query's last, shown by their letters.
+
+    `make_options` gives the same letters; to know what a letter stands for needs no shuffle.
+    """
+    texts = _lettered(answers)
+    return Options(texts, tuple(texts), _letter_of(texts, answers[-1]))
+
+
+def _lettered(answers: Iterable[str]) -> dict[str, str]:
+    return {letter(index): answer for index, answer in enumerate(dict.fromkeys(answers))}
+
+
+def _letter_of(texts: Mapping[str, str], answer: str) -> str:
+    return next(letter for letter, text in texts.items() if text == answer)

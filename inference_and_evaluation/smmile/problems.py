@@ -58,6 +58,22 @@ class Defect:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """A problem without its pictures, as scoring needs it: its answers in order, the query's last.
+
+    `flags` are the query's, as in `Problem`.
+    """
+
+    problem_id: str
+    answers: tuple[str, ...]
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.answers:
+            raise ValueError("a problem has a query, and that an answer")
+
+
+@dataclass(frozen=True)
 class Skipped:
     """A problem left out of a run, and why."""
 

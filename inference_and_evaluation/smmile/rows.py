@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from smmile.errors import UsageError
 from smmile.images import StoredImage, inspect_images
 from smmile.missing_images import candidate_names, find_image
-from smmile.problems import Defect, MissingImage, Problem, ProblemSet, Triplet
+from smmile.problems import Defect, MissingImage, Outline, Problem, ProblemSet, Triplet
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -66,13 +66,7 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
     """
     rows = list(rows)
     shared_names = _shared_names({row.image_url or "" for row in rows if row.image is None})
-    by_problem: dict[str, list[_Inspected]] = {}
-    for number, inspected in enumerate(_inspect(rows, image_dir), start=1):
-        if not inspected.row.problem_id:
-            raise UsageError(f"data set {source}: row {number} has no problem_id; fill it in")
-        by_problem.setdefault(inspected.row.problem_id, []).append(inspected)
-    if not by_problem:
-        raise UsageError(f"data set {source} has no rows; is it the split 'train' that holds them?")
+    by_problem = _by_problem(_inspect(rows, image_dir), source)
 
     fingerprint = hashlib.sha256()
     entries: list[Problem | Defect] = []
@@ -80,7 +74,7 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
     for problem_id, members in by_problem.items():
         reason = _order_defect(members)
         if reason is None:
-            members = sorted(members, key=lambda member: _whole_number(member.row.order) or 0)
+            members = _in_order(members)
         for member in members:
             fingerprint.update(_fingerprint_line(member))
         absent = [member for member in members if member.image is None]
@@ -94,6 +88,36 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
     return ProblemSet(
         source, revision, fingerprint.hexdigest(), tuple(entries), tuple(missing), shared_names
     )
+
+
+def outlines(rows: Iterable[Row], *, source: str) -> list[Outline]:
+    """The problems in `rows` without their pictures, which may be missing: in the order of first rows.
+
+    Those with a defect in their order or texts are left out. Raises UsageError as `problem_set` does.
+    """
+    found = []
+    for problem_id, members in _by_problem((_Inspected(row, None, None) for row in rows), source).items():
+        if _order_defect(members) or _text_defect(members):
+            continue
+        ordered = _in_order(members)
+        answers = tuple(str(member.row.answer) for member in ordered)
+        found.append(Outline(problem_id, answers, ordered[-1].row.flags))
+    return found
+
+
+def _by_problem(members: Iterable[_Inspected], source: str) -> dict[str, list[_Inspected]]:
+    by_problem: dict[str, list[_Inspected]] = {}
+    for number, member in enumerate(members, start=1):
+        if not member.row.problem_id:
+            raise UsageError(f"data set {source}: row {number} has no problem_id; fill it in")
+        by_problem.setdefault(member.row.problem_id, []).append(member)
+    if not by_problem:
+        raise UsageError(f"data set {source} has no rows; is it the split 'train' that holds them?")
+    return by_problem
+
+
+def _in_order(members: Sequence[_Inspected]) -> list[_Inspected]:
+    return sorted(members, key=lambda member: _whole_number(member.row.order) or 0)
 
 
 def _inspect(rows: Sequence[Row], image_dir: Path) -> Iterable[_Inspected]:

@@ -168,7 +168,7 @@ class _Asking:
             self._backend = self._connect()
         label = self._label if rank.count == 1 else f"{self._label}, process {rank.index} of {rank.count}"
         with Progress(self._state.problems_of(requests), label) as progress:
-            for batch in _guarded(self._backend, requests):
+            for batch in guarded(self._backend, requests):
                 progress.advance(self._state.keep(batch))
 
 
@@ -257,7 +257,7 @@ class _State:
     def keep(self, batch: Sequence[Answered]) -> int:
         """Journal a batch for all problems that share its requests; gives their number."""
         records = [
-            (request.key, _record(request, outcome, self._read_choice))
+            (request.key, record_of(request, outcome, self._read_choice))
             for asked, outcome in batch
             for request in self._group_of[id(asked)]
         ]
@@ -283,7 +283,7 @@ class _State:
             if source is not None:
                 reply = _reply(self.records[source.problem.problem_id])
                 shared += [
-                    (request.key, _record(request, reply, self._read_choice))
+                    (request.key, record_of(request, reply, self._read_choice))
                     for request in group
                     if not self._is_answered(request)
                 ]
@@ -308,7 +308,7 @@ def _earlier_result(file: Path, run: Run) -> ResultFile | None:
     return earlier
 
 
-def _guarded(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+def guarded(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
     """The back end's answers; whatever it leaves without one, by an error or silence, as failures."""
     left = {id(request): request for request in requests}
     message = "the back end gave no answer"
@@ -326,7 +326,8 @@ def _guarded(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence
         yield [(request, failure) for request in left.values()]
 
 
-def _record(request: Request, outcome: Reply | Failure, read_choice: ChoiceReader) -> Record:
+def record_of(request: Request, outcome: Reply | Failure, read_choice: ChoiceReader) -> Record:
+    """What became of one request, as result files and journals have it."""
     problem, options = request.problem, request.options
     record = Record(
         problem_id=problem.problem_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +73,9 @@ class Scores:
     def accuracy_of_answered(self) -> float | None:
         """Right answers in per cent of the answered problems; None where none was."""
         answered = sum(self.answered)
-        return self.right / answered * 100 if answered else None
+        # (The published judge was asked about empty cells too, and may have found one right.)
+        right = sum(map(min, self.correct, self.answered))
+        return right / answered * 100 if answered else None
 
 
 def score_exact_match(results: RunResults, *, strict: bool = False) -> Scores:
@@ -93,6 +95,11 @@ def score_stored_choices(results: RunResults) -> Scores:
         record.status == "ok" and record.selected_option is not None for record in results.records
     )
     return _scores(results, "mcqa", tuple(bool(r.is_correct) for r in results.records), answered)
+
+
+def score_verdicts(results: RunResults, correct: Sequence[bool]) -> Scores:
+    """An open run by a judge's verdicts, one for each record: is it right?"""
+    return _scores(results, "llm", tuple(correct), tuple(r.status == "ok" for r in results.records))
 
 
 def _matches(record: Record, strict: bool) -> bool:
@@ -188,13 +195,15 @@ class _ScoredProblems:
     problem_accuracies: dict[str, float]
     err_count: int = 0
     word_count: float | None = None
+    excluded: dict[str, str] = field(default_factory=dict)
+    selected_options: dict[str, str | None] | None = None
 
 
 def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResults | None) -> Scores:
     """The scores in an evaluation file of the run `name`.
 
-    `results` is the run itself where it is at hand. Raises UsageError where the file is broken, or
-    scores other problems than the run has.
+    `results` is the run itself where it is at hand. Problems that the file says it excluded are left
+    out. Raises UsageError where the file is broken, or scores other problems than the run has.
     """
     try:
         content = msgspec.json.decode(file.read_bytes(), type=_ScoredProblems)
@@ -206,11 +215,13 @@ def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResul
     answered = dict.fromkeys(accuracies, True)
     if results is not None:
         answered = {record.problem_id: record.status == "ok" for record in results.records}
-        if answered.keys() != accuracies.keys():
+        if answered.keys() != accuracies.keys() | content.excluded.keys():
             raise UsageError(
                 f"{one_line(file.name)} scores other problems than {one_line(results.file.name)} "
                 "has; evaluate the run again"
             )
+    for problem_id, letter in (content.selected_options or {}).items():
+        answered[problem_id] = answered.get(problem_id, False) and letter is not None
     return Scores(
         name=name,
         metric=metric,

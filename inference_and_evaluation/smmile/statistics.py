@@ -1,9 +1,19 @@
-"""Error bars. Functions of scores and clusters alone; each names its formula and source."""
+"""Error bars, intervals and tests. Functions of scores and clusters; each names its formula and source.
+
+Scores and differences are shares (0..1, -1..1), a place per row; `clusters` says for each row which rows
+it goes with. How often the intervals cover and the tests err is measured in docs/statistics.md.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def bootstrap_standard_deviation(correct: int, total: int, *, resamples: int, seed: int) -> float:
@@ -39,3 +49,418 @@ def clustered_standard_error(scores: Sequence[float], clusters: Sequence[Hashabl
     for score, cluster in zip(scores, clusters, strict=True):
         totals[cluster] = totals.get(cluster, 0.0) + score - mean
     return math.sqrt(sum(total * total for total in totals.values())) / len(scores)
+
+
+# One run.
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`, both shares."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(correct: float, total: float, confidence: float = 0.95) -> Interval:
+    """The score interval for a share of independent rows.
+
+    The p that a z test would not reject: (p^ + z^2/2n ± z sqrt(p^(1-p^)/n + z^2/4n^2)) / (1 + z^2/n).
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference". At n of about 100
+    it holds, where the normal interval is too short: Bowyer et al. 2025 (arXiv 2503.01747).
+    Raises ValueError for a `correct` outside 0..total, a `total` under 1, a `confidence` outside 0..1.
+    """
+    if not 0 <= correct <= total or total < 1:
+        raise ValueError(f"no interval for {correct} of {total}")
+    return _wilson(correct / total, total, _quantile(confidence, math.inf))
+
+
+def _wilson(share: float, size: float, quantile: float) -> Interval:
+    square = quantile * quantile
+    centre = (share + square / (2 * size)) / (1 + square / size)
+    spread = math.sqrt(share * (1 - share) / size + square / (4 * size * size))
+    half = quantile * spread / (1 + square / size)
+    return Interval(centre - half if share > 0 else 0.0, centre + half if share < 1 else 1.0)
+
+
+def _quantile(confidence: float, degrees_of_freedom: float) -> float:
+    """The two-sided quantile of Student's t, which is the normal's at infinite degrees of freedom."""
+    from scipy.special import ndtri, stdtrit
+
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence of {confidence} is not between 0 and 1")
+    upper = 0.5 + confidence / 2
+    independent = math.isinf(degrees_of_freedom)
+    return float(ndtri(upper) if independent else stdtrit(degrees_of_freedom, upper))
+
+
+@dataclass(frozen=True)
+class EffectiveSample:
+    """As how many independent rows the rows count, and the degrees of freedom of that judgement."""
+
+    size: float
+    degrees_of_freedom: float
+
+
+def effective_sample(values: Sequence[float], clusters: Sequence[Hashable]) -> EffectiveSample:
+    """As how many independent rows `values` count whose members of one cluster go together.
+
+    n_eff = s^2 / SE^2 (Kish 1965, "Survey sampling"; Korn & Graubard 1998, "Confidence intervals for
+    proportions with small expected number of positive counts estimated from survey data"), s^2 the
+    variance of the rows. SE is estimated in two ways, and the larger one counts:
+
+    - from the clusters' totals, SE^2 = sum of (total - size * mean)^2 / (1 - size/n) / n^2: Miller's
+      clustered error with the correction CR2 of Bell & McCaffrey 2002 for few, unequal clusters;
+    - from the intra-cluster correlation r (analysis of variance, Donner 1986, cut to 0..1), SE^2 =
+      s^2 * sum of size * (1 + (size - 1) r) / n^2, which is steadier where right answers are few.
+
+    Where all values are equal r cannot be told and 1 is taken, Kish's n^2 / sum of size^2. Degrees of
+    freedom: the effective number of clusters, (sum size^2)^2 / sum size^4, less 1 (Carter, Schnepel &
+    Steigerwald 2017), at least 1. Rows that are each their own cluster count fully, as many as they are.
+    Raises ValueError where there are no values, or not one cluster for each.
+    """
+    totals, sizes, squares = _by_cluster(values, clusters)
+    rows = float(sizes.sum())
+    if len(sizes) == rows:
+        return EffectiveSample(rows, math.inf)
+    mean = float(totals.sum()) / rows
+    variance = float(squares.sum()) / rows - mean * mean
+    effective_clusters = float((sizes**2).sum()) ** 2 / float((sizes**4).sum())
+    freedom = max(1.0, effective_clusters - 1)
+    least = rows * rows / float((sizes**2).sum())
+    if len(sizes) == 1 or variance < 1e-12:
+        return EffectiveSample(least, freedom)
+    residuals = totals - sizes * mean
+    robust = float((residuals**2 / (1 - sizes / rows)).sum()) / rows**2
+    correlation = _intracluster_correlation(totals, sizes, squares)
+    by_correlation = variance * float((sizes * (1 + (sizes - 1) * correlation)).sum()) / rows**2
+    return EffectiveSample(min(rows, variance / max(robust, by_correlation)), freedom)
+
+
+def _intracluster_correlation(
+    totals: NDArray[np.float64], sizes: NDArray[np.float64], squares: NDArray[np.float64]
+) -> float:
+    """(MSB - MSW) / (MSB + (m - 1) MSW), m = (n - sum size^2 / n) / (clusters - 1), cut to 0..1."""
+    rows, count = float(sizes.sum()), len(sizes)
+    mean = float(totals.sum()) / rows
+    between = float((sizes * (totals / sizes - mean) ** 2).sum()) / (count - 1)
+    within = float((squares - totals**2 / sizes).sum()) / (rows - count)
+    typical = (rows - float((sizes**2).sum()) / rows) / (count - 1)
+    return min(1.0, max(0.0, (between - within) / (between + (typical - 1) * within)))
+
+
+def _by_cluster(
+    values: Sequence[float], clusters: Sequence[Hashable]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Per cluster the sum of its values, how many they are, and the sum of their squares."""
+    import numpy as np
+
+    if not len(values) or len(values) != len(clusters):
+        raise ValueError(f"{len(values)} scores and {len(clusters)} clusters")
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+    array = np.asarray(values, dtype=np.float64)
+
+    def sums(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(index, weights=weights).astype(np.float64)
+
+    return sums(array), sums(np.ones(len(array))), sums(array * array)
+
+
+def accuracy_interval(
+    scores: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
+) -> Interval:
+    """The interval to show with an accuracy: that of the mean of `scores`, every row weighing the same.
+
+    Wilson's where every row is its own cluster; else Wilson's with the effective sample size for n and
+    Student's t for z, as Korn & Graubard 1998 do with the Clopper-Pearson interval. (For scores between 0
+    and 1 it is on the safe side.) Raises ValueError for scores outside 0..1 and as `effective_sample`.
+    """
+    sample = effective_sample(scores, clusters)
+    if min(scores) < 0 or max(scores) > 1:
+        raise ValueError("an accuracy's scores are from 0 to 1")
+    share = float(sum(scores)) / len(scores)
+    return _wilson(share, sample.size, _quantile(confidence, sample.degrees_of_freedom))
+
+
+@dataclass(frozen=True)
+class MacroAverage:
+    """A mean over clusters; `standard_error` is None for a single one."""
+
+    mean: float
+    standard_error: float | None
+    clusters: int
+
+
+def macro_average(scores: Sequence[float], clusters: Sequence[Hashable]) -> MacroAverage:
+    """The mean of the clusters' means, every cluster weighing the same however many rows it has.
+
+    Its standard error is sqrt(sum of (cluster mean - mean)^2 / (G - 1) / G) for G clusters, that of a mean
+    of independent values. Raises ValueError as `effective_sample`.
+    """
+    totals, sizes, _ = _by_cluster(scores, clusters)
+    means = totals / sizes
+    count = len(means)
+    error = float(means.std(ddof=1)) / math.sqrt(count) if count > 1 else None
+    return MacroAverage(float(means.mean()), error, count)
+
+
+# Two runs on the same problems.
+
+
+def mcnemar_exact(first_only: int, second_only: int) -> float:
+    """The two-sided p of no difference between two runs on independent problems.
+
+    Of the problems that just one run has right, each is the first's or the second's with probability
+    1/2: p = 2 P(X <= min) for X binomial, at most 1, and 1 where there are none. McNemar 1947, in the
+    exact form. Raises ValueError for a negative number.
+    """
+    from scipy.special import bdtr
+
+    if first_only < 0 or second_only < 0:
+        raise ValueError(f"no test of {first_only} against {second_only}")
+    total = first_only + second_only
+    return min(1.0, 2 * float(bdtr(min(first_only, second_only), total, 0.5))) if total else 1.0
+
+
+def sign_flip_test(differences: Sequence[int], clusters: Sequence[Hashable]) -> float:
+    """The two-sided p of no difference between two runs whose problems go together in clusters.
+
+    Were the runs alike, exchanging them within a cluster would change nothing: p is the share of all 2^G
+    choices of a sign for each cluster's total that make the sum as far from 0 as it is, or farther
+    (Fisher 1935, "The design of experiments", section 21; clusters as in Winkler et al. 2015,
+    "Multi-level block permutation"). The sum's distribution is put together cluster by cluster (Pagano
+    & Tritchler 1983), so it is exact for any number of them and needs no random numbers. With every row
+    its own cluster it is McNemar's exact test.
+    Raises ValueError for differences that are not whole numbers, and as `effective_sample`.
+    """
+    import numpy as np
+
+    totals, _, _ = _by_cluster(differences, clusters)
+    if any(difference != int(difference) for difference in differences):
+        raise ValueError("differences of right and wrong answers are whole numbers")
+    steps = [int(total) for total in np.abs(totals) if total]
+    reach = sum(steps)
+    share = np.ones(1)  # of the choices so far, by their sum, from the least to the greatest
+    for step in steps:
+        wider = np.zeros(len(share) + 2 * step)
+        wider[: len(share)] = share / 2
+        wider[2 * step :] += share / 2
+        share = wider
+    sums = np.arange(-reach, reach + 1)
+    return min(1.0, float(share[np.abs(sums) >= abs(int(totals.sum()))].sum()))
+
+
+def tango_interval(
+    first_only: float, second_only: float, total: float, confidence: float = 0.95
+) -> Interval:
+    """The score interval for the difference of two paired shares, first minus second.
+
+    Of `total` independent problems `first_only` are right in the first run alone, `second_only` in the
+    second alone. Tango 1998, "Equivalence test and confidence interval for the difference in proportions
+    for the paired-sample design": the D with |b - c - nD| <= z sqrt(n (2q + D (1 - D))), q the second's
+    share where D is the difference, the greater root of 2n q^2 - (b + c - (2n - b + c) D) q - c D (1 - D).
+    (At D = 0 it is McNemar's test.) Need not be whole numbers.
+    Raises ValueError for negative numbers, or more of them than `total`.
+    """
+    if min(first_only, second_only) < 0 or total <= 0 or first_only + second_only > total * (1 + 1e-9):
+        raise ValueError(f"no interval for {first_only} and {second_only} of {total}")
+    return _tango(first_only, second_only, total, _quantile(confidence, math.inf))
+
+
+def _tango(first_only: float, second_only: float, total: float, quantile: float) -> Interval:
+    from scipy.optimize import brentq
+
+    def excess(difference: float) -> float:
+        """By how much the squared test statistic is over its bound, times the variance."""
+        product = difference * (1 - difference)
+        linear = (2 * total - first_only + second_only) * difference - first_only - second_only
+        root = math.sqrt(max(0.0, linear * linear + 8 * total * second_only * product))
+        second_share = (root - linear) / (4 * total)
+        variance = total * (2 * second_share + product)
+        return (first_only - second_only - total * difference) ** 2 - quantile * quantile * variance
+
+    observed = (first_only - second_only) / total
+    # Just beside the observed difference, since without discordant problems the excess is 0 at it.
+    below, above = observed - 1e-9, observed + 1e-9
+    low = brentq(excess, -1.0, below, xtol=1e-13) if below > -1 and excess(-1.0) > 0 else -1.0
+    high = brentq(excess, above, 1.0, xtol=1e-13) if above < 1 and excess(1.0) > 0 else 1.0
+    return Interval(float(low), float(high))
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Two runs on the same rows, first minus second; shares.
+
+    `first_only` and `second_only` count the rows that one run alone has right. `standard_error` is
+    clustered. `smallest_detectable` is the true difference that so many rows show four times in five.
+    """
+
+    rows: int
+    clusters: int
+    first_accuracy: float
+    second_accuracy: float
+    first_only: int
+    second_only: int
+    difference: float
+    standard_error: float
+    interval: Interval
+    p_value: float
+    smallest_detectable: float
+
+    @property
+    def is_clustered(self) -> bool:
+        """Do rows go together, so that the p is the sign-flip test's and not McNemar's?"""
+        return self.clusters < self.rows
+
+
+def paired_difference(
+    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[Hashable], confidence: float = 0.95
+) -> PairedDifference:
+    """What two runs on the same rows say about the difference of their accuracies.
+
+    The interval is Tango's; with clusters it is Tango's on the effective sample size of the rows'
+    differences, with Student's t for z. The p is that of McNemar's exact test, with clusters that of the
+    sign-flip test. A p and an interval come from different tests, so close to the border one may say yes
+    and the other no: the p decides. Raises ValueError where the three have not one length, or are empty.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} scores are not paired")
+    differences = [bool(one) - bool(other) for one, other in zip(first, second, strict=True)]
+    sample = effective_sample(differences, clusters)
+    rows, count = len(differences), len(set(clusters))
+    first_only, second_only = differences.count(1), differences.count(-1)
+    weight = sample.size / rows
+    interval = _tango(
+        first_only * weight,
+        second_only * weight,
+        sample.size,
+        _quantile(confidence, sample.degrees_of_freedom),
+    )
+    if count < rows:
+        p_value = sign_flip_test(differences, clusters)
+    else:
+        p_value = mcnemar_exact(first_only, second_only)
+    discordant = (first_only + second_only + 2 / weight) / (rows + 2 / weight)
+    return PairedDifference(
+        rows=rows,
+        clusters=count,
+        first_accuracy=sum(map(bool, first)) / rows,
+        second_accuracy=sum(map(bool, second)) / rows,
+        first_only=first_only,
+        second_only=second_only,
+        difference=(first_only - second_only) / rows,
+        standard_error=clustered_standard_error(differences, clusters),
+        interval=interval,
+        p_value=p_value,
+        smallest_detectable=smallest_detectable_difference(sample.size, discordant),
+    )
+
+
+def smallest_detectable_difference(
+    size: float, discordant: float, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """The smallest true difference that a paired test at level `alpha` shows with probability `power`.
+
+    `size` is the number of independent problems (or the effective one), `discordant` the share of them
+    that one run alone has right. The D that solves sqrt(n) D = z_alpha sqrt(d) + z_power sqrt(d - D^2):
+    Miettinen 1968, "The matched pairs design in the case of all-or-none responses"; Connor 1987. A
+    difference cannot be more than `discordant`: where it would be, all discordant problems are taken to be
+    on one side, d = D. It is at most 1. Raises ValueError for a `size` that is not positive and for shares
+    outside 0..1.
+    """
+    from scipy.special import ndtri
+
+    if size <= 0 or not 0 <= discordant <= 1 or not 0 < power < 1 or not 0 < alpha < 1:
+        raise ValueError(f"no smallest difference for {size} problems of which {discordant} differ")
+    level, chance = float(ndtri(1 - alpha / 2)), float(ndtri(power))
+    whole = size + chance**2
+    inner = discordant * (whole - level**2)
+    if inner >= 0:
+        found = (level * math.sqrt(size * discordant) + chance * math.sqrt(inner)) / whole
+        if found <= discordant:
+            return found
+    # With d = D the equation is quadratic in sqrt(1 - D).
+    root = math.sqrt(max(0.0, (level * chance) ** 2 - whole * (level**2 - size)))
+    kept = max(0.0, (root - level * chance) / whole)
+    return 1 - kept * kept
+
+
+# Many comparisons.
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for being many, in the order given.
+
+    The i-th smallest of m becomes the largest of (m - j + 1) p_(j) over j <= i, at most 1. To reject those
+    up to 5 % keeps the chance of any false one at 5 %. Holm 1979, "A simple sequentially rejective
+    multiple test procedure". Raises ValueError for values outside 0..1.
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError("p-values are from 0 to 1")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def indistinguishable_sets(
+    accuracies: Mapping[str, float], told_apart: Collection[frozenset[str]]
+) -> list[tuple[str, ...]]:
+    """The largest sets of names no two of which are told apart.
+
+    `told_apart` are the pairs that differ significantly. A set is listed where no other name could join
+    it; a name may stand in several sets, and stands alone in one where it differs from all others. (The
+    maximal cliques of the graph of pairs that do not differ, Bron & Kerbosch 1973: what the letters of
+    Piepho 2004, "An algorithm for a letter-based representation of all-pairwise comparisons", stand for.)
+    Best first, within a set and among sets; equals in the order given.
+    """
+    order = sorted(accuracies, key=lambda name: -accuracies[name])
+    alike = {
+        name: {other for other in order if other != name and frozenset((name, other)) not in told_apart}
+        for name in order
+    }
+    found: list[tuple[str, ...]] = []
+
+    def extend(members: set[str], candidates: set[str], done: set[str]) -> None:
+        if not candidates and not done:
+            found.append(tuple(name for name in order if name in members))
+            return
+        pivot = max(candidates | done, key=lambda name: len(alike[name] & candidates))
+        for name in sorted(candidates - alike[pivot]):
+            extend(members | {name}, candidates & alike[name], done & alike[name])
+            candidates = candidates - {name}
+            done = done | {name}
+
+    if order:
+        extend(set(), set(order), set())
+    rank = {name: index for index, name in enumerate(order)}
+    return sorted(found, key=lambda names: [rank[name] for name in names])
+
+
+# Judges.
+
+
+def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
+    """The share of places at which two judges say the same.
+
+    Raises ValueError where there are none, or not as many of each.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} verdicts cannot be compared")
+    return sum(one == other for one, other in zip(first, second, strict=True)) / len(first)
+
+
+def cohens_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
+    """Two judges' agreement beyond chance: (p_o - p_e) / (1 - p_e).
+
+    p_o is the share on which they agree, p_e what would agree if each gave as many of every verdict at
+    random. None where p_e is 1: both say the same of everything, and chance explains all. Cohen 1960, "A
+    coefficient of agreement for nominal scales". Raises ValueError as `agreement`.
+    """
+    observed = agreement(first, second)
+    total = len(first)
+    expected = sum(first.count(v) * second.count(v) for v in set(first)) / (total * total)
+    return None if expected == 1 else (observed - expected) / (1 - expected)

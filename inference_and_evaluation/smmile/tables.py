@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from smmile.conversation import InferenceMode
 from smmile.errors import one_line
@@ -25,8 +26,16 @@ COLUMNS: tuple[tuple[Metric, InferenceMode], ...] = (
 )
 
 
-def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 2) -> str:
-    """A plain table as wide as its content; all but the first `text_columns` are set to the right."""
+def text_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: int = 2,
+    dimmed: Container[int] | None = None,
+) -> str:
+    """A plain table as wide as its content; all but the first `text_columns` are set to the right.
+
+    With `dimmed` it is for a terminal, and those rows (by number, from 0) are dimmed.
+    """
     from io import StringIO
 
     from rich.box import SIMPLE_HEAD
@@ -36,11 +45,20 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index < text_columns else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(one_line(cell)) for cell in row))
+        side: Literal["left", "right"] = "left" if index < text_columns else "right"
+        table.add_column(Text(one_line(name)), justify=side, no_wrap=True)
+    for number, row in enumerate(rows):
+        style = "dim" if dimmed is not None and number in dimmed else None
+        table.add_row(*(Text(one_line(cell)) for cell in row), style=style)
     out = StringIO()
-    Console(file=out, width=100_000, color_system=None, legacy_windows=False).print(table)
+    console = Console(
+        file=out,
+        width=100_000,
+        force_terminal=dimmed is not None,
+        color_system=None if dimmed is None else "standard",
+        legacy_windows=False,
+    )
+    console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
@@ -49,8 +67,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def comparison_table(scores: Sequence[Scores]) -> str:
-    """All runs side by side, each with its own counts."""
+def comparison_table(
+    scores: Sequence[Scores], more: Mapping[str, Mapping[RunName, str]] | None = None
+) -> str:
+    """All runs side by side, each with its own counts; `more` columns have a cell for each run."""
     head = ["Model", "Mode", "Problems", "Correct", "Accuracy %", "Errors", "Answered %"]
     head += ["Of answered %", "Words"]
     skipped = any(run.skipped for run in scores)
@@ -66,10 +86,11 @@ def comparison_table(scores: Sequence[Scores]) -> str:
             percent(run.accuracy_of_answered),
             f"{run.word_count:.1f}",
             *([str(run.skipped)] if skipped else []),
+            *(cells[run.name] for cells in (more or {}).values()),
         ]
         for run in sorted(scores, key=lambda run: run.name.sort_key)
     ]
-    return text_table([*head, *(["Skipped"] if skipped else [])], rows)
+    return text_table([*head, *(["Skipped"] if skipped else []), *(more or {})], rows)
 
 
 @dataclass(frozen=True)
@@ -88,28 +109,31 @@ class Estimate:
 TableRow = tuple[str, str]  # model and perturbation
 
 
-def latex_table(estimates: Mapping[tuple[RunName, Metric], Estimate], *, caption: str, label: str) -> str:
+Estimates = Mapping[tuple[RunName, Metric], Estimate]
+
+
+def latex_table(
+    estimates: Estimates, *, caption: str, label: str, published: Estimates | None = None
+) -> str:
     """The paper's table as a complete LaTeX float; it needs the package booktabs.
 
     Baselines come first, then a rule, then the models by file name; the best value of each column is
-    bold, as printed. Names that are not the paper's are escaped. `caption` is LaTeX.
+    bold, as printed. `published` ones follow below a further rule, none of them bold. Names that are not
+    the paper's are escaped. `caption` is LaTeX.
     """
     import jinja2
 
-    rows: dict[TableRow, dict[tuple[Metric, InferenceMode], Estimate]] = {}
-    for (name, metric), estimate in sorted(estimates.items(), key=lambda item: item[0][0].sort_key):
-        row = rows.setdefault((name.model, name.perturbation), {})
-        row[metric, name.mode] = estimate
+    rows = _latex_rows(estimates)
     best = {
         column: max((row[column].accuracy for row in rows.values() if column in row), default=None)
         for column in COLUMNS
     }
 
-    def cells(row: Mapping[tuple[Metric, InferenceMode], Estimate]) -> list[str]:
+    def cells(row: Mapping[tuple[Metric, InferenceMode], Estimate], *, bold: bool = True) -> list[str]:
         shown = []
         for column in COLUMNS:
             estimate, best_value = row.get(column), best[column]
-            is_best = estimate is not None and estimate.shown == percent(best_value)
+            is_best = bold and estimate is not None and estimate.shown == percent(best_value)
             shown.append(_latex_cell(estimate, bold=is_best))
         return shown
 
@@ -131,9 +155,20 @@ def latex_table(estimates: Mapping[tuple[RunName, Metric], Estimate], *, caption
     return environment.get_template("table.tex.j2").render(
         baselines=[row for key, row in named if key[0] in BASELINES],
         models=[row for key, row in named if key[0] not in BASELINES],
+        published=[
+            [_latex_model(*key), *cells(row, bold=False)]
+            for key, row in _latex_rows(published or {}).items()
+        ],
         caption=caption,
         label=label,
     )
+
+
+def _latex_rows(estimates: Estimates) -> dict[TableRow, dict[tuple[Metric, InferenceMode], Estimate]]:
+    rows: dict[TableRow, dict[tuple[Metric, InferenceMode], Estimate]] = {}
+    for (name, metric), estimate in sorted(estimates.items(), key=lambda item: item[0][0].sort_key):
+        rows.setdefault((name.model, name.perturbation), {})[metric, name.mode] = estimate
+    return rows
 
 
 def _latex_cell(estimate: Estimate | None, *, bold: bool) -> str:

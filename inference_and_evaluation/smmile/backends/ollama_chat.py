@@ -38,11 +38,19 @@ class OllamaChat(RemoteBackend):
 
     Its client does not ask again by itself, which is done here up to `max_retries` times. Where
     `follow_up` has something to ask about a reply, it goes out once, after the conversation and that reply.
+    `reply_schema`, a JSON schema, is what ollama holds replies to.
     """
 
-    def __init__(self, *, max_retries: int, follow_up: FollowUp | None = None, **how: Any) -> None:
+    def __init__(
+        self,
+        *,
+        max_retries: int,
+        follow_up: FollowUp | None = None,
+        reply_schema: dict[str, object] | None = None,
+        **how: Any,
+    ) -> None:
         super().__init__(**how)
-        self._max_retries, self._follow_up = max_retries, follow_up
+        self._max_retries, self._follow_up, self._reply_schema = max_retries, follow_up, reply_schema
 
     async def _ask(self, client: ollama.AsyncClient, request: Request) -> Reply | Failure:
         started = time.perf_counter()
@@ -63,7 +71,13 @@ class OllamaChat(RemoteBackend):
         try:
             response: ollama.ChatResponse = await asking_again(
                 self._max_retries, _may_pass, _asked_to_wait
-            )(client.chat, self._service.model, messages, options=self._fields or None)
+            )(
+                client.chat,
+                self._service.model,
+                messages,
+                options=self._fields or None,
+                format=self._reply_schema,
+            )
         except ollama.ResponseError as error:
             return self._service.failure(error.status_code, error.error, retry_after=_asked_to_wait(error))
         except (ConnectionError, httpx.ConnectTimeout) as error:

@@ -1,0 +1,337 @@
+"""Measures how often the suite's 95 % intervals cover the truth, and how often its tests err.
+
+    python benchmarks/coverage.py [--write] [--repeats N]
+
+Draws scores like SMMILE's (111 problems) and SMMILE++'s (86 problems in 1,038 permutations) whose true
+accuracies are known, and asks smmile.statistics about them. With --write the tables go into
+docs/statistics.md. Takes about eight minutes on one core; seeded, so the figures come out again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from document import markdown_table, write_section
+
+SUITE = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(SUITE / "inference_and_evaluation"))
+
+from smmile.statistics import (  # noqa: E402 - it is found now
+    PairedDifference,
+    accuracy_interval,
+    clustered_standard_error,
+    mcnemar_exact,
+    paired_difference,
+    smallest_detectable_difference,
+    wilson_interval,
+)
+
+PAGE = SUITE / "docs" / "statistics.md"
+Z = 1.959964
+
+PROBLEMS = 111
+SIZES = np.array([2] * 27 + [6] * 24 + [24] * 35)
+CLUSTERS = np.repeat(np.arange(len(SIZES)), SIZES).tolist()
+ROWS = len(CLUSTERS)
+
+ACCURACIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+CORRELATIONS = (0.0, 0.2, 0.5, 0.8, 1.0)
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+def shown(share: float) -> str:
+    return f"{share * 100:.1f}"
+
+
+# Independent rows.
+
+
+def independent_coverage() -> str:
+    """Exact: the probabilities of all counts whose interval holds the true accuracy."""
+    alone = list(range(PROBLEMS))
+    ours, normal = [], []
+    for correct in range(PROBLEMS + 1):
+        interval = accuracy_interval([True] * correct + [False] * (PROBLEMS - correct), alone)
+        share = correct / PROBLEMS
+        half = Z * (share * (1 - share) / PROBLEMS) ** 0.5
+        ours.append((interval.low, interval.high))
+        normal.append((share - half, share + half))
+    rows = []
+    for accuracy in ACCURACIES:
+        chances = stats.binom.pmf(np.arange(PROBLEMS + 1), PROBLEMS, accuracy)
+        rows.append(
+            (
+                f"{accuracy:.0%}",
+                *(
+                    shown(
+                        sum(
+                            c
+                            for c, (low, high) in zip(chances, bounds, strict=True)
+                            if low <= accuracy <= high
+                        )
+                    )
+                    for bounds in (ours, normal)
+                ),
+            )
+        )
+    return markdown_table(
+        ("true accuracy", "Wilson (the suite's)", "accuracy ± 1.96 standard errors"), rows
+    )
+
+
+# Clusters.
+
+
+def beta_binomial(accuracy: float, correlation: float, generator: np.random.Generator) -> Counts:
+    """Right answers per problem, each with a difficulty of its own, drawn from a beta distribution."""
+    if correlation in (0, 1):
+        return all_or_none(accuracy, correlation, generator)
+    spread = (1 - correlation) / correlation
+    difficulty = generator.beta(accuracy * spread, (1 - accuracy) * spread, len(SIZES))
+    return generator.binomial(SIZES, difficulty)
+
+
+def all_or_none(accuracy: float, correlation: float, generator: np.random.Generator) -> Counts:
+    """A share `correlation` of the problems is right or wrong as a whole, the others are mere chance."""
+    whole = generator.random(len(SIZES)) < correlation
+    right = generator.random(len(SIZES)) < accuracy
+    return generator.binomial(SIZES, np.where(whole, right, accuracy))
+
+
+def row_scores(counts: Counts) -> list[bool]:
+    """The rows of clusters with so many right answers."""
+    places = np.arange(ROWS) - np.repeat(np.cumsum(SIZES) - SIZES, SIZES)
+    scores: list[bool] = (places < np.repeat(counts, SIZES)).tolist()
+    return scores
+
+
+def clustered_coverage(repeats: int) -> Iterator[str]:
+    generator = np.random.default_rng(1)
+    covered: dict[tuple[str, str, float, float], int] = {}
+    for draw in (beta_binomial, all_or_none):
+        for correlation in CORRELATIONS:
+            for accuracy in ACCURACIES:
+                for _ in range(repeats):
+                    scores = row_scores(draw(accuracy, correlation, generator))
+                    share = sum(scores) / ROWS
+                    half = Z * clustered_standard_error(scores, CLUSTERS)
+                    ours = accuracy_interval(scores, CLUSTERS)
+                    rows = wilson_interval(sum(scores), ROWS)
+                    for what, low, high in (
+                        ("ours", ours.low, ours.high),
+                        ("normal", share - half, share + half),
+                        ("rows", rows.low, rows.high),
+                    ):
+                        key = (draw.__name__, what, correlation, accuracy)
+                        covered[key] = covered.get(key, 0) + (low <= accuracy <= high)
+    for model, what, title in (
+        ("beta_binomial", "ours", "The suite's interval; difficulties from a beta distribution."),
+        (
+            "all_or_none",
+            "ours",
+            "The suite's interval; a share of the problems is right or wrong as a whole, the others are "
+            "mere chance: the hardest case that was found.",
+        ),
+        ("beta_binomial", "normal", "For comparison: accuracy ± 1.96 clustered standard errors."),
+        ("beta_binomial", "rows", "For comparison: Wilson on the 1,038 rows as if they were independent."),
+    ):
+        head = ("true accuracy", *(f"correlation {correlation}" for correlation in CORRELATIONS))
+        lines = [
+            (f"{p:.0%}", *(shown(covered[model, what, c, p] / repeats) for c in CORRELATIONS))
+            for p in ACCURACIES
+        ]
+        yield f"{title}\n\n{markdown_table(head, lines)}"
+
+
+# Pairs.
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The true accuracies of two runs, and how their answers to one problem are correlated."""
+
+    first: float
+    second: float
+    correlation: float
+
+    def chances(self) -> Floats:
+        """Of right in both, in the first alone, in the second alone, in none."""
+        spread = (self.first * (1 - self.first) * self.second * (1 - self.second)) ** 0.5
+        both = self.first * self.second + self.correlation * spread
+        both = max(0.0, self.first + self.second - 1, min(both, self.first, self.second))
+        return np.array([both, self.first - both, self.second - both, 1 - self.first - self.second + both])
+
+    def draw(self, within: float, generator: np.random.Generator) -> tuple[list[bool], list[bool]]:
+        """Scores of the clustered rows: each is its cluster's with the chance sqrt(within), else its own.
+
+        So the correlation within clusters is `within` (Lunn & Davies 1998, "A note on generating
+        correlated binary variables").
+        """
+        chances = self.chances()
+        own = generator.choice(4, ROWS, p=chances)
+        of_cluster = np.repeat(generator.choice(4, len(SIZES), p=chances), SIZES)
+        outcome = np.where(generator.random(ROWS) < within**0.5, of_cluster, own)
+        return (outcome < 2).tolist(), (outcome % 2 == 0).tolist()
+
+
+PAIRS = tuple(
+    Pair(second + difference, second, correlation)
+    for second in (0.05, 0.2, 0.5, 0.8)
+    for difference in (0.0, 0.1)
+    for correlation in (0.0, 0.5)
+)
+
+
+@cache
+def independent_pair(both: int, first_only: int, second_only: int, total: int) -> PairedDifference:
+    neither = total - both - first_only - second_only
+    first = [True] * (both + first_only) + [False] * (second_only + neither)
+    second = [True] * both + [False] * first_only + [True] * second_only + [False] * neither
+    return paired_difference(first, second, range(total))
+
+
+def holds(found: PairedDifference, pair: Pair) -> bool:
+    return found.interval.low <= pair.first - pair.second <= found.interval.high
+
+
+def independent_pairs(repeats: int) -> str:
+    generator = np.random.default_rng(2)
+    rows: list[tuple[str, ...]] = []
+    for pair in PAIRS:
+        chances = pair.chances()
+        drawn = generator.multinomial(PROBLEMS, chances, repeats)
+        found = [independent_pair(0, b, c, PROBLEMS) for _, b, c, _ in drawn.tolist()]
+        rows.append(
+            (
+                f"{pair.first:.0%}, {pair.second:.0%}",
+                f"{chances[1] + chances[2]:.0%}",
+                shown(sum(holds(one, pair) for one in found) / repeats),
+                shown(sum(one.p_value < 0.05 for one in found) / repeats),
+            )
+        )
+    head = ("true accuracies", "discordant", "Tango's interval covers", "McNemar's p < 0.05")
+    return markdown_table(head, rows)
+
+
+def clustered_pairs(repeats: int) -> str:
+    generator = np.random.default_rng(3)
+    rows: list[tuple[str, ...]] = []
+    for within in CORRELATIONS[1:]:
+        for pair in PAIRS:
+            if pair.correlation == 0:
+                continue
+            covered = flipped = by_rows = 0
+            for _ in range(repeats):
+                first, second = pair.draw(within, generator)
+                found = paired_difference(first, second, CLUSTERS)
+                covered += holds(found, pair)
+                flipped += found.p_value < 0.05
+                by_rows += mcnemar_exact(found.first_only, found.second_only) < 0.05
+            rows.append(
+                (
+                    str(within),
+                    f"{pair.first:.0%}, {pair.second:.0%}",
+                    *(shown(count / repeats) for count in (covered, flipped, by_rows)),
+                )
+            )
+    head = (
+        "correlation",
+        "true accuracies",
+        "the interval covers",
+        "sign-flip p < 0.05",
+        "for comparison: McNemar on the rows, p < 0.05",
+    )
+    return markdown_table(head, rows)
+
+
+def one_sided_pairs(repeats: int) -> str:
+    """Normal draws per problem: one run is right where its is high, the other has a beta difficulty."""
+    generator = np.random.default_rng(5)
+    rows: list[tuple[str, ...]] = []
+    for accuracy in (0.1, 0.2, 0.5, 0.8):
+        for correlation in (0.0, 0.7):
+            covered = flipped = 0
+            for _ in range(repeats):
+                normal = generator.normal(size=(2, len(SIZES)))
+                normal[1] = correlation * normal[0] + (1 - correlation**2) ** 0.5 * normal[1]
+                easy, known = stats.norm.cdf(normal)
+                difficulty = stats.beta.ppf(easy, accuracy * 1.5, (1 - accuracy) * 1.5)
+                with_examples = row_scores(generator.binomial(SIZES, difficulty))
+                without = np.repeat(known > 1 - accuracy, SIZES).tolist()
+                found = paired_difference(with_examples, without, CLUSTERS)
+                covered += found.interval.low <= 0 <= found.interval.high
+                flipped += found.p_value < 0.05
+            rows.append(
+                (f"{accuracy:.0%}", str(correlation), shown(covered / repeats), shown(flipped / repeats))
+            )
+    head = ("true accuracy of both", "correlation", "the interval covers", "sign-flip p < 0.05")
+    return markdown_table(head, rows)
+
+
+def detectable(repeats: int) -> str:
+    generator = np.random.default_rng(4)
+    rows: list[tuple[str, ...]] = []
+    for discordant in (0.1, 0.2, 0.3, 0.4, 0.5):
+        difference = smallest_detectable_difference(PROBLEMS, discordant)
+        chances = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+        drawn = generator.multinomial(PROBLEMS, chances, repeats).tolist()
+        significant = sum(mcnemar_exact(b, c) < 0.05 for b, c, _ in drawn) / repeats
+        rows.append((f"{discordant:.0%}", shown(difference), shown(significant)))
+    return markdown_table(("discordant", "smallest difference, points", "McNemar shows it in, %"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/statistics.md")
+    parser.add_argument("--repeats", type=int, default=4000, metavar="N", help="draws of each case")
+    args = parser.parse_args()
+    error = (0.95 * 0.05 / args.repeats) ** 0.5 * 100
+    many, few = 10 * args.repeats, args.repeats // 2
+    text = "\n\n".join(
+        [
+            f"Per cent, over {args.repeats:,} draws of each case where nothing else is said: a coverage of "
+            f"95 % is then measured with a standard error of {error:.1f}.",
+            f"### One accuracy, {PROBLEMS} independent problems",
+            "Exact, no draws.",
+            independent_coverage(),
+            f"### One accuracy, {len(SIZES)} problems in {ROWS:,} permutations",
+            "Correlation is that between the scores of two permutations of one problem; at 1 they are all "
+            "alike.",
+            *clustered_coverage(args.repeats),
+            f"### Two runs, {PROBLEMS} independent problems",
+            f"{many:,} draws. Where the accuracies are equal the last column is the test's error rate, "
+            "which may not be over 5; elsewhere it is its power.",
+            independent_pairs(many),
+            f"### Two runs, {len(SIZES)} problems in {ROWS:,} permutations",
+            f"{few:,} draws. The two runs' answers to one problem have a correlation of 0.5. Columns as "
+            "above.",
+            clustered_pairs(few),
+            f"{few:,} draws of equal accuracies, where one run answers all permutations of a problem alike "
+            "(as models do without examples) and the other does not:",
+            one_sided_pairs(few),
+            f"### The smallest difference that {PROBLEMS} problems show",
+            f"{many:,} draws whose true difference is just that. It is made for 80; the exact test, which "
+            "keeps its error rate under 5, gets a little less.",
+            detectable(many),
+        ]
+    )
+    print(text)
+    if args.write:
+        write_section("benchmarks/coverage.py", text, PAGE)
+
+
+if __name__ == "__main__":
+    main()

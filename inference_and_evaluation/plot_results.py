@@ -1,0 +1,119 @@
+"""Figures of the runs in a folder: ICL against 0-shot per model, and each model's strata."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from smmile import cli
+
+EXAMPLE = "python plot_results.py ../results --metric llm --with-published"
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    cli.add_scoring_flags(parser)
+    parser.add_argument(
+        "--metric", choices=("llm", "em", "mcqa"), help="this metric alone (default: all there are)"
+    )
+    parser.add_argument(
+        "--mcqa",
+        choices=("stored", "reread"),
+        default="stored",
+        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
+    )
+    parser.add_argument(
+        "--with-published",
+        action="store_true",
+        help="the published scores of all models beside the runs, with hollow markers",
+    )
+    parser.add_argument(
+        "--look",
+        nargs="+",
+        choices=("print", "light", "dark"),
+        default=("print", "light", "dark"),
+        help="for print (PDF), light or dark screens (default: all three)",
+    )
+    parser.add_argument(
+        "--format", choices=("png", "svg"), default="png", help="kind of the files for screens"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="where figures go (default: where the results are)"
+    )
+    args = parser.parse_args()
+
+    from smmile.analysis import read_scores
+    from smmile.errors import UsageError
+    from smmile.figures import LOOKS, FileKind, Plan, draw, models_plan, strata_plans
+    from smmile.files import make_folder, write_whole
+    from smmile.published import published_scores, published_set
+    from smmile.run_names import file_safe
+    from smmile.strata_files import read_strata
+    from smmile.tables import METRIC_NAMES
+
+    metrics = tuple(metric for metric in METRIC_NAMES if args.metric in (None, metric))
+    scores, broken = read_scores(
+        args.results_dir,
+        args.model,
+        args.inference_mode,
+        metrics=metrics,
+        perturbed=args.perturbed,
+        reread=args.mcqa == "reread" and "mcqa" in metrics,
+    )
+    for note in (run.doubt for run in scores if run.doubt):
+        print(f"take care: {note}", file=sys.stderr)
+    if not scores and not broken:
+        what = f"with --metric {args.metric}" if args.metric else "but perturbed ones (see --perturbed)"
+        raise UsageError(f"{cli.shown_path(args.results_dir)} has no scored runs {what}")
+
+    plans: dict[str, Plan] = {}
+    if scores:
+        published = (
+            published_scores(published_set(scores), args.inference_mode) if args.with_published else []
+        )
+        plans["icl"] = models_plan(scores, published, _chance_level(args.results_dir))
+    for metric in metrics:
+        file = args.results_dir / f"model_stratification_{metric}.json"
+        try:
+            strata = read_strata(file) if file.exists() else {}
+        except UsageError as error:
+            broken.append(str(error))
+            continue
+        for model, plan in strata_plans(metric, strata, scores).items():
+            stem = f"strata_{file_safe(model)[:100]}_{metric}"
+            while stem in plans:  # names that differ in what no file name should have
+                stem += "-"
+            plans[stem] = plan
+
+    folder = args.output_dir or args.results_dir
+    make_folder(folder)
+    for stem, plan in plans.items():
+        for look in LOOKS:
+            if look.name in args.look:
+                kind: FileKind = "pdf" if look.name == "print" else args.format
+                picture = folder / f"figure_{stem}_{look.name}.{kind}"
+                write_whole(picture, draw(plan, look, kind), durable=False)
+                print(cli.shown_path(picture))
+    for reason in broken:
+        print(f"skipped: {reason}", file=sys.stderr)
+    return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
+
+
+def _chance_level(folder: Path) -> float | None:
+    """The accuracy of guessing among the options in per cent, where evaluate_MCQA.py has told it."""
+    import msgspec
+
+    from smmile.scoring import evaluation_files
+
+    for file in evaluation_files(folder, "mcqa").values():
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            evaluation = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+            if isinstance(level := evaluation.get("chance_level"), float) and 0 <= level <= 100:
+                return level
+    return None
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,50 @@
+"""Strata as `model_stratification_*.json` files have them, published ones or those of stratify.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from smmile.errors import UsageError, one_line
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Right answers among the problems that share a flag's value."""
+
+    correct: int
+    total: int
+
+
+# What a run's problems are divided by: flag, value, counts.
+Strata = Mapping[str, Mapping[str, Counts]]
+
+
+def read_strata(file: Path) -> dict[str, Strata]:
+    """What stratify.py wrote down in `file`, by `<name>:<mode>`. Raises UsageError where it is broken."""
+    try:
+        content = msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, dict[str, float]]])
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{one_line(file.name)} is no readable file of strata ({error})") from error
+    strata: dict[str, Strata] = {}
+    for run, columns in content.items():
+        of_run: dict[str, Mapping[str, Counts]] = {}
+        for column, totals in columns.items():
+            flag = column.removesuffix("_total")
+            correct = columns.get(f"{flag}_correct", {})
+            if flag == column:
+                continue
+            if any(
+                not 0 <= correct.get(value, -1) <= total or not total for value, total in totals.items()
+            ):
+                raise UsageError(
+                    f"{one_line(file.name)}: {one_line(column)} does not go with its right answers"
+                )
+            of_run[flag] = {
+                value: Counts(int(correct[value]), int(total)) for value, total in totals.items()
+            }
+        strata[run] = of_run
+    return strata

@@ -1,0 +1,115 @@
+"""Accuracy by the data set's flags, by the number of examples and by whether an example has the answer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from smmile import cli
+
+EXAMPLE = "python stratify.py ../results --eval_type llm --model qwen72B --inference-mode ICL"
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    cli.add_scoring_flags(parser)
+    parser.add_argument(
+        "--eval_type",
+        choices=("em", "llm", "mcqa"),
+        required=True,
+        help="exact match, the judge's scores (from _evaluationllm.json files), or multiple choice",
+    )
+    parser.add_argument(
+        "--mcqa",
+        choices=("stored", "reread"),
+        default="stored",
+        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
+    )
+    cli.add_dataset_flags(parser)
+    args = parser.parse_args()
+
+    import msgspec
+
+    from smmile.analysis import read_scores
+    from smmile.dataset import load_outlines
+    from smmile.errors import UsageError, counted, one_line
+    from smmile.files import write_whole
+    from smmile.strata import FEW_PROBLEMS, published_form, strata_tables, stratify, unknown_problems
+    from smmile.tables import METRIC_NAMES
+
+    source = cli.dataset_source(args)
+    runs, broken = read_scores(
+        args.results_dir,
+        args.model,
+        args.inference_mode,
+        metrics=(args.eval_type,),
+        perturbed=args.perturbed,
+        reread=args.mcqa == "reread" and args.eval_type == "mcqa",
+    )
+    for reason in broken:
+        print(f"skipped: {reason}", file=sys.stderr)
+    for note in (run.doubt for run in runs if run.doubt):
+        print(f"take care: {note}", file=sys.stderr)
+    if not runs and not broken:
+        raise UsageError(_nothing_there(args))
+    if not runs:
+        return cli.EXIT_SOME_ERRORS
+    for file in _unjudged(args) if args.eval_type == "llm" else []:
+        print(f"{one_line(file.name)} is not judged yet; evaluate_LLMJudge.py does it", file=sys.stderr)
+
+    outlines = {outline.problem_id: outline for outline in load_outlines(source)}
+    strata = stratify(runs, outlines)
+    if not strata:
+        raise UsageError(
+            f"data set {one_line(source.label)} has none of the problems of these runs; name the one that "
+            "they ran on with --dataset or --dataset-path"
+        )
+    for run in runs:
+        if unknown := unknown_problems(run, outlines):
+            left_out = f"{counted(unknown, 'problem')} of {run.total} left out"
+            why = f"not in data set {one_line(source.label)}"
+            print(f"{one_line(run.name.label)} {run.name.mode}: {left_out}, {why}", file=sys.stderr)
+    content = msgspec.json.format(msgspec.json.encode(published_form(strata)), indent=2)
+    file = args.results_dir / f"model_stratification_{args.eval_type}.json"
+    write_whole(file, content + b"\n", durable=False)
+
+    terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    print(f"{METRIC_NAMES[args.eval_type]} by stratum, errors and missing answers counted as wrong.")
+    few = f"fewer than {FEW_PROBLEMS} problems (base problems on SMMILE++), which tell little"
+    print(f"{'grey' if terminal else '*'}: {few}.\n")
+    print(strata_tables(strata, terminal=terminal))
+    print(f"All of these: {cli.shown_path(file)}")
+    return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
+
+
+def _nothing_there(args: argparse.Namespace) -> str:
+    """The one line for a folder without a run to stratify."""
+    kinds = {
+        "em": "open-ended runs there",
+        "llm": "judged runs there; evaluate_LLMJudge.py judges",
+        "mcqa": "multiple-choice runs there",
+    }
+    perturbed = "" if args.perturbed else " (perturbed ones are shown with --perturbed)"
+    return f"{cli.shown_path(args.results_dir)} has no {kinds[args.eval_type]}{perturbed}"
+
+
+def _unjudged(args: argparse.Namespace) -> list[Path]:
+    """The result files asked for that have no judge's scores."""
+    from smmile.results import result_files
+    from smmile.scoring import evaluation_file
+
+    return [
+        file
+        for name, file in result_files(args.results_dir).items()
+        if name.task_format == "open"
+        and args.model in (None, name.model)
+        and args.inference_mode in (None, name.mode)
+        and (args.perturbed or not name.perturbation)
+        and not evaluation_file(file, "llm").exists()
+    ]
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from conftest import Finished, run_here, run_script, says_in_one_line
+from smmile.comparison import Comparison, compare
+from smmile.run_names import RunName
+from smmile.scoring import Scores
+from smmile.statistics import accuracy_interval, holm, mcnemar_exact, sign_flip_test, tango_interval
+
+
+def run(
+    model: str,
+    mode: str,
+    correct: Mapping[str, bool],
+    *,
+    unanswered: Sequence[str] = (),
+    perturbation: str = "",
+) -> Scores:
+    """A judged run: problem id to right or wrong."""
+    name = RunName(model, "ICL" if mode == "ICL" else "0-shot", "open", perturbation)
+    answered = tuple(problem_id not in unanswered for problem_id in correct)
+    return Scores(name, "llm", tuple(correct), tuple(correct.values()), answered)
+
+
+def judged(
+    folder: Path, model: str, mode: str, correct: Mapping[str, bool], perturbation: str = ""
+) -> None:
+    """An evaluation by a judge, all that the command needs of a run."""
+    folder.mkdir(exist_ok=True)
+    tail = f"_{perturbation}" if perturbation else ""
+    file = folder / f"result_{model}_{mode}_open{tail}_evaluationllm.json"
+    accuracies = {problem_id: 100.0 * right for problem_id, right in correct.items()}
+    file.write_text(json.dumps({"problem_accuracies": accuracies}))
+
+
+def answers(bits: str, first: int = 0) -> dict[str, bool]:
+    return {f"p{number}": bit == "1" for number, bit in enumerate(bits, start=first)}
+
+
+def command(folder: Path, *words: object) -> Finished:
+    return run_here("compare.py", folder, *words)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "comparison.json").read_text())
+    return read
+
+
+@pytest.fixture
+def published(shared: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "published"
+    shutil.copytree(shared / "data" / "published_results", folder)
+    folder.chmod(0o755)
+    return folder
+
+
+def only(comparison: Comparison) -> Any:
+    """The one contrast of ICL with 0-shot."""
+    [found] = comparison.modes
+    [contrast] = found.contrasts
+    return contrast
+
+
+# Contrasts.
+
+
+def test_a_contrast_is_paired_by_problem() -> None:
+    first, second = answers("1" * 12 + "0" * 8), answers("1" * 3 + "0" * 9 + "1" * 8, first=2)
+    shuffled = dict(random.Random(1).sample(sorted(second.items()), len(second)))
+    found = only(compare([run("m", "ICL", first), run("m", "0-shot", shuffled)]))
+    # Both have p2 to p19: 10 and 8 right; 7 are right with examples alone, p5 to p11, and 6 without.
+    assert (found.problems, found.left_out) == (18, 4)
+    assert (found.first.only_here, found.second.only_here) == (2, 2)
+    assert (found.first_only, found.second_only) == (7, 6)
+    assert found.difference == pytest.approx(100 / 18)
+    assert found.first.accuracy - found.second.accuracy == pytest.approx(found.difference)
+    assert found.p_value == mcnemar_exact(7, 6) == pytest.approx(stats.binomtest(7, 13).pvalue)
+    interval = tango_interval(7, 6, 18)
+    assert found.interval == (interval.low * 100, interval.high * 100)
+    assert (found.test, found.told_apart) == ("exact McNemar", False)
+
+
+def test_permutations_are_clusters() -> None:
+    generator = random.Random(2)
+    first: dict[str, bool] = {}
+    second: dict[str, bool] = {}
+    for base in range(12):
+        hard = generator.random()
+        for number in range(1, 7):
+            first[f"b{base}_perm_{number}"] = generator.random() < hard
+            second[f"b{base}_perm_{number}"] = generator.random() < hard / 3
+    comparison = compare([run("m", "ICL", first), run("m", "0-shot", second), run("n", "ICL", second)])
+    found = only(comparison)
+    differences = [int(first[name]) - int(second[name]) for name in first]
+    clusters = [name.split("_")[0] for name in first]
+    assert (found.problems, found.base_problems, found.test) == (72, 12, "cluster sign-flip")
+    assert found.p_value == sign_flip_test(differences, clusters)
+    assert found.interval[0] < found.difference < found.interval[1]
+    best = comparison.rankings[0].models[0]
+    interval = accuracy_interval(list(first.values()), clusters)
+    assert (best.model, best.interval) == ("m", (interval.low * 100, interval.high * 100))
+    assert best.macro == pytest.approx(sum(first.values()) / 72 * 100)  # all clusters have six members
+    assert best.macro_standard_error is not None
+
+
+def test_errors_count_as_wrong_or_are_left_out() -> None:
+    with_examples = run("m", "ICL", answers("0011"), unanswered=["p0", "p1"])
+    without = run("m", "0-shot", answers("1100"), unanswered=["p3"])
+    found = only(compare([with_examples, without]))
+    assert (found.first.accuracy, found.second.accuracy, found.left_out) == (50, 50, 0)
+    assert (found.first.coverage, found.second.coverage) == (50, 75)
+    found = only(compare([with_examples, without], answered_only=True))
+    assert (found.problems, found.left_out) == (1, 3)
+    assert (found.first.accuracy, found.second.accuracy) == (100, 0)
+    assert (found.first.coverage, found.second.coverage) == (50, 75)
+    assert (found.first.unanswered, found.second.unanswered) == (2, 1)
+
+
+def test_where_only_answers_count_the_sets_are_of_answers() -> None:
+    runs = [
+        run("a", "ICL", answers("1100"), unanswered=["p2", "p3"]),
+        run("b", "ICL", answers("1110")),
+        run("c", "ICL", answers("0000"), unanswered=["p0", "p1", "p2", "p3"]),
+    ]
+    comparison = compare(runs, answered_only=True)
+    [ranking] = comparison.rankings
+    assert [(one.model, one.problems, one.accuracy) for one in ranking.models] == [
+        ("a", 2, 100),
+        ("b", 4, 75),
+    ]
+    assert len(comparison.models[0].missing) == 2
+    assert "a and c have no answered problem in common" in comparison.models[0].missing
+
+
+def test_holm_is_over_the_list_and_the_sets_follow_it() -> None:
+    generator = random.Random(3)
+    levels = {"a": 0.9, "b": 0.8, "c": 0.5, "d": 0.45}
+    runs = [
+        run(model, "ICL", {f"p{n}": generator.random() < level for n in range(111)})
+        for model, level in levels.items()
+    ]
+    comparison = compare(runs)
+    [pairs] = comparison.models
+    assert len(pairs.contrasts) == 6
+    adjusted = holm([contrast.p_value for contrast in pairs.contrasts])
+    assert [contrast.p_holm for contrast in pairs.contrasts] == adjusted
+    apart = {frozenset((one.first.model, one.second.model)) for one in pairs.contrasts if one.told_apart}
+    assert all(one.told_apart == (one.p_holm < 0.05) for one in pairs.contrasts)
+    [ranking] = comparison.rankings
+    assert ranking.sets == (("a", "b"), ("c", "d"))
+    assert frozenset("ab") not in apart
+    assert len(apart) == 4
+    assert [(one.model, one.sets) for one in ranking.models] == [
+        ("a", "a"),
+        ("b", "a"),
+        ("c", "b"),
+        ("d", "b"),
+    ]
+
+
+# The command.
+
+
+def test_the_published_runs(published: Path) -> None:
+    """Counts of discordant problems are read from the published evaluations themselves."""
+    finished = run_script("compare.py", published, "--models", "gpt-4o", "qwen72B")
+    assert finished.code == 0, finished.err
+    assert (published / "comparison.txt").read_text() == finished.out
+    found = content(published)
+    by_metric = {one["metric"]: one for one in found["modes"]}
+    assert list(by_metric) == ["llm", "em", "mcqa"]
+    for contrast in by_metric["llm"]["contrasts"]:
+        scores = []
+        for mode in ("ICL", "0-shot"):
+            file = published / f"result_{contrast['first']['model']}_{mode}_open_evaluationllm.json"
+            scores.append(json.loads(file.read_text())["problem_accuracies"])
+        first_only = sum(scores[0][name] > scores[1][name] for name in scores[0])
+        second_only = sum(scores[0][name] < scores[1][name] for name in scores[0])
+        assert (contrast["first_only"], contrast["second_only"]) == (first_only, second_only)
+        assert contrast["p_value"] == pytest.approx(
+            stats.binomtest(first_only, first_only + second_only).pvalue, abs=1e-12
+        )
+    gpt = by_metric["llm"]["contrasts"][0]
+    assert (round(gpt["first"]["accuracy"], 2), round(gpt["second"]["accuracy"], 2)) == (49.55, 32.43)
+    assert round(gpt["first"]["coverage"], 2) == 97.30
+    assert gpt["told_apart"]
+    assert {(one["metric"], one["mode"]) for one in found["models"]} == {
+        (metric, mode) for metric in ("llm", "em", "mcqa") for mode in ("ICL", "0-shot")
+    }
+    assert "gpt-4o - qwen72B" in finished.out
+
+
+def test_all_runs_are_contrasted_by_default(published: Path) -> None:
+    finished = command(published, "--metric", "llm")
+    assert finished.code == 0, finished.err
+    found = content(published)
+    [modes] = found["modes"]
+    assert len(modes["contrasts"]) == 7
+    assert modes["missing"] == ["majority has no 0-shot run", "random has no 0-shot run"]
+    assert [len(one["contrasts"]) for one in found["models"]] == [36, 21]
+    assert "model minus model" not in finished.out
+    assert "cannot be told apart" in finished.out
+    assert "EM" not in finished.out
+    finished = command(published, "--metric", "llm", "--models", "all")
+    assert "LLM, ICL: model minus model (36 contrasts)" in finished.out
+    finished = command(published, "--metric", "llm", "--model", "gpt-4o", "--answered-only")
+    assert finished.code == 0, finished.err
+    assert "left out" in finished.out.splitlines()[0]
+    [contrast] = content(published)["modes"][0]["contrasts"]
+    assert (contrast["problems"], contrast["left_out"]) == (108, 3)
+
+
+def test_models_are_subtracted_in_the_order_given(tmp_path: Path) -> None:
+    for model, bits in (("a", "1100"), ("b", "1000"), ("c", "0000")):
+        judged(tmp_path, model, "ICL", answers(bits))
+    assert command(tmp_path, "--models", "c", "a").code == 0
+    [contrast] = content(tmp_path)["models"][0]["contrasts"]
+    assert (contrast["first"]["model"], contrast["difference"]) == ("c", -50)
+
+
+def test_perturbed_runs_only_on_request(tmp_path: Path) -> None:
+    judged(tmp_path, "m", "ICL", answers("11"))
+    judged(tmp_path, "m", "ICL", answers("10"), perturbation="shots-1")
+    says_in_one_line(command(tmp_path), "nothing to compare", "m ICL (LLM)")
+    finished = command(tmp_path, "--perturbed", "--models", "m", "m [shots-1]")
+    assert finished.code == 0, finished.err
+    assert "m - m [shots-1]" in finished.out
+
+
+def test_many_contrasts_need_a_smaller_p() -> None:
+    runs = [run("m", "ICL", answers("1" * 6 + "0" * 10)), run("m", "0-shot", answers("0" * 16))]
+    assert only(compare(runs)).told_apart
+    other = [run("n", mode, answers("01" * 8)) for mode in ("ICL", "0-shot")]
+    first, second = compare([*runs, *other]).modes[0].contrasts
+    assert (first.p_value, first.p_holm) == (0.03125, 0.0625)
+    assert not first.told_apart
+    assert (second.p_value, second.p_holm, second.difference) == (1, 1, 0)
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
+    says_in_one_line(command(tmp_path / "nowhere"), "no folder")
+    says_in_one_line(command(tmp_path), "no result files")
+    judged(tmp_path, "a", "ICL", answers("10"))
+    says_in_one_line(command(tmp_path), "nothing to compare", "takes two runs", "a ICL (LLM)")
+    judged(tmp_path, "b", "0-shot", answers("10"))
+    says_in_one_line(command(tmp_path), "a has no 0-shot run; b has no ICL run")
+    judged(tmp_path, "b", "ICL", answers("10", first=7))
+    says_in_one_line(command(tmp_path, "--model", "b"), "no problem in common")
+    judged(tmp_path, "b", "ICL", answers("11"))
+    says_in_one_line(command(tmp_path, "--models", "a", "x\n"), "no run of x\\n", "there is a, b")
+    says_in_one_line(command(tmp_path, "--models", "a", "--model", "b"), "--model and --models")
+    says_in_one_line(command(tmp_path, "--model", "x"), "it has a ICL")
+    says_in_one_line(command(tmp_path, "--metric", "em"), "no scores under --metric em")
+    says_in_one_line(command(tmp_path, "--mcqa", "reread"), "_evaluationmcqa.json")
+    assert not (tmp_path / "comparison.txt").exists()
+    (tmp_path / "comparison.json").mkdir()
+    says_in_one_line(command(tmp_path), "comparison.json")
+
+
+def test_a_broken_file_is_named_and_the_rest_compared(tmp_path: Path) -> None:
+    for model in ("a", "b"):
+        judged(tmp_path, model, "ICL", answers("10"))
+    (tmp_path / "result_c_ICL_open_evaluationllm.json").write_text("{")
+    finished = command(tmp_path)
+    assert finished.code == 3
+    assert "skipped: result_c_ICL_open_evaluationllm.json" in finished.err
+    assert [one["model"] for one in content(tmp_path)["rankings"][0]["models"]] == ["a", "b"]
+
+
+def test_hostile_names_stay_on_their_line(tmp_path: Path) -> None:
+    for model in ("a\x1b[31m", "b[bold]"):
+        judged(tmp_path, model, "ICL", answers("10"))
+    finished = command(tmp_path, "--models", "all")
+    assert finished.code == 0, finished.err
+    assert "\x1b" not in finished.out
+    assert "b[bold]" in finished.out

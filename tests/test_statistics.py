@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from smmile import statistics as st
+from smmile.statistics import (
+    accuracy_interval,
+    cohens_kappa,
+    effective_sample,
+    holm,
+    indistinguishable_sets,
+    macro_average,
+    mcnemar_exact,
+    paired_difference,
+    sign_flip_test,
+    smallest_detectable_difference,
+    tango_interval,
+    wilson_interval,
+)
+
+# SMMILE++: 27 problems with 2 permutations, 24 with 6, 35 with 24.
+SIZES = [2] * 27 + [6] * 24 + [24] * 35
+CLUSTERS = [f"p{number}" for number, size in enumerate(SIZES) for _ in range(size)]
+
+
+def bounds(interval: st.Interval, digits: int = 4) -> tuple[float, float]:
+    return round(interval.low, digits), round(interval.high, digits)
+
+
+def random_rows(seed: int, rows: int = 60, clusters: int = 9) -> tuple[list[int], list[int]]:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 2, rows).tolist(), generator.integers(0, clusters, rows).tolist()
+
+
+# One run.
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_gives_newcombes_examples(correct: int, total: int, low: float, high: float) -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I."""
+    assert bounds(wilson_interval(correct, total)) == (low, high)
+    mirrored = wilson_interval(total - correct, total)
+    assert bounds(mirrored) == pytest.approx((1 - high, 1 - low))
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize(("correct", "total"), [(0, 1), (1, 1), (0, 111), (48, 111), (111, 111)])
+def test_wilson_is_scipys_and_solves_its_equation(correct: int, total: int, confidence: float) -> None:
+    ours = wilson_interval(correct, total, confidence)
+    theirs = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    for p in (ours.low, ours.high):
+        if 0 < p < 1:
+            assert abs(correct / total - p) == pytest.approx(z * math.sqrt(p * (1 - p) / total), abs=1e-12)
+
+
+@pytest.mark.parametrize(("seed", "by_totals"), [(1, False), (6, True)])
+def test_the_effective_sample_is_its_definition(seed: int, by_totals: bool) -> None:
+    scores, clusters = random_rows(seed)
+    rows, mean = len(scores), sum(scores) / len(scores)
+    members = [
+        [s for s, c in zip(scores, clusters, strict=True) if c == one] for one in sorted(set(clusters))
+    ]
+    sizes = [len(one) for one in members]
+    robust = sum(sum(s - mean for s in one) ** 2 / (1 - len(one) / rows) for one in members) / rows**2
+    between = sum(len(one) * (sum(one) / len(one) - mean) ** 2 for one in members) / (len(members) - 1)
+    within = sum((s - sum(one) / len(one)) ** 2 for one in members for s in one) / (rows - len(members))
+    typical = (rows - sum(n * n for n in sizes) / rows) / (len(members) - 1)
+    r = min(1, max(0, (between - within) / (between + (typical - 1) * within)))
+    by_correlation = mean * (1 - mean) * sum(n * (1 + (n - 1) * r) for n in sizes) / rows**2
+    found = effective_sample(scores, clusters)
+    assert (robust > by_correlation) == by_totals
+    expected = min(rows, mean * (1 - mean) / max(robust, by_correlation))
+    assert found.size == pytest.approx(expected, abs=1e-10)
+    effective_clusters = sum(n * n for n in sizes) ** 2 / sum(n**4 for n in sizes)
+    assert found.degrees_of_freedom == pytest.approx(effective_clusters - 1, abs=1e-10)
+
+
+def test_effective_samples_at_the_borders() -> None:
+    n_if_all_alike = 1038**2 / sum(n * n for n in SIZES)
+    assert n_if_all_alike == pytest.approx(50.99, abs=0.005)
+    for nothing_differs in ([False] * 1038, [True] * 1038):
+        assert effective_sample(nothing_differs, CLUSTERS).size == pytest.approx(n_if_all_alike)
+    whole = [number % 2 == 0 for number, size in enumerate(SIZES) for _ in range(size)]
+    assert effective_sample(whole, CLUSTERS).size < n_if_all_alike * 1.05  # a problem is right or wrong
+    halves = [member % 2 == 0 for size in SIZES for member in range(size)]
+    assert effective_sample(halves, CLUSTERS).size == 1038  # a standard error of 0 is no more than rows
+    alone = effective_sample([True, False, True], ["a", "b", "c"])
+    assert (alone.size, alone.degrees_of_freedom) == (3, math.inf)
+    one_cluster = effective_sample([True, False, True], ["a", "a", "a"])
+    assert (one_cluster.size, one_cluster.degrees_of_freedom) == (1, 1)
+
+
+def test_the_interval_of_an_accuracy() -> None:
+    independent = accuracy_interval([True] * 48 + [False] * 63, range(111))
+    assert independent == wilson_interval(48, 111)
+    scores = np.random.default_rng(2).integers(0, 2, 1038).astype(bool).tolist()
+    sample = effective_sample(scores, CLUSTERS)
+    found = accuracy_interval(scores, CLUSTERS)
+    t, share = stats.t.ppf(0.975, sample.degrees_of_freedom), sum(scores) / 1038
+    for p in (found.low, found.high):
+        assert abs(share - p) == pytest.approx(t * math.sqrt(p * (1 - p) / sample.size), abs=1e-9)
+    assert accuracy_interval(scores, CLUSTERS, 0.5).low > found.low
+    none = accuracy_interval([False] * 1038, CLUSTERS)
+    assert (none.low, round(none.high, 3)) == (0, 0.074)  # not the 0.004 of 1,038 independent rows
+    shuffled = np.random.default_rng(3).permutation(1038)
+    again = accuracy_interval([scores[i] for i in shuffled], [CLUSTERS[i] for i in shuffled])
+    assert (again.low, again.high) == pytest.approx((found.low, found.high), abs=1e-12)
+    assert accuracy_interval([0.5, 0.5], ["a", "b"]).low > 0  # scores need not be 0 or 1
+
+
+def test_the_macro_average_is_its_definition() -> None:
+    found = macro_average(
+        [True, False, False, True, True, False, True], ["a", "a", "a", "a", "b", "b", "c"]
+    )
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.clusters == 3
+    assert found.standard_error == pytest.approx(stats.sem([0.5, 0.5, 1.0]), abs=1e-12)
+    assert macro_average([True, False], ["a", "a"]) == st.MacroAverage(0.5, None, 1)
+
+
+# Two runs.
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (5, 5), (10, 2), (0, 30), (7, 8)])
+def test_mcnemar_is_the_binomial_test(first: int, second: int) -> None:
+    total = first + second
+    expected = stats.binomtest(first, total, 0.5).pvalue if total else 1
+    assert mcnemar_exact(first, second) == pytest.approx(expected, abs=1e-12)
+    differences = [1] * first + [-1] * second + [0]
+    assert sign_flip_test(differences, range(total + 1)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_airway_example() -> None:
+    """Bentur et al. 2009, as worked in Fagerland, Lydersen & Laake 2014: n = 21, 1 against 7 discordant."""
+    assert mcnemar_exact(1, 7) == pytest.approx(0.0703, abs=5e-5)
+    assert bounds(tango_interval(1, 7, 21), 3) == (-0.517, -0.026)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_sign_flips_are_all_of_them(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    differences = generator.integers(-1, 2, 40).tolist()
+    clusters = generator.integers(0, 9, 40).tolist()
+    totals = [sum(d for d, c in zip(differences, clusters, strict=True) if c == one) for one in range(9)]
+    sums = [
+        abs(sum(sign * total for sign, total in zip(signs, totals, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=9)
+    ]
+    literal = sum(one >= abs(sum(totals)) for one in sums) / 2**9
+    assert sign_flip_test(differences, clusters) == pytest.approx(literal, abs=1e-12)
+
+
+def test_sign_flips_of_many_clusters_agree_with_random_ones() -> None:
+    generator = np.random.default_rng(6)
+    lean = np.repeat(generator.normal(0.1, 0.3, 86), SIZES)
+    differences = np.clip(np.round(lean + generator.normal(0, 0.6, 1038)), -1, 1).astype(int)
+    totals = np.array([differences[np.array(CLUSTERS) == f"p{one}"].sum() for one in range(86)])
+    drawn = np.abs((generator.choice([-1, 1], (100_000, 86)) * totals).sum(1)) >= abs(totals.sum())
+    found = sign_flip_test(differences.tolist(), CLUSTERS)
+    assert 0.001 < found < 0.5
+    assert found == pytest.approx(drawn.mean(), abs=4 * math.sqrt(found / 100_000))
+    assert sign_flip_test([1] * 1038, CLUSTERS) == pytest.approx(2 / 2**86, rel=1e-12)
+    assert sign_flip_test([0] * 1038, CLUSTERS) == 1
+
+
+@pytest.mark.parametrize(("first", "second", "total"), [(1, 7, 21), (0, 1, 44), (30, 11, 111), (3, 0, 111)])
+def test_tangos_bounds_are_where_the_restricted_likelihood_puts_them(
+    first: int, second: int, total: int
+) -> None:
+    """The score statistic with the nuisance share found by maximising the likelihood numerically."""
+    interval = tango_interval(first, second, total)
+    for difference in (interval.low, interval.high):
+        shares = np.linspace(max(0, -difference) + 1e-12, (1 - difference) / 2 - 1e-12, 2_000_001)
+        with np.errstate(divide="ignore"):
+            likelihood = (total - first - second) * np.log1p(-2 * shares - difference)
+            likelihood += first * np.log(shares + difference) if first else 0
+            likelihood += second * np.log(shares) if second else 0
+        share = shares[np.argmax(likelihood)]
+        variance = total * (2 * share + difference * (1 - difference))
+        score = (first - second - total * difference) / math.sqrt(variance)
+        assert abs(score) == pytest.approx(1.959964, abs=1e-4)
+
+
+def test_tango_at_the_borders() -> None:
+    """Without discordant problems the interval is that of an unseen event: z^2 / (n + z^2)."""
+    square = stats.norm.ppf(0.975) ** 2
+    none = tango_interval(0, 0, 44)
+    assert (none.low, none.high) == pytest.approx(
+        (-square / (44 + square), square / (44 + square)), abs=1e-9
+    )
+    assert tango_interval(21, 0, 21).high == 1
+    assert tango_interval(0, 21, 21).low == -1
+    one, other = tango_interval(3, 9, 50), tango_interval(9, 3, 50)
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
+
+
+def test_a_paired_difference() -> None:
+    first = [True] * 60 + [False] * 51
+    second = [True] * 40 + [False] * 63 + [True] * 8
+    found = paired_difference(first, second, range(111))
+    assert (found.first_only, found.second_only, found.rows, found.is_clustered) == (20, 8, 111, False)
+    assert found.difference == pytest.approx(12 / 111)
+    assert found.first_accuracy - found.second_accuracy == pytest.approx(found.difference)
+    assert found.interval == tango_interval(20, 8, 111)
+    assert found.p_value == mcnemar_exact(20, 8)
+    differences = np.array(first, int) - np.array(second, int)
+    assert found.standard_error == pytest.approx(differences.std() / math.sqrt(111), abs=1e-12)
+    assert found.smallest_detectable == smallest_detectable_difference(111, 30 / 113)
+    # Each problem four times tells what it told once, but for the caution that few clusters ask for.
+    four_times = paired_difference(first * 4, second * 4, list(range(111)) * 4)
+    assert four_times.is_clustered
+    assert four_times.p_value == pytest.approx(found.p_value, abs=1e-12)
+    assert four_times.standard_error == pytest.approx(found.standard_error, abs=1e-12)
+    assert four_times.interval.low == pytest.approx(found.interval.low, abs=0.003)
+    assert four_times.interval.low < found.interval.low
+
+
+def test_the_smallest_detectable_difference_solves_its_equation() -> None:
+    for size, discordant in ((111, 0.3), (51.2, 0.5), (1038, 0.05)):
+        found = smallest_detectable_difference(size, discordant)
+        reach = 1.959964 * math.sqrt(discordant) + 0.841621 * math.sqrt(discordant - found**2)
+        assert math.sqrt(size) * found == pytest.approx(reach, abs=1e-4)
+    one_sided = smallest_detectable_difference(111, 0.001)  # all discordant problems on one side
+    reach = (1.959964 + 0.841621 * math.sqrt(1 - one_sided)) * math.sqrt(one_sided)
+    assert math.sqrt(111) * one_sided == pytest.approx(reach, abs=1e-5)
+    assert smallest_detectable_difference(111, one_sided) == pytest.approx(one_sided, abs=1e-6)
+    assert smallest_detectable_difference(3, 0.5) == 1
+    assert smallest_detectable_difference(111, 0.3, power=0.9) > smallest_detectable_difference(111, 0.3)
+
+
+def test_the_smallest_detectable_difference_is_detected() -> None:
+    difference = smallest_detectable_difference(111, 0.3)
+    chances = [(0.3 + difference) / 2, (0.3 - difference) / 2, 0.7]
+    drawn = np.random.default_rng(7).multinomial(111, chances, 4000)
+    scores = (drawn[:, 0] - drawn[:, 1]) / np.sqrt(drawn[:, 0] + drawn[:, 1])  # McNemar's z
+    assert np.mean(np.abs(scores) > 1.959964) == pytest.approx(0.8, abs=0.02)
+
+
+# Simulations: seeded, so no chance is left. Long ones are in benchmarks/coverage.py.
+
+
+def clustered_rows(accuracy: float, correlation: float, generator: np.random.Generator) -> list[bool]:
+    spread = (1 - correlation) / correlation
+    difficulty = generator.beta(accuracy * spread, (1 - accuracy) * spread, len(SIZES))
+    rows: list[bool] = (generator.random(1038) < np.repeat(difficulty, SIZES)).tolist()
+    return rows
+
+
+@pytest.mark.parametrize("accuracy", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("correlation", [0.2, 0.8])
+def test_intervals_of_clustered_rows_cover(accuracy: float, correlation: float) -> None:
+    generator = np.random.default_rng(8)
+    covered = 0
+    for _ in range(1000):
+        interval = accuracy_interval(clustered_rows(accuracy, correlation, generator), CLUSTERS)
+        covered += interval.low <= accuracy <= interval.high
+    assert 930 <= covered <= 970
+
+
+@pytest.mark.parametrize("accuracy", [0.2, 0.3, 0.5, 0.7, 0.8])
+def test_intervals_of_independent_rows_cover(accuracy: float) -> None:
+    """Exact, over all counts."""
+    chances = stats.binom.pmf(np.arange(112), 111, accuracy)
+    intervals = [wilson_interval(correct, 111) for correct in range(112)]
+    covered = sum(c for c, i in zip(chances, intervals, strict=True) if i.low <= accuracy <= i.high)
+    assert 0.93 < covered < 0.97
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.5, 0.5), (0.3, 0.2)])
+def test_paired_intervals_cover_and_the_flip_test_keeps_its_level(first: float, second: float) -> None:
+    generator = np.random.default_rng(9)
+    covered = rejected = 0
+    for _ in range(400):
+        shared, own = generator.random(86), generator.random((2, 86))
+        scores = []
+        for accuracy, mine in zip((first, second), own, strict=True):
+            draw = np.repeat(np.where(generator.random(86) < 0.5, shared, mine), SIZES)
+            rows = np.where(generator.random(1038) < 0.7, draw, generator.random(1038))
+            scores.append((rows < accuracy).tolist())
+        found = paired_difference(scores[0], scores[1], CLUSTERS)
+        covered += found.interval.low <= first - second <= found.interval.high
+        rejected += found.p_value < 0.05
+    assert 372 <= covered <= 392
+    assert rejected <= 28 if first == second else rejected > 100
+
+
+def test_paired_intervals_of_independent_rows_cover() -> None:
+    drawn = np.random.default_rng(10).multinomial(111, [0.35, 0.2, 0.1, 0.35], 3000).tolist()
+    intervals = [tango_interval(first, second, 111) for _, first, second, _ in drawn]
+    assert 0.93 < np.mean([interval.low <= 0.1 <= interval.high for interval in intervals]) < 0.97
+
+
+# Many comparisons.
+
+
+def test_holm_gives_known_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9, 0.01]) == pytest.approx([1.0, 1.0, 0.03])
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_chance_of_any_false_rejection() -> None:
+    drawn = np.random.default_rng(11).random((5000, 6))
+    assert np.mean([min(holm(p)) < 0.05 for p in drawn.tolist()]) == pytest.approx(0.05, abs=0.01)
+
+
+def test_sets_of_models_that_cannot_be_told_apart() -> None:
+    accuracies = {"c": 40.0, "a": 60.0, "b": 50.0, "d": 10.0}
+    apart = {frozenset("ac"), frozenset("ad"), frozenset("bd"), frozenset("cd")}
+    assert indistinguishable_sets(accuracies, apart) == [("a", "b"), ("b", "c"), ("d",)]
+    assert indistinguishable_sets(accuracies, set()) == [("a", "b", "c", "d")]
+    everything = {frozenset(pair) for pair in itertools.combinations("abcd", 2)}
+    assert indistinguishable_sets(accuracies, everything) == [("a",), ("b",), ("c",), ("d",)]
+    # A pair that is not significant may skip the model between, whose answers are more alike.
+    assert indistinguishable_sets({"a": 3, "b": 2, "c": 1}, {frozenset("ab")}) == [("a", "c"), ("b", "c")]
+    assert indistinguishable_sets({}, set()) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_sets_are_all_the_largest_ones(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    names = [f"m{number}" for number in range(8)]
+    apart = {frozenset(p) for p in itertools.combinations(names, 2) if generator.random() < 0.4}
+
+    def alike(members: tuple[str, ...]) -> bool:
+        return not any(frozenset(pair) in apart for pair in itertools.combinations(members, 2))
+
+    subsets = [set(s) for size in range(1, 9) for s in itertools.combinations(names, size) if alike(s)]
+    largest = {frozenset(s) for s in subsets if not any(s < other for other in subsets)}
+    found = indistinguishable_sets(dict.fromkeys(names, 1.0), apart)
+    assert {frozenset(s) for s in found} == largest
+    assert len(found) == len(largest)
+
+
+# Judges.
+
+
+def test_kappa() -> None:
+    """Two readers of 50 proposals, 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: kappa 0.4."""
+    first = ["yes"] * 25 + ["no"] * 25
+    second = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
+    assert cohens_kappa(first, second) == pytest.approx(0.4, abs=1e-12)
+    assert st.agreement(first, second) == 0.7
+    assert cohens_kappa([1, 0], [1, 0]) == 1
+    assert cohens_kappa([1, 0], [0, 1]) == -1
+    assert cohens_kappa([1, 1], [1, 1]) is None
+    assert cohens_kappa([1, 1, 0, None], [1, 0, 0, None]) == pytest.approx((0.75 - 5 / 16) / (1 - 5 / 16))
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        lambda: wilson_interval(2, 1),
+        lambda: wilson_interval(-1, 3),
+        lambda: wilson_interval(0, 0),
+        lambda: wilson_interval(1, 2, 1.0),
+        lambda: effective_sample([], []),
+        lambda: accuracy_interval([1, 0], ["a"]),
+        lambda: accuracy_interval([1, 2], ["a", "b"]),
+        lambda: macro_average([], []),
+        lambda: mcnemar_exact(-1, 2),
+        lambda: sign_flip_test([], []),
+        lambda: sign_flip_test([0.5], ["a"]),  # type: ignore[list-item]
+        lambda: tango_interval(3, 3, 5),
+        lambda: tango_interval(-1, 3, 5),
+        lambda: tango_interval(0, 0, 0),
+        lambda: paired_difference([True], [], ["a"]),
+        lambda: paired_difference([], [], []),
+        lambda: smallest_detectable_difference(0, 0.2),
+        lambda: smallest_detectable_difference(10, 1.2),
+        lambda: holm([0.5, 1.5]),
+        lambda: cohens_kappa([], []),
+        lambda: cohens_kappa([1], [1, 0]),
+        lambda: st.agreement([1], []),
+    ],
+)
+def test_nonsense_is_refused(nonsense: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        nonsense()

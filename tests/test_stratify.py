@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SCRIPTS, Finished, picture, row, run_here, run_script, save_parquet, says_in_one_line
+from smmile.dataset import DatasetSource, load_outlines, load_problems
+from smmile.problems import Outline, Problem
+from smmile.run_names import RunName
+from smmile.scoring import Scores
+from smmile.statistics import accuracy_interval, wilson_interval
+from smmile.strata import strata_table, stratify
+
+ICL, ZERO_SHOT = RunName("m", "ICL", "open"), RunName("m", "0-shot", "open")
+
+
+@pytest.fixture
+def published(shared: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "published"
+    shutil.copytree(shared / "data" / "published_results", folder)
+    folder.chmod(0o755)
+    return folder
+
+
+def strata_of(folder: Path, eval_type: str, *words: object) -> tuple[dict[str, Any], Finished]:
+    file = folder / f"model_stratification_{eval_type}.json"
+    file.unlink(missing_ok=True)
+    finished = run_here("stratify.py", folder, "--eval_type", eval_type, *words)
+    return json.loads(file.read_text()) if file.exists() else {}, finished
+
+
+def scores(name: RunName, correct: Mapping[str, bool]) -> Scores:
+    right = tuple(correct.values())
+    return Scores(name, "em", tuple(correct), right, (True,) * len(right))
+
+
+def outlines(*problems: Outline) -> dict[str, Outline]:
+    return {problem.problem_id: problem for problem in problems}
+
+
+def judged(folder: Path, model: str, accuracies: Mapping[str, float], mode: str = "ICL") -> None:
+    folder.mkdir(exist_ok=True)
+    file = folder / f"result_{model}_{mode}_open_evaluationllm.json"
+    file.write_text(json.dumps({"problem_accuracies": accuracies}))
+
+
+# The published strata.
+
+
+@pytest.mark.parametrize("eval_type", ["em", "llm"])
+def test_the_published_strata_come_out_again(eval_type: str, published: Path, shared: Path) -> None:
+    """All 1,902 numbers of each file. (The one stale run, Llama 3.2's, is not among these nine models.)"""
+    ours, finished = strata_of(published, eval_type, "--dataset-path", shared / "data" / "smmile_recovered")
+    assert (finished.code, finished.err) == (0, "")
+    theirs = json.loads((shared / "data" / f"published_stratification_{eval_type}.json").read_text())
+    assert ours == theirs
+    assert len(theirs) == 16
+    for run, flags in ours.items():
+        assert list(flags) == list(theirs[run])
+    totals = [number for run in ours.values() for flag in run.values() for number in flag.values()]
+    assert len(totals) == 1902
+
+
+def test_every_published_stratum_is_shown_with_its_interval(published: Path, shared: Path) -> None:
+    words = ["--model", "gpt-4o", "--inference-mode", "ICL"]
+    _, finished = strata_of(
+        published, "llm", *words, "--dataset-path", shared / "data" / "smmile_recovered"
+    )
+    lines = {" ".join(line.split()) for line in finished.out.splitlines()}
+    theirs = json.loads((shared / "data" / "published_stratification_llm.json").read_text())["gpt-4o:ICL"]
+    for value, total in theirs["flag_image_type_total"].items():
+        correct = theirs["flag_image_type_correct"][value]
+        interval = wilson_interval(correct, total)
+        line = f"{value} {total} {correct} {100 * correct / total:.2f}"
+        line += f" {100 * interval.low:.2f} to {100 * interval.high:.2f}" + "*" * (total < 10)
+        assert line in lines or f"image type {line}" in lines
+    assert "gpt-4o, ICL: 55 of 111 right" in lines
+
+
+# Every filter.
+
+
+@pytest.mark.parametrize("eval_type", ["em", "llm", "mcqa"])
+@pytest.mark.parametrize("model", [None, "qwen72B", "llava_7b"])
+@pytest.mark.parametrize("mode", [None, "ICL", "0-shot"])
+def test_every_combination_of_filters_finds_its_runs(
+    eval_type: str, model: str | None, mode: str | None, published: Path, shared: Path
+) -> None:
+    words: list[object] = ["--model", model] if model else []
+    words += ["--inference_mode", mode] if mode else []
+    words += ["--dataset-path", shared / "data" / "smmile_recovered"]
+    found, finished = strata_of(published, eval_type, *words)
+    assert finished.code == 0, finished.err
+    names = {None: None, "qwen72B": "qwen72B", "llava_7b": "llava_7B"}[model]
+    every = json.loads((shared / "data" / "published_stratification_em.json").read_text())  # the same runs
+    expected = {
+        key
+        for key in every
+        if names in (None, key.rpartition(":")[0]) and mode in (None, key.rpartition(":")[2])
+    }
+    assert set(found) == expected
+    assert finished.out.count(" right\n") == len(expected)
+
+
+def test_choices_as_stored_and_as_read_again(published: Path, shared: Path) -> None:
+    data = ["--dataset-path", shared / "data" / "smmile_recovered"]
+    words = ["--model", "MedVLM-R1", "--inference-mode", "ICL", *data]
+    says_in_one_line(strata_of(published, "mcqa", "--mcqa", "reread", *words)[1], "_evaluationmcqa.json")
+    assert run_here("evaluate_MCQA.py", published, *data).code == 0
+    stored, _ = strata_of(published, "mcqa", *words)
+    reread, _ = strata_of(published, "mcqa", "--mcqa", "reread", *words)
+    for found, correct in ((stored, 30), (reread, 28)):
+        assert sum(found["MedVLM-R1:ICL"]["speciality_correct"].values()) == correct
+
+
+# The strata against their definition.
+
+
+def test_a_stratum_is_what_the_protocol_says() -> None:
+    problems = outlines(
+        Outline("a", ("yes", "no", "yes"), {"speciality": "other", "flag_x": "None"}),
+        Outline("b", ("no", "yes ", "yes"), {"speciality": "radiology", "flag_x": "nan"}),
+        Outline("c", ("yes",), {"speciality": "radiology", "flag_x": "None"}),
+    )
+    right = {"a": True, "b": False, "c": True}
+    strata = stratify([scores(ICL, right), scores(ZERO_SHOT, right)], problems)
+    found = {(one.run.mode, one.flag, one.value): (one.correct, one.total) for one in strata}
+    assert found == {
+        ("ICL", "flag_x", "None"): (2, 2),
+        ("ICL", "flag_x", "nan"): (0, 1),
+        ("ICL", "speciality", "other"): (1, 1),
+        ("ICL", "speciality", "radiology"): (1, 2),
+        ("ICL", "flag_num_ICL", "0"): (1, 1),
+        ("ICL", "flag_num_ICL", "2"): (1, 2),
+        ("ICL", "flag_first_ICL_match_problem", "true"): (1, 1),
+        ("ICL", "flag_first_ICL_match_problem", "false"): (1, 2),
+        ("ICL", "flag_last_ICL_match_problem", "false"): (2, 3),
+        ("0-shot", "flag_x", "None"): (2, 2),
+        ("0-shot", "flag_x", "nan"): (0, 1),
+        ("0-shot", "speciality", "other"): (1, 1),
+        ("0-shot", "speciality", "radiology"): (1, 2),
+        ("0-shot", "flag_num_ICL", "0"): (2, 3),
+        ("0-shot", "flag_first_ICL_match_problem", "false"): (2, 3),
+        ("0-shot", "flag_last_ICL_match_problem", "false"): (2, 3),
+    }
+    assert next(one for one in strata if one.value == "radiology").accuracy == 50
+
+
+def test_strata_come_largest_first_and_numbers_of_examples_ascending() -> None:
+    sizes = [10, 2, 2, 10, 10, 9]
+    problems = outlines(
+        *(
+            Outline(f"p{number}", tuple("abcdefghijk"[: size + 1]), {"flag_x": f"size {size}"})
+            for number, size in enumerate(sizes)
+        )
+    )
+    strata = stratify([scores(ICL, dict.fromkeys(problems, True))], problems)
+    values = {
+        flag: [one.value for one in strata if one.flag == flag] for flag in ("flag_x", "flag_num_ICL")
+    }
+    assert values == {"flag_x": ["size 10", "size 2", "size 9"], "flag_num_ICL": ["2", "9", "10"]}
+
+
+def test_permutations_of_a_problem_are_one_cluster_and_count_once_towards_few() -> None:
+    problems = outlines(
+        *(
+            Outline(f"base{base}_perm_{number}", ("no", "yes"), {"flag_x": "few" if base < 3 else "many"})
+            for base in range(15)
+            for number in range(1, 25)
+        )
+    )
+    right = {problem_id: len(problem_id) % 2 == 0 for problem_id in problems}
+    strata = stratify([scores(ICL, right)], problems)
+    few = next(one for one in strata if one.value == "few")
+    many = next(one for one in strata if one.value == "many")
+    assert (few.total, few.base_problems, few.is_small) == (72, 3, True)
+    assert (many.total, many.base_problems, many.is_small) == (288, 12, False)
+    members = [problem_id for problem_id in problems if problems[problem_id].flags["flag_x"] == "many"]
+    clusters = [problem_id.split("_")[0] for problem_id in members]
+    assert many.interval == accuracy_interval([right[problem_id] for problem_id in members], clusters)
+    table = strata_table(strata)
+    assert "Base problems" in table
+    few_line = next(line for line in table.splitlines() if " few " in line)
+    assert few_line.endswith("*")
+    assert sum(line.endswith("*") for line in table.splitlines()) == 1
+
+
+def test_small_strata_are_dimmed_on_a_terminal() -> None:
+    problems = outlines(
+        *(Outline(f"p{n}", ("no", "yes"), {"flag_x": "small" if n < 9 else "ten"}) for n in range(19))
+    )
+    strata = stratify([scores(ICL, dict.fromkeys(problems, True))], problems)
+    lines = strata_table(strata, terminal=True).splitlines()
+    assert ["\x1b[2m" in line for line in lines if "small" in line or "ten" in line] == [False, True]
+    assert not any("*" in line for line in lines)
+    assert "\x1b" not in strata_table(strata)
+
+
+def test_flag_values_are_hostile() -> None:
+    problem = Outline("p", ("a", "a"), {"flag_\x1b[2J": "[red]x\x1b[31m\n\r" + "y" * 1000})
+    table = strata_table(stratify([scores(ICL, {"p": True})], {"p": problem}))
+    assert "\x1b" not in table
+    assert "[red]x\\x1b[31m\\n\\r" in table
+    assert max(map(len, table.splitlines())) < 250
+
+
+# The data set.
+
+
+def test_outlines_are_the_problems_without_their_pictures(shared: Path, tmp_path: Path) -> None:
+    source = DatasetSource("smmile", shared / "data" / "smmile_recovered")
+    problems = [entry for entry in load_problems(source).entries if isinstance(entry, Problem)]
+    assert load_outlines(source) == [
+        Outline(problem.problem_id, problem.answers, problem.flags) for problem in problems
+    ]
+    broken = save_parquet(
+        tmp_path / "d",
+        [
+            row("no picture", 1, image=None),
+            row("no picture", 2, image={"bytes": b"no picture at all", "path": None}),
+            row("no answer", 1, None),
+            row("twice", 1),
+            row("twice", 1),
+            row("sorted", 2, "second"),
+            row("sorted", 1, "first", flag_answer_format=None),
+        ],
+    )
+    found = load_outlines(DatasetSource("smmile", broken))
+    assert [outline.problem_id for outline in found] == ["no picture", "sorted"]
+    assert found[1].answers == ("first", "second")
+    assert found[1].flags["flag_answer_format"] == "free response"
+
+
+def plus_plus(folder: Path, flag: str | None) -> dict[str, float]:
+    """SMMILE++ in small: every order of three examples of two problems, with scores."""
+    rows = []
+    for base in ("b1", "b2"):
+        for number, order in enumerate(itertools.permutations(["one", "two", "three"]), start=1):
+            for place, answer in enumerate([*order, "one"], start=1):
+                image = {"bytes": picture(place), "path": None}
+                rows.append(
+                    row(f"{base}_perm_{number}", place, answer, image=image, flag_rarity=flag)
+                    | {"original_problem_id": base, "permutation_number": str(number)}
+                )
+    save_parquet(folder, rows)
+    return {item["problem_id"]: 100.0 * item["problem_id"].startswith("b1") for item in rows}
+
+
+def test_smmile_plus_plus_works_and_so_do_nulls(tmp_path: Path) -> None:
+    accuracies = plus_plus(tmp_path / "data_set", None)
+    judged(tmp_path / "results", "m", accuracies)
+    words = ["--dataset", "augmented", "--dataset-path", tmp_path / "data_set"]
+    found, finished = strata_of(tmp_path / "results", "llm", *words)
+    assert (finished.code, finished.err) == (0, "")
+    strata = found["m:ICL"]
+    assert strata["flag_rarity_total"] == {"None": 12}
+    assert strata["flag_num_ICL_accuracy"] == {"3": 50.0}
+    assert strata["flag_first_ICL_match_problem_total"] == {"false": 8, "true": 4}
+    assert strata["flag_last_ICL_match_problem_correct"] == {"false": 4, "true": 2}
+    assert "original_problem_id_total" not in strata
+
+
+def test_problems_that_the_data_set_lacks_are_counted_and_left_out(data: Path, tmp_path: Path) -> None:
+    judged(tmp_path / "r", "m", {"p1": 100, "p2": 0, "elsewhere": 100, "\x1b[1m": 100})
+    judged(tmp_path / "r", "n", {"p1": 100, "p2": 0})
+    found, finished = strata_of(tmp_path / "r", "llm", "--dataset-path", data)
+    assert finished.code == 0
+    assert finished.err == ("m ICL: 2 problems of 4 left out, not in data set data_set\n")
+    assert found["m:ICL"] == found["n:ICL"]
+    assert found["m:ICL"]["speciality_total"] == {"radiology": 2}
+
+
+def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
+    assert run_here("inference_baselines.py", *words).code == 0
+    stem = "result_majority_ICL_open"
+    shutil.copyfile(tmp_path / f"{stem}.json", tmp_path / f"{stem}_shots-2.json")
+    found, finished = strata_of(tmp_path, "em", "--dataset", "demo")
+    assert (finished.code, finished.err) == (0, "")
+    assert list(found) == ["majority (baseline):ICL"]
+    found, _ = strata_of(tmp_path, "em", "--dataset", "demo", "--perturbed")
+    assert list(found) == ["majority (baseline):ICL", "majority (baseline) [shots-2]:ICL"]
+
+
+# What goes wrong.
+
+
+def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
+    judged(tmp_path / "r", "m", {"elsewhere": 100})
+    words = ["--dataset-path", data]
+    says_in_one_line(run_here("stratify.py", tmp_path / "r", *words), "--eval_type")
+    says_in_one_line(strata_of(tmp_path / "r", "llm", *words)[1], "data set data_set has none", "--dataset")
+    says_in_one_line(strata_of(tmp_path / "r", "em", *words)[1], "no open-ended runs there")
+    says_in_one_line(strata_of(tmp_path / "r", "mcqa", *words)[1], "no multiple-choice runs")
+    says_in_one_line(strata_of(tmp_path / "r", "llm", "--model", "x", *words)[1], "--model x", "m ICL")
+    says_in_one_line(strata_of(tmp_path / "r", "llm", "--dataset-path", tmp_path / "no")[1], "is not there")
+    (tmp_path / "r" / "result_m_ICL_open_evaluationllm.json").unlink()
+    says_in_one_line(strata_of(tmp_path / "r", "llm", *words)[1], "no result files")
+
+
+def test_broken_and_unjudged_runs_are_named_and_the_rest_stratified(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    judged(folder, "m", {"p1": 100})
+    judged(folder, "broken", {"p1": 7})
+    for name in ("unjudged", "other"):
+        (folder / f"result_{name}_ICL_open.csv").write_text(
+            "problem_id,final_question,true_answer,generated_answer\np1,Q?,a,b\n"
+        )
+    found, finished = strata_of(folder, "llm", "--dataset-path", data)
+    assert (finished.code, list(found)) == (3, ["m:ICL"])
+    assert "skipped: result_broken_ICL_open_evaluationllm.json" in finished.err
+    assert "result_unjudged_ICL_open.csv is not judged yet" in finished.err
+    (folder / "result_bad_ICL_mcqa.json").write_text("{")  # no business of the judge's scores
+    assert "result_bad" not in strata_of(folder, "llm", "--dataset-path", data)[1].err
+
+
+def test_nothing_that_models_need_is_imported(data: Path, tmp_path: Path) -> None:
+    judged(tmp_path / "r", "m", {"p1": 100})
+    code = (
+        "import runpy, sys\nsys.path.insert(0, '.')\n"
+        f"sys.argv = ['stratify.py', {str(tmp_path / 'r')!r}, '--eval_type', 'llm',"
+        f" '--dataset-path', {str(data)!r}]\n"
+        "try:\n    runpy.run_path('stratify.py', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', {'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True
+    )
+    assert "1 of 1 right" in done.stdout
+    assert done.stdout.endswith("HEAVY set()\n")
+    assert run_script("stratify.py", "--help").code == 0
