@@ -15,6 +15,7 @@ from smmile.backends.services import (
     Service,
     asking_again,
     failure,
+    key_from,
     login_secrets,
     retry_after,
     service_address,
@@ -62,7 +63,7 @@ class OllamaChat(RemoteBackend):
 
         try:
             response: ollama.ChatResponse = await asking_again(
-                self._max_retries, _may_pass, _asked_to_wait
+                self._max_retries, self._patience, _may_pass, _asked_to_wait
             )(client.chat, self._service.model, messages, options=self._fields or None)
         except ollama.ResponseError as error:
             return self._service.failure(error.status_code, error.error, retry_after=_asked_to_wait(error))
@@ -76,6 +77,7 @@ class OllamaChat(RemoteBackend):
             return failure("server", f"{type(error).__name__}: {error}")
         except _GARBLED as error:
             return failure("server", f"the reply is no chat response ({type(error).__name__}: {error})")
+        self._note_answering(response.model)
         return Reply(
             response.message.content or "",
             response.done_reason,
@@ -92,7 +94,7 @@ def connect(
     import ollama
 
     host = base_url or os.environ.get("OLLAMA_HOST") or ""
-    secrets: tuple[str, ...] = tuple(filter(None, [os.environ.get("OLLAMA_API_KEY")]))
+    secrets: tuple[str, ...] = tuple(filter(None, [key_from("OLLAMA_API_KEY")]))
     if "://" in host:
         secrets += login_secrets(service_address(host, "--base-url" if base_url else "OLLAMA_HOST"))
     service = Service(
