@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from smmile import cli
 
 EXAMPLE = "python inference_anthropic.py --inference_mode ICL --task_format mcqa --dry-run"
@@ -23,12 +25,12 @@ def main() -> int:
     from smmile.prompts import prompt
     from smmile.requests import Backend
 
-    def connect(budget: Budget | None) -> Backend:
+    def connect(fields: Mapping[str, object], budget: Budget | None) -> Backend:
         service, make_client = claude.connect(args.model, args.base_url, args.timeout, args.max_retries)
         return claude.AnthropicMessages(
             make_client=make_client,
             service=service,
-            fields={"max_tokens": args.max_new_tokens, "temperature": 0},
+            fields=fields,
             concurrency=args.concurrency,
             rules=claude.IMAGE_RULES,
             budget=budget,
@@ -39,6 +41,7 @@ def main() -> int:
         model=args.model,
         recipe=Recipe(system=prompt("system.anthropic"), parts=("text", "image")),
         generation={"service": "Anthropic", "temperature": 0},
+        fields={"max_tokens": args.max_new_tokens, "temperature": 0},
         connect=connect,
         packages=("anthropic",),
         rules=claude.IMAGE_RULES,

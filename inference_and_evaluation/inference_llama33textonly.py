@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from smmile import cli
@@ -55,12 +56,12 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
             return None
         return prompt("text_only.mcqa.follow_up")
 
-    def connect(budget: Budget | None) -> Backend:
+    def connect(fields: Mapping[str, object], budget: Budget | None) -> Backend:
         service, make_client = ollama_chat.connect(args.model, args.base_url, args.timeout)
         return ollama_chat.OllamaChat(
             make_client=make_client,
             service=service,
-            fields={} if args.max_new_tokens is None else {"num_predict": args.max_new_tokens},
+            fields=fields,
             max_retries=args.max_retries,
             concurrency=args.concurrency,
             follow_up=follow_up,
@@ -72,6 +73,7 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
         model=args.model,
         recipe=recipe(),
         generation={"service": "ollama", "decoding": "the model's own in ollama"},
+        fields={} if args.max_new_tokens is None else {"num_predict": args.max_new_tokens},
         connect=connect,
         packages=("ollama",),
         is_paid=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from smmile import cli
 
 EXAMPLE = "python inference_openai.py --model gpt-4o --inference_mode ICL --task_format open --dry-run"
@@ -31,20 +33,21 @@ def main() -> int:
     is_own_server = service_kind == "OpenAI-compatible"
     rules = ImageRules() if is_own_server else openai_services.IMAGE_RULES
 
-    def connect(budget: Budget | None) -> Backend:
+    def connect(fields: Mapping[str, object], budget: Budget | None) -> Backend:
         service, make_client = openai_services.connect(
             args.model, args.base_url, args.timeout, args.max_retries
         )
         return OpenAIChat(
             make_client=make_client,
             service=service,
-            fields={"max_tokens": args.max_new_tokens, "temperature": 0, "logprobs": True},
+            fields=fields,
             detail="high",
             concurrency=args.concurrency,
             rules=rules,
             budget=budget,
         )
 
+    generation = {"service": service_kind, "temperature": 0, "logprobs": True, "detail": "high"}
     model = ApiModel(
         name=args.model,
         model=args.model,
@@ -53,7 +56,8 @@ def main() -> int:
             parts=("text", "image"),
             answer_role="system" if args.published_roles else "assistant",
         ),
-        generation={"service": service_kind, "temperature": 0, "logprobs": True, "detail": "high"},
+        generation=generation | ({"published_roles": True} if args.published_roles else {}),
+        fields={"max_tokens": args.max_new_tokens, "temperature": 0, "logprobs": True},
         connect=connect,
         packages=("openai",),
         rules=rules,

@@ -227,7 +227,7 @@ def test_the_published_roles_send_answers_under_system(server: FakeService, tmp_
     assert roles == ["system", *["user", "system"] * (len(roles) // 2 - 1), "user"]
     line = json.loads((tmp_path / "requests_gpt-4o_ICL_open.jsonl").read_text())
     assert line["turns"] == shown(asked)
-    says_in_one_line(ask(GPT, tmp_path, "--limit", 1), "different run", "prompts")
+    says_in_one_line(ask(GPT, tmp_path, "--limit", 1), "different run", "published_roles")
 
 
 def test_another_model_has_its_own_name(server: FakeService, tmp_path: Path) -> None:
@@ -466,6 +466,83 @@ def test_a_reasoning_model_is_asked_for_what_it_takes(server: FakeService, tmp_p
     assert ask(CLAUDE, tmp_path).code == 0
     effective = result(tmp_path, "claude-3-7-sonnet_ICL_open")["run"]["generation"]["effective"]
     assert effective == {"max_tokens": 512}
+
+
+def test_fields_of_a_request_may_be_set_by_hand(server: FakeService, tmp_path: Path) -> None:
+    """They are part of what the run is; nothing that the prompts are made of can be set."""
+    words = ["--limit", 1, "--set", "reasoning_effort=low", "--set", "temperature=null"]
+    assert ask(GPT, tmp_path, *words).code == 0
+    assert ask(CLAUDE, tmp_path, "--limit", 1, "--set", 'thinking={"type": "adaptive"}').code == 0
+    assert ask(LLAMA, tmp_path, "--limit", 1, "--set", "seed=7").code == 0
+    gpt, claude, llama = (asked.body for asked in server.chats)
+    assert gpt["reasoning_effort"] == "low"
+    assert "temperature" not in gpt
+    assert claude["thinking"] == {"type": "adaptive"}
+    assert llama["options"] == {"seed": 7}
+    run = result(tmp_path, "gpt-4o_ICL_open")["run"]
+    assert run["generation"]["set"] == {"reasoning_effort": "low", "temperature": None}
+    says_in_one_line(ask(GPT, tmp_path, "--limit", 1), "different run", "generation.set")
+    for field in ("messages=[]", "model=x", "nonsense"):
+        says_in_one_line(ask(GPT, tmp_path, "--set", field), "--set", field)
+
+
+def test_thoughts_without_an_answer_are_no_answer(server: FakeService, tmp_path: Path) -> None:
+    """A reasoning model that comes to nothing within its tokens is told of at once, as is one cut short."""
+    data = questions(tmp_path / "data", 2)
+    server.script = {
+        "Question 0000, 2?": [says("", "length")],
+        "Question 0001, 2?": [says("Well", "length")],
+    }
+    finished = ask(GPT, tmp_path / "out", "--dataset-path", data)
+    assert finished.code == 3
+    first, second = result(tmp_path / "out", "gpt-4o_ICL_open")["records"]
+    assert (first["error"]["type"], second["status"]) == ("empty", "ok")
+    assert "--max_new_tokens" in first["error"]["message"]
+    assert "take care: 2 replies ended at the limit of --max_new_tokens" in finished.err
+
+
+def test_who_answered_and_who_was_asked_is_told(
+    server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answer = says("yes")
+    server.fault = lambda _asked: Answer(200, answer.body | {"model": "gpt-4o-2024-08-06"})
+    assert ask(GPT, tmp_path, "--limit", 2).code == 0
+    hardware = result(tmp_path, "gpt-4o_ICL_open")["run"]["hardware"]
+    assert hardware["answered_by"] == ["gpt-4o-2024-08-06"]
+    assert hardware["server"] == "Azure OpenAI, API version 2024-06-01"
+    assert "would ask gpt-4o of Azure OpenAI" in ask(GPT, tmp_path, "--dry-run").out
+    monkeypatch.delenv("AZURE_OPENAI_API_VERSION")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    elsewhere = ask(GPT, tmp_path, "--name", "other")
+    assert "is asked, not Azure, for want of AZURE_OPENAI_API_VERSION" in elsewhere.err
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f" {KEY}", f"{KEY}\r", "schlüssel-0123456789"])
+def test_a_key_that_no_header_can_hold_is_one_line(
+    key: str, server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, script in (("ANTHROPIC_API_KEY", CLAUDE), ("AZURE_OPENAI_API_KEY", GPT)):
+        monkeypatch.setenv(name, key)
+        finished = ask(script, tmp_path)
+        says_in_one_line(finished, name, "white space")
+        assert key.strip() not in finished.err
+    assert not server.asked
+
+
+def test_that_a_service_is_busy_is_told_now_and_then(
+    server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("smmile.backends.services._SECONDS_BETWEEN_LINES", 0.0)
+    at_once = {"Retry-After-Ms": "1", "Retry-After": "0.001"}
+    for script, busy in (
+        (CLAUDE, claude_fails(529, "x", headers=at_once)),
+        (LLAMA, ollama_fails(503, "x")),
+    ):
+        server.asked.clear()
+        server.fault = lambda _asked, busy=busy: busy if len(server.chats) == 1 else None  # type: ignore[misc]
+        finished = ask(script, tmp_path, "--limit", 1)
+        assert finished.code == 0
+        assert "is busy, failing or out of reach: asked again 1 time" in finished.err
 
 
 def test_a_key_that_a_model_says_again_is_not_kept(server: FakeService, tmp_path: Path) -> None:

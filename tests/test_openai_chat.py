@@ -137,6 +137,7 @@ def test_what_is_not_set_is_not_sent_and_the_rest_goes_under_its_name() -> None:
     assert backend.describe() == {
         "server": "OpenAI",
         "model": "m",
+        "answered_by": ["m"],
         "generation": {"max_completion_tokens": 512},
     }
 
@@ -360,7 +361,7 @@ def test_a_key_is_in_no_message() -> None:
     with_line_break = errors(FakeService({"a": [says("unheard")]}), key=f"{KEY}\n")
     assert with_line_break["a"][0] == "server"
     assert KEY[:8] not in with_line_break["a"][1]
-    assert redacted("a b", "", "b") == "a ***"
+    assert redacted("a b key0", "", "b", "key0") == "a b ***"
 
 
 # Several at once.
@@ -681,7 +682,12 @@ def test_the_served_models_name(
         assert isinstance(outcomes(backend, requests_for("q"))["q"], Reply)
     assert server.chats[0].body["model"] == name
     generation = {"max_tokens": 512, "temperature": 0, "seed": 42}
-    assert backend.describe() == {"server": "OpenAI-compatible", "model": name, "generation": generation}
+    assert backend.describe() == {
+        "server": "OpenAI-compatible",
+        "model": name,
+        "answered_by": ["m"],
+        "generation": generation,
+    }
     told = capsys.readouterr().err
     if name == "only":
         assert "lists one model, only; it is taken for org/checkpoint (--served-model" in told

@@ -29,16 +29,18 @@ _LONG_REPLY = 4_096
 class ApiModel:
     """A model behind an API, and all that is special about it.
 
-    `name` is the run's, `model` what the service calls it. `generation` is how answers are made.
-    `connect` gives the back end, which keeps to a budget if there is one; `rules` says which pictures the
-    service takes, `picture_tokens` what it counts for one. `is_paid`: somebody will send a bill.
+    `name` is the run's, `model` what the service calls it. `generation` is how answers are made, and
+    `fields` what a request says of it. `connect` gives the back end for fields and a budget, if there is
+    one; `rules` says which pictures the service takes, `picture_tokens` what it counts for one.
+    `is_paid`: somebody will send a bill.
     """
 
     name: str
     model: str
     recipe: Recipe
     generation: Mapping[str, object]
-    connect: Callable[[Budget | None], Backend]
+    fields: Mapping[str, object]
+    connect: Callable[[Mapping[str, object], Budget | None], Backend]
     packages: tuple[str, ...]
     rules: ImageRules = field(default_factory=ImageRules)
     picture_tokens: PictureTokens = lambda _size: 0
@@ -57,22 +59,29 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     estimator = Estimator(model.picture_tokens)
     longest = args.max_new_tokens or _LONG_REPLY
 
+    set_by_hand = dict(args.set)
+    fields = {
+        name: value for name, value in (dict(model.fields) | set_by_hand).items() if value is not None
+    }
+
     def connect(_problems: ProblemSet, plan: Plan, spent: Usage) -> Backend:
         if price is None or args.max_cost is None:
-            return model.connect(None)
+            return model.connect(fields, None)
         too_low = _too_low(plan, spent, estimator)
-        return model.connect(
-            Budget(args.max_cost, spent.dollars or 0.0, price, estimator, longest, too_low)
-        )
+        budget = Budget(args.max_cost, spent.dollars or 0.0, price, estimator, longest, too_low)
+        return model.connect(fields, budget)
 
     def preview(plan: Plan) -> Iterator[str]:
         requests = list(plan.requests if args.no_share else plan.unique.values())
+        yield f"would ask {one_line(model.model)} of {one_line(model.generation['service'])}"
         yield from _picture_changes(requests, model.rules)
         tokens = sum(estimator.prompt_tokens(request.conversation) for request in requests)
         yield from _cost_estimate(model, price, tokens, len(requests) * longest)
 
     limits = {name: value for name, value in asdict(model.rules).items() if value and name != "source"}
     generation = dict(model.generation) | {"max_new_tokens": args.max_new_tokens}
+    if set_by_hand:
+        generation["set"] = set_by_hand
     if model.recipe.shows_images:
         generation["image_limits"] = limits
     subject = Subject(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import re
 import signal
@@ -277,7 +278,18 @@ def add_api_flags(parser: Parser, *, model: str) -> None:
         help="the run's name in file names (default: the published one, or the model's)",
     )
     group.add_argument(
-        "--base-url", metavar="URL", help="ask there (default: the client library's own place)"
+        "--set",
+        type=_field,
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="one more field of each request, its value JSON or text, such as reasoning_effort=low or "
+        "temperature=0.7; null leaves one out (repeatable)",
+    )
+    group.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="ask there, as a client library's own variable for it would (default: that, or the service)",
     )
     add_remote_flags(group)
     group.add_argument(
@@ -374,6 +386,17 @@ def _dollars(text: str) -> float:
     if not re.fullmatch(r"\d{1,9}(\.\d+)?|\.\d+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of dollars")
     return float(text)
+
+
+def _field(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"\w+", name) or name in ("model", "messages", "system", "stream"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not set a field of a request, as temperature=0.7")
+    try:
+        parsed: object = json.loads(value)
+    except ValueError:
+        parsed = value
+    return name, parsed
 
 
 def _name(text: str) -> str:

@@ -10,9 +10,9 @@ class UsageError(Exception):
     """
 
 
-def counted(number: int, noun: str) -> str:
-    """`number` with its noun: 1 problem, 2 problems."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`number` with its noun: 1 problem, 2 problems; `plural` where that is not made with an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def one_line(text: object, limit: int = 300) -> str:

@@ -133,10 +133,16 @@ def run_inference(args: argparse.Namespace, subject: Subject) -> int:
         f"{len(outcome.result.run.dataset.skipped)} skipped; {done}"
     )
     usage = outcome.result.run.usage
-    if usage.price and usage.dollars is not None:
+    if usage.prompt_tokens is not None:
+        spent = ""
+        if usage.price and usage.dollars is not None:
+            spent = f", {usage.dollars:.4f} dollars at the prices of {one_line(usage.price.as_of)}"
+        print(f"{usage.prompt_tokens} prompt and {usage.completion_tokens or 0} completion tokens{spent}")
+    cut = sum(record.finish_reason == "length" for record in outcome.result.records)
+    if cut:
         print(
-            f"{usage.prompt_tokens} prompt and {usage.completion_tokens} completion tokens: "
-            f"{usage.dollars:.4f} dollars at the prices of {one_line(usage.price.as_of)}"
+            f"take care: {counted(cut, 'reply', 'replies')} ended at the limit of --max_new_tokens",
+            file=sys.stderr,
         )
     if outcome.stale_csv:
         print(

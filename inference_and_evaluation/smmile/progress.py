@@ -8,6 +8,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from smmile.errors import counted
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -15,10 +17,10 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts answered problems out of `total` on standard error, with a rate and the time to go."""
+    """Counts problems that are done out of `total` on standard error, with a rate and the time to go."""
 
     def __init__(self, total: int, label: str) -> None:
-        self._total, self._label, self._done = total, label, 0
+        self._total, self._label, self._done, self._errors = total, label, 0, 0
         self._started = self._last_line = time.monotonic()
         self._bar: RichProgress | None = None
 
@@ -38,9 +40,10 @@ class Progress:
             self._bar.add_task(self._label, total=self._total, pace="")
         return self
 
-    def advance(self, problems: int) -> None:
-        """Count `problems` more as answered."""
+    def advance(self, problems: int, errors: int = 0) -> None:
+        """Count `problems` more as done, of which `errors` ended in an error."""
         self._done += problems
+        self._errors += errors
         now = time.monotonic()
         pace = self._pace(now - self._started)
         if self._bar is not None:
@@ -55,7 +58,8 @@ class Progress:
         rate = self._done / max(seconds, 1e-9)
         left = timedelta(seconds=round((self._total - self._done) / rate)) if rate else "-"
         shown = f"{rate:.1f} a second" if rate >= 1 else f"{rate * 60:.1f} a minute"
-        return f"{shown}, {left} to go"
+        failed = f", {counted(self._errors, 'error')}" if self._errors else ""
+        return f"{shown}, {left} to go{failed}"
 
     def __exit__(
         self,

@@ -169,7 +169,8 @@ class _Asking:
         label = self._label if rank.count == 1 else f"{self._label}, process {rank.index} of {rank.count}"
         with Progress(self._state.problems_of(requests), label) as progress:
             for batch in guarded(self._backend, requests):
-                progress.advance(self._state.keep(batch))
+                records = self._state.keep(batch)
+                progress.advance(len(records), sum(record.status == "error" for record in records))
 
 
 def _as_made(run: Run, asking: _Asking, earlier: ResultFile | None, rank: Rank) -> Run:
@@ -254,8 +255,8 @@ class _State:
             and (asked_before or group[0].problem.problem_id not in self.records)
         ]
 
-    def keep(self, batch: Sequence[Answered]) -> int:
-        """Journal a batch for all problems that share its requests; gives their number."""
+    def keep(self, batch: Sequence[Answered]) -> list[Record]:
+        """Journal a batch for all problems that share its requests; gives their records."""
         records = [
             (request.key, record_of(request, outcome, self._read_choice))
             for asked, outcome in batch
@@ -264,7 +265,7 @@ class _State:
         self._journal.append(records)
         for _, record in records:
             self._learn(record)
-        return len(records)
+        return [record for _, record in records]
 
     def _learn(self, record: Record) -> None:
         known = self.records.get(record.problem_id)
@@ -352,6 +353,11 @@ def record_of(request: Request, outcome: Reply | Failure, read_choice: ChoiceRea
     text = sound(outcome.text)
     follow_up = None if outcome.follow_up is None else sound(outcome.follow_up)
     record = change(record, full_response=text, finish_reason=outcome.finish_reason, follow_up=follow_up)
+    if not text and outcome.finish_reason == "length":  # as models do that think at length
+        spent = RecordError(
+            "empty", "all that --max_new_tokens allows went by without an answer; allow more"
+        )
+        return change(record, error=spent)
     if not text.strip() and outcome.finish_reason != "length":
         return record
     record = change(record, status="ok", error=None)

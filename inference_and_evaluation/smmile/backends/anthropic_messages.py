@@ -17,6 +17,7 @@ from smmile.backends.services import (
     ask_not_in_vain,
     failure,
     header_secrets,
+    key_from,
     login_secrets,
     service_address,
     words_of,
@@ -93,7 +94,7 @@ def connect(
     """Anthropic, and how a client of it is made. Raises UsageError where the key is missing."""
     import anthropic
 
-    key = os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_AUTH_TOKEN")
+    key = key_from("ANTHROPIC_API_KEY") or key_from("ANTHROPIC_AUTH_TOKEN")
     if not key:
         raise UsageError("Anthropic needs ANTHROPIC_API_KEY in the environment; set it")
     url = base_url or os.environ.get("ANTHROPIC_BASE_URL")

@@ -21,8 +21,8 @@ _ROOM = 4
 # After so many times the concurrency of requests in a row that found nobody, the service is gone.
 _PATIENCE = 2
 
-# Shorter secrets (a local server's "EMPTY") are words that a reply may well hold.
-_SHORTEST_SECRET = 8
+# Shorter secrets are words that a message (a key "k") or a reply (a local server's "EMPTY") may well hold.
+_SHORTEST_SECRET, _SHORTEST_IN_REPLIES = 4, 8
 
 
 class UnreachableError(Exception):
@@ -161,7 +161,7 @@ async def _outcome(session: Session, request: Request) -> Reply | Failure:
     if isinstance(outcome, Failure):
         message = one_line(redacted(outcome.error.message, *session.secrets))
         return replace(outcome, error=RecordError(outcome.error.type, message))
-    long = [secret for secret in session.secrets if len(secret) >= _SHORTEST_SECRET]
+    long = [secret for secret in session.secrets if len(secret) >= _SHORTEST_IN_REPLIES]
     return replace(
         outcome,
         text=redacted(outcome.text, *long),
@@ -175,7 +175,7 @@ def redacted(text: str, *secrets: str) -> str:
 
     A secret that was cut at its white space (a key with a line break cannot be sent) is found as well.
     """
-    parts = {part for secret in secrets for part in secret.split()}
+    parts = {part for secret in secrets for part in secret.split() if len(part) >= _SHORTEST_SECRET}
     for part in sorted(parts, key=len, reverse=True):
         text = text.replace(part, "***")
     return text

@@ -15,6 +15,7 @@ from smmile.backends.services import (
     Service,
     asking_again,
     failure,
+    key_from,
     login_secrets,
     retry_after,
     service_address,
@@ -70,7 +71,7 @@ class OllamaChat(RemoteBackend):
 
         try:
             response: ollama.ChatResponse = await asking_again(
-                self._max_retries, _may_pass, _asked_to_wait
+                self._max_retries, self._patience, _may_pass, _asked_to_wait
             )(
                 client.chat,
                 self._service.model,
@@ -90,6 +91,7 @@ class OllamaChat(RemoteBackend):
             return failure("server", f"{type(error).__name__}: {error}")
         except _GARBLED as error:
             return failure("server", f"the reply is no chat response ({type(error).__name__}: {error})")
+        self._note_answering(response.model)
         return Reply(
             response.message.content or "",
             response.done_reason,
@@ -106,7 +108,7 @@ def connect(
     import ollama
 
     host = base_url or os.environ.get("OLLAMA_HOST") or ""
-    secrets: tuple[str, ...] = tuple(filter(None, [os.environ.get("OLLAMA_API_KEY")]))
+    secrets: tuple[str, ...] = tuple(filter(None, [key_from("OLLAMA_API_KEY")]))
     if "://" in host:
         secrets += login_secrets(service_address(host, "--base-url" if base_url else "OLLAMA_HOST"))
     service = Service(

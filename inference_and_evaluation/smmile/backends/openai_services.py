@@ -20,6 +20,7 @@ from smmile.backends.services import (
     ask_not_in_vain,
     cause_of,
     header_secrets,
+    key_from,
     login_secrets,
     service_address,
     without_login,
@@ -83,6 +84,12 @@ def connect(model: str, base_url: str | None, timeout: float, max_retries: int) 
     kind = find_service(base_url)
     if kind == "Azure OpenAI":
         return _azure(model, timeout, max_retries)
+    set_in_vain = [name for name in _AZURE_VARIABLES if os.environ.get(name)]
+    if set_in_vain and not base_url and len(set_in_vain) < len(_AZURE_VARIABLES):
+        missing = [name for name in _AZURE_VARIABLES if name not in set_in_vain]
+        print(
+            f"take care: {kind} is asked, not Azure, for want of {' and '.join(missing)}", file=sys.stderr
+        )
     if kind == "OpenAI":
         return _openai(model, timeout, max_retries)
     if base_url:
@@ -96,11 +103,11 @@ def _azure(model: str, timeout: float, max_retries: int) -> Connection:
     missing = [name for name in _AZURE_VARIABLES if not os.environ.get(name)]
     if missing:
         raise UsageError(f"Azure OpenAI needs {' and '.join(missing)} in the environment")
-    key, endpoint, version = (os.environ[name] for name in _AZURE_VARIABLES)
+    key, endpoint, version = (key_from(name) or "" for name in _AZURE_VARIABLES)
     address = service_address(endpoint, "AZURE_OPENAI_ENDPOINT")
     service = Service(
         name="Azure OpenAI",
-        kind="Azure OpenAI",
+        kind=f"Azure OpenAI, API version {version}",
         model=model,
         if_refused="check AZURE_OPENAI_API_KEY and AZURE_OPENAI_ENDPOINT",
         if_unknown="--model names the deployment, AZURE_OPENAI_API_VERSION the version of the API",
@@ -122,7 +129,7 @@ def _azure(model: str, timeout: float, max_retries: int) -> Connection:
 def _openai(model: str, timeout: float, max_retries: int) -> Connection:
     import openai
 
-    key = os.environ.get("OPENAI_API_KEY")
+    key = key_from("OPENAI_API_KEY")
     if not key:
         raise UsageError(
             "OpenAI needs OPENAI_API_KEY in the environment, Azure the three AZURE_OPENAI_* variables; "
@@ -143,7 +150,7 @@ def _own_server(model: str, url: str, flag: str, timeout: float, max_retries: in
     """A compatible server, which is looked for at once; it gets the account's key if there is one."""
     import openai
 
-    key = os.environ.get("OPENAI_API_KEY", "")
+    key = key_from("OPENAI_API_KEY")
     address = service_address(url, flag)
     service = Service(
         name=f"the server at {without_login(address)}",

@@ -10,8 +10,12 @@ from typing import Any
 
 from smmile.backends.budget import Budget
 from smmile.backends.concurrent import Session, answer_concurrently
-from smmile.backends.services import Service
+from smmile.backends.services import Patience, Service
+from smmile.errors import one_line
 from smmile.requests import Answered, Failure, Reply, Request
+
+# A service that answers under more names than this names them at random.
+_MOST_NAMES = 10
 
 
 class RemoteBackend(ABC):
@@ -33,14 +37,26 @@ class RemoteBackend(ABC):
     ) -> None:
         self._make_client, self._service, self._fields = make_client, service, fields
         self._concurrency, self._budget = concurrency, budget
+        self._answered_by: set[str] = set()
+        self._patience = Patience(service.name)
 
     def describe(self) -> Mapping[str, object]:
-        """The kind of service, the model's name there, and all that a request says besides its messages."""
+        """The kind of service, and all that a request says besides its messages.
+
+        `model` is the name that was asked for, and `answered_by` the names under which it has answered,
+        which tell what stood behind an alias or a deployment.
+        """
         return {
             "server": self._service.kind,
             "model": self._service.model,
+            "answered_by": sorted(self._answered_by),
             "generation": dict(self._fields),
         }
+
+    def _note_answering(self, model: object) -> None:
+        """Take down the name under which a model has answered, if it says one."""
+        if isinstance(model, str) and len(self._answered_by) < _MOST_NAMES:
+            self._answered_by.add(one_line(self._service.redact(model), 100))
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
         """Answer in the order in which replies come.

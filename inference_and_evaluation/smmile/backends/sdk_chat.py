@@ -8,13 +8,14 @@ import importlib
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
 
-from smmile.backends.concurrent import UnreachableError
+from smmile.backends.concurrent import Session, UnreachableError
 from smmile.backends.remote import RemoteBackend
 from smmile.backends.sent_images import (
     ImageFitter,
@@ -76,6 +77,12 @@ class SdkChat(RemoteBackend):
         """Which models there are, where an error is that there is none of this name."""
         return ""
 
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        with self._patience.listening_to(self.sdk):
+            async with super()._session() as session:
+                yield session
+
     async def _ask(self, client: Any, request: Request) -> Reply | Failure:
         started = time.perf_counter()
         changes: tuple[ImageChange, ...] = ()
@@ -91,7 +98,7 @@ class SdkChat(RemoteBackend):
                 return failure("request", str(error))
             started = time.perf_counter()
             try:
-                outcome = await asking_again(client.max_retries, is_garbled)(
+                outcome = await asking_again(client.max_retries, self._patience, is_garbled)(
                     self._post, client, body, fields
                 )
             except GarbledError as error:
@@ -126,7 +133,10 @@ class SdkChat(RemoteBackend):
 
     def _checked(self, content: bytes) -> Reply | Failure:
         try:
-            return self._read(json.loads(content))
+            body = json.loads(content)
+            outcome = self._read(body)
+            self._note_answering(body.get("model") if isinstance(body, dict) else None)
+            return outcome
         except ValueError as error:
             shown = self._service.redact(content.decode(errors="replace"))[:200]
             raise GarbledError(f"the reply is not as it should be ({error}): {shown}") from error

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from smmile.backends.concurrent import redacted
-from smmile.errors import UsageError, one_line
+from smmile.errors import UsageError, counted, one_line
 from smmile.requests import Failure
 from smmile.results import ErrorType, RecordError
 
@@ -51,6 +55,47 @@ LONGEST_WAIT = 120.0
 
 # Seconds to wait before asking again where a client does not do it by itself: at first, and at most.
 _FIRST_WAIT, _LAST_WAIT = 0.5, 8.0
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Patience:
+    """Tells on standard error, now and then, that requests have to be sent again.
+
+    Otherwise a service that is busy, failing or out of reach would look like one that is slow.
+    """
+
+    def __init__(self, service: str) -> None:
+        self._service, self._count = service, 0
+        self._last_line = time.monotonic()
+
+    def note(self, *_: object) -> None:
+        """Count one more."""
+        self._count += 1
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            times = counted(self._count, "time")
+            print(f"{self._service} is busy, failing or out of reach: asked again {times}", file=sys.stderr)
+
+    @contextmanager
+    def listening_to(self, client: str) -> Iterator[None]:
+        """Count what a client's module says of its asking again, for as long as the block lasts."""
+        logger = logging.getLogger(f"{client}._base_client")
+        level = logger.level
+
+        def count(record: logging.LogRecord) -> bool:
+            if record.getMessage().startswith("Retrying request"):
+                self.note()
+            return record.levelno >= logging.WARNING
+
+        logger.addFilter(count)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeFilter(count)
+            logger.setLevel(level)
 
 
 class GarbledError(Exception):
@@ -168,6 +213,7 @@ def cause_of(error: Exception) -> str:
 
 def asking_again(
     max_retries: int,
+    patience: Patience,
     may_pass: Callable[[BaseException], bool],
     asked_to_wait: Callable[[BaseException], float | None] = lambda _error: None,
 ) -> AsyncRetrying:
@@ -194,6 +240,7 @@ def asking_again(
         stop=stop_after_attempt(max_retries + 1),
         retry=retry_if_exception(may_pass),
         wait=wait,
+        before_sleep=patience.note,
         reraise=True,
     )
 
@@ -255,6 +302,19 @@ def login_secrets(address: SplitResult) -> tuple[str, ...]:
 def without_login(address: SplitResult) -> str:
     """The URL without its user and password."""
     return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+
+
+def key_from(variable: str) -> str | None:
+    """The key in an environment variable; None where there is none.
+
+    Raises UsageError, without showing it, for one that no header can hold.
+    """
+    key = os.environ.get(variable)
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise UsageError(
+            f"{variable} has white space, a line break or an odd character in it; set it again"
+        )
+    return key or None
 
 
 def header_secrets(variable: str) -> tuple[str, ...]:
