@@ -46,10 +46,9 @@ def main() -> int:
 
     from smmile.analysis import read_scores
     from smmile.errors import UsageError
-    from smmile.figures import LOOKS, FileKind, Plan, draw, models_plan, strata_plans
+    from smmile.figures import Plan, figure_files, models_plan, named_strata_plans
     from smmile.files import make_folder, write_whole
     from smmile.published import published_scores, published_set
-    from smmile.run_names import file_safe
     from smmile.strata_files import read_strata
     from smmile.tables import METRIC_NAMES
 
@@ -81,21 +80,13 @@ def main() -> int:
         except UsageError as error:
             broken.append(str(error))
             continue
-        for model, plan in strata_plans(metric, strata, scores).items():
-            stem = f"strata_{file_safe(model)[:100]}_{metric}"
-            while stem in plans:  # names that differ in what no file name should have
-                stem += "-"
-            plans[stem] = plan
+        plans |= named_strata_plans(metric, strata, scores)
 
     folder = args.output_dir or args.results_dir
     make_folder(folder)
-    for stem, plan in plans.items():
-        for look in LOOKS:
-            if look.name in args.look:
-                kind: FileKind = "pdf" if look.name == "print" else args.format
-                picture = folder / f"figure_{stem}_{look.name}.{kind}"
-                write_whole(picture, draw(plan, look, kind), durable=False)
-                print(cli.shown_path(picture))
+    for file_name, content in figure_files(plans, args.look, args.format):
+        write_whole(folder / file_name, content, durable=False)
+        print(cli.shown_path(folder / file_name))
     for reason in broken:
         print(f"skipped: {reason}", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK

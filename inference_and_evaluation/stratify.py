@@ -27,6 +27,9 @@ def main() -> int:
         default="stored",
         help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
     )
+    parser.add_argument(
+        "--plot", action="store_true", help="also draw the strata of every model, as plot_results.py does"
+    )
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
@@ -81,6 +84,14 @@ def main() -> int:
     print(f"{'grey' if terminal else '*'}: {few}.\n")
     print(strata_tables(strata, terminal=terminal))
     print(f"All of these: {cli.shown_path(file)}")
+    if args.plot:
+        from smmile.figures import figure_files, named_strata_plans
+        from smmile.strata_files import read_strata
+
+        plans = named_strata_plans(args.eval_type, read_strata(file), runs)
+        for file_name, picture in figure_files(plans, ("print", "light", "dark")):
+            write_whole(args.results_dir / file_name, picture, durable=False)
+            print(cli.shown_path(args.results_dir / file_name))
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 

@@ -193,6 +193,18 @@ def test_permutations_of_a_problem_are_one_cluster_and_count_once_towards_few() 
     assert sum(line.endswith("*") for line in table.splitlines()) == 1
 
 
+def test_the_plot_is_the_one_of_plot_results(data: Path, tmp_path: Path) -> None:
+    judged(tmp_path, "m", dict.fromkeys(("p1", "p2", "p3", "p4"), 100))
+    words = ["--dataset-path", data, "--plot"]
+    _, finished = strata_of(tmp_path, "llm", *words)
+    assert finished.code == 0, finished.err
+    drawn = sorted(file.name for file in tmp_path.glob("figure_*"))
+    assert drawn == [f"figure_strata_m_llm_{look}" for look in ("dark.png", "light.png", "print.pdf")]
+    before = {name: (tmp_path / name).read_bytes() for name in drawn}
+    assert run_here("plot_results.py", tmp_path).code == 0
+    assert {name: (tmp_path / name).read_bytes() for name in drawn} == before
+
+
 def test_small_strata_are_dimmed_on_a_terminal() -> None:
     problems = outlines(
         *(Outline(f"p{n}", ("no", "yes"), {"flag_x": "small" if n < 9 else "ten"}) for n in range(19))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,7 +19,7 @@ from smmile.conversation import InferenceMode
 from smmile.errors import one_line
 from smmile.problems import base_problem_id
 from smmile.published import PublishedScore
-from smmile.run_names import BASELINES, MODES, latex_name
+from smmile.run_names import BASELINES, MODES, file_safe, latex_name
 from smmile.scoring import Metric, Scores
 from smmile.statistics import accuracy_interval, effective_sample, wilson_interval
 from smmile.strata import (
@@ -209,6 +209,19 @@ def strata_plans(metric: Metric, strata: Mapping[str, Strata], scores: Sequence[
     return {label: plan for label, plan in plans.items() if plan.columns}
 
 
+def named_strata_plans(
+    metric: Metric, strata: Mapping[str, Strata], scores: Sequence[Scores]
+) -> dict[str, Plan]:
+    """The plans of `strata_plans` by the middle of their files' names."""
+    plans: dict[str, Plan] = {}
+    for model, plan in strata_plans(metric, strata, scores).items():
+        stem = f"strata_{file_safe(model)[:100]}_{metric}"
+        while stem in plans:  # names that differ in what no file name should have
+            stem += "-"
+        plans[stem] = plan
+    return plans
+
+
 def strata_plan(title: str, runs: Mapping[InferenceMode, StratifiedRun]) -> Plan:
     """One model's strata, a panel per flag, a row per value with its number of problems.
 
@@ -336,6 +349,20 @@ def draw(plan: Plan, look: Look, kind: FileKind) -> bytes:
         figure = make_figure(plan, look)
         figure.savefig(out, format=kind, dpi=200, facecolor=look.background, metadata=undated)
     return out.getvalue()
+
+
+def figure_files(
+    plans: Mapping[str, Plan], looks: Collection[str], screens: Literal["png", "svg"] = "png"
+) -> Iterator[tuple[str, bytes]]:
+    """File names and contents of the figures of `plans`, whose keys are the names' middles.
+
+    For print a figure is a PDF, for `screens` one of these.
+    """
+    for stem, plan in plans.items():
+        for look in LOOKS:
+            if look.name in looks:
+                kind: FileKind = "pdf" if look.name == "print" else screens
+                yield f"figure_{stem}_{look.name}.{kind}", draw(plan, look, kind)
 
 
 def style() -> AbstractContextManager[None]:

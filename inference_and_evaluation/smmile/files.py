@@ -22,8 +22,16 @@ def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
     """Put `content` in `file`'s place in one step, and on the disk before this returns.
 
     What can be made again from other files need not be `durable`, which takes time. Raises UsageError
-    where it cannot be written; what stood there before is then untouched.
+    where it cannot be written; what stood there before is then untouched. A terminal, a pipe and the
+    like are written to as they are.
     """
+    file = file.resolve() if file.is_symlink() else file
+    if file.exists() and not file.is_file():
+        try:
+            file.write_bytes(content)
+        except OSError as error:
+            raise cannot_write(file, error) from error
+        return
     draft = file.with_name(file.name + ".tmp")
     try:
         with draft.open("wb") as stream:
