@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -291,6 +293,8 @@ def test_openai_and_servers_of_ones_own(
         (GPT, {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, ["does not answer", "OPENAI_BASE_URL"]),
         (LLAMA, {"OLLAMA_HOST": "127.0.0.1:9"}, ["ollama cannot be reached", "OLLAMA_HOST"]),
         (LLAMA, {"OLLAMA_HOST": "ftp://x"}, ["OLLAMA_HOST"]),
+        (LLAMA, {"OLLAMA_HOST": f"http://user:{KEY}@127.0.0.1:99999"}, ["OLLAMA_HOST"]),
+        (LLAMA, {"OLLAMA_HOST": ":99999"}, ["OLLAMA_HOST"]),
     ],
 )
 def test_a_missing_key_or_address_is_one_line_and_a_dry_run_needs_none(
@@ -400,6 +404,7 @@ def test_every_mistake_is_a_recorded_error_with_its_type(
         (CLAUDE, claude_fails(403, f"not allowed {KEY}"), ["refuses access (not allowed ***)"]),
         (CLAUDE, claude_fails(404, "model: claude-3-7-sonnet-20250219"), ["has no model", "--model"]),
         (CLAUDE, claude_fails(400, "Your credit balance is too low to access the API."), ["no quota left"]),
+        (CLAUDE, claude_fails(400, "You have reached your specified API usage limits."), ["no quota left"]),
         (CLAUDE, claude_fails(429, "daily", headers={"Retry-After": "7200"}), ["7200 seconds", "is kept"]),
         (GPT, fails(401, f"Access denied: {KEY}"), ["Azure OpenAI", "AZURE_OPENAI_API_KEY"]),
         (GPT, fails(404, "The API deployment does not exist", "DeploymentNotFound"), ["--model names"]),
@@ -543,6 +548,54 @@ def test_that_a_service_is_busy_is_told_now_and_then(
         finished = ask(script, tmp_path, "--limit", 1)
         assert finished.code == 0
         assert "is busy, failing or out of reach: asked again 1 time" in finished.err
+
+
+@pytest.mark.parametrize("script", [CLAUDE, GPT])
+def test_a_key_is_found_in_any_quotes(
+    script: str, server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = "sk-\"q\\b/~$%<&>'12345678"
+    for name in ("ANTHROPIC_API_KEY", "AZURE_OPENAI_API_KEY"):
+        monkeypatch.setenv(name, key)
+    answers = [
+        Answer(400, {"error": [{"k": key}]}),
+        Answer(200, [key]),
+        Answer(200, {"choices": [{"message": key}], "content": key}),
+        Answer(400, f"<b>{html.escape(key)}</b> {quote(key, safe='')} {key!r}".encode()),
+        Answer(200, b"{]", {"X-Bad": key}),
+        Answer(400, {"error": {"message": json.dumps({"key": json.dumps(key)})}}),
+    ]
+    data = questions(tmp_path / "data", len(answers))
+    server.script = {f"Question {number:04}, 2?": [answer] for number, answer in enumerate(answers)}
+    out = tmp_path / "out"
+    finished = ask(script, out, "--dataset-path", data, "--max-retries", 0, "--csv")
+    assert finished.code == 3
+    for text in (finished.out, finished.err, *(file.read_text() for file in out.iterdir())):
+        assert "12345678" not in text
+
+
+def test_odd_usage_and_odd_ends_lose_no_answer(server: FakeService, tmp_path: Path) -> None:
+    """Counts that are none, a reply in parts, a lone surrogate for a reason."""
+    reply = claude_says("yes").body
+    answers = [
+        Answer(200, reply | {"usage": usage})
+        for usage in ([1], {"input_tokens": -5}, {"input_tokens": 1e40}, {"input_tokens": 7.0}, None)
+    ]
+    answers.append(Answer(200, json.dumps(reply | {"stop_reason": "\ud800"}).encode()))
+    data = questions(tmp_path / "data", len(answers))
+    server.script = {f"Question {number:04}, 2?": [answer] for number, answer in enumerate(answers)}
+    assert ask(CLAUDE, tmp_path / "out", "--dataset-path", data).code == 0
+    records = result(tmp_path / "out", "claude-3-7-sonnet_ICL_open")["records"]
+    assert [record["prompt_tokens"] for record in records] == [None, None, None, 7, None, 10]
+    assert records[-1]["finish_reason"] == "\ufffd"
+    parts = says("x").body
+    parts["choices"][0]["message"]["content"] = [
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b"},
+    ]
+    server.script = {"Question 0000, 2?": [Answer(200, parts)]}
+    assert ask(GPT, tmp_path / "out", "--dataset-path", data, "--limit", 1).code == 0
+    assert result(tmp_path / "out", "gpt-4o_ICL_open")["records"][0]["full_response"] == "ab"
 
 
 def test_a_key_that_a_model_says_again_is_not_kept(server: FakeService, tmp_path: Path) -> None:
@@ -780,6 +833,21 @@ def test_a_run_stops_before_it_costs_more_than_it_may(server: FakeService, tmp_p
     assert ask(CLAUDE, out, *words, 31).code == 0
     assert result(out, "mine_ICL_open")["run"]["usage"]["dollars"] == pytest.approx(30)
     assert len(server.chats) == 30
+    # Replies longer than they were thought to be, and a service that says nothing of its counts.
+    prices.write_text(
+        json.dumps(table | {"dollars_per_million_tokens": {"mine": {"input": 0, "output": 5000}}})
+    )
+    replies = {
+        "long": ({"input_tokens": 1, "output_tokens": 2000}, 41.0),
+        "silent": (None, 11.0),  # 512 tokens, for all that is known
+    }
+    for name, (usage, limit) in replies.items():
+        body = claude_says("yes").body | {"usage": usage}
+        server.fault = lambda _asked, body=body: Answer(200, body)  # type: ignore[misc]
+        server.asked.clear()
+        for _ in range(3):
+            assert ask(CLAUDE, out, *words, limit, "--name", name, "--concurrency", 2).code == 2
+        assert len(server.chats) == 4, name
 
 
 def test_the_price_table_that_is_included_has_a_date_and_the_papers_models(tmp_path: Path) -> None:

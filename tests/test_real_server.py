@@ -188,7 +188,7 @@ def test_another_models_name_is_refused_in_one_line(server: Running) -> None:
 
 def test_what_a_server_breaks_on_is_its_error(server: Running) -> None:
     """Such as a field that it takes and cannot read: this server then says no more than its status."""
-    [[(_, outcome)]] = connect(server, extra={"generation_config": "{"}).answer(requests()[:1])
+    [[(_, outcome)]] = connect(server, fields={"generation_config": "{"}).answer(requests()[:1])
     assert isinstance(outcome, Failure)
     assert (outcome.error.type, outcome.error.message) == ("server", "HTTP 500: Internal Server Error")
 

@@ -67,9 +67,7 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     def connect(_problems: ProblemSet, plan: Plan, spent: Usage) -> Backend:
         if price is None or args.max_cost is None:
             return model.connect(fields, None)
-        too_low = _too_low(plan, spent, estimator)
-        budget = Budget(args.max_cost, spent.dollars or 0.0, price, estimator, longest, too_low)
-        return model.connect(fields, budget)
+        return model.connect(fields, _budget(args.max_cost, price, estimator, longest, plan, spent))
 
     def preview(plan: Plan) -> Iterator[str]:
         requests = list(plan.requests if args.no_share else plan.unique.values())
@@ -98,11 +96,18 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     return run_inference(args, subject)
 
 
-def _too_low(plan: Plan, spent: Usage, estimator: Estimator) -> float:
-    """By how much the estimates of prompts fall short of what known answers have taken, on average."""
+def _budget(
+    limit: float, price: Price, estimator: Estimator, longest: int, plan: Plan, spent: Usage
+) -> Budget:
+    """A budget that knows what the answers so far have taken, and how far that is from the estimates."""
     estimates = [estimator.prompt_tokens(request.conversation) for request in plan.unique.values()]
     expected = spent.unique_requests * sum(estimates) / len(estimates)
-    return (spent.prompt_tokens or 0) / expected if expected else 1.0
+    longest = max(longest, (spent.completion_tokens or 0) // max(1, spent.unique_requests))
+    if spent.prompt_tokens is None:  # nobody says what it was
+        dollars, too_low = price.dollars(expected, longest * spent.unique_requests), 1.0
+    else:
+        dollars, too_low = spent.dollars or 0.0, spent.prompt_tokens / max(1.0, expected)
+    return Budget(limit, dollars, price, estimator, longest, too_low)
 
 
 def _picture_changes(requests: list[Request], rules: ImageRules) -> Iterator[str]:

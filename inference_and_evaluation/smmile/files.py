@@ -61,4 +61,6 @@ def cannot_write(path: Path, error: OSError) -> UsageError:
     """The one line for a file or folder that cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     way_out = "make room and run the same command again" if full else "choose another folder"
+    if error.errno == errno.ENAMETOOLONG:
+        way_out = "give a shorter name"
     return UsageError(f"{one_line(path)} cannot be written ({error.strerror or error}); {way_out}")

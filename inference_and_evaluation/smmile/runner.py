@@ -352,7 +352,8 @@ def record_of(request: Request, outcome: Reply | Failure, read_choice: ChoiceRea
         return change(record, error=outcome.error)
     text = sound(outcome.text)
     follow_up = None if outcome.follow_up is None else sound(outcome.follow_up)
-    record = change(record, full_response=text, finish_reason=outcome.finish_reason, follow_up=follow_up)
+    reason = None if outcome.finish_reason is None else sound(outcome.finish_reason)
+    record = change(record, full_response=text, finish_reason=reason, follow_up=follow_up)
     if not text and outcome.finish_reason == "length":  # as models do that think at length
         spent = RecordError(
             "empty", "all that --max_new_tokens allows went by without an answer; allow more"

@@ -15,6 +15,7 @@ from smmile.backends.sent_images import ImageRules
 from smmile.backends.services import (
     Service,
     ask_not_in_vain,
+    count_in,
     failure,
     header_secrets,
     key_from,
@@ -38,6 +39,9 @@ IMAGE_RULES = ImageRules(
     max_side_of_many=2_000,
     max_request_bytes=32_000_000,
 )
+
+# All tokens of a prompt, from a cache or not.
+_PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 # How a reply ended, in the words of result files.
 _FINISH_REASONS = {
@@ -78,14 +82,13 @@ class AnthropicMessages(SdkChat):
         if message.content is None:
             return failure("server", words_of(message.error or "the reply has no content"))
         text = "".join(block.text or "" for block in message.content if block.type == "text")
-        usage, stopped = message.usage or _Usage(), message.stop_reason
+        stopped = message.stop_reason
+        prompt, completion = count_in(message.usage, *_PROMPT), count_in(message.usage, "output_tokens")
         if stopped == "refusal":
             refused = failure("refusal", text or "the model refused to answer")
-            return replace(
-                refused, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.output_tokens
-            )
+            return replace(refused, prompt_tokens=prompt, completion_tokens=completion)
         reason = None if stopped is None else _FINISH_REASONS.get(stopped, stopped)
-        return Reply(text, reason, usage.prompt_tokens, usage.output_tokens)
+        return Reply(text, reason, prompt, completion)
 
 
 def connect(
@@ -131,26 +134,8 @@ class _Block(msgspec.Struct):
     text: str | None = None
 
 
-class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-
-    @property
-    def prompt_tokens(self) -> int | None:
-        """All tokens of the prompt, from a cache or not; None where the service does not say."""
-        if self.input_tokens is None:
-            return None
-        return (
-            self.input_tokens
-            + (self.cache_creation_input_tokens or 0)
-            + (self.cache_read_input_tokens or 0)
-        )
-
-
 class _Message(msgspec.Struct):
     content: list[_Block] | None = None
     stop_reason: str | None = None
-    usage: _Usage | None = None
+    usage: object = None
     error: object = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
+from urllib.parse import quote
 
 from smmile.backends.budget import Budget
 from smmile.errors import UsageError, one_line
@@ -173,9 +176,23 @@ async def _outcome(session: Session, request: Request) -> Reply | Failure:
 def redacted(text: str, *secrets: str) -> str:
     """`text` with every secret in it made ***.
 
-    A secret that was cut at its white space (a key with a line break cannot be sent) is found as well.
+    A secret that was cut at its white space, or quoted, is found as well.
     """
     parts = {part for secret in secrets for part in secret.split() if len(part) >= _SHORTEST_SECRET}
-    for part in sorted(parts, key=len, reverse=True):
-        text = text.replace(part, "***")
+    forms = {form for part in parts for form in _forms(part)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***")
     return text
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it may stand in a message: as it is, and quoted in JSON, Python, HTML or a URL."""
+    quoted = {
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+        repr(bytearray(secret.encode()))[len("bytearray(b'") : -len("')")],
+        html.escape(secret),
+        quote(secret),
+        quote(secret, safe=""),
+    }
+    return {secret} | quoted | {json.dumps(form)[1:-1] for form in quoted}

@@ -104,13 +104,14 @@ def connect(
     model: str, base_url: str | None, timeout: float
 ) -> tuple[Service, Callable[[], ollama.AsyncClient]]:
     """ollama, and how a client of it is made. Raises UsageError where the address is none."""
+    host = base_url or os.environ.get("OLLAMA_HOST") or ""
+    secrets: tuple[str, ...] = tuple(filter(None, [key_from("OLLAMA_API_KEY")]))
+    if host:  # looked at before ollama is imported, which breaks on what is none
+        whole = host if "://" in host else f"http://{'127.0.0.1' if host.startswith(':') else ''}{host}"
+        secrets += login_secrets(service_address(whole, "--base-url" if base_url else "OLLAMA_HOST"))
     import httpx
     import ollama
 
-    host = base_url or os.environ.get("OLLAMA_HOST") or ""
-    secrets: tuple[str, ...] = tuple(filter(None, [key_from("OLLAMA_API_KEY")]))
-    if "://" in host:
-        secrets += login_secrets(service_address(host, "--base-url" if base_url else "OLLAMA_HOST"))
     service = Service(
         name="ollama",
         kind="ollama",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from smmile.backends.sdk_chat import SdkChat
-from smmile.backends.services import error_type, failure, is_unknown_model, words_of
+from smmile.backends.services import count_in, error_type, failure, is_unknown_model, words_of
 from smmile.conversation import Turn
 from smmile.errors import one_line
 from smmile.requests import Failure, Reply
@@ -52,9 +52,14 @@ class OpenAIChat(SdkChat):
         if not completion.choices:
             words = words_of(completion.error or "the reply has no choices")
             return failure(error_type(200, words), words)
-        choice, usage = completion.choices[0], completion.usage or _Usage()
-        text, refusal = choice.message.content, choice.message.refusal
-        reply = Reply(text or "", choice.finish_reason, usage.prompt_tokens, usage.completion_tokens)
+        choice, refusal = completion.choices[0], completion.choices[0].message.refusal
+        text = choice.message.content
+        if isinstance(text, list):
+            text = "".join(part.text or "" for part in text)
+        prompt = count_in(completion.usage, "prompt_tokens")
+        reply = Reply(
+            text or "", choice.finish_reason, prompt, count_in(completion.usage, "completion_tokens")
+        )
         if choice.finish_reason == "content_filter":
             return _paid(failure("content_filter", "the service's content filter stopped the reply"), reply)
         if refusal and not text:
@@ -100,8 +105,12 @@ class _Models(msgspec.Struct):
     data: list[ListedModel]
 
 
+class _Part(msgspec.Struct):
+    text: str | None = None
+
+
 class _Message(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
 
 
@@ -110,12 +119,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: object = None
     error: object = None

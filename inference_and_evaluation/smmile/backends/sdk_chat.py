@@ -137,7 +137,7 @@ class SdkChat(RemoteBackend):
             outcome = self._read(body)
             self._note_answering(body.get("model") if isinstance(body, dict) else None)
             return outcome
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             shown = self._service.redact(content.decode(errors="replace"))[:200]
             raise GarbledError(f"the reply is not as it should be ({error}): {shown}") from error
 

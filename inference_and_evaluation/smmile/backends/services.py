@@ -29,7 +29,7 @@ _FILTERED = re.compile(
     r"content.?(filter|management|policy)|responsible.?ai|usage polic(y|ies)|moderation|flagged", re.I
 )
 _TOO_LONG = re.compile(
-    r"context.?(length|size|window)|maximum model length|prompt is too long|max_req_input_len"
+    r"context.?(length|size|window|limit)|maximum model length|prompt is too long|max_req_input_len"
     r"|\blength\b.{0,60}\bexceeds|\btokens\b.{0,60}\bexceed|\bexceed.{0,60}\btokens\b",
     re.I,
 )
@@ -37,7 +37,9 @@ _NO_MODEL = re.compile(
     r"model_not_found|\b(the )?model\b.{0,200}\bdoes not exist|invalid model name|server is pinned to", re.I
 )
 _NO_QUOTA = re.compile(
-    r"insufficient_quota|billing_(hard_limit_reached|not_active|error)|credit balance is too low", re.I
+    r"insufficient_quota|billing_(hard_limit_reached|not_active|error)|credit balance is too low"
+    r"|organization has been disabled|reached your specified (api )?usage limits",
+    re.I,
 )
 _NOT_TAKEN = re.compile(
     r"\b(unsupported|not (be )?(supported|permitted|allowed)|not support|deprecated|unrecognized"
@@ -57,6 +59,9 @@ LONGEST_WAIT = 120.0
 _FIRST_WAIT, _LAST_WAIT = 0.5, 8.0
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+# A count beyond this is none.
+_MOST_TOKENS = 1e9
 
 
 class Patience:
@@ -266,6 +271,19 @@ def is_garbled(error: BaseException) -> bool:
 def found_nobody(error: Exception) -> bool:
     """Whether one of a client's errors is that no connection came about."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+
+
+def count_in(usage: object, *names: str) -> int | None:
+    """The sum of the tokens that a reply's usage counts under `names`; None where the first says nothing.
+
+    What is no count is passed over: an answer is not lost for it.
+    """
+    counts = [usage.get(name) if isinstance(usage, Mapping) else None for name in names]
+    known = [
+        int(count) if isinstance(count, (int, float)) and 0 <= count < _MOST_TOKENS else None
+        for count in counts
+    ]
+    return None if known[0] is None else sum(count or 0 for count in known)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
