@@ -167,7 +167,8 @@ def test_smmile_plus_plus_shows_the_clustered_error_beside(tmp_path: Path) -> No
     finished = analyse(tmp_path, "--generate_table", "--error", "clustered")
     assert finished.code == 0, finished.err
     line = next(line for line in finished.out.splitlines() if line.strip().startswith("m "))
-    model, mode, metric, problems, accuracy, answered, bootstrap, clustered, bases = line.split()
+    model, mode, metric, problems, accuracy, answered, of_answered, *errors = line.split()
+    bootstrap, clustered, macro, bases = errors
     assert (model, mode, metric, problems, accuracy, answered) == (
         "m",
         "ICL",
@@ -177,9 +178,19 @@ def test_smmile_plus_plus_shows_the_clustered_error_beside(tmp_path: Path) -> No
         "100.00",
     )
     assert float(bootstrap) == pytest.approx(100 * math.sqrt(0.25 / 240), rel=0.05)
+    assert (of_answered, macro) == ("50.00", "50.00")
     assert (clustered, bases) == (f"{100 * math.sqrt(0.25 / 10):.2f}", "10")
     assert table_rows(tmp_path)["m"][1] == f"$\\mathbf{{50.00}} \\pm \\scriptstyle{{{clustered}}}$"
     assert "SMMILE++" in (tmp_path / "latex_table.tex").read_text()
+
+
+def test_the_macro_average_weighs_every_base_problem_alike(tmp_path: Path) -> None:
+    plus_plus(tmp_path, {"often": [True] * 24, "seldom": [False, False]})
+    for words in ([], ["--mean_only"]):
+        finished = analyse(tmp_path, *words)
+        line = next(line for line in finished.out.splitlines() if line.strip().startswith("m "))
+        assert f"{100 * 24 / 26:.2f}" in line
+        assert line.split()[-2:] == ["50.00", "2"]
 
 
 def test_mean_only_has_no_error_bars(tmp_path: Path) -> None:

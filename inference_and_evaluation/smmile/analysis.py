@@ -22,7 +22,7 @@ from smmile.scoring import (
     score_exact_match,
     score_stored_choices,
 )
-from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error
+from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error, macro_average
 from smmile.tables import METRIC_NAMES, Estimate, latex_escape, latex_table, percent, text_table
 
 ErrorBars = Literal["published", "clustered"]
@@ -30,11 +30,15 @@ ErrorBars = Literal["published", "clustered"]
 
 @dataclass(frozen=True)
 class Analysis:
-    """One run under one metric. Errors are in per cent; `base_problems` is the number of clusters."""
+    """One run under one metric. Errors are in per cent; `base_problems` is the number of clusters.
+
+    `macro_accuracy` is the mean of the base problems' accuracies, in per cent.
+    """
 
     scores: Scores
     bootstrap_sd: float
     clustered_se: float
+    macro_accuracy: float
     base_problems: int
 
     @property
@@ -152,6 +156,7 @@ def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
         scores=scores,
         bootstrap_sd=deviation * 100,
         clustered_se=clustered_standard_error(scores.correct, clusters) * 100,
+        macro_accuracy=macro_average(scores.correct, clusters).mean * 100,
         base_problems=len(set(clusters)),
     )
 
@@ -169,28 +174,33 @@ def results_table(
     Where runs permute base problems (SMMILE++), the clustered standard error stands beside the
     bootstrap over rows, which takes the rows for independent.
     """
-    clustered = not mean_only and any(analysis.is_permuted for analysis in analyses)
-    head = ["Model", "Mode", "Metric", "Problems", "Accuracy %", "Answered %"]
+    permuted = any(analysis.is_permuted for analysis in analyses)
+    clustered = permuted and not mean_only
+    head = ["Model", "Mode", "Metric", "Problems", "Accuracy %", "Answered %", "Of answered %"]
     head += [] if mean_only else ["± bootstrap"]
-    head += ["± clustered", "Base problems"] if clustered else []
+    head += ["± clustered"] if clustered else []
+    head += ["Macro %", "Base problems"] if permuted else []
     rows = []
     for analysis in analyses:
         scores = analysis.scores
         row = [scores.name.label, scores.name.mode, METRIC_NAMES[scores.metric], str(scores.total)]
-        row += [percent(scores.accuracy), percent(scores.coverage)]
+        row += [percent(scores.accuracy), percent(scores.coverage), percent(scores.accuracy_of_answered)]
         row += [] if mean_only else [percent(analysis.bootstrap_sd)]
-        row += [percent(analysis.clustered_se), str(analysis.base_problems)] if clustered else []
+        row += [percent(analysis.clustered_se)] if clustered else []
+        row += [percent(analysis.macro_accuracy), str(analysis.base_problems)] if permuted else []
         rows.append(row)
     for score in published:
         row = [f"{score.name.model}, published", score.name.mode, METRIC_NAMES[score.metric]]
-        row += [str(score.problems), percent(score.accuracy), "-"]
+        row += [str(score.problems), percent(score.accuracy), "-", "-"]
         row += [] if mean_only else [percent(_published_error(score, resamples, seed))]
-        rows.append([*row, *(["-", "-"] if clustered else [])])
-    title = "Observed accuracy; errors and missing answers counted as wrong.\n"
+        rows.append([*row, *["-"] * (len(head) - len(row))])
+    title = "Observed accuracy; errors and missing answers counted as wrong, and left out (Of answered).\n"
     if not mean_only:
         title += f"± bootstrap: standard deviation over {resamples:,} resamples of the rows.\n"
     if clustered:
         title += "± clustered: standard error with the permutations of one problem as one cluster.\n"
+    if permuted:
+        title += "Macro: the mean of the base problems' accuracies, however many permutations each has.\n"
     return f"{title}\n{text_table(head, rows, text_columns=3)}"
 
 
