@@ -16,6 +16,8 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -316,6 +318,8 @@ def last_line(text: str) -> str:
 
 # What comes back.
 
+IN_2099 = "Thu, 01 Jan 2099 00:00:00 GMT"
+
 
 def test_refusals_filters_and_empty_answers_are_errors_of_their_own(
     server: FakeService, tmp_path: Path
@@ -406,6 +410,10 @@ def test_every_mistake_is_a_recorded_error_with_its_type(
         (CLAUDE, claude_fails(400, "Your credit balance is too low to access the API."), ["no quota left"]),
         (CLAUDE, claude_fails(400, "You have reached your specified API usage limits."), ["no quota left"]),
         (CLAUDE, claude_fails(429, "daily", headers={"Retry-After": "7200"}), ["7200 seconds", "is kept"]),
+        (CLAUDE, claude_fails(529, "later", headers={"Retry-After": "7200"}), ["7200 seconds", "is kept"]),
+        (CLAUDE, claude_fails(429, "later", headers={"Retry-After-Ms": "7200000"}), ["7200 seconds"]),
+        (CLAUDE, claude_fails(429, "later", headers={"Retry-After": IN_2099}), ["no more requests"]),
+        (LLAMA, ollama_fails(503, "later", headers={"Retry-After": IN_2099}), ["no more requests"]),
         (GPT, fails(401, f"Access denied: {KEY}"), ["Azure OpenAI", "AZURE_OPENAI_API_KEY"]),
         (GPT, fails(404, "The API deployment does not exist", "DeploymentNotFound"), ["--model names"]),
         (GPT, fails(429, "You exceeded your current quota", "insufficient_quota"), ["no quota left"]),
@@ -487,7 +495,7 @@ def test_fields_of_a_request_may_be_set_by_hand(server: FakeService, tmp_path: P
     run = result(tmp_path, "gpt-4o_ICL_open")["run"]
     assert run["generation"]["set"] == {"reasoning_effort": "low", "temperature": None}
     says_in_one_line(ask(GPT, tmp_path, "--limit", 1), "different run", "generation.set")
-    for field in ("messages=[]", "model=x", "nonsense"):
+    for field in ("messages=[]", "model=x", "nonsense", "max_tokens=9", "n=2"):
         says_in_one_line(ask(GPT, tmp_path, "--set", field), "--set", field)
 
 
@@ -548,6 +556,37 @@ def test_that_a_service_is_busy_is_told_now_and_then(
         finished = ask(script, tmp_path, "--limit", 1)
         assert finished.code == 0
         assert "is busy, failing or out of reach: asked again 1 time" in finished.err
+
+
+def test_words_of_a_header_are_no_secret_and_its_key_is(
+    server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An answer may hold what stands in a header of the user's."""
+    headers = f"X-Title: A study of the left lung\nX-Org: pneumonia\nX-Gateway-Key: {KEY}1"
+    for name in ("ANTHROPIC_CUSTOM_HEADERS", "OPENAI_CUSTOM_HEADERS"):
+        monkeypatch.setenv(name, headers)
+    text = "A. A study of the left lung shows pneumonia"
+    server.fault = lambda asked: SAYS[asked.protocol or ""](f"{text} {KEY}1")
+    for script, words in (
+        (CLAUDE, []),
+        (GPT, []),
+        (GPT, ["--base-url", f"{server.url}/v1", "--name", "own"]),
+    ):
+        assert ask(script, tmp_path, "--limit", 1, *words).code == 0
+        assert server.chats[-1].headers["x-org"] == "pneumonia"
+    assert len(list(tmp_path.iterdir())) == 3
+    for file in tmp_path.iterdir():
+        assert json.loads(file.read_text())["records"][0]["full_response"].rstrip("*1") == f"{text} "
+
+
+def test_a_short_pause_is_kept_to_however_it_is_told(server: FakeService, tmp_path: Path) -> None:
+    for script, busy in ((CLAUDE, claude_fails), (LLAMA, ollama_fails)):
+        soon = format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)
+        server.asked.clear()
+        answer = busy(429, "slow down", headers={"Retry-After": soon})
+        server.fault = lambda _asked, answer=answer: answer if len(server.chats) == 1 else None  # type: ignore[misc]
+        assert ask(script, tmp_path, "--limit", 1).code == 0
+        assert datetime.now(UTC) >= parsedate_to_datetime(soon) - timedelta(seconds=0.5)
 
 
 @pytest.mark.parametrize("script", [CLAUDE, GPT])

@@ -161,6 +161,10 @@ def test_text_without_a_letter_is_the_one_option_that_it_fits(
         ("The image shows a CT scan of the chest.", None),
         ("The question is whether there is a fracture.", None),
         ("The image shows a fracture. There is no dislocation.", None),
+        ("I do not know.", None),
+        ("There is no image provided.", None),
+        ("I have no idea", None),
+        ("Not enough information", None),
     ],
 )
 def test_yes_or_no_may_be_said_without_the_word(reply: str, choice: str | None) -> None:

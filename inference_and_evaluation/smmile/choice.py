@@ -113,7 +113,8 @@ _NO = re.compile(
     r"\b(?:no|not|without|none|never|neither|nor|absent|absence|lacks?|rather|(?:do|does|is|are)nt)\b"
 )
 _DOUBT = re.compile(
-    r"\b(?:if|whether|question|determine|possible|cannot|clear|unclear|difficult|need|may|might|could|can)\b"
+    r"\b(?:if|whether|question|determine|possible|cannot|clear|unclear|difficult|need|may|might|could|can"
+    r"|know|idea|provided|information|unable|sorry|available|access)\b"
 )
 # Something is found, and it is more than the kind of picture.
 _FINDING = re.compile(

@@ -55,6 +55,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with the mistake in one line."""
+        message = re.sub(r"//[^/\s@]*@", "//***@", message)  # a password in a URL
         print(f"error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
 
@@ -390,12 +391,19 @@ def _dollars(text: str) -> float:
 
 def _field(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
-    if not equals or not re.fullmatch(r"\w+", name) or name in ("model", "messages", "system", "stream"):
+    not_to_be_set = ("model", "messages", "system", "stream", "n")
+    if not equals or not re.fullmatch(r"\w+", name) or name in not_to_be_set:
         raise argparse.ArgumentTypeError(f"{text!r} does not set a field of a request, as temperature=0.7")
+    if name in ("max_tokens", "max_completion_tokens", "num_predict"):
+        raise argparse.ArgumentTypeError(f"{text!r} is what --max_new_tokens is for")
     try:
         parsed: object = json.loads(value)
     except ValueError:
         parsed = value
+    try:
+        json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither JSON nor text that can be sent") from None
     return name, parsed
 
 

@@ -80,7 +80,7 @@ class AnthropicMessages(SdkChat):
     def _read(self, body: object) -> Reply | Failure:
         message = msgspec.convert(body, _Message)
         if message.content is None:
-            return failure("server", words_of(message.error or "the reply has no content"))
+            raise ValueError(words_of(message.error or "the reply has no content"))
         text = "".join(block.text or "" for block in message.content if block.type == "text")
         stopped = message.stop_reason
         prompt, completion = count_in(message.usage, *_PROMPT), count_in(message.usage, "output_tokens")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import SimpleQueue
 from urllib.parse import quote
 
@@ -164,12 +165,12 @@ async def _outcome(session: Session, request: Request) -> Reply | Failure:
     if isinstance(outcome, Failure):
         message = one_line(redacted(outcome.error.message, *session.secrets))
         return replace(outcome, error=RecordError(outcome.error.type, message))
-    long = [secret for secret in session.secrets if len(secret) >= _SHORTEST_IN_REPLIES]
+    without_long = partial(_without, secrets=session.secrets, shortest=_SHORTEST_IN_REPLIES)
     return replace(
         outcome,
-        text=redacted(outcome.text, *long),
-        follow_up=None if outcome.follow_up is None else redacted(outcome.follow_up, *long),
-        finish_reason=None if outcome.finish_reason is None else redacted(outcome.finish_reason, *long),
+        text=without_long(outcome.text),
+        follow_up=None if outcome.follow_up is None else without_long(outcome.follow_up),
+        finish_reason=None if outcome.finish_reason is None else without_long(outcome.finish_reason),
     )
 
 
@@ -178,7 +179,11 @@ def redacted(text: str, *secrets: str) -> str:
 
     A secret that was cut at its white space, or quoted, is found as well.
     """
-    parts = {part for secret in secrets for part in secret.split() if len(part) >= _SHORTEST_SECRET}
+    return _without(text, secrets, _SHORTEST_SECRET)
+
+
+def _without(text: str, secrets: tuple[str, ...], shortest: int) -> str:
+    parts = {part for secret in secrets for part in secret.split() if len(part) >= shortest}
     forms = {form for part in parts for form in _forms(part)}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "***")

@@ -161,7 +161,7 @@ def _may_pass(error: BaseException) -> bool:
 
     if isinstance(error, ollama.ResponseError):
         wait = _asked_to_wait(error)
-        passing = error.status_code in (408, 409, 429) or error.status_code >= 500
+        passing = error.status_code in (408, 429) or error.status_code >= 500
         return passing and (wait is None or wait <= LONGEST_WAIT)
     return isinstance(error, (ConnectionError, httpx.TransportError, *_GARBLED))
 

@@ -51,6 +51,8 @@ class OpenAIChat(SdkChat):
         completion = msgspec.convert(body, _Completion)
         if not completion.choices:
             words = words_of(completion.error or "the reply has no choices")
+            if error_type(200, words) == "server":
+                raise ValueError(words)
             return failure(error_type(200, words), words)
         choice, refusal = completion.choices[0], completion.choices[0].message.refusal
         text = choice.message.content
@@ -75,7 +77,8 @@ class OpenAIChat(SdkChat):
             listed = await listed_models(client)
         except openai.APIError:
             return ""
-        return f"; it has {one_line(', '.join(model.id for model in listed))}" if listed else ""
+        names = self._service.redact(", ".join(model.id for model in listed))
+        return f"; it has {one_line(names)}" if listed else ""
 
 
 class ListedModel(msgspec.Struct):

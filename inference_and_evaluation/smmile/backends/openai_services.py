@@ -166,9 +166,8 @@ def _own_server(model: str, url: str, flag: str, timeout: float, max_retries: in
     )
 
     def make_client(retries: int = max_retries) -> openai.AsyncOpenAI:
-        if not key:
-            return _keyless_client(address.geturl(), timeout, retries)
-        return openai.AsyncOpenAI(base_url=address.geturl(), api_key=key, **_ways(timeout, retries))
+        ways = _ways(timeout, retries)
+        return openai.AsyncOpenAI(base_url=address.geturl(), api_key=key or _NO_KEY, **ways)
 
     # The first look is not worth as much patience as a problem.
     asyncio.run(_look(partial(make_client, min(1, max_retries)), service, flag))

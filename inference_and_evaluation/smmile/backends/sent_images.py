@@ -40,6 +40,9 @@ _TURNED = range(2, 9)
 # A picture that is still too long in bytes loses at least this much of its sides at the next attempt.
 _STEP = 0.95
 
+# A better guess leaves some room, and has to be larger by so much to be worth it.
+_ROOM_LEFT, _WORTHWHILE = 0.97, 1.05
+
 # Decoding a large picture takes some 0.5 GB; what has been made is kept for the requests that share it.
 _AT_ONCE = 2
 _KEPT_BYTES = 64 << 20
@@ -276,24 +279,40 @@ def _make(image: StoredImage, head: _Head, side: int | None, length: int | None)
         picture = decode_rgb(stored, _reduction(max(head.size), longer))
     if head.is_grey:  # a third of the samples, so more pixels in as many bytes
         picture = picture.convert("L")
-    return _scaled(picture, form, longer, length)
+    return _scaled(picture, form, longer, length, may_grow=side is None)
 
 
-def _scaled(picture: Image.Image, form: _Form, longer: float, length: int | None) -> _Encoded:
+def _with_longer_side(size: tuple[int, int], longer: float) -> tuple[int, int]:
+    scale = longer / max(size)
+    return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+
+
+def _scaled(
+    picture: Image.Image, form: _Form, longer: float, length: int | None, *, may_grow: bool
+) -> _Encoded:
     """`picture` with its longer side scaled to `longer` pixels, and further down until it is short enough.
 
-    Raises TooLargeError.
+    If it `may_grow`, a first guess that leaves much room is mended once. Raises TooLargeError.
     """
     from PIL.Image import Resampling
 
-    last = picture.size
+    def scaled_to(size: tuple[int, int]) -> _Encoded:
+        return _encode(picture.resize(size, Resampling.LANCZOS), form)
+
+    first = last = picture.size
     while last != (1, 1):
-        scale = longer / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        size = _with_longer_side(picture.size, longer)
         step = _STEP
         if size != last:
-            encoded = _encode(picture.resize(size, Resampling.LANCZOS), form)
+            encoded = scaled_to(size)
             if length is None or _is_short(len(encoded.content), length):
+                # Where the first guess was far too small, as format or colours changed: one better guess.
+                if last == first and length is not None and may_grow:
+                    better = longer * _ROOM_LEFT * _share(length, len(encoded.content))
+                    grown = _with_longer_side(picture.size, min(better, max(first) * _STEP))
+                    if max(grown) > max(size) * _WORTHWHILE:
+                        larger = scaled_to(grown)
+                        return larger if _is_short(len(larger.content), length) else encoded
                 return encoded
             step = min(step, _share(length, len(encoded.content)))
         longer, last = longer * step, size

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -50,6 +52,8 @@ _NOT_TAKEN = re.compile(
 # What a request can do without, and what the limit of new tokens is called where it has another name.
 _OPTIONAL = ("temperature", "logprobs", "seed")
 _RENAMED = {"max_tokens": "max_completion_tokens"}
+
+_KEY_HEADER = re.compile(r"auth|key|token|secret|pass|cookie|credential", re.I)
 
 # The clients wait no longer than this before they ask again.
 LONGEST_WAIT = 120.0
@@ -145,7 +149,7 @@ class Service:
                 f"{self.name} has no model {one_line(self.model)} ({status}: {shown}){offers}; "
                 f"{self.if_unknown}"
             )
-        if status == 429 and retry_after is not None and retry_after > LONGEST_WAIT:
+        if (status == 429 or status >= 500) and retry_after is not None and retry_after > LONGEST_WAIT:
             raise UsageError(
                 f"{self.name} takes no more requests for {retry_after:.0f} seconds ({shown}); what was "
                 "answered is kept, and the same command goes on then"
@@ -256,8 +260,10 @@ async def ask_not_in_vain(response: httpx2.Response) -> None:
     A hook for the clients' HTTP layer: they obey the header, and take a spent quota for a passing rush.
     """
     wait = retry_after(response.headers)
-    in_vain = wait is not None and wait > LONGEST_WAIT
-    if response.status_code == 429 and not in_vain:
+    status = response.status_code
+    is_at_fault = 400 <= status < 500 and status not in (408, 429)
+    in_vain = is_at_fault or (wait is not None and wait > LONGEST_WAIT)
+    if status == 429 and not in_vain:
         in_vain = bool(_NO_QUOTA.search((await response.aread()).decode(errors="replace")))
     if in_vain:
         response.headers["x-should-retry"] = "false"
@@ -287,11 +293,19 @@ def count_in(usage: object, *names: str) -> int | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a response asks to wait; None where it gives none or a date."""
+    """The seconds from now that a response asks to wait, as a number or a date; None where it does not."""
     try:
-        return float(headers.get("retry-after", ""))
+        if "retry-after-ms" in headers:
+            seconds = float(headers["retry-after-ms"]) / 1000
+        else:
+            seconds = float(headers.get("retry-after", ""))
     except ValueError:
-        return None
+        try:
+            date = parsedate_to_datetime(headers.get("retry-after", ""))
+        except ValueError:
+            return None
+        seconds = (date - datetime.now(date.tzinfo)).total_seconds()
+    return seconds if seconds > 0 else None
 
 
 def service_address(url: str, flag: str) -> SplitResult:
@@ -336,9 +350,15 @@ def key_from(variable: str) -> str | None:
 
 
 def header_secrets(variable: str) -> tuple[str, ...]:
-    """The headers that a client takes from the environment: any of them may be a key."""
-    lines = os.environ.get(variable, "").split("\n")
-    return tuple(filter(None, (line.partition(":")[2].strip() for line in lines)))
+    """The keys among the headers that a client takes from the environment, told by the headers' names.
+
+    Raises UsageError where one has a character that no header can hold.
+    """
+    value = os.environ.get(variable, "")
+    if not value.isascii():
+        raise UsageError(f"{variable} has an odd character in it; set it again")
+    headers = [line.partition(":") for line in value.split("\n")]
+    return tuple(content.strip() for name, _, content in headers if _KEY_HEADER.search(name))
 
 
 def _codes(body: object) -> str:
