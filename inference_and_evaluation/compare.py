@@ -29,12 +29,7 @@ def main() -> int:
         action="store_true",
         help="leave out the problems that either run has no answer to, instead of counting them as wrong",
     )
-    parser.add_argument(
-        "--mcqa",
-        choices=("stored", "reread"),
-        default="stored",
-        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
-    )
+    cli.add_choice_flag(parser)
     args = parser.parse_args()
 
     import msgspec

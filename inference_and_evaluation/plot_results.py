@@ -18,12 +18,7 @@ def main() -> int:
     parser.add_argument(
         "--metric", choices=("llm", "em", "mcqa"), help="this metric alone (default: all there are)"
     )
-    parser.add_argument(
-        "--mcqa",
-        choices=("stored", "reread"),
-        default="stored",
-        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
-    )
+    cli.add_choice_flag(parser)
     parser.add_argument(
         "--with-published",
         action="store_true",

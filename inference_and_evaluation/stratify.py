@@ -21,12 +21,7 @@ def main() -> int:
         required=True,
         help="exact match, the judge's scores (from _evaluationllm.json files), or multiple choice",
     )
-    parser.add_argument(
-        "--mcqa",
-        choices=("stored", "reread"),
-        default="stored",
-        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
-    )
+    cli.add_choice_flag(parser)
     parser.add_argument(
         "--plot", action="store_true", help="also draw the strata of every model, as plot_results.py does"
     )

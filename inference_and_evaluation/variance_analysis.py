@@ -38,12 +38,7 @@ def main() -> int:
         help="error bars of the LaTeX table: the bootstrap over rows, as published, or the standard "
         "error clustered by base problem",
     )
-    parser.add_argument(
-        "--mcqa",
-        choices=("stored", "reread"),
-        default="stored",
-        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
-    )
+    cli.add_choice_flag(parser)
     parser.add_argument(
         "--resamples", type=cli.positive, default=1000, metavar="N", help="bootstrap resamples"
     )

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,15 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the published data in ../shared, which is not here")
     return SHARED
+
+
+@pytest.fixture
+def published(shared: Path, tmp_path: Path) -> Path:
+    """A copy of the published results, for scripts to write into."""
+    folder = tmp_path / "published"
+    shutil.copytree(shared / "data" / "published_results", folder)
+    folder.chmod(0o755)
+    return folder
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,14 +52,6 @@ def command(folder: Path, *words: object) -> Finished:
 def content(folder: Path) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((folder / "comparison.json").read_text())
     return read
-
-
-@pytest.fixture
-def published(shared: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "published"
-    shutil.copytree(shared / "data" / "published_results", folder)
-    folder.chmod(0o755)
-    return folder
 
 
 def only(comparison: Comparison) -> Any:

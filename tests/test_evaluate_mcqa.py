@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,14 +29,6 @@ COLUMNS = [
 ]
 # p1, p2 and p3 of the `data` fixture ("Answer a", "Answer b", of three rows), p4 has a third option.
 TRUE_ANSWERS = {"p1": "Answer a", "p2": "Answer b", "p3": "Answer b", "p4": "Answer c"}
-
-
-@pytest.fixture
-def published(shared: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "published"
-    shutil.copytree(shared / "data" / "published_results", folder)
-    folder.chmod(0o755)
-    return folder
 
 
 def reread(folder: Path, *words: object) -> Finished:

@@ -22,14 +22,6 @@ from smmile.strata import strata_table, stratify
 ICL, ZERO_SHOT = RunName("m", "ICL", "open"), RunName("m", "0-shot", "open")
 
 
-@pytest.fixture
-def published(shared: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "published"
-    shutil.copytree(shared / "data" / "published_results", folder)
-    folder.chmod(0o755)
-    return folder
-
-
 def strata_of(folder: Path, eval_type: str, *words: object) -> tuple[dict[str, Any], Finished]:
     file = folder / f"model_stratification_{eval_type}.json"
     file.unlink(missing_ok=True)

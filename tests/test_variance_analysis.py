@@ -19,14 +19,6 @@ from smmile.tables import latex_escape
 CELL = re.compile(r"\$(?:\\mathbf\{([\d.]+)\}|([\d.]+)) \\pm \\scriptstyle\{([\d.]+)\}\$")
 
 
-@pytest.fixture
-def published(shared: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "published"
-    shutil.copytree(shared / "data" / "published_results", folder)
-    folder.chmod(0o755)
-    return folder
-
-
 def analyse(folder: Path, *words: object) -> Finished:
     return run_script("variance_analysis.py", folder, *words)
 

@@ -351,6 +351,16 @@ def add_scoring_flags(parser: Parser) -> None:
     )
 
 
+def add_choice_flag(parser: Parser) -> None:
+    """The flag that says which reading of multiple choice is scored."""
+    parser.add_argument(
+        "--mcqa",
+        choices=("stored", "reread"),
+        default="stored",
+        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
+    )
+
+
 def shown_path(path: Path) -> str:
     """`path` as short as it can be said from where the user stands."""
     relative = os.path.relpath(path)
