@@ -90,10 +90,10 @@ def _parser() -> cli.Parser:
 
 def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[RunName, Path]) -> int:
     """Have the runs judged, write their evaluations and the comparison, and show them."""
-    from smmile.errors import UsageError
+    from smmile.errors import UsageError, counted, one_line
     from smmile.files import write_whole
     from smmile.judge import case_of
-    from smmile.judged_runs import decide, encode_judged, judged_run, read_saved
+    from smmile.judged_runs import decide, encode_judged, judged_run, left_to_ask, read_saved
     from smmile.results import read_run
     from smmile.scoring import evaluation_file
     from smmile.verdicts import Judge, Ways, ask
@@ -126,11 +126,17 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     decisions = decide(cases.values(), asked)
     judged = []
     for run in runs:
-        judged.append(judged_run(run, decisions))
-        write_whole(evaluation_file(run.file, "llm"), encode_judged(judged[-1]), durable=False)
+        decided, left = judged_run(run, decisions), left_to_ask(run, asked)
+        if left:  # a judge that was not there must not make an evaluation of zeros
+            answers = f"{counted(left, 'answer')} could not be judged yet"
+            print(f"not evaluated: {one_line(run.name.stem)}: {answers}", file=sys.stderr)
+            continue
+        judged.append(decided)
+        write_whole(evaluation_file(run.file, "llm"), encode_judged(decided), durable=False)
 
     # The file compares all runs, the terminal shows those asked for.
-    others, *_ = read_saved([name for name in files if name not in chosen], files, {})
+    done = {run.name for run in judged}
+    others, *_ = read_saved([name for name in files if name not in done], files, {})
     if table := _tables([*judged, *others], perturbed=args.perturbed):
         write_whole(args.results_dir / "model_comparison_llm.txt", table.encode(), durable=False)
     _show(judged, perturbed=args.perturbed)

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from smmile import cli
 
@@ -69,8 +70,10 @@ def main() -> int:
             left_out = f"{counted(unknown, 'problem')} of {run.total} left out"
             why = f"not in data set {one_line(source.label)}"
             print(f"{one_line(run.name.label)} {run.name.mode}: {left_out}, {why}", file=sys.stderr)
-    content = msgspec.json.format(msgspec.json.encode(published_form(strata)), indent=2)
     file = args.results_dir / f"model_stratification_{args.eval_type}.json"
+    saved = _saved(file) if args.model or args.inference_mode else {}
+    form = saved | published_form(strata)
+    content = msgspec.json.format(msgspec.json.encode(form), indent=2)
     write_whole(file, content + b"\n", durable=False)
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -88,6 +91,16 @@ def main() -> int:
             write_whole(args.results_dir / file_name, picture, durable=False)
             print(cli.shown_path(args.results_dir / file_name))
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
+
+
+def _saved(file: Path) -> dict[str, Any]:
+    """The strata of all runs in `file`, among which those asked for take their place."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, dict[str, float]]])
+    except (OSError, ValueError, RecursionError):  # it is not there, or no use
+        return {}
 
 
 def _nothing_there(args: argparse.Namespace) -> str:

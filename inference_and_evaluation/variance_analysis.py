@@ -70,7 +70,7 @@ def main() -> int:
     if found.analyses:
         published = []
         if args.with_published:
-            data_set = published_set(analysis.scores for analysis in found.analyses)
+            data_set = published_set([analysis.scores for analysis in found.analyses])
             published = published_scores(data_set, args.inference_mode)
         bootstrap = {"resamples": args.resamples, "seed": args.seed}
         table = results_table(found.analyses, mean_only=args.mean_only, published=published, **bootstrap)

@@ -273,6 +273,18 @@ def test_failures_are_kept_as_such_and_asked_again(judge: Judge, tmp_path: Path)
     assert (found["llm_err_count"], found["accuracy"]) == (0, 100)
 
 
+def test_a_judge_that_is_out_of_order_takes_no_evaluation_away(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {"p1": "a", "p2": "b"})
+    judge.default = "1"
+    assert run_here(SCRIPT, tmp_path).code == 0
+    before = evaluation(tmp_path, "m_ICL_open")
+    judge.fault = lambda _asked: ollama_fails(500, "out of order")
+    finished = run_here(SCRIPT, tmp_path, "--judge", "ollama/other", "--max-retries", 0)
+    assert finished.code == 3
+    assert "not evaluated: result_m_ICL_open: 2 answers could not be judged yet" in finished.err
+    assert evaluation(tmp_path, "m_ICL_open") == before
+
+
 # Responses that speak to their judge.
 
 INJECTIONS = [

@@ -91,7 +91,7 @@ def test_killed_at_random_moments_and_finished(
         process.communicate()
         if folder.exists():
             left = {file.name for file in folder.iterdir()}
-            assert left <= {f"{STEM}.json", f"{STEM}.partial.jsonl", f"{STEM}.json.tmp"}
+            assert left <= {f"{STEM}.json", f"{STEM}.partial.jsonl", f"{STEM}.json.{process.pid}.tmp"}
         in_the_midst += 0 < answered(folder) < 100
         finished = run_script("inference_baselines.py", *words, folder)
         assert finished.code == 0, finished.err

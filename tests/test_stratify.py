@@ -18,6 +18,7 @@ from smmile.run_names import RunName
 from smmile.scoring import Scores
 from smmile.statistics import accuracy_interval, wilson_interval
 from smmile.strata import strata_table, stratify
+from smmile.strata_files import read_strata
 
 ICL, ZERO_SHOT = RunName("m", "ICL", "open"), RunName("m", "0-shot", "open")
 
@@ -185,6 +186,18 @@ def test_permutations_of_a_problem_are_one_cluster_and_count_once_towards_few() 
     assert sum(line.endswith("*") for line in table.splitlines()) == 1
 
 
+def test_a_filtered_run_keeps_the_others_strata(data: Path, tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        judged(tmp_path, model, dict.fromkeys(("p1", "p2", "p3", "p4"), 100))
+    everything, _ = strata_of(tmp_path, "llm", "--dataset-path", data)
+    finished = run_here(
+        "stratify.py", tmp_path, "--eval_type", "llm", "--dataset-path", data, "--model", "n"
+    )
+    assert finished.code == 0
+    assert " m " not in finished.out
+    assert json.loads((tmp_path / "model_stratification_llm.json").read_text()) == everything
+
+
 def test_the_plot_is_the_one_of_plot_results(data: Path, tmp_path: Path) -> None:
     judged(tmp_path, "m", dict.fromkeys(("p1", "p2", "p3", "p4"), 100))
     words = ["--dataset-path", data, "--plot"]
@@ -270,6 +283,13 @@ def test_smmile_plus_plus_works_and_so_do_nulls(tmp_path: Path) -> None:
     assert strata["flag_first_ICL_match_problem_total"] == {"false": 8, "true": 4}
     assert strata["flag_last_ICL_match_problem_correct"] == {"false": 4, "true": 2}
     assert "original_problem_id_total" not in strata
+    # What a figure draws of the file is what the table shows.
+    saved = read_strata(tmp_path / "results" / "model_stratification_llm.json")
+    [counts] = saved["m:ICL"]["flag_rarity"].values()
+    right = [value == 100 for value in accuracies.values()]
+    expected = accuracy_interval(right, [problem[:2] for problem in accuracies])
+    assert counts.base_problems == 2
+    assert counts.interval == pytest.approx((expected.low, expected.high))
 
 
 def test_problems_that_the_data_set_lacks_are_counted_and_left_out(data: Path, tmp_path: Path) -> None:

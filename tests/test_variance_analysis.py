@@ -176,6 +176,12 @@ def test_smmile_plus_plus_shows_the_clustered_error_beside(tmp_path: Path) -> No
     assert "SMMILE++" in (tmp_path / "latex_table.tex").read_text()
 
 
+def test_there_are_no_published_scores_of_another_set(tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
+    assert run_script("inference_baselines.py", *words).code == 0
+    says_in_one_line(analyse(tmp_path, "--with-published"), "no published scores on demo")
+
+
 def test_the_macro_average_weighs_every_base_problem_alike(tmp_path: Path) -> None:
     plus_plus(tmp_path, {"often": [True] * 24, "seldom": [False, False]})
     for words in ([], ["--mean_only"]):
@@ -293,14 +299,14 @@ def test_escaping_leaves_nothing_to_obey() -> None:
     escaped = latex_escape(r"\input{/etc/passwd} 50%_$x^2$ #1 & ~ <b> é 中 " + "\n")
     assert escaped == (
         r"\textbackslash{}input\{/etc/passwd\} 50\%\_\$x\textasciicircum{}2\$ \#1 \& \textasciitilde{} "
-        r"\textless{}b\textgreater{} e [U+4E2D]  "
+        r"\textless{}b\textgreater{} e {[}U+4E2D{]}  "
     )
 
 
 def test_the_table_compiles_with_hostile_names(published: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("needs pdflatex with booktabs, which is not here")
-    for name in ("evil\\end{tabular}", "a_b%c$d#e&f~g^h{i", "ünï中‮", "--``x''", "-"):
+    for name in ("evil\\end{tabular}", "a_b%c$d#e&f~g^h{i", "ünï中‮", "--``x''", "-", "[x]", "模型", "?`"):
         plus_plus(published, {"a": [True, False]}, model=name)
     assert analyse(published, "--generate_table").code == 0
     document = published / "document.tex"
@@ -318,4 +324,4 @@ def test_the_table_compiles_with_hostile_names(published: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert (published / "document.pdf").stat().st_size > 10_000
-    assert len(table_rows(published)) == 15
+    assert len(table_rows(published)) == 18

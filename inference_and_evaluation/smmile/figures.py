@@ -187,8 +187,17 @@ class StratifiedRun:
         effective = effective_sample(run.correct, clusters).size
         return cls(strata, run.total / effective, run.total / len(set(clusters)))
 
+    @property
+    def is_exact(self) -> bool:
+        """Does the file of strata tell their intervals?"""
+        return all(counts.interval for values in self.strata.values() for counts in values.values())
+
     def point(self, mode: InferenceMode, counts: Counts) -> Point:
-        """A stratum's accuracy, with the interval of its effective sample size."""
+        """A stratum's accuracy with its interval, or that of its likely effective sample size."""
+        if counts.interval is not None and counts.base_problems is not None:
+            low, high = counts.interval
+            few = counts.base_problems < FEW_PROBLEMS
+            return Point(mode, counts.correct / counts.total * 100, (100 * low, 100 * high), few=few)
         effect = min(self.design_effect, counts.total)
         interval = _wilson(counts.correct / effect, counts.total / effect)
         few = counts.total < FEW_PROBLEMS * self.rows_per_problem
@@ -243,13 +252,14 @@ def strata_plan(title: str, runs: Mapping[InferenceMode, StratifiedRun]) -> Plan
             more = f" ({len(rows)} largest of {values})" if values > len(rows) else ""
             panels.append(Panel(panel_title + more, rows))
     permuted = any(run.rows_per_problem > 1 for run in runs.values())
+    guessed = permuted and not all(run.is_exact for run in runs.values())
     note = "Bars: 95 % intervals"
-    note += (
-        ", widened by as much as the permutations of one problem widen the whole run's" if permuted else ""
-    )
+    if guessed:
+        note += ", widened by as much as the permutations of one problem widen the whole run's"
     note += ". In brackets: number of problems"
     if any(row.few for panel in panels for row in panel.rows):
-        note += f"; grey: under {f'about {FEW_PROBLEMS} base problems' if permuted else FEW_PROBLEMS}"
+        about = "about " if guessed else ""
+        note += f"; grey: under {f'{about}{FEW_PROBLEMS} base problems' if permuted else FEW_PROBLEMS}"
     return Plan(title, _balanced(panels, 3), f"{note}.", whole_scale=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -32,8 +33,9 @@ def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
         except OSError as error:
             raise cannot_write(file, error) from error
         return
-    draft = file.with_name(file.name + ".tmp")
+    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
+        _remove_abandoned_drafts(file)
         with draft.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -46,6 +48,24 @@ def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
         with suppress(OSError):
             draft.unlink()
         raise cannot_write(file, error) from error
+
+
+def _remove_abandoned_drafts(file: Path) -> None:
+    """Remove drafts of `file` whose processes were killed."""
+    for draft in file.parent.glob(f"{glob.escape(file.name)}.*.tmp"):
+        process = draft.name[len(file.name) + 1 : -len(".tmp")]
+        if process.isdecimal() and not _is_alive(int(process)):
+            draft.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

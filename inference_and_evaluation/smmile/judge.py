@@ -94,6 +94,7 @@ def prompt_fingerprint(name: PromptName) -> str:
 
 _QUOTE = "[\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb]{0,3}"
 _VERDICT = re.compile(rf"{_QUOTE}([01]){_QUOTE}\.?{_QUOTE}")
+_ONLY_MARKS = re.compile(rf"{_QUOTE}\.?{_QUOTE}")
 _FENCE = re.compile("```[A-Za-z]*")
 
 
@@ -104,10 +105,10 @@ def read_verdict(reply: str) -> Literal[0, 1] | None:
     counts. What a reasoning model thinks before it replies, up to </think>, is no part of the reply.
     """
     verdict: Literal[0, 1] | None = None
-    for word in reply.rpartition("</think>")[2].split():
+    for word in reply.removeprefix("\ufeff").rpartition("</think>")[2].split():
         if match := _VERDICT.fullmatch(word):
             verdict = 1 if match[1] == "1" else 0
-        elif not _FENCE.fullmatch(word):
+        elif not _FENCE.fullmatch(word) and not _ONLY_MARKS.fullmatch(word):
             return None
     return verdict
 

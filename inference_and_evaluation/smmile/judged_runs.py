@@ -99,6 +99,21 @@ class Decisions:
     judge_like: Mapping[str, str]
 
 
+# Failures that asking again may well mend.
+_PASSING = ("server", "rate_limit", "timeout", "internal")
+
+
+def left_to_ask(run: RunResults, asked: Sequence[Asked]) -> int:
+    """How many answers of `run` some judge has not judged for a reason that will pass."""
+    failed = {
+        key
+        for judge in asked
+        for key, record in judge.records.items()
+        if record.error is not None and record.error.type in _PASSING
+    }
+    return sum(case.key in failed for record in run.records if (case := case_of(record)))
+
+
 def decide(cases: Iterable[Case], asked: Sequence[Asked]) -> Decisions:
     """The verdicts of the judges that were `asked` about `cases`."""
     verdicts, judge_like = {}, {}
@@ -149,8 +164,8 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
         },
         verdicts=verdicts,
     )
-    correct = [verdict.verdict == 1 for verdict in verdicts.values()]
-    return JudgedRun(score_verdicts(results, correct), file, cases)
+    scores = score_verdicts(results, [verdict.verdict for verdict in verdicts.values()])
+    return JudgedRun(scores, file, cases)
 
 
 def encode_judged(run: JudgedRun) -> bytes:

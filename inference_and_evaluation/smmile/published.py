@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,7 +54,7 @@ def published_scores(data_set: PublishedSet, mode: InferenceMode | None = None) 
     return sorted(found, key=lambda score: (score.name.sort_key, order.index(score.metric)))
 
 
-def published_set(scores: Iterable[Scores]) -> PublishedSet:
+def published_set(scores: Sequence[Scores]) -> PublishedSet:
     """Which published data set the runs of `scores` are on.
 
     Result files of the suite name the hub's set. Elsewhere (published files, a local folder) SMMILE++

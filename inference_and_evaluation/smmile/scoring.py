@@ -97,9 +97,14 @@ def score_stored_choices(results: RunResults) -> Scores:
     return _scores(results, "mcqa", tuple(bool(r.is_correct) for r in results.records), answered)
 
 
-def score_verdicts(results: RunResults, correct: Sequence[bool]) -> Scores:
-    """An open run by a judge's verdicts, one for each record: is it right?"""
-    return _scores(results, "llm", tuple(correct), tuple(r.status == "ok" for r in results.records))
+def score_verdicts(results: RunResults, verdicts: Sequence[int | None]) -> Scores:
+    """An open run by a judge's verdicts, one for each record: 1 right, 0 wrong, None for none.
+
+    An answer without a verdict counts as not answered.
+    """
+    pairs = list(zip(results.records, verdicts, strict=True))
+    answered = tuple(record.status == "ok" and verdict is not None for record, verdict in pairs)
+    return _scores(results, "llm", tuple(verdict == 1 for verdict in verdicts), answered)
 
 
 def _matches(record: Record, strict: bool) -> bool:
@@ -197,6 +202,12 @@ class _ScoredProblems:
     word_count: float | None = None
     excluded: dict[str, str] = field(default_factory=dict)
     selected_options: dict[str, str | None] | None = None
+    verdicts: dict[str, _Verdict] | None = None
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    verdict: int | None
 
 
 def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResults | None) -> Scores:
@@ -222,6 +233,8 @@ def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResul
             )
     for problem_id, letter in (content.selected_options or {}).items():
         answered[problem_id] = answered.get(problem_id, False) and letter is not None
+    for problem_id, verdict in (content.verdicts or {}).items():
+        answered[problem_id] = answered.get(problem_id, False) and verdict.verdict is not None
     return Scores(
         name=name,
         metric=metric,

@@ -121,12 +121,19 @@ def published_form(strata: Iterable[Stratum]) -> Published:
     """The strata as the published `model_stratification_*.json` files have them.
 
     {"<name>:<mode>": {"<flag>_accuracy": {value: per cent}, "<flag>_total": …, "<flag>_correct": …}};
-    a run with a perturbed context has the perturbation behind its name.
+    a run with a perturbed context has the perturbation behind its name. A run on permuted problems has
+    "<flag>_base_problems", "<flag>_low" and "<flag>_high" (the interval, per cent) besides, which cannot
+    be told from counts.
     """
+    strata = list(strata)
+    permuted = {stratum.run for stratum in strata if stratum.base_problems < stratum.total}
     content: Published = {}
     for stratum in strata:
         of_run = content.setdefault(run_key(stratum.run), {})
         counts = {"accuracy": stratum.accuracy, "total": stratum.total, "correct": stratum.correct}
+        if stratum.run in permuted:
+            low, high = 100 * stratum.interval.low, 100 * stratum.interval.high
+            counts |= {"base_problems": stratum.base_problems, "low": low, "high": high}
         for what, number in counts.items():
             of_run.setdefault(f"{stratum.flag}_{what}", {})[stratum.value] = number
     return content

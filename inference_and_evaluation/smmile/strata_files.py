@@ -13,10 +13,16 @@ from smmile.errors import UsageError, one_line
 
 @dataclass(frozen=True)
 class Counts:
-    """Right answers among the problems that share a flag's value."""
+    """Right answers among the problems that share a flag's value.
+
+    Of permuted problems, as on SMMILE++, there is also the number of base problems, and the 95 % interval
+    of the accuracy (shares) that takes each as one cluster; None where the file does not tell.
+    """
 
     correct: int
     total: int
+    base_problems: int | None = None
+    interval: tuple[float, float] | None = None
 
 
 # What a run's problems are divided by: flag, value, counts.
@@ -43,8 +49,16 @@ def read_strata(file: Path) -> dict[str, Strata]:
                 raise UsageError(
                     f"{one_line(file.name)}: {one_line(column)} does not go with its right answers"
                 )
+            low, high = columns.get(f"{flag}_low", {}), columns.get(f"{flag}_high", {})
+            bases = columns.get(f"{flag}_base_problems", {})
             of_run[flag] = {
-                value: Counts(int(correct[value]), int(total)) for value, total in totals.items()
+                value: Counts(
+                    int(correct[value]),
+                    int(total),
+                    int(bases[value]) if value in bases else None,
+                    (low[value] / 100, high[value] / 100) if value in low and value in high else None,
+                )
+                for value, total in totals.items()
             }
         strata[run] = of_run
     return strata

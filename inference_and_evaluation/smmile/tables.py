@@ -203,6 +203,10 @@ _LATEX_SPECIAL = {
     "-": "-{}",
     "'": "'{}",
     "`": "`{}",
+    "[": "{[}",
+    "]": "{]}",
+    "?": "?{}",
+    "!": "!{}",
 }
 
 
@@ -223,5 +227,5 @@ def latex_escape(text: str) -> str:
         elif plain and plain.isalnum():
             escaped.append(plain)
         else:
-            escaped.append(" " if character.isspace() else f"[U+{ord(character):04X}]")
+            escaped.append(" " if character.isspace() else f"{{[}}U+{ord(character):04X}{{]}}")
     return "".join(escaped)
