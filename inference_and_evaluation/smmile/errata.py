@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,24 +194,40 @@ def _failed(record: Record) -> bool:
     return record.error is not None and record.error.type != "empty"
 
 
-def _failed_calls(published: Sequence[PublishedRuns]) -> _Finding:
-    head = ["Data set", "Model", "Mode", "Format", "Failed", "LLM", "EM", "MCQA"]
+def _scores_without(
+    published: Sequence[PublishedRuns],
+    what: str,
+    split: Callable[[RunResults, PublishedRuns], tuple[set[str], int]],
+) -> _Finding:
+    """What becomes of each run's scores when only some of its problems count.
+
+    `split` gives the ids of those, and how many others there are, whose column is headed `what`; runs
+    without any are not shown.
+    """
+    head = ["Data set", "Model", "Mode", "Format", what, "LLM", "EM", "MCQA"]
     rows, sizes, count = [], [], 0
     for runs in published:
         for run in runs.runs:
-            sound = {record.problem_id for record in run.records if not _failed(record)}
-            failed = len(run.records) - len(sound)
-            if not failed:
+            kept, left_out = split(run, runs)
+            if not left_out:
                 continue
             cells: list[object] = []
             for metric in METRIC_NAMES:
                 scores = runs.scores.get((run.name, metric))
-                change = _Change.of(scores, sound) if scores else None
+                change = _Change.of(scores, kept) if scores else None
                 cells.append(change or "-")
                 sizes += [change.size] if change else []
-            rows.append([*_of_run(runs, run), run.name.task_format, failed, *cells])
-            count += failed
+            rows.append([*_of_run(runs, run), run.name.task_format, left_out, *cells])
+            count += left_out
     return _Finding(count, max(sizes, default=None), _table(head, rows, 4))
+
+
+def _failed_calls(published: Sequence[PublishedRuns]) -> _Finding:
+    def split(run: RunResults, _runs: PublishedRuns) -> tuple[set[str], int]:
+        sound = {record.problem_id for record in run.records if not _failed(record)}
+        return sound, len(run.records) - len(sound)
+
+    return _scores_without(published, "Failed", split)
 
 
 _CAUSES = {
@@ -336,23 +352,11 @@ def _same_query(record: Record, runs: PublishedRuns) -> bool:
 
 
 def _other_order(published: Sequence[PublishedRuns]) -> _Finding:
-    head = ["Data set", "Model", "Mode", "Format", "Another query", "LLM", "EM", "MCQA"]
-    rows, sizes, count = [], [], 0
-    for runs in published:
-        for run in runs.runs:
-            same = {record.problem_id for record in run.records if _same_query(record, runs)}
-            others = sum(record.problem_id in runs.outlines for record in run.records) - len(same)
-            if not others:
-                continue
-            cells: list[object] = []
-            for metric in METRIC_NAMES:
-                scores = runs.scores.get((run.name, metric))
-                change = _Change.of(scores, same) if scores else None
-                cells.append(change or "-")
-                sizes += [change.size] if change else []
-            rows.append([*_of_run(runs, run), run.name.task_format, others, *cells])
-            count += others
-    return _Finding(count, max(sizes, default=None), _table(head, rows, 4))
+    def split(run: RunResults, runs: PublishedRuns) -> tuple[set[str], int]:
+        same = {record.problem_id for record in run.records if _same_query(record, runs)}
+        return same, sum(record.problem_id in runs.outlines for record in run.records) - len(same)
+
+    return _scores_without(published, "Another query", split)
 
 
 # SMMILE++.

@@ -163,7 +163,7 @@ class Service:
 
 def is_unknown_model(status: int, body: object) -> bool:
     """Whether an error response says that there is no such model (or no such API) there."""
-    said = f"{_codes(body)} {words_of(body)}"
+    said = _said(body)
     return status in (404, 405) or (status == 400 and bool(_NO_MODEL.search(said)))
 
 
@@ -175,13 +175,11 @@ def without_refused(fields: Mapping[str, object], status: int, body: object) -> 
     """
     if status not in (400, 403, 422):
         return None
-    words = words_of(body)
-    said = f"{_codes(body)} {words}"
-    if not _NOT_TAKEN.search(said.replace("_", " ")):
+    if not _NOT_TAKEN.search(_said(body).replace("_", " ")):
         return None
     named = body.get("param") if isinstance(body, Mapping) else None
     for name in (*_RENAMED, *_OPTIONAL):
-        if name in fields and (name == named if named else re.search(rf"\b{name}\b", words)):
+        if name in fields and (name == named if named else re.search(rf"\b{name}\b", words_of(body))):
             rest = {key: value for key, value in fields.items() if key != name}
             return rest | ({_RENAMED[name]: fields[name]} if name in _RENAMED else {})
     return None
@@ -359,6 +357,11 @@ def header_secrets(variable: str) -> tuple[str, ...]:
         raise UsageError(f"{variable} has an odd character in it; set it again")
     headers = [line.partition(":") for line in value.split("\n")]
     return tuple(content.strip() for name, _, content in headers if _KEY_HEADER.search(name))
+
+
+def _said(body: object) -> str:
+    """All by which an error in a body can be told: its codes and its words."""
+    return f"{_codes(body)} {words_of(body)}"
 
 
 def _codes(body: object) -> str:
