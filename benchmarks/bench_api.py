@@ -1,4 +1,4 @@
-"""Measures the scripts behind an API: many requests at once, and what sending pictures takes.
+"""Measures the scripts behind an API: many requests at once, and what sending images takes.
 
     python benchmarks/bench_api.py [--write]
 
@@ -33,7 +33,7 @@ LATENCY = 0.2
 AT_ONCE = 16
 # Of the published set.
 FEW_PROBLEMS = 111
-# Sides in pixels of square pictures of noise, which as JPEGs have some 4 kB and 270 kB.
+# Sides in pixels of square images of noise, which as JPEGs have some 4 kB and 270 kB.
 SMALL_SIDE, LARGE_SIDE = 64, 600
 MEMORY_GOAL = "700 MB"
 
@@ -51,7 +51,7 @@ OPENAI, ANTHROPIC = Script("inference_openai.py", "/v1"), Script("inference_anth
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked: problems of `rows` rows, with pictures of a size; `goal` is the ratio to the ideal."""
+    """What is asked: problems of `rows` rows, with images of a size; `goal` is the ratio to the ideal."""
 
     what: str
     mode: str
@@ -61,8 +61,8 @@ class Load:
 
 
 LOADS = (
-    Load("one small picture", "0-shot", 1, SMALL_SIDE, 1.25),
-    Load("four large pictures", "ICL", 4, LARGE_SIDE, 1.6),
+    Load("one small image", "0-shot", 1, SMALL_SIDE, 1.25),
+    Load("four large images", "ICL", 4, LARGE_SIDE, 1.6),
 )
 
 
@@ -283,7 +283,7 @@ def twice(*what: Any) -> list[Run]:
 
 
 def save_noise(folder: Path, load: Load) -> None:
-    """Save a data set of noise for `load`; no two of its pictures are equal, nor two of its problems."""
+    """Save a data set of noise for `load`; no two of its images are equal, nor two of its problems."""
     import datasets
     import numpy as np
     from PIL import Image
@@ -291,7 +291,7 @@ def save_noise(folder: Path, load: Load) -> None:
     datasets.disable_progress_bars()
     generator = np.random.default_rng(load.side)
 
-    def picture() -> bytes:
+    def make_image() -> bytes:
         out = io.BytesIO()
         noise = generator.integers(0, 256, (load.side, load.side, 3), dtype=np.uint8)
         Image.fromarray(noise).save(out, "JPEG", quality=85)
@@ -305,7 +305,7 @@ def save_noise(folder: Path, load: Load) -> None:
             "answer": f"Answer {order % 3}",
             "problem_id": f"problem-{number}",
             "order": order,
-            "image": {"bytes": picture(), "path": None},
+            "image": {"bytes": make_image(), "path": None},
         }
         for number in range(FEW_PROBLEMS)
         for order in range(1, load.rows + 1)
@@ -376,7 +376,7 @@ def bench_all(work: Path, port: int) -> str:
     few = [
         line for load in LOADS for script in scripts for line in bench_concurrency(script, load, work, port)
     ]
-    pictures = make_data_set(work / "many", PROBLEMS)
+    images = make_data_set(work / "many", PROBLEMS)
     many = [bench_memory(script, work / "many", work, port) for script in scripts]
     few_head = (
         *("script", "what", "at once", "requests", "first request to last answer", "ideal", "ratio"),
@@ -391,7 +391,7 @@ def bench_all(work: Path, port: int) -> str:
         "the whole of a request came. Times are those of the better of two runs; ideal is requests x "
         'latency / at once. "Server" is how much of a core of the same machine the server took.\n\n'
         f"{markdown_table(few_head, few)}\n\n"
-        f"{PROBLEMS:,} problems with {pictures / 1e6:,.0f} MB of JPEG, {AT_ONCE} at once. Memory is the "
+        f"{PROBLEMS:,} problems with {images / 1e6:,.0f} MB of JPEG, {AT_ONCE} at once. Memory is the "
         "peak of RssAnon in the run that took more: before the first request, during the first and the "
         f"last quarter of the answers, and at all.\n\n{markdown_table(many_head, many)}"
     )

@@ -24,7 +24,7 @@ SUITE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(SUITE / "inference_and_evaluation"), str(SUITE / "tests")]
 
 NEW_TOKENS = 64
-# As Qwen2.5-0.5B; the vision part is a small one of the same kind, and a picture has at most 16 tokens, as
+# As Qwen2.5-0.5B; the vision part is a small one of the same kind, and an image has at most 16 tokens, as
 # in the tiny model.
 HALF_BILLION_TEXT = {
     "hidden_size": 896,
@@ -69,11 +69,12 @@ def make_checkpoints(folder: Path) -> None:
 
 def measure(checkpoint: Path, mode: str, dtype: str) -> Mapping[str, object]:
     """Seconds for all answers at both batch sizes, after a first conversation that does not count."""
-    from smmile.backends.local import LocalModel, LocalSettings
-    from smmile.checkpoints import find_checkpoint
-    from smmile.conversation import Recipe
-    from smmile.dataset import DatasetSource, load_problems
-    from smmile.requests import Reply, make_plan
+    from smmile.backends.interface import Request, Response
+    from smmile.backends.local.checkpoints import find_checkpoint
+    from smmile.backends.local.model import LocalModel, LocalSettings
+    from smmile.data.dataset import DatasetSource, load_problems
+    from smmile.inference.plan import make_plan
+    from smmile.prompting.conversation import Recipe
 
     problems = load_problems(DatasetSource("demo"))
     plan = make_plan(
@@ -90,11 +91,12 @@ def measure(checkpoint: Path, mode: str, dtype: str) -> Mapping[str, object]:
             batch_size=size,
         )
         model = LocalModel(find_checkpoint(checkpoint, None), settings)
-        list(model.answer(plan.requests[:1]))
+        requests = [Request(item.key, item.conversation) for item in plan.requests]
+        list(model.answer(requests[:1]))
         started = time.perf_counter()
-        replies = [reply for batch in model.answer(plan.requests) for _, reply in batch]
+        replies = [reply for batch in model.answer(requests) for _, reply in batch]
         seconds["auto" if size is None else "1"] = time.perf_counter() - started
-        answers = [reply for reply in replies if isinstance(reply, Reply)]
+        answers = [reply for reply in replies if isinstance(reply, Response)]
         if len(answers) != len(plan.requests):
             raise RuntimeError(f"not every problem was answered: {replies}")
         tokens = sum(reply.completion_tokens or 0 for reply in answers)

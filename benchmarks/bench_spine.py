@@ -29,15 +29,15 @@ SCRIPTS = SUITE / "inference_and_evaluation"
 
 # SMMILE++ as the hub has it: 1,038 problems of 5,994 rows, here six or five rows each.
 PROBLEMS, SIX_ROW_PROBLEMS = 1038, 804
-# What `datasets` makes a row group of, pictures of this size counted.
+# What `datasets` makes a row group of, images of this size counted.
 ROWS_IN_A_GROUP = 278
 
 LOAD_AND_DECODE_ALL = """
 import io, sys
 from datasets import load_dataset
-pictures = [row["image"] for row in load_dataset(sys.argv[1], split="train")]
-for picture in pictures:
-    picture.load()
+images = [row["image"] for row in load_dataset(sys.argv[1], split="train")]
+for image in images:
+    image.load()
 """
 LOAD_ALONE = """
 import sys
@@ -53,7 +53,7 @@ for run in range(64):
         generator.choice(scores, len(scores)).mean()
 """
 BINOMIAL_BOOTSTRAP = """
-from smmile.statistics import bootstrap_standard_deviation
+from smmile.reporting.statistics import bootstrap_standard_deviation
 for run in range(64):
     bootstrap_standard_deviation(5 * (run + 1), 1038, resamples=10_000, seed=42)
 """
@@ -110,7 +110,7 @@ def median_seconds(command: Sequence[str], home: Path, runs: int = 5) -> float:
     return statistics.median(measure(command, home).seconds for _ in range(runs))
 
 
-def make_pictures() -> Callable[[int], bytes]:
+def make_images() -> Callable[[int], bytes]:
     """A function that gives JPEG number n, 1000 x 800 pixels, all different by a comment in the file."""
     import numpy as np
     from PIL import Image
@@ -125,15 +125,15 @@ def make_pictures() -> Callable[[int], bytes]:
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
         encoded.append(out.getvalue())
 
-    def picture(number: int) -> bytes:
+    def make_image(number: int) -> bytes:
         start, rest = encoded[number % len(encoded)][:2], encoded[number % len(encoded)][2:]
         return start + b"\xff\xfe\x00\x0a" + f"{number:08d}".encode() + rest
 
-    return picture
+    return make_image
 
 
 def make_data_set(folder: Path, problems: int) -> int:
-    """Write a data set of the first `problems` problems in the hub's layout; gives its pictures' bytes."""
+    """Write a data set of the first `problems` problems in the hub's layout; gives its images' bytes."""
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -150,7 +150,7 @@ def make_data_set(folder: Path, problems: int) -> int:
         }
     )
     schema = features.arrow_schema
-    picture = make_pictures()
+    make_image = make_images()
     rows = [
         (number, order)
         for number in range(problems)
@@ -161,13 +161,13 @@ def make_data_set(folder: Path, problems: int) -> int:
     with pq.ParquetWriter(folder / "data" / "train-00000-of-00001.parquet", schema) as writer:
         for start in range(0, len(rows), ROWS_IN_A_GROUP):
             group = rows[start : start + ROWS_IN_A_GROUP]
-            images = [picture(start + index) for index in range(len(group))]
+            images = [make_image(start + index) for index in range(len(group))]
             size += sum(map(len, images))
             columns = {
                 "question": ["What is the diagnosis?"] * len(group),
                 "answer": [f"Answer {order % 3}" for _, order in group],
                 "image": [{"bytes": image, "path": None} for image in images],
-                "image_url": ["https://pictures.invalid/x.jpg"] * len(group),
+                "image_url": ["https://images.invalid/x.jpg"] * len(group),
                 "problem_id": [f"problem-{number // 12}_perm_{number % 12 + 1}" for number, _ in group],
                 "order": [order for _, order in group],
             }
@@ -203,10 +203,10 @@ def bench_dry_run(work: Path) -> list[Line]:
 
 def bench_exact_match(work: Path) -> list[Line]:
     """70 MB of results: 1,038 records a file, of the length that published answers have."""
-    from smmile.conversation import InferenceMode
-    from smmile.results import DatasetInfo, Record, ResultFile, Run, encode_csv, encode_result_file
+    from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_csv, encode_result_file
+    from smmile.task import InferenceMode
 
-    response = "The picture shows a consolidation in the right lower lobe. " * 9
+    response = "The image shows a consolidation in the right lower lobe. " * 9
     records = tuple(
         Record(f"p{n // 12}_perm_{n % 12}", "Which?", "right", "ok", None, response, response)
         for n in range(PROBLEMS)

@@ -3,7 +3,7 @@
     python benchmarks/coverage.py [--write] [--repeats N]
 
 Draws scores like SMMILE's (111 problems) and SMMILE++'s (86 problems in 1,038 permutations) whose true
-accuracies are known, and asks smmile.statistics about them. With --write the tables go into
+accuracies are known, and asks smmile.reporting.statistics about them. With --write the tables go into
 docs/statistics.md. Takes about eight minutes on one core; seeded, so the figures come out again.
 """
 
@@ -25,7 +25,7 @@ from document import markdown_table, write_section
 SUITE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SUITE / "inference_and_evaluation"))
 
-from smmile.statistics import (  # noqa: E402 - it is found now
+from smmile.reporting.statistics import (  # noqa: E402 - it is found now
     PairedDifference,
     accuracy_interval,
     clustered_standard_error,

@@ -34,11 +34,11 @@ def main() -> int:
 
     import msgspec
 
-    from smmile.analysis import read_scores
-    from smmile.comparison import choose_models, compare, comparison_text
     from smmile.errors import UsageError, one_line
     from smmile.files import write_whole
-    from smmile.tables import METRIC_NAMES
+    from smmile.reporting.analysis import read_scores
+    from smmile.reporting.comparison import choose_models, compare, comparison_text
+    from smmile.reporting.tables import METRIC_NAMES
 
     if args.model and args.models:
         raise UsageError("--model and --models both choose models; give one of them")
@@ -48,12 +48,12 @@ def main() -> int:
         args.inference_mode,
         metrics=[metric for metric in METRIC_NAMES if args.metric in (None, metric)],
         perturbed=args.perturbed,
-        reread=args.mcqa == "reread",
+        reextracted=args.mcqa == "reread",
     )
     for reason in broken:
         print(f"skipped: {reason}", file=sys.stderr)
     for note in (run.doubt for run in scores if run.doubt):
-        print(f"take care: {note}", file=sys.stderr)
+        print(f"warning: {note}", file=sys.stderr)
     if not scores and not broken:
         what = f"scores under --metric {args.metric}" if args.metric else "unperturbed scores"
         raise UsageError(

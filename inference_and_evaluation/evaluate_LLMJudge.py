@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from smmile import cli
 
 if TYPE_CHECKING:
-    from smmile.judged_runs import JudgedRun
-    from smmile.results import RunResults
-    from smmile.run_names import RunName
-    from smmile.verdicts import Asked
+    from smmile.results.run_names import RunName
+    from smmile.results.schema import RunResults
+    from smmile.scoring.judge.judged_runs import JudgedRun
+    from smmile.scoring.judge.judging import Asked
 
 EXAMPLE = "python evaluate_LLMJudge.py ../results --judge ollama/llama3.3 --prompt hardened"
 
@@ -30,8 +30,8 @@ def main() -> int:
     args = _parser().parse_args()
 
     from smmile.errors import UsageError
-    from smmile.results import result_files, select_runs
-    from smmile.scoring import evaluation_files
+    from smmile.results.schema import result_files, select_runs
+    from smmile.scoring.evaluations import evaluation_files
 
     there = result_files(args.results_dir)
     saved = evaluation_files(args.results_dir, "llm") if args.visualize_only else {}
@@ -90,13 +90,13 @@ def _parser() -> cli.Parser:
 
 def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[RunName, Path]) -> int:
     """Have the runs judged, write their evaluations and the comparison, and show them."""
-    from smmile.errors import UsageError, counted, one_line
+    from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
-    from smmile.judge import case_of
-    from smmile.judged_runs import decide, encode_judged, judged_run, left_to_ask, read_saved
-    from smmile.results import read_run
-    from smmile.scoring import evaluation_file
-    from smmile.verdicts import Judge, Ways, ask
+    from smmile.results.schema import read_run
+    from smmile.scoring.evaluations import evaluation_file
+    from smmile.scoring.judge.cases import case_of
+    from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, left_to_ask, read_saved
+    from smmile.scoring.judge.judging import ClientOptions, Judge, ask
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
     judges = [Judge.named(name, args.prompt, constrain=args.constrain) for name in names]
@@ -118,17 +118,17 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         f"{len(found)} answers; {found.count(None)} of them are errors, which are wrong unasked, and "
         f"{len(cases)} are different ones to be judged"
     )
-    ways = Ways(args.base_url, args.concurrency, args.timeout, args.max_retries)
+    ways = ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries)
     asked = []
     for judge in judges:
         asked.append(ask(judge, cases.values(), args.results_dir, ways, overwrite=args.overwrite))
-        _tell_of(asked[-1])
+        _report(asked[-1])
     decisions = decide(cases.values(), asked)
     judged = []
     for run in runs:
         decided, left = judged_run(run, decisions), left_to_ask(run, asked)
         if left:  # a judge that was not there must not make an evaluation of zeros
-            answers = f"{counted(left, 'answer')} could not be judged yet"
+            answers = f"{pluralize(left, 'answer')} could not be judged yet"
             print(f"not evaluated: {one_line(run.name.stem)}: {answers}", file=sys.stderr)
             continue
         judged.append(decided)
@@ -152,7 +152,7 @@ def _show_saved(
 ) -> int:
     """Show the evaluations that are saved."""
     from smmile.errors import UsageError, one_line
-    from smmile.judged_runs import read_saved
+    from smmile.scoring.judge.judged_runs import read_saved
 
     judged, missing, broken = read_saved(chosen, files, saved)
     if not judged and not broken:
@@ -168,24 +168,24 @@ def _show_saved(
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 
-def _tell_of(asked: Asked) -> None:
-    from smmile.errors import counted, one_line
+def _report(asked: Asked) -> None:
+    from smmile.errors import one_line, pluralize
 
     name = one_line(asked.judge.name)
     print(f"{name}: {asked.sent} asked this time, {len(asked.records) - asked.sent} known from before")
     if asked.left_out:
-        print(f"take care: {name} takes no {' and no '.join(asked.left_out)}", file=sys.stderr)
+        print(f"warning: {name} takes no {' and no '.join(asked.left_out)}", file=sys.stderr)
     errors = Counter(
         f"{one.error.type}: {one_line(one.error.message)}" for one in asked.failed if one.error
     )
     for error, count in errors.most_common(_TOLD):
-        print(f"{name}: {counted(count, 'answer')} not judged: {error}", file=sys.stderr)
+        print(f"{name}: {pluralize(count, 'answer')} not judged: {error}", file=sys.stderr)
     if errors:
         print("the same command asks again for what ended in an error", file=sys.stderr)
 
 
 def _tables(judged: Sequence[JudgedRun], *, perturbed: bool) -> str:
-    from smmile.judged_runs import agreement_table, judged_table
+    from smmile.scoring.judge.judged_runs import agreement_table, judged_table
 
     shown = [run for run in judged if perturbed or not run.name.perturbation]
     if not shown:
@@ -201,7 +201,7 @@ def _show(judged: Sequence[JudgedRun], *, perturbed: bool) -> None:
     notes: dict[str, list[str]] = {"speaks to its judge": [], "has no verdict": []}
     for run in judged:
         if run.scores.doubt:
-            print(f"take care: {run.scores.doubt}", file=sys.stderr)
+            print(f"warning: {run.scores.doubt}", file=sys.stderr)
         where = f"{one_line(run.name.stem)}, problem"
         for problem_id, piece in run.file.judge_like.items():
             notes["speaks to its judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")

@@ -18,12 +18,17 @@ def main() -> int:
 
     import msgspec
 
-    from smmile.errors import UsageError, counted, one_line
+    from smmile.data.problems import Outline
+    from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
-    from smmile.problems import Outline
-    from smmile.rereading import RereadRun, choice_evaluation, reread_run, rereading_table
-    from smmile.results import read_run, result_files, select_runs
-    from smmile.scoring import evaluation_file
+    from smmile.results.schema import read_run, result_files, select_runs
+    from smmile.scoring.evaluations import evaluation_file
+    from smmile.scoring.reextraction import (
+        ReextractedRun,
+        choice_evaluation,
+        reextract_run,
+        reextraction_table,
+    )
 
     source = cli.dataset_source(args)
     files = result_files(args.results_dir)
@@ -35,15 +40,15 @@ def main() -> int:
         )
     outlines: dict[str, Outline] = {}
     if any(files[name].suffix == ".csv" for name in chosen):  # the suite's JSON holds its options
-        from smmile.dataset import load_outlines
+        from smmile.data.dataset import load_outlines
 
         outlines = {outline.problem_id: outline for outline in load_outlines(source)}
 
-    runs: list[RereadRun] = []
+    runs: list[ReextractedRun] = []
     broken = 0
     for name in chosen:
         try:
-            run = reread_run(read_run(name, files[name]), outlines, source.label)
+            run = reextract_run(read_run(name, files[name]), outlines, source.label)
         except UsageError as error:
             broken += 1
             print(f"skipped: {error}", file=sys.stderr)
@@ -52,7 +57,7 @@ def main() -> int:
         write_whole(evaluation_file(files[name], "mcqa"), content, durable=False)
         for reason, number in Counter(run.excluded.values()).items():
             print(
-                f"{one_line(files[name].name)}: {counted(number, 'problem')} left out: {reason}",
+                f"{one_line(files[name].name)}: {pluralize(number, 'problem')} left out: {reason}",
                 file=sys.stderr,
             )
         if not run.from_responses:
@@ -70,7 +75,7 @@ def main() -> int:
             print(
                 "Problems left out count in the published accuracy alone; the difference is without them."
             )
-        print(f"\n{rereading_table(shown)}", end="")
+        print(f"\n{reextraction_table(shown)}", end="")
     elif not broken:
         print("only perturbed runs there; show them with --perturbed", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK

@@ -18,14 +18,15 @@ def main() -> int:
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
     args = parser.parse_args()
 
-    from smmile.api_models import ApiModel, run_api_model
-    from smmile.backends import anthropic_messages as claude
-    from smmile.backends.budget import Budget
-    from smmile.conversation import Recipe
-    from smmile.prompts import prompt
-    from smmile.requests import Backend
+    from smmile.backends.interface import Backend
+    from smmile.backends.remote import anthropic_messages as claude
+    from smmile.backends.remote.budget import Budget
+    from smmile.inference.api_models import ApiModel, run_api_model
+    from smmile.inference.plan import Plan
+    from smmile.prompting.conversation import Recipe
+    from smmile.prompting.prompts import prompt
 
-    def connect(fields: Mapping[str, object], budget: Budget | None) -> Backend:
+    def connect(_plan: Plan, fields: Mapping[str, object], budget: Budget | None) -> Backend:
         service, make_client = claude.connect(args.model, args.base_url, args.timeout, args.max_retries)
         return claude.AnthropicMessages(
             make_client=make_client,
@@ -45,7 +46,7 @@ def main() -> int:
         connect=connect,
         packages=("anthropic",),
         rules=claude.IMAGE_RULES,
-        picture_tokens=claude.picture_tokens,
+        image_tokens=claude.image_tokens,
     )
     return run_api_model(args, model)
 

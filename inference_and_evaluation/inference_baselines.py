@@ -10,7 +10,7 @@ EXAMPLE = "python inference_baselines.py --baseline nearest --task_format mcqa -
 METHODS = {
     "random": "an in-context answer, or an option letter, at random (NumPy RandomState)",
     "majority": "the most common in-context answer, the earliest on a tie",
-    "nearest": "the answer of the example with the nearest picture: "
+    "nearest": "the answer of the example with the nearest image: "
     "16x16 RGB thumbnail and 4x4x4 RGB histogram, Euclidean and Hellinger distance",
 }
 
@@ -22,7 +22,7 @@ def main() -> int:
         choices=tuple(METHODS),
         required=True,
         help="random: an example's answer or an option at random; majority: the examples' most "
-        "common answer; nearest: the answer of the example whose picture is most like the query's",
+        "common answer; nearest: the answer of the example whose image is most like the query's",
     )
     cli.add_inference_flags(parser)
     args = parser.parse_args()
@@ -33,33 +33,37 @@ def main() -> int:
         )
 
     from smmile.backends import baselines
-    from smmile.conversation import Recipe
-    from smmile.inference import Subject, run_inference
-    from smmile.options import Options, make_options
-    from smmile.problems import ProblemSet
-    from smmile.requests import Backend, Plan
-    from smmile.results import Usage
+    from smmile.backends.interface import Backend
+    from smmile.data.problems import ProblemSet
+    from smmile.inference.plan import Plan
+    from smmile.inference.script import RunSpecification, run_inference
+    from smmile.prompting.conversation import Recipe
+    from smmile.prompting.options import Options, make_options
+    from smmile.results.schema import Usage
 
-    def connect(problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
+    def connect(problems: ProblemSet, plan: Plan, _spent: Usage) -> Backend:
+        asked = {item.key: item.problem for item in plan.requests}
         if args.baseline == "majority":
-            return baselines.BaselineBackend(baselines.majority_answer)
+            return baselines.BaselineBackend(lambda key: baselines.majority_answer(asked[key]))
         if args.baseline == "nearest":
-            return baselines.BaselineBackend(baselines.NearestPicture())
+            nearest = baselines.NearestImage()
+            return baselines.BaselineBackend(lambda key: nearest(asked[key]))
         options = make_options(problems.entries, args.seed) if args.task_format == "mcqa" else None
         picks = baselines.random_answers(problems, options, args.seed)
-        return baselines.BaselineBackend(lambda problem: picks[problem.problem_id])
+        return baselines.BaselineBackend(lambda key: picks[asked[key].problem_id])
 
     def read_choice(reply: str, options: Options) -> str | None:
         return options.letter_of(reply)
 
-    subject = Subject(
+    specification = RunSpecification(
         name=args.baseline,
         recipe=Recipe(),
         connect=connect,
         read_choice=read_choice,
         generation={"method": METHODS[args.baseline]},
+        share=False,
     )
-    return run_inference(args, subject)
+    return run_inference(args, specification)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Any other image-text model of the hub, or your own: its own chat template, picture before text."""
+"""Any other image-text model of the hub, or your own: its own chat template, image before text."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def main() -> int:
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
-    from smmile.checkpoints import is_hub_id
-    from smmile.local_models import Family, run_family
+    from smmile.backends.local.checkpoints import is_hub_id
+    from smmile.inference.local_models import Family, run_family
 
     folder = Path(args.checkpoint)
     if not folder.is_dir() and not is_hub_id(args.checkpoint):

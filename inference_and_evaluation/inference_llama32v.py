@@ -13,9 +13,9 @@ def main() -> int:
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
-    from smmile.conversation import Recipe, Wording
-    from smmile.local_models import Family, run_family
-    from smmile.prompts import prompt
+    from smmile.inference.local_models import Family, run_family
+    from smmile.prompting.conversation import Recipe, Wording
+    from smmile.prompting.prompts import prompt
 
     recipe = Recipe(answer_suffix="\n", mcqa=Wording(question=prompt("mcqa.stepwise_or_sentence.text")))
     family = Family(model_types=("mllama",), dtype="bfloat16", recipe=recipe)

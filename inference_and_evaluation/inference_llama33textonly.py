@@ -1,4 +1,4 @@
-"""Llama 3.3, or another model of ollama, which is shown no picture: what can be had from the text alone."""
+"""Llama 3.3, or another model of ollama, which is shown no image: what can be had from the text alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from smmile import cli
 
 if TYPE_CHECKING:
-    from smmile.conversation import Recipe
+    from smmile.prompting.conversation import Recipe
 
 EXAMPLE = "python inference_llama33textonly.py --inference_mode ICL"
 
@@ -18,8 +18,8 @@ PUBLISHED = {"llama3.3": "llama33textonly"}
 
 def recipe() -> Recipe:
     """One user turn of text with the examples in it, which show no options in multiple choice either."""
-    from smmile.conversation import Recipe, Wording
-    from smmile.prompts import prompt
+    from smmile.prompting.conversation import Recipe, Wording
+    from smmile.prompting.prompts import prompt
 
     return Recipe(
         parts=("text",),
@@ -43,20 +43,24 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
     args = parser.parse_args()
 
-    from smmile.api_models import ApiModel, run_api_model
-    from smmile.backends import ollama_chat
-    from smmile.backends.budget import Budget
-    from smmile.choice import read_choice
-    from smmile.prompts import prompt
-    from smmile.requests import Backend, Request
+    from smmile.backends.interface import Backend
+    from smmile.backends.remote import ollama_chat
+    from smmile.backends.remote.budget import Budget
+    from smmile.inference.api_models import ApiModel, run_api_model
+    from smmile.inference.plan import Plan
+    from smmile.prompting.choice import read_choice
+    from smmile.prompting.prompts import prompt
 
-    def follow_up(request: Request, reply: str) -> str | None:
-        """In multiple choice a model that has chosen nothing is asked for its letter."""
-        if request.options is None or read_choice(reply, request.options) is not None:
-            return None
-        return prompt("text_only.mcqa.follow_up")
+    def connect(plan: Plan, fields: Mapping[str, object], budget: Budget | None) -> Backend:
+        options = {item.key: item.options for item in plan.requests}
 
-    def connect(fields: Mapping[str, object], budget: Budget | None) -> Backend:
+        def follow_up(key: str, response: str) -> str | None:
+            """In multiple choice a model that has chosen no option is asked for its letter."""
+            shown = options[key]
+            if shown is None or read_choice(response, shown) is not None:
+                return None
+            return prompt("text_only.mcqa.follow_up")
+
         service, make_client = ollama_chat.connect(args.model, args.base_url, args.timeout)
         return ollama_chat.OllamaChat(
             make_client=make_client,

@@ -23,7 +23,7 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
-    from smmile.local_models import Family, run_family
+    from smmile.inference.local_models import Family, run_family
 
     checkpoint, model_type = MODELS[args.model_name]
     family = Family(model_types=(model_type,), dtype="float16")

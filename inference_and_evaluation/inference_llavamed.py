@@ -14,8 +14,8 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
-    from smmile.backends.llava_original import MISTRAL_INSTRUCT
-    from smmile.local_models import Family, run_family
+    from smmile.backends.local.llava_original import MISTRAL_INSTRUCT
+    from smmile.inference.local_models import Family, run_family
 
     family = Family(model_types=("llava_mistral", "llava"), dtype="float16", chat_template=MISTRAL_INSTRUCT)
     return run_family(args, family, {"llavamed": "microsoft/llava-med-v1.5-mistral-7b"})

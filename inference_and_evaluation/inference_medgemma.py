@@ -13,9 +13,9 @@ def main() -> int:
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
-    from smmile.conversation import Recipe, Wording
-    from smmile.local_models import Family, run_family
-    from smmile.prompts import prompt
+    from smmile.inference.local_models import Family, run_family
+    from smmile.prompting.conversation import Recipe, Wording
+    from smmile.prompting.prompts import prompt
 
     recipe = Recipe(
         system=prompt("system.medgemma"),

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from smmile import cli
 
 if TYPE_CHECKING:
-    from smmile.conversation import Recipe
+    from smmile.prompting.conversation import Recipe
 
 EXAMPLE = "python inference_medr1.py --inference_mode 0-shot --task_format mcqa"
 
 
 def recipe() -> Recipe:
-    """One user turn with the query's picture alone; in multiple choice examples show all options."""
-    from smmile.conversation import Recipe, Wording
-    from smmile.prompts import fill, prompt
+    """One user turn with the query's image alone; in multiple choice examples show all options."""
+    from smmile.prompting.conversation import Recipe, Wording
+    from smmile.prompting.prompts import fill, prompt
 
     question = "{examples}" + prompt("medvlm_r1_icl.query")
     return Recipe(
@@ -42,7 +42,7 @@ def main() -> int:
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
-    from smmile.local_models import Family, run_family
+    from smmile.inference.local_models import Family, run_family
 
     family = Family(model_types=("qwen2_vl",), dtype="bfloat16", recipe=recipe())
     return run_family(args, family, {"MedVLM-R1": "JZPeterPan/MedVLM-R1"})

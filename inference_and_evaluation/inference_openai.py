@@ -20,20 +20,21 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from smmile.api_models import ApiModel, run_api_model
-    from smmile.backends import openai_services
-    from smmile.backends.budget import Budget
-    from smmile.backends.openai_chat import OpenAIChat
-    from smmile.backends.sent_images import ImageRules
-    from smmile.conversation import Recipe
-    from smmile.prompts import prompt
-    from smmile.requests import Backend
+    from smmile.backends.interface import Backend
+    from smmile.backends.remote import openai_services
+    from smmile.backends.remote.budget import Budget
+    from smmile.backends.remote.openai_chat import OpenAIChat
+    from smmile.backends.remote.sent_images import ImageRules
+    from smmile.inference.api_models import ApiModel, run_api_model
+    from smmile.inference.plan import Plan
+    from smmile.prompting.conversation import Recipe
+    from smmile.prompting.prompts import prompt
 
     service_kind = openai_services.find_service(args.base_url)
     is_own_server = service_kind == "OpenAI-compatible"
     rules = ImageRules() if is_own_server else openai_services.IMAGE_RULES
 
-    def connect(fields: Mapping[str, object], budget: Budget | None) -> Backend:
+    def connect(_plan: Plan, fields: Mapping[str, object], budget: Budget | None) -> Backend:
         service, make_client = openai_services.connect(
             args.model, args.base_url, args.timeout, args.max_retries
         )
@@ -61,7 +62,7 @@ def main() -> int:
         connect=connect,
         packages=("openai",),
         rules=rules,
-        picture_tokens=openai_services.picture_tokens,
+        image_tokens=openai_services.image_tokens,
         is_paid=not is_own_server,
     )
     return run_api_model(args, model)

@@ -18,7 +18,7 @@ def main() -> int:
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
-    from smmile.local_models import Family, run_family
+    from smmile.inference.local_models import Family, run_family
 
     family = Family(model_types=("qwen2_5_vl",), dtype="bfloat16", decoding="checkpoint")
     sizes = SIZES if "all" in args.models else dict.fromkeys(args.models)

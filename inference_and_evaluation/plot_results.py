@@ -39,13 +39,13 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from smmile.analysis import read_scores
     from smmile.errors import UsageError
-    from smmile.figures import Plan, figure_files, models_plan, named_strata_plans
     from smmile.files import make_folder, write_whole
-    from smmile.published import published_scores, published_set
-    from smmile.strata_files import read_strata
-    from smmile.tables import METRIC_NAMES
+    from smmile.reporting.analysis import read_scores
+    from smmile.reporting.figures import Plan, figure_files, models_plan, named_strata_plans
+    from smmile.reporting.published import published_scores, published_set
+    from smmile.reporting.strata_files import read_strata
+    from smmile.reporting.tables import METRIC_NAMES
 
     metrics = tuple(metric for metric in METRIC_NAMES if args.metric in (None, metric))
     scores, broken = read_scores(
@@ -54,10 +54,10 @@ def main() -> int:
         args.inference_mode,
         metrics=metrics,
         perturbed=args.perturbed,
-        reread=args.mcqa == "reread" and "mcqa" in metrics,
+        reextracted=args.mcqa == "reread" and "mcqa" in metrics,
     )
     for note in (run.doubt for run in scores if run.doubt):
-        print(f"take care: {note}", file=sys.stderr)
+        print(f"warning: {note}", file=sys.stderr)
     if not scores and not broken:
         what = f"with --metric {args.metric}" if args.metric else "but perturbed ones (see --perturbed)"
         raise UsageError(f"{cli.shown_path(args.results_dir)} has no scored runs {what}")
@@ -91,7 +91,7 @@ def _chance_level(folder: Path) -> float | None:
     """The accuracy of guessing among the options in per cent, where evaluate_MCQA.py has told it."""
     import msgspec
 
-    from smmile.scoring import evaluation_files
+    from smmile.scoring.evaluations import evaluation_files
 
     for file in evaluation_files(folder, "mcqa").values():
         with contextlib.suppress(OSError, ValueError, RecursionError):

@@ -40,11 +40,11 @@ def main() -> int:
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
-    from smmile.dataset import DatasetSource, load_outlines
-    from smmile.errata import errata_page, read_published
+    from smmile.data.dataset import DatasetSource, load_outlines
     from smmile.errors import UsageError
     from smmile.files import write_whole
-    from smmile.published import PublishedSet
+    from smmile.reporting.errata import errata_page, read_published
+    from smmile.reporting.published import PublishedSet
 
     if cli.dataset_name(args) != "smmile":
         raise UsageError(

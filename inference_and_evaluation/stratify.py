@@ -31,12 +31,18 @@ def main() -> int:
 
     import msgspec
 
-    from smmile.analysis import read_scores
-    from smmile.dataset import load_outlines
-    from smmile.errors import UsageError, counted, one_line
+    from smmile.data.dataset import load_outlines
+    from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
-    from smmile.strata import FEW_PROBLEMS, published_form, strata_tables, stratify, unknown_problems
-    from smmile.tables import METRIC_NAMES
+    from smmile.reporting.analysis import read_scores
+    from smmile.reporting.strata import (
+        FEW_PROBLEMS,
+        published_form,
+        strata_tables,
+        stratify,
+        unknown_problems,
+    )
+    from smmile.reporting.tables import METRIC_NAMES
 
     source = cli.dataset_source(args)
     runs, broken = read_scores(
@@ -45,12 +51,12 @@ def main() -> int:
         args.inference_mode,
         metrics=(args.eval_type,),
         perturbed=args.perturbed,
-        reread=args.mcqa == "reread" and args.eval_type == "mcqa",
+        reextracted=args.mcqa == "reread" and args.eval_type == "mcqa",
     )
     for reason in broken:
         print(f"skipped: {reason}", file=sys.stderr)
     for note in (run.doubt for run in runs if run.doubt):
-        print(f"take care: {note}", file=sys.stderr)
+        print(f"warning: {note}", file=sys.stderr)
     if not runs and not broken:
         raise UsageError(_nothing_there(args))
     if not runs:
@@ -67,7 +73,7 @@ def main() -> int:
         )
     for run in runs:
         if unknown := unknown_problems(run, outlines):
-            left_out = f"{counted(unknown, 'problem')} of {run.total} left out"
+            left_out = f"{pluralize(unknown, 'problem')} of {run.total} left out"
             why = f"not in data set {one_line(source.label)}"
             print(f"{one_line(run.name.label)} {run.name.mode}: {left_out}, {why}", file=sys.stderr)
     file = args.results_dir / f"model_stratification_{args.eval_type}.json"
@@ -83,12 +89,12 @@ def main() -> int:
     print(strata_tables(strata, terminal=terminal))
     print(f"All of these: {cli.shown_path(file)}")
     if args.plot:
-        from smmile.figures import figure_files, named_strata_plans
-        from smmile.strata_files import read_strata
+        from smmile.reporting.figures import figure_files, named_strata_plans
+        from smmile.reporting.strata_files import read_strata
 
         plans = named_strata_plans(args.eval_type, read_strata(file), runs)
-        for file_name, picture in figure_files(plans, ("print", "light", "dark")):
-            write_whole(args.results_dir / file_name, picture, durable=False)
+        for file_name, pil_image in figure_files(plans, ("print", "light", "dark")):
+            write_whole(args.results_dir / file_name, pil_image, durable=False)
             print(cli.shown_path(args.results_dir / file_name))
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
@@ -116,8 +122,8 @@ def _nothing_there(args: argparse.Namespace) -> str:
 
 def _unjudged(args: argparse.Namespace) -> list[Path]:
     """The result files asked for that have no judge's scores."""
-    from smmile.results import result_files
-    from smmile.scoring import evaluation_file
+    from smmile.results.schema import result_files
+    from smmile.scoring.evaluations import evaluation_file
 
     return [
         file

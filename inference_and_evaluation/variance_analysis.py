@@ -48,9 +48,9 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from smmile.analysis import analyse, results_table, table_in_latex
     from smmile.files import write_whole
-    from smmile.published import published_scores, published_set
+    from smmile.reporting.analysis import analyse, results_table, table_in_latex
+    from smmile.reporting.published import published_scores, published_set
 
     text_file = _in_folder(args.output, args.results_dir)
     latex_file = _in_folder(args.latex_output or Path("latex_table.tex"), args.results_dir)
@@ -59,14 +59,14 @@ def main() -> int:
         args.model,
         args.inference_mode,
         perturbed=args.perturbed,
-        reread=args.mcqa == "reread",
+        reextracted=args.mcqa == "reread",
         resamples=args.resamples,
         seed=args.seed,
     )
     for reason in found.broken:
         print(f"skipped: {reason}", file=sys.stderr)
     for note in found.notes:
-        print(f"take care: {note}", file=sys.stderr)
+        print(f"warning: {note}", file=sys.stderr)
     if found.analyses:
         published = []
         if args.with_published:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from smmile.images import StoredImage
+from smmile.data.images import StoredImage
 
 SUITE = Path(__file__).resolve().parents[1]
 SCRIPTS = SUITE / "inference_and_evaluation"
@@ -31,33 +31,33 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("HF_TOKEN", None)
 
 
-def picture(shade: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
-    """An encoded picture of one colour, another for each `shade`."""
+def make_image(shade: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
+    """An encoded image of one colour, another for each `shade`."""
     out = io.BytesIO()
     Image.new("RGB", size, (shade % 256, shade // 256 % 256, 77)).save(out, kind)
     return out.getvalue()
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    """A picture as a file's bytes."""
+    """An image as a file's bytes."""
     out = io.BytesIO()
     image.save(out, kind, **how)
     return out.getvalue()
 
 
 def stored(content: bytes) -> StoredImage:
-    """A picture as a data set has it."""
+    """An image as a data set has it."""
     return StoredImage(hashlib.sha256(content).hexdigest(), len(content), content)
 
 
 def row(problem_id: str | None, order: Any, answer: str | None = "yes", **other: Any) -> dict[str, Any]:
-    """One row of a data set; the picture's colour follows from id and order."""
+    """One row of a data set; the image's colour follows from id and order."""
     shade = sum(map(ord, str(problem_id))) * 31 + hash_order(order)
     return {
         "question": f"What is seen in {problem_id}?",
         "answer": answer,
-        "image": {"bytes": picture(shade), "path": None},
-        "image_url": f"https://pictures.invalid/{problem_id}/{order}.png",
+        "image": {"bytes": make_image(shade), "path": None},
+        "image_url": f"https://images.invalid/{problem_id}/{order}.png",
         "problem_id": problem_id,
         "order": order,
         "speciality": "radiology",

@@ -98,7 +98,7 @@ def original_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def random_weights(seed: int) -> dict[str, torch.Tensor]:
-    """Weights large enough that answers depend visibly on text and picture."""
+    """Weights large enough that answers depend visibly on text and image."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

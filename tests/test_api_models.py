@@ -31,7 +31,7 @@ from conftest import (
     SCRIPTS,
     Finished,
     encoded,
-    picture,
+    make_image,
     row,
     run_here,
     run_script,
@@ -52,7 +52,7 @@ from fake_service import (
     running,
     says,
 )
-from smmile.prompts import prompt
+from smmile.prompting.prompts import prompt
 
 KEY = "sk-secret-key-0123456789"
 CLAUDE, GPT = "inference_anthropic.py", "inference_openai.py"
@@ -153,13 +153,13 @@ def shown(asked: Asked) -> list[dict[str, Any]]:
 def plain(part: dict[str, Any]) -> dict[str, Any]:
     if part["type"] == "text":
         return part
-    content, kind = picture_in(part)
+    content, kind = image_in(part)
     assert Image.MIME[Image.open(io.BytesIO(content)).format or ""] == kind
     return {"type": "image", "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def picture_in(part: dict[str, Any]) -> tuple[bytes, str]:
-    """The bytes and the media type of a picture in a request."""
+def image_in(part: dict[str, Any]) -> tuple[bytes, str]:
+    """The bytes and the media type of an image in a request."""
     if part["type"] == "image":
         source = part["source"]
         assert source["type"] == "base64"
@@ -511,7 +511,7 @@ def test_thoughts_without_an_answer_are_no_answer(server: FakeService, tmp_path:
     first, second = result(tmp_path / "out", "gpt-4o_ICL_open")["records"]
     assert (first["error"]["type"], second["status"]) == ("empty", "ok")
     assert "--max_new_tokens" in first["error"]["message"]
-    assert "take care: 2 replies ended at the limit of --max_new_tokens" in finished.err
+    assert "warning: 2 replies ended at the limit of --max_new_tokens" in finished.err
 
 
 def test_who_answered_and_who_was_asked_is_told(
@@ -545,7 +545,7 @@ def test_a_key_that_no_header_can_hold_is_one_line(
 def test_that_a_service_is_busy_is_told_now_and_then(
     server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("smmile.backends.services._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("smmile.backends.remote.services._SECONDS_BETWEEN_LINES", 0.0)
     at_once = {"Retry-After-Ms": "1", "Retry-After": "0.001"}
     for script, busy in (
         (CLAUDE, claude_fails(529, "x", headers=at_once)),
@@ -697,7 +697,7 @@ def test_who_chose_nothing_is_asked_once_more(server: FakeService, tmp_path: Pat
     assert len(server.chats) == 8
 
 
-# Pictures within limits.
+# Images within limits.
 
 
 def noise(size: tuple[int, int], seed: int) -> Image.Image:
@@ -712,7 +712,7 @@ def check_claudes_limits(asked: Asked) -> Answer | None:
     parts = [part for message in asked.body["messages"] for part in message["content"]]
     images = [part for part in parts if part["type"] == "image"]
     for part in images:
-        content, _ = picture_in(part)
+        content, _ = image_in(part)
         if len(part["source"]["data"]) > 5_242_880:
             return claude_fails(400, "image exceeds 5 MB maximum")
         if max(Image.open(io.BytesIO(content)).size) > (2_000 if len(images) > 20 else 8_000):
@@ -720,16 +720,16 @@ def check_claudes_limits(asked: Asked) -> Answer | None:
     return None
 
 
-def test_every_picture_is_made_to_fit_and_told(server: FakeService, tmp_path: Path) -> None:
-    """6 MB, 9,000 pixels, a problem of 21 pictures, and one whose request is too large as a whole."""
+def test_every_image_is_made_to_fit_and_told(server: FakeService, tmp_path: Path) -> None:
+    """6 MB, 9,000 pixels, a problem of 21 images, and one whose request is too large as a whole."""
     large = encoded(noise((1700, 1300), 1), "PNG")
     long = encoded(Image.new("RGB", (9000, 300), (200, 10, 10)), "JPEG")
     broad = encoded(Image.new("RGB", (2400, 600), (10, 200, 10)), "PNG")
     heavy = [encoded(noise((1130, 1130), 10 + number), "PNG") for number in range(7)]
-    small = picture(3)
+    small = make_image(3)
     assert len(large) > 6_000_000
     assert all(len(content) <= 3_932_160 for content in heavy)
-    pictures = {
+    images = {
         "large": [small, large],
         "long": [small, long],
         "many": [*[small] * 20, broad],
@@ -738,7 +738,7 @@ def test_every_picture_is_made_to_fit_and_told(server: FakeService, tmp_path: Pa
     }
     rows = [
         row(problem, order, image={"bytes": content, "path": None}, question=f"{problem}?")
-        for problem, contents in pictures.items()
+        for problem, contents in images.items()
         for order, content in enumerate(contents, start=1)
     ]
     data = save_parquet(tmp_path / "data", rows)
@@ -764,7 +764,7 @@ def test_every_picture_is_made_to_fit_and_told(server: FakeService, tmp_path: Pa
     sent = {asked.question: asked for asked in server.chats}
     for name, found in changes.items():
         arrived = [part["sha256"] for turn in shown(sent[f"{name}?"])[1:] for part in turn["content"][1:]]
-        stored = [hashlib.sha256(content).hexdigest() for content in pictures[name]]
+        stored = [hashlib.sha256(content).hexdigest() for content in images[name]]
         for index, (there, here) in enumerate(zip(arrived, stored, strict=True)):
             change = next((change for change in found if change["index"] == index), None)
             assert change is not None or there == here
@@ -780,8 +780,8 @@ def test_every_picture_is_made_to_fit_and_told(server: FakeService, tmp_path: Pa
     assert many_change["sent_size"] == [2000, 500]
     told = [line for line in dry.out.splitlines() if line.startswith("to be changed")]
     assert len(told) == sum(map(len, changes.values()))
-    assert any("picture 2 of problem long: JPEG of 9000 x 300" in line for line in told)
-    assert f"{len(told)} pictures would be changed" in dry.out
+    assert any("image 2 of problem long: JPEG of 9000 x 300" in line for line in told)
+    assert f"{len(told)} images would be changed" in dry.out
 
 
 def test_a_local_server_and_openai_have_limits_of_their_own(server: FakeService, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import picture, row, run_script, save_parquet, says_in_one_line
-from smmile.backends.baselines import NearestPicture, majority_answer, picture_descriptor
-from smmile.dataset import DatasetSource, load_problems
-from smmile.images import StoredImage
-from smmile.problems import Problem, Triplet
+from conftest import make_image, row, run_script, save_parquet, says_in_one_line
+from smmile.backends.baselines import NearestImage, image_descriptor, majority_answer
+from smmile.data.dataset import DatasetSource, load_problems
+from smmile.data.images import StoredImage
+from smmile.data.problems import Problem, Triplet
 
 
 def records(folder: Path, baseline: str, task_format: str) -> dict[str, dict[str, Any]]:
@@ -57,7 +57,7 @@ def test_zero_shot_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
 
 def problem(*answers: str, shades: tuple[int, ...] = ()) -> Problem:
     triplets = tuple(
-        Triplet("q", answer, StoredImage(f"{shade}", 1, picture(shade)))
+        Triplet("q", answer, StoredImage(f"{shade}", 1, make_image(shade)))
         for answer, shade in zip(answers, shades or range(len(answers)), strict=True)
     )
     return Problem("p", triplets[:-1], triplets[-1])
@@ -69,20 +69,20 @@ def test_majority_takes_the_earliest_on_a_tie_and_never_the_querys_answer() -> N
     assert majority_answer(problem("a", "a ", "a ", "c")) == "a "
 
 
-def test_nearest_takes_the_like_picture_and_the_earliest_of_equals() -> None:
-    nearest = NearestPicture()
+def test_nearest_takes_the_like_image_and_the_earliest_of_equals() -> None:
+    nearest = NearestImage()
     assert nearest(problem("dark", "bright", "?", shades=(0, 250, 245))) == "bright"
     assert nearest(problem("first", "second", "?", shades=(9, 9, 9))) == "first"
 
 
 def test_the_descriptor_is_what_it_says() -> None:
     def described(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return picture_descriptor(StoredImage("x", len(data), data))
+        return image_descriptor(StoredImage("x", len(data), data))
 
-    black, same = described(picture(0, (40, 30))), described(picture(0, (20, 90)))
+    black, same = described(make_image(0, (40, 30))), described(make_image(0, (20, 90)))
     assert black.shape == (832,)
-    assert np.allclose(black, same)  # size and shape of the picture do not matter
-    bright = described(picture(255, (40, 30)))
+    assert np.allclose(black, same)  # size and shape of the image do not matter
+    bright = described(make_image(255, (40, 30)))
     thumbnails = np.sqrt(np.sum((black[:768] - bright[:768]) ** 2))
     assert thumbnails == pytest.approx(np.sqrt(1 / 3))  # one channel of three, from 0 to 1
     assert np.sqrt(np.sum((black[768:] - bright[768:]) ** 2)) == pytest.approx(1)  # no colour in common
@@ -109,7 +109,7 @@ def test_random_is_seeded_over_the_whole_data_set(data: Path, tmp_path: Path) ->
                 assert record["options"][record["selected_option"]] == record["generated_answer"]
 
 
-def test_a_missing_picture_changes_no_other_problems_pick(tmp_path: Path) -> None:
+def test_a_missing_image_changes_no_other_problems_pick(tmp_path: Path) -> None:
     rows = [row(f"p{i}", order, f"a{order % 3}{i % 2}") for i in range(20) for order in range(1, 6)]
     save_parquet(tmp_path / "whole", rows)
     rows[2] = rows[2] | {"image": None, "image_url": None}
@@ -145,10 +145,10 @@ def test_random_open_picks_are_spread_over_the_examples(tmp_path: Path) -> None:
 
 
 def test_on_the_demo_looking_pays() -> None:
-    """The demo's answers can be learnt from its pictures: nearest beats majority, as the README shows."""
+    """The demo's answers can be learnt from its images: nearest beats majority, as the README shows."""
     entries = [
         entry for entry in load_problems(DatasetSource("demo")).entries if isinstance(entry, Problem)
     ]
-    nearest = NearestPicture()
+    nearest = NearestImage()
     assert sum(nearest(entry) == entry.query.answer for entry in entries) >= 9
     assert sum(majority_answer(entry) == entry.query.answer for entry in entries) <= 5

@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 
-from smmile.backends.batching import Batches, BatchSizer, OutOfMemoryError, RequestError, Sized
-from smmile.conversation import Conversation, TextPart, Turn
-from smmile.images import StoredImage
-from smmile.problems import Problem, Triplet
-from smmile.requests import Failure, Reply, Request
+from smmile.backends.interface import Failure, Request, Response
+from smmile.backends.local.batching import BadRequestError, Batches, BatchSizer, OutOfMemoryError, Sized
+from smmile.prompting.conversation import Conversation, TextPart, Turn
 
 
 def sized(name: str, tokens: int, kind: int = 0) -> Sized:
-    problem = Problem(name, (), Triplet("?", "!", StoredImage("0", 1, b"x")))
     conversation = Conversation((Turn("user", (TextPart(name),)),))
-    return Sized(Request(problem, None, conversation, name), tokens, kind)
+    return Sized(Request(name, conversation), tokens, kind)
 
 
 class Model:
@@ -31,14 +28,14 @@ class Model:
         names = [request.key for request in requests]
         self.prepared.append(names)
         if self._broken in names:
-            raise RequestError("image", f"{self._broken} cannot be seen")
+            raise BadRequestError("image", f"{self._broken} cannot be seen")
         return names
 
-    def generate(self, prepared: list[str]) -> list[Reply]:
+    def generate(self, prepared: list[str]) -> list[Response]:
         self.batches.append(prepared)
         if len(prepared) > self._most:
             raise OutOfMemoryError("too much")
-        return [Reply(name) for name in prepared]
+        return [Response(name) for name in prepared]
 
     def room(self) -> float | None:
         return self._room
@@ -80,7 +77,7 @@ def test_room_that_is_known_decides_how_far_it_grows() -> None:
 def test_what_has_not_fitted_is_not_tried_again() -> None:
     model = Model(most=5)
     found = ask(model, alike(60))
-    assert all(isinstance(outcome, Reply) for outcome in found.values())
+    assert all(isinstance(outcome, Response) for outcome in found.values())
     sizes = [len(batch) for batch in model.batches]
     assert sizes[:4] == [16, 8, 4, 4]  # halved and halved again; all others at once by what was learned
     assert [size for size in sizes[4:] if size > 5] == [6]
@@ -100,7 +97,7 @@ def test_a_fixed_size_is_kept_unless_it_does_not_fit() -> None:
     assert [len(batch) for batch in model.batches] == [4, 4, 2]
     small = Model(most=2)
     found = ask(small, alike(10), size=4)
-    assert all(isinstance(outcome, Reply) for outcome in found.values())
+    assert all(isinstance(outcome, Response) for outcome in found.values())
 
 
 def test_kinds_are_not_mixed() -> None:
@@ -137,7 +134,7 @@ def test_the_next_batch_is_prepared_while_one_generates() -> None:
                 second.set()
             return super().prepare(requests)
 
-        def generate(self, prepared: list[str]) -> list[Reply]:
+        def generate(self, prepared: list[str]) -> list[Response]:
             assert second.wait(30)  # else this would wait for ever
             return super().generate(prepared)
 

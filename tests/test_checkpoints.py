@@ -10,7 +10,7 @@ import pytest
 
 from conftest import Finished, run_script, says_in_one_line
 from fake_hub import SHA, FakeHub, running
-from smmile.checkpoints import find_checkpoint, is_hub_id, revision_of
+from smmile.backends.local.checkpoints import find_checkpoint, is_hub_id, revision_of
 
 Tiny = Callable[[str], Path]
 MODEL = "google/medgemma-4b-it"

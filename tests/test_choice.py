@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from smmile.choice import read_choice
-from smmile.options import Options, letter
+from smmile.prompting.choice import read_choice
+from smmile.prompting.options import Options, letter
 
 
 def options(*texts: str) -> Options:

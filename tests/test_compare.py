@@ -10,10 +10,16 @@ import pytest
 from scipy import stats
 
 from conftest import Finished, run_here, run_script, says_in_one_line
-from smmile.comparison import Comparison, compare
-from smmile.run_names import RunName
-from smmile.scoring import Scores
-from smmile.statistics import accuracy_interval, holm, mcnemar_exact, sign_flip_test, tango_interval
+from smmile.reporting.comparison import Comparison, compare
+from smmile.reporting.statistics import (
+    accuracy_interval,
+    holm,
+    mcnemar_exact,
+    sign_flip_test,
+    tango_interval,
+)
+from smmile.results.run_names import RunName
+from smmile.scoring.evaluations import Scores
 
 
 def run(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import inference_llama33textonly
 import inference_medr1
-from smmile.conversation import Conversation, ImagePart, Recipe, build_conversation
-from smmile.images import StoredImage
-from smmile.options import Options
-from smmile.problems import Problem, Triplet
-from smmile.prompts import fill, prompt
+from smmile.data.images import StoredImage
+from smmile.data.problems import Problem, Triplet
+from smmile.prompting.conversation import Conversation, ImagePart, Recipe, build_conversation
+from smmile.prompting.options import Options
+from smmile.prompting.prompts import fill, prompt
 
 
 def triplet(number: int, answer: str) -> Triplet:
@@ -24,7 +24,7 @@ TEXT_ONLY = inference_llama33textonly.recipe()
 
 
 def flat(conversation: Conversation) -> list[tuple[str, list[str]]]:
-    """Roles and parts, a picture as <its hash>."""
+    """Roles and parts, an image as <its hash>."""
     return [
         (
             turn.role,
@@ -64,7 +64,7 @@ def test_system_turn_order_of_parts_and_suffix_are_the_recipes() -> None:
     ]
 
 
-def test_medvlm_r1_sends_one_turn_with_the_querys_picture() -> None:
+def test_medvlm_r1_sends_one_turn_with_the_querys_image() -> None:
     assert flat(build_conversation(PROBLEM, MEDVLM_R1, "ICL", None)) == [
         (
             "user",
@@ -90,7 +90,7 @@ def test_medvlm_r1_sends_one_turn_with_the_querys_picture() -> None:
     assert text.startswith(f"\nQuestion 3?\n{lines}\n\nYour task:\n1. ")
 
 
-def test_text_only_sends_no_picture() -> None:
+def test_text_only_sends_no_image() -> None:
     [(_, [text])] = flat(build_conversation(PROBLEM, TEXT_ONLY, "ICL", None))
     assert "answers: \nQuestion 1? Yes \n\nQuestion 2? No\nYour task is" in text
     assert text.endswith('following question: "Question 3?".')

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from conftest import four_problems, picture, row, run_script, save_parquet, says_in_one_line
-from smmile.dataset import DatasetSource, load_problems
+from conftest import four_problems, make_image, row, run_script, save_parquet, says_in_one_line
+from smmile.data.dataset import DatasetSource, load_problems
+from smmile.data.missing_images import candidate_names, find_image
+from smmile.data.problems import Defect, Problem, ProblemSet
 from smmile.errors import UsageError
-from smmile.missing_images import candidate_names, find_image
-from smmile.problems import Defect, Problem, ProblemSet
 
 
 def load(folder: Path, **other: Any) -> ProblemSet:
@@ -80,11 +80,11 @@ def test_saved_to_disk_and_parquet_are_the_same_data(data: Path, tmp_path: Path)
         ({"answer": None}, "the answer of its row with order 2 is empty"),
         ({"answer": ""}, "the answer of its row with order 2 is empty"),
         ({"order": 1}, "two of its rows have order 1"),
-        ({"image": {"bytes": b"no picture", "path": None}}, "row with order 2 does not decode"),
-        ({"image": {"bytes": picture(5, (64, 64))[:90], "path": None}}, "does not decode"),
-        ({"image": {"bytes": picture(5, (64, 64), "JPEG")[:-90], "path": None}}, "does not decode"),
-        ({"image": None}, "1 of its 3 pictures missing"),
-        ({"image": {"bytes": b"", "path": None}}, "1 of its 3 pictures missing"),
+        ({"image": {"bytes": b"no image", "path": None}}, "row with order 2 does not decode"),
+        ({"image": {"bytes": make_image(5, (64, 64))[:90], "path": None}}, "does not decode"),
+        ({"image": {"bytes": make_image(5, (64, 64), "JPEG")[:-90], "path": None}}, "does not decode"),
+        ({"image": None}, "1 of its 3 images missing"),
+        ({"image": {"bytes": b"", "path": None}}, "1 of its 3 images missing"),
         ({"image": {"bytes": None, "path": "/etc/passwd"}}, "stored as paths, which are not followed"),
     ],
 )
@@ -105,9 +105,9 @@ def test_numbers_are_no_text(tmp_path: Path) -> None:
     assert "none of its first 4 problems can be asked" in finished.err.splitlines()[-1]
 
 
-def test_a_missing_picture_named_many_times_is_held_once(tmp_path: Path) -> None:
+def test_a_missing_image_named_many_times_is_held_once(tmp_path: Path) -> None:
     rows = [item | {"image": None, "image_url": "https://x.invalid/one.png"} for item in four_problems()]
-    (tmp_path / "one.png").write_bytes(picture(1))
+    (tmp_path / "one.png").write_bytes(make_image(1))
     problems = load(save_parquet(tmp_path / "d", rows), image_dir=tmp_path)
     images = [t.image for entry in problems.entries if isinstance(entry, Problem) for t in entry.triplets]
     assert len(images) == 12
@@ -123,7 +123,7 @@ def test_an_order_that_is_no_number(tmp_path: Path) -> None:
     assert "'second' is not a whole number" in only_defect(rows, tmp_path)
 
 
-def test_a_picture_of_too_many_pixels_is_refused_without_decoding(tmp_path: Path) -> None:
+def test_a_image_of_too_many_pixels_is_refused_without_decoding(tmp_path: Path) -> None:
     import io
 
     from PIL import Image
@@ -142,13 +142,13 @@ def test_a_missing_column_is_one_line(column: str, tmp_path: Path) -> None:
     says_in_one_line(finished, f"no column {column}", "short")
 
 
-def test_a_column_of_something_else_than_pictures_is_one_line(tmp_path: Path) -> None:
+def test_a_column_of_something_else_than_images_is_one_line(tmp_path: Path) -> None:
     from datasets import Dataset
 
     rows = [item | {"image": "/etc/passwd"} for item in four_problems()]
     Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
     finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
-    says_in_one_line(finished, "its column image holds string, not pictures")
+    says_in_one_line(finished, "its column image holds string, not images")
 
 
 def test_flags_may_be_null_or_absent(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_problem_id_that_is_missing_names_the_row(tmp_path: Path) -> None:
         load(folder)
 
 
-# Pictures that the data set names but does not hold.
+# Images that the data set names but does not hold.
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_problem_id_that_is_missing_names_the_row(tmp_path: Path) -> None:
         ("https://x.invalid/a/scan*1:2.png", "scan12.png"),
     ],
 )
-def test_a_missing_picture_is_found_under_each_of_its_names(url: str, name: str, tmp_path: Path) -> None:
+def test_a_missing_image_is_found_under_each_of_its_names(url: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"found")
     assert find_image(url, tmp_path) == b"found"
 
@@ -249,7 +249,7 @@ def test_a_hostile_name_reaches_nothing_outside_the_folder(url: str, tmp_path: P
         assert name not in (".", "..")
 
 
-def test_missing_pictures_are_skipped_told_and_then_picked_up(tmp_path: Path) -> None:
+def test_missing_images_are_skipped_told_and_then_picked_up(tmp_path: Path) -> None:
     rows = changed("p2", 2, image=None, image_url="https://x.invalid/dir/my%20scan.png?dl=1")
     folder = save_parquet(tmp_path / "d", rows)
     images = tmp_path / "images"
@@ -258,18 +258,18 @@ def test_missing_pictures_are_skipped_told_and_then_picked_up(tmp_path: Path) ->
     words += ["--output-dir", tmp_path / "out"]
     without = run_script("inference_baselines.py", *words)
     assert without.code == 0
-    assert "skipped problem p2: 1 of its 3 pictures missing" in without.err
+    assert "skipped problem p2: 1 of its 3 images missing" in without.err
     assert "save https://x.invalid/dir/my%20scan.png?dl=1 as my%20scan.png" in without.err
-    assert f"save missing pictures in {images} (--image-dir)" in without.err
+    assert f"save missing images in {images} (--image-dir)" in without.err
     assert "3 problems answered, 0 errors, 1 skipped" in without.out
 
-    (images / "my scan.png").write_bytes(picture(9))
+    (images / "my scan.png").write_bytes(make_image(9))
     found = run_script("inference_baselines.py", *words)
     assert found.code == 0
     assert "4 problems answered, 0 errors, 0 skipped; 1 asked this time" in found.out
 
 
-def test_pictures_at_different_urls_under_one_name_are_told(tmp_path: Path) -> None:
+def test_images_at_different_urls_under_one_name_are_told(tmp_path: Path) -> None:
     rows = [
         item | {"image": None, "image_url": f"https://x.invalid/{item['problem_id']}/image.png"}
         if item["order"] == 1
@@ -277,7 +277,7 @@ def test_pictures_at_different_urls_under_one_name_are_told(tmp_path: Path) -> N
         for item in four_problems()
     ]
     folder = save_parquet(tmp_path / "d", rows)
-    (tmp_path / "image.png").write_bytes(picture(1))
+    (tmp_path / "image.png").write_bytes(make_image(1))
     words = ["--baseline", "majority", "--dataset-path", folder, "--output-dir", tmp_path / "out"]
     finished = run_script("inference_baselines.py", *words, "--image-dir", tmp_path)
     assert finished.code == 0
@@ -287,5 +287,5 @@ def test_pictures_at_different_urls_under_one_name_are_told(tmp_path: Path) -> N
 
 
 def test_a_reason_is_the_same_each_time(tmp_path: Path) -> None:
-    rows = changed("p2", 2, image={"bytes": b"no picture", "path": None})
-    assert only_defect(rows, tmp_path).endswith("does not decode (no picture format that is known)")
+    rows = changed("p2", 2, image={"bytes": b"no image", "path": None})
+    assert only_defect(rows, tmp_path).endswith("does not decode (no image format that is known)")

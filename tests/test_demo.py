@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from smmile.dataset import DatasetSource, load_problems
-from smmile.demo import demo_rows, save_demo
-from smmile.problems import Problem
+from smmile.data.dataset import DatasetSource, load_problems
+from smmile.data.demo import demo_rows, save_demo
+from smmile.data.problems import Problem
 
 
 def problems() -> dict[str, list[dict[str, Any]]]:
@@ -37,11 +37,11 @@ def test_it_holds_the_hard_cases() -> None:
     assert any(row["flag_cognitive_process"] == "reasoning classification" for row in demo_rows())
 
 
-def test_pictures_differ_and_are_the_same_each_time() -> None:
+def test_images_differ_and_are_the_same_each_time() -> None:
     first, second = demo_rows(), demo_rows()
     assert first == second
-    pictures = [row["image"]["bytes"] for row in first]  # type: ignore[index]
-    assert len(set(pictures)) == len(pictures)
+    images = [row["image"]["bytes"] for row in first]  # type: ignore[index]
+    assert len(set(images)) == len(images)
 
 
 def test_saved_it_is_the_same_data_set(tmp_path: Path) -> None:

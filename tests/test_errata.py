@@ -58,13 +58,13 @@ def test_the_counts_are_the_protocols_where_it_tells_them(shared: Path) -> None:
 def test_accuracies_without_failed_calls_are_those_of_a_plain_count(shared: Path) -> None:
     stem = shared / "data" / "published_results" / "result_claude-3-7-sonnet_ICL_open"
     with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
-        sound = [
+        answered = [
             line["problem_id"]
             for line in csv.DictReader(stream)
             if not line["generated_answer"].startswith("ERROR")
         ]
     judged = json.loads(Path(f"{stem}_evaluationllm.json").read_text())
-    kept = sum(judged["problem_accuracies"][problem_id] for problem_id in sound) / len(sound)
+    kept = sum(judged["problem_accuracies"][problem_id] for problem_id in answered) / len(answered)
     page = (SUITE / "docs" / "errata.md").read_text()
     [line] = [
         line

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from conftest import run_script, says_in_one_line
-from smmile.problems import Skipped
-from smmile.results import DatasetInfo, Record, RecordError, Run, RunResults, encode_csv, read_run
-from smmile.run_names import RunName
-from smmile.scoring import evaluation as evaluation_of
-from smmile.scoring import normalise, score_exact_match
+from smmile.backends.interface import ErrorInfo
+from smmile.data.problems import Skipped
+from smmile.results.run_names import RunName
+from smmile.results.schema import DatasetInfo, Record, Run, RunResults, encode_csv, read_run
+from smmile.scoring.evaluations import evaluation as evaluation_of
+from smmile.scoring.evaluations import normalise, score_exact_match
 
 COLUMNS = ["problem_id", "final_question", "true_answer", "generated_answer", "full_response"]
 
@@ -40,7 +41,7 @@ def evaluation(folder: Path, stem: str) -> dict[str, Any]:
     return content
 
 
-RUN = Run("m", None, "ICL", "open", DatasetInfo("d", None, "f", 3, (Skipped("p3", "no picture"),)), {}, 42)
+RUN = Run("m", None, "ICL", "open", DatasetInfo("d", None, "f", 3, (Skipped("p3", "no image"),)), {}, 42)
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_errors_empty_cells_and_strict_match(tmp_path: Path) -> None:
 
 def test_an_error_record_of_ours_is_wrong_and_not_counted_as_words() -> None:
     ok = Record("p1", "q", "Two words", "ok", generated_answer="two words")
-    error = Record("p2", "q", "ERROR", "error", RecordError("server", "ERROR"))
+    error = Record("p2", "q", "ERROR", "error", ErrorInfo("server", "ERROR"))
     scores = score_exact_match(RunResults(RunName("m", "ICL", "open"), Path("x.json"), RUN, (ok, error)))
     assert (scores.correct, scores.answered) == ((True, False), (True, False))
     assert (scores.error_count, scores.word_count, scores.accuracy_of_answered) == (1, 2.0, 100.0)

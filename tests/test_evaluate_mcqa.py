@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from conftest import SCRIPTS, Finished, row, run_here, run_script, save_parquet, says_in_one_line
-from smmile.dataset import DatasetSource, load_outlines
-from smmile.options import Options
-from smmile.prompts import fill, prompt
-from smmile.rereading import OTHER_ANSWER, OTHER_OPTIONS, published_reply
-from smmile.results import DatasetInfo, Record, RecordError, ResultFile, Run, encode_result_file
+from smmile.backends.interface import ErrorInfo
+from smmile.data.dataset import DatasetSource, load_outlines
+from smmile.prompting.options import Options
+from smmile.prompting.prompts import fill, prompt
+from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
+from smmile.scoring.reextraction import OTHER_ANSWER, OTHER_OPTIONS, published_reply
 
 COLUMNS = [
     "problem_id",
@@ -31,7 +32,7 @@ COLUMNS = [
 TRUE_ANSWERS = {"p1": "Answer a", "p2": "Answer b", "p3": "Answer b", "p4": "Answer c"}
 
 
-def reread(folder: Path, *words: object) -> Finished:
+def reextracted(folder: Path, *words: object) -> Finished:
     return run_here("evaluate_MCQA.py", folder, *words)
 
 
@@ -72,7 +73,7 @@ def query(lines: str, template: str = "standard", question: str = "What is it?")
 
 
 def test_the_published_runs_read_again(published: Path, shared: Path) -> None:
-    finished = reread(published, "--dataset-path", shared / "data" / "smmile_recovered")
+    finished = reextracted(published, "--dataset-path", shared / "data" / "smmile_recovered")
     assert finished.code == 0, finished.err
     with (shared / "data" / "published_scores.csv").open() as stream:
         scores = {
@@ -120,7 +121,7 @@ def test_the_published_runs_read_again(published: Path, shared: Path) -> None:
 
 def test_the_chance_level_is_the_mean_of_one_over_the_options(published: Path, shared: Path) -> None:
     data = shared / "data" / "smmile_recovered"
-    assert reread(published, "--model", "gpt-4o", "--dataset-path", data).code == 0
+    assert reextracted(published, "--model", "gpt-4o", "--dataset-path", data).code == 0
     numbers = [len(set(outline.answers)) for outline in load_outlines(DatasetSource("smmile", data))]
     expected = 100 * sum(1 / number for number in numbers) / 111
     assert evaluation(published, "result_gpt-4o_ICL_mcqa")["chance_level"] == pytest.approx(expected)
@@ -128,7 +129,7 @@ def test_the_chance_level_is_the_mean_of_one_over_the_options(published: Path, s
 
 def test_what_is_written_has_the_protocols_keys_first(published: Path, shared: Path) -> None:
     data = shared / "data" / "smmile_recovered"
-    assert reread(published, "--model", "claude-3-7-sonnet", "--dataset-path", data).code == 0
+    assert reextracted(published, "--model", "claude-3-7-sonnet", "--dataset-path", data).code == 0
     found = evaluation(published, "result_claude-3-7-sonnet_ICL_mcqa")
     open_file = published / "result_claude-3-7-sonnet_ICL_open_evaluation.json"
     theirs = json.loads(open_file.read_text())
@@ -165,7 +166,7 @@ def test_the_careful_readers_labels_come_out_of_files(shared: Path, tmp_path: Pa
     )
     run = Run("m", None, "ICL", "mcqa", DatasetInfo("d", None, "f", len(records)), {}, 42)
     (tmp_path / "result_m_ICL_mcqa.json").write_bytes(encode_result_file(ResultFile(run, records)))
-    assert reread(tmp_path).code == 0
+    assert reextracted(tmp_path).code == 0
     selected = evaluation(tmp_path, "result_m_ICL_mcqa")["selected_options"]
     assert len(labels) == 120
     assert [selected[f"p{number}"] for number in range(120)] == [label["label"] for label in labels]
@@ -241,7 +242,7 @@ def test_a_long_hostile_response_takes_no_time() -> None:
 def test_options_are_rebuilt_and_the_choice_is_read(data: Path, tmp_path: Path) -> None:
     responses = {"p1": "<answer>A</answer>", "p2": "(B)", "p3": "", "p4": "<answer>C"}
     write_csv(tmp_path / "r", responses)
-    finished = reread(tmp_path / "r", "--dataset-path", data)
+    finished = reextracted(tmp_path / "r", "--dataset-path", data)
     assert (finished.code, finished.err) == (0, "")
     found = evaluation(tmp_path / "r", "result_m_ICL_mcqa")
     assert found["selected_options"] == {"p1": "A", "p2": "B", "p3": None, "p4": "C"}
@@ -254,7 +255,7 @@ def test_options_are_rebuilt_and_the_choice_is_read(data: Path, tmp_path: Path) 
 def test_rows_of_another_order_are_said_and_left_out(data: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "r", {"p1": "A", "p2": "A", "elsewhere": "A", "p4": "ERROR"})
     file.write_text(file.read_text().replace("Answer b", "Answer a"))  # p2's true answer is another
-    finished = reread(tmp_path / "r", "--dataset-path", data)
+    finished = reextracted(tmp_path / "r", "--dataset-path", data)
     assert finished.code == 0
     assert finished.err.splitlines() == [
         f"{file.name}: 1 problem left out: {OTHER_ANSWER}",
@@ -278,7 +279,7 @@ def test_letters_are_those_that_the_conversation_shows(data: Path, tmp_path: Pat
     same = "USER: " + query(LINES) + " ASSISTANT: A"
     write_csv(tmp_path / "r", {"p1": same, "p2": "USER: " + query(LINES) + " ASSISTANT: A", "p4": swapped})
     write_csv(tmp_path / "r", {"p1": others, "p2": same}, "result_other_ICL_mcqa")
-    assert reread(tmp_path / "r", "--dataset-path", data).code == 0
+    assert reextracted(tmp_path / "r", "--dataset-path", data).code == 0
     found = evaluation(tmp_path / "r", "result_m_ICL_mcqa")
     assert found["correct_options"] == {"p1": "A", "p2": "B", "p4": "C"}  # p2's own first answer is b
     assert [found["problem_accuracies"][key] for key in ("p1", "p2", "p4")] == [100, 0, 100]
@@ -297,7 +298,7 @@ def test_without_full_responses_choices_are_as_stored(data: Path, tmp_path: Path
         selected_option="S",
         generated_answer="INVALID_OPTION:S",
     )
-    finished = reread(tmp_path / "r", "--dataset-path", data)
+    finished = reextracted(tmp_path / "r", "--dataset-path", data)
     assert finished.err.count("no full responses; its choices are as stored\n") == 2
     by_text = evaluation(tmp_path / "r", "result_m_ICL_mcqa")
     assert by_text["selected_options"] == {"p1": "B", "p2": "A"}  # the text counts, whatever its letter was
@@ -312,7 +313,7 @@ def test_a_baseline_quotes_its_option(tmp_path: Path) -> None:
     )
     for name in ("random", "m"):
         write_csv(tmp_path / "r", {"p": "yes"}, f"result_{name}_ICL_mcqa", true_answer="yes")
-    assert reread(tmp_path / "r", "--dataset-path", data).code == 0
+    assert reextracted(tmp_path / "r", "--dataset-path", data).code == 0
     assert evaluation(tmp_path / "r", "result_random_ICL_mcqa")["selected_options"] == {"p": "C"}
     assert evaluation(tmp_path / "r", "result_m_ICL_mcqa")["selected_options"] == {"p": None}
 
@@ -364,7 +365,7 @@ def test_the_follow_ups_reply_is_read_and_errors_stay_wrong(tmp_path: Path) -> N
             **fields,
         )
 
-    error = RecordError("timeout", "too slow")
+    error = ErrorInfo("timeout", "too slow")
     own_file(
         tmp_path,
         record("p1", "I lean to <answer>B</answer>\n<answer>A</answer>", follow_up="<answer>A</answer>"),
@@ -373,7 +374,7 @@ def test_the_follow_ups_reply_is_read_and_errors_stay_wrong(tmp_path: Path) -> N
         Record("p4", "Q?", "yes", "error", error, is_correct=False),
         record("p5", "B", is_correct=True),
     )
-    finished = reread(tmp_path)
+    finished = reextracted(tmp_path)
     assert finished.code == 0, finished.err
     found = evaluation(tmp_path, "result_m_ICL_mcqa")
     assert found["selected_options"] == {"p1": "A", "p2": None, "p3": None, "p4": None, "p5": "B"}
@@ -392,7 +393,7 @@ def test_broken_files_are_named_and_the_rest_read(data: Path, tmp_path: Path) ->
     write_csv(folder, {"elsewhere": "A", "p1\x1b[1m": "A"}, "result_lost_ICL_mcqa")
     (folder / "result_cut_ICL_mcqa.json").write_text("{")
     own_file(folder, Record("p1", "Q?", "yes", "ok", full_response="A", is_correct=True))
-    finished = reread(folder, "--dataset-path", data)
+    finished = reextracted(folder, "--dataset-path", data)
     assert finished.code == 3
     assert [line.split(" ")[1].rstrip(":") for line in finished.err.splitlines()] == [
         "result_cut_ICL_mcqa.json",
@@ -406,14 +407,16 @@ def test_broken_files_are_named_and_the_rest_read(data: Path, tmp_path: Path) ->
 
 
 def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
-    says_in_one_line(reread(tmp_path / "nowhere"), "no folder")
-    says_in_one_line(reread(tmp_path), "no result files")
+    says_in_one_line(reextracted(tmp_path / "nowhere"), "no folder")
+    says_in_one_line(reextracted(tmp_path), "no result files")
     write_csv(tmp_path / "r", {"p1": "A"}, "result_m_ICL_open")
-    says_in_one_line(reread(tmp_path / "r"), "only open-ended runs")
+    says_in_one_line(reextracted(tmp_path / "r"), "only open-ended runs")
     write_csv(tmp_path / "r", {"p1": "A"})
-    says_in_one_line(reread(tmp_path / "r", "--dataset-path", tmp_path / "no"), "is not there")
-    says_in_one_line(reread(tmp_path / "r", "--dataset-path", data, "--dataset-id", "a/b"), "two data sets")
-    says_in_one_line(reread(tmp_path / "r", "--model", "x", "--dataset-path", data), "--model x")
+    says_in_one_line(reextracted(tmp_path / "r", "--dataset-path", tmp_path / "no"), "is not there")
+    says_in_one_line(
+        reextracted(tmp_path / "r", "--dataset-path", data, "--dataset-id", "a/b"), "two data sets"
+    )
+    says_in_one_line(reextracted(tmp_path / "r", "--model", "x", "--dataset-path", data), "--model x")
     offline = run_script("evaluate_MCQA.py", tmp_path / "r", HF_ENDPOINT="http://127.0.0.1:9")
     says_in_one_line(offline, "smmile/SMMILE", "--dataset-path")
 
@@ -433,7 +436,7 @@ def test_every_filter_finds_its_files(
     for name in ("a_0-shot", "a_ICL", "ab_ICL", "b_ICL"):
         write_csv(tmp_path / "r", {"p1": "A"}, f"result_{name}_mcqa")
     write_csv(tmp_path / "r", {"p1": "A"}, "result_a_ICL_open")
-    assert reread(tmp_path / "r", *words, "--dataset-path", data).code == 0
+    assert reextracted(tmp_path / "r", *words, "--dataset-path", data).code == 0
     found = {file.name for file in (tmp_path / "r").glob("*_evaluationmcqa.json")}
     assert found == {f"result_{name}_mcqa_evaluationmcqa.json" for name in written}
 
@@ -441,6 +444,6 @@ def test_every_filter_finds_its_files(
 def test_perturbed_runs_stay_out_of_the_table_unless_asked_for(data: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "r", {"p1": "A"}, "result_a_ICL_mcqa_shots-2")
     words = ["--dataset-path", data]
-    assert "--perturbed" in reread(tmp_path / "r", *words).err
-    assert "a [shots-2]" in reread(tmp_path / "r", *words, "--perturbed").out
+    assert "--perturbed" in reextracted(tmp_path / "r", *words).err
+    assert "a [shots-2]" in reextracted(tmp_path / "r", *words, "--perturbed").out
     assert evaluation(tmp_path / "r", "result_a_ICL_mcqa_shots-2")["accuracy"] == 100

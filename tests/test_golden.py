@@ -1,4 +1,4 @@
-"""What the scripts send is in the published responses, which echo the whole prompt, pictures left out."""
+"""What the scripts send is in the published responses, which echo the whole prompt, images left out."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ TEXT_ONLY = ("inference_llama33textonly.py", "llama33textonly")
 def test_claude_and_gpt_4o_are_physicians_who_read_before_they_look(
     model: tuple[str, str], task_format: str, tmp_path: Path
 ) -> None:
-    """A system turn, the text before the picture, and otherwise what Qwen gets."""
+    """A system turn, the text before the image, and otherwise what Qwen gets."""
     turns = turns_of(*model, task_format, tmp_path)
     assert turns[0] == ("system", ["You are a highly skilled physician and an excellent writer."])
     others = turns_of("inference_qwen.py --models 3B", "qwen3B", task_format, tmp_path)

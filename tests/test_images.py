@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import picture
-from smmile.images import UnreadableImageError, decode_rgb, inspect_images
+from conftest import make_image
+from smmile.data.images import UnreadableImageError, decode_rgb, inspect_images
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
@@ -53,18 +53,18 @@ def test_the_cameras_orientation_is_applied() -> None:
     assert turned.getpixel((1, 0)) == (255, 255, 255)
 
 
-def test_pictures_are_hashed_checked_and_given_in_order() -> None:
+def test_images_are_hashed_checked_and_given_in_order() -> None:
     import hashlib
 
     stored = [
-        picture(1),
+        make_image(1),
         b"rubbish",
-        picture(2, (90, 60), "JPEG"),
-        picture(1),
+        make_image(2, (90, 60), "JPEG"),
+        make_image(1),
         b"GIF89a",
-        picture(3, (1, 1)),
+        make_image(3, (1, 1)),
     ]
-    stored.append(picture(4, (300, 200), "JPEG")[:-200])
+    stored.append(make_image(4, (300, 200), "JPEG")[:-200])
     verdicts = list(inspect_images(stored))
     assert [image.sha256 for image, _ in verdicts] == [hashlib.sha256(data).hexdigest() for data in stored]
     assert [image.read() for image, _ in verdicts] == stored
@@ -72,8 +72,8 @@ def test_pictures_are_hashed_checked_and_given_in_order() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (3, 500)])
-def test_small_jpegs_are_pictures(size: tuple[int, int]) -> None:
-    [(_, error)] = inspect_images([picture(4, size, "JPEG")])
+def test_small_jpegs_are_images(size: tuple[int, int]) -> None:
+    [(_, error)] = inspect_images([make_image(4, size, "JPEG")])
     assert error is None
 
 
@@ -81,6 +81,6 @@ def test_what_cannot_be_shown_is_one_kind_of_error() -> None:
     infinite = np.array([[0.0, np.inf, np.nan, 200.0]], dtype=np.float32)
     decoded = decode_rgb(encoded(Image.fromarray(infinite), "TIFF"))
     assert np.asarray(decoded)[0, :, 0].tolist() == [0, 0, 0, 200]
-    for rubbish in (b"", b"GIF89a", picture(1)[:40]):
+    for rubbish in (b"", b"GIF89a", make_image(1)[:40]):
         with pytest.raises(UnreadableImageError):
             decode_rgb(rubbish)

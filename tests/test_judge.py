@@ -19,17 +19,17 @@ import pytest
 
 from conftest import SCRIPTS, Finished, run_here, run_script, says_in_one_line, script_command
 from fake_service import SAYS, Answer, Asked, FakeService, fails, ollama_fails, ollama_says, running, says
-from smmile.judge import Case, case_of, judge_prompt, read_verdict, speaks_to_a_judge
-from smmile.results import (
+from smmile.backends.interface import ErrorInfo
+from smmile.results.schema import (
     DatasetInfo,
     Record,
-    RecordError,
     ResultFile,
     Run,
     encode_result_file,
     read_run,
     result_files,
 )
+from smmile.scoring.judge.cases import Case, case_of, judge_instructions_in, judge_prompt, read_verdict
 
 KEY = "sk-secret-key-0123456789"
 SCRIPT = "evaluate_LLMJudge.py"
@@ -194,7 +194,7 @@ def test_equal_answers_are_judged_once_in_all_of_a_folder(judge: Judge, tmp_path
 def test_our_own_errors_are_not_judged(judge: Judge, tmp_path: Path) -> None:
     run = Run("m", None, "ICL", "open", DatasetInfo("d", None, "f", 2), {}, 42)
     ok = Record("p1", "q p1", "gold", "ok", generated_answer="said", full_response="said")
-    failed = Record("p2", "q p2", "gold", "error", RecordError("empty", "nothing"), full_response=" ")
+    failed = Record("p2", "q p2", "gold", "error", ErrorInfo("empty", "nothing"), full_response=" ")
     content = encode_result_file(ResultFile(run, (ok, failed)))
     (tmp_path / "result_m_ICL_open.json").write_bytes(content)
     judge.default = "1"
@@ -315,16 +315,16 @@ PLAIN = [
 
 @pytest.mark.parametrize("response", INJECTIONS)
 def test_a_response_that_speaks_to_its_judge_is_found(response: str) -> None:
-    assert speaks_to_a_judge(Case("q", "gold", response))
+    assert judge_instructions_in(Case("q", "gold", response))
 
 
 @pytest.mark.parametrize("response", PLAIN)
 def test_a_plain_response_is_not_listed(response: str) -> None:
-    assert speaks_to_a_judge(Case("q", "gold", response)) is None
+    assert judge_instructions_in(Case("q", "gold", response)) is None
 
 
 def test_a_number_that_was_asked_for_is_no_verdict() -> None:
-    assert speaks_to_a_judge(Case("How many?", "6", "1")) is None
+    assert judge_instructions_in(Case("How many?", "6", "1")) is None
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_number_that_was_asked_for_is_no_verdict() -> None:
 def test_no_response_takes_long_to_look_through(piece: str) -> None:
     response = piece * (200_000 // len(piece))
     started = time.perf_counter()
-    speaks_to_a_judge(Case("q", "a", response))
+    judge_instructions_in(Case("q", "a", response))
     read_verdict(response)
     judge_prompt(Case("q", "a", response), "hardened")
     assert time.perf_counter() - started < 2
@@ -411,7 +411,7 @@ def test_a_judge_that_takes_no_temperature_is_asked_without_and_that_is_told(
     judge.fault = fault
     finished = run_here(SCRIPT, tmp_path, "--judge", "openai/o9")
     assert finished.code == 0, finished.err
-    assert "take care: openai/o9 takes no temperature and no seed" in finished.err
+    assert "warning: openai/o9 takes no temperature and no seed" in finished.err
     assert judge.chats[-1].body["max_completion_tokens"] == 4096
     assert evaluation(tmp_path, "m_ICL_open")["accuracy"] == 100
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SCRIPTS, picture, row, run_script, save_parquet, says_in_one_line, script_command
+from conftest import SCRIPTS, make_image, row, run_script, save_parquet, says_in_one_line, script_command
 
 # How many moments to kill a run at; more of them for a thorough check by hand.
 KILLS = int(os.environ.get("SMMILE_KILLS", "12"))
@@ -22,8 +22,8 @@ STEM = "result_nearest_ICL_mcqa"
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """A run of about a second of answering: 100 problems of four pictures."""
-    image = picture(1, (480, 360))
+    """A run of about a second of answering: 100 problems of four images."""
+    image = make_image(1, (480, 360))
     rows = [
         row(f"p{number}", order, f"answer {(number + order) % 3}")
         | {"image": {"bytes": image + bytes([number, order]), "path": None}}

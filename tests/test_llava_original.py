@@ -16,7 +16,7 @@ from PIL import Image
 
 from conftest import SCRIPTS
 from original_llava import MEAN, TEXT, VISION, random_weights, save_original_llava, save_shards
-from smmile.backends.llava_original import (
+from smmile.backends.local.llava_original import (
     MISTRAL_INSTRUCT,
     is_original_llava,
     load_original_llava_model,
@@ -126,7 +126,7 @@ def original_pixels(image: Image.Image) -> torch.Tensor:
 
 
 def original_chunks(folder: Path, prompt: str) -> list[list[int]]:
-    """The ids before, between and after the pictures; the prompt is without its first token."""
+    """The ids before, between and after the images; the prompt is without its first token."""
     from sentencepiece import SentencePieceProcessor
 
     trained = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
@@ -141,8 +141,8 @@ def original_chunks(folder: Path, prompt: str) -> list[list[int]]:
 
 
 PROMPTS = {
-    "two pictures": "[INST] <image>\nWhat is shown? [/INST] A cyst.</s>[INST] <image>\nAnd here? [/INST]",
-    "no picture": "[INST] Which of these is shown? [/INST]",
+    "two images": "[INST] <image>\nWhat is shown? [/INST] A cyst.</s>[INST] <image>\nAnd here? [/INST]",
+    "no image": "[INST] Which of these is shown? [/INST]",
     "two in a row": "[INST] <image>\n<image>\nWhich image is it? (A) naïve (B) 日本 😀 [/INST]",
     "blanks": "[INST] <image>\n  Findings:  none.\n\n\tImpression: 12.5 %  [/INST] A.</s> [INST]x</s>",
     "last": "[INST] What is shown? <image>",
@@ -152,16 +152,16 @@ PROMPTS = {
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 def test_each_piece_is_tokenized_alone_as_the_original_code_did(checkpoint: Path, prompt: str) -> None:
     processor = load_original_llava_processor(checkpoint)
-    pictures = [scan(seed, (50, 60)) for seed in range(prompt.count("<image>"))]
-    inputs = processor(text="<s>" + prompt, images=pictures or None, add_special_tokens=False)
+    images = [scan(seed, (50, 60)) for seed in range(prompt.count("<image>"))]
+    inputs = processor(text="<s>" + prompt, images=images or None, add_special_tokens=False)
     expected: list[int] = []
     for chunk in original_chunks(checkpoint, prompt):
         expected += ([TEXT["vocab_size"]] * IMAGE_TOKENS if expected else []) + chunk
     assert inputs["input_ids"] == [expected]
-    assert processor(text=prompt, images=pictures or None)["input_ids"] == [expected]
+    assert processor(text=prompt, images=images or None)["input_ids"] == [expected]
 
 
-def test_a_new_line_after_a_picture_has_the_dummy_blank(checkpoint: Path) -> None:
+def test_a_new_line_after_a_image_has_the_dummy_blank(checkpoint: Path) -> None:
     tokenizer = load_original_llava_processor(checkpoint).tokenizer
     assert tokenizer.tokenize("<image>\nWhat")[:3] == ["<image>", "▁", "<0x0A>"]
     assert tokenizer.tokenize("<image>") == ["<image>"]
@@ -184,7 +184,7 @@ def test_only_the_sentencepiece_model_is_needed_for_the_tokenizer(copied: Path) 
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         (copied / name).unlink()
     bare = load_original_llava_processor(copied).tokenizer
-    prompt = "<s>" + PROMPTS["two pictures"]
+    prompt = "<s>" + PROMPTS["two images"]
     assert bare.encode(prompt) == full.encode(prompt)
     assert bare.padding_side == "left"
 
@@ -199,15 +199,15 @@ def test_a_placeholder_in_the_users_text_is_plain_text(checkpoint: Path) -> None
 
 
 @pytest.mark.parametrize("size", [(90, 40), (30, 71), (64, 64), (1, 60), (500, 333)])
-def test_pictures_are_padded_as_the_original_code_did(checkpoint: Path, size: tuple[int, int]) -> None:
+def test_images_are_padded_as_the_original_code_did(checkpoint: Path, size: tuple[int, int]) -> None:
     processor = load_original_llava_processor(checkpoint)
-    picture = scan(5, size)
-    pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-    assert np.allclose(pixels, original_pixels(picture), atol=1e-6)
+    pil_image = scan(5, size)
+    pixels = processor.image_processor(pil_image, return_tensors="pt")["pixel_values"]
+    assert np.allclose(pixels, original_pixels(pil_image), atol=1e-6)
 
 
 @pytest.mark.parametrize("setting", [None, "square"])
-def test_pictures_are_cropped_where_the_checkpoint_does_not_pad(copied: Path, setting: str | None) -> None:
+def test_images_are_cropped_where_the_checkpoint_does_not_pad(copied: Path, setting: str | None) -> None:
     processor = load_original_llava_processor(change_config(copied, image_aspect_ratio=setting))
     wide = Image.new("RGB", (200, 50), "black")
     wide.paste("white", (80, 0, 120, 50))
@@ -311,7 +311,7 @@ def test_the_answer_is_computed_as_the_original_code_did(checkpoint: Path) -> No
     )
     with torch.inference_mode():
         embedded = []
-        for number, chunk in enumerate(original_chunks(checkpoint, PROMPTS["two pictures"])):
+        for number, chunk in enumerate(original_chunks(checkpoint, PROMPTS["two images"])):
             if number:
                 pixels = original_pixels(scan(number, [(90, 40), (30, 70)][number - 1]))
                 seen = tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
@@ -376,7 +376,7 @@ def test_the_added_token_is_never_generated(checkpoint: Path) -> None:
     assert image not in greedy(model, inputs, 40, generation_config=own)[0]
 
 
-def test_room_for_the_picture_token_is_used_where_there_is_some(checkpoint: Path, copied: Path) -> None:
+def test_room_for_the_image_token_is_used_where_there_is_some(checkpoint: Path, copied: Path) -> None:
     import torch
 
     weights = random_weights(0)
@@ -490,9 +490,9 @@ def test_the_towers_configuration_is_the_named_folders(copied: Path, tmp_path: P
 
     (elsewhere / "preprocessor_config.json").unlink()
     without = load_original_llava_processor(copied).image_processor
-    picture = scan(1, (90, 40))
+    pil_image = scan(1, (90, 40))
     assert (
-        without(picture)["pixel_values"][0] == processor.image_processor(picture)["pixel_values"][0]
+        without(pil_image)["pixel_values"][0] == processor.image_processor(pil_image)["pixel_values"][0]
     ).all()
 
 
@@ -535,7 +535,7 @@ def test_another_layout_is_refused(copied: Path) -> None:
 
 def test_the_module_costs_nothing_until_it_is_used() -> None:
     code = (
-        "import sys, smmile.backends.llava_original\n"
+        "import sys, smmile.backends.local.llava_original\n"
         "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=True)

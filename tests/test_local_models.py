@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from conftest import SHARED, Finished, four_problems, row, run_here, save_parquet, says_in_one_line
-from smmile.demo import save_demo
+from smmile.data.demo import save_demo
 from tiny_checkpoints import change_json
 
 Tiny = Callable[[str], Path]
@@ -57,7 +57,7 @@ def answers(folder: Path, name: str, kind: str = "ICL_open") -> list[tuple[Any, 
 def test_batches_change_no_answer(
     command: str, checkpoint: str, name: str, tiny: Tiny, tmp_path: Path
 ) -> None:
-    """Demo problems have one to five examples with pictures of several sizes."""
+    """Demo problems have one to five examples with images of several sizes."""
     for size in (1, 4):
         finished = ask(
             command, tmp_path / str(size), tiny(checkpoint), "--dataset", "demo", "--batch-size", size
@@ -76,8 +76,8 @@ def test_answers_are_what_plain_transformers_gives(
     """The turns that the dry run shows, put through the library's own classes without the suite."""
     from transformers import AutoModelForImageTextToText
 
-    from smmile.backends import llava_original, loading
-    from smmile.checkpoints import find_checkpoint
+    from smmile.backends.local import llava_original, loading
+    from smmile.backends.local.checkpoints import find_checkpoint
 
     found = find_checkpoint(tiny(checkpoint), None)
     processor = loading.load_processor(found)
@@ -87,8 +87,8 @@ def test_answers_are_what_plain_transformers_gives(
         model = AutoModelForImageTextToText.from_pretrained(found.folder, dtype=torch.float32)
     rows = four_problems()[:6]
     save_parquet(tmp_path / "data", rows)
-    pictures = [Image.open(io.BytesIO(item["image"]["bytes"])).convert("RGB") for item in rows]
-    by_hash = {_sha256(item["image"]["bytes"]): shown for item, shown in zip(rows, pictures, strict=True)}
+    images = [Image.open(io.BytesIO(item["image"]["bytes"])).convert("RGB") for item in rows]
+    by_hash = {_sha256(item["image"]["bytes"]): shown for item, shown in zip(rows, images, strict=True)}
     for mode in ("ICL", "0-shot"):
         words = ["--dataset-path", tmp_path / "data", "--inference_mode", mode]
         assert ask(command, tmp_path, tiny(checkpoint), *words, "--dry-run").code == 0
@@ -263,7 +263,7 @@ def test_a_text_with_placeholders_is_sent_as_text(
 
 @EVERY_FAMILY
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 900), (2500, 2)])
-def test_odd_pictures_are_answered_or_fail_alone(
+def test_odd_images_are_answered_or_fail_alone(
     size: tuple[int, int], command: str, checkpoint: str, name: str, tiny: Tiny, tmp_path: Path
 ) -> None:
     data = problems_with(tmp_path / "data", image=encoded(size))
@@ -279,7 +279,7 @@ def test_odd_pictures_are_answered_or_fail_alone(
         assert finished.code == 0
 
 
-def test_a_picture_of_a_thousand_million_pixels_costs_its_own_problem(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_image_of_a_thousand_million_pixels_costs_its_own_problem(tiny: Tiny, tmp_path: Path) -> None:
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:

@@ -17,18 +17,25 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from conftest import SCRIPTS, SUITE, encoded, picture, stored
+from conftest import SCRIPTS, SUITE, encoded, make_image, stored
 from fake_service import Answer, FakeService, fails, lists, running, says
-from smmile.backends.concurrent import Session, answer_concurrently, redacted
-from smmile.backends.openai_chat import OpenAIChat
-from smmile.backends.openai_services import connect_to_server
-from smmile.backends.sent_images import ImageRules
-from smmile.backends.services import Service
-from smmile.conversation import Conversation, ImagePart, Recipe, TextPart, Turn, build_conversation
+from smmile.backends.interface import BackendInfo, Failure, Request, Response
+from smmile.backends.remote.concurrent import Session, answer_concurrently, redacted
+from smmile.backends.remote.openai_chat import OpenAIChat
+from smmile.backends.remote.openai_services import connect_to_server
+from smmile.backends.remote.sent_images import ImageRules
+from smmile.backends.remote.services import Service
+from smmile.data.images import StoredImage
+from smmile.data.problems import Problem, Triplet
 from smmile.errors import UsageError
-from smmile.images import StoredImage
-from smmile.problems import Problem, Triplet
-from smmile.requests import Failure, Reply, Request
+from smmile.prompting.conversation import (
+    Conversation,
+    ImagePart,
+    Recipe,
+    TextPart,
+    Turn,
+    build_conversation,
+)
 
 if TYPE_CHECKING:
     import openai
@@ -39,9 +46,9 @@ FIELDS = {"max_tokens": 512, "temperature": 0, "seed": 42}
 
 def a_request(question: str, *examples: tuple[str, str, bytes], image: bytes | None = None) -> Request:
     triplets = tuple(Triplet(text, answer, stored(content)) for text, answer, content in examples)
-    query = Triplet(question, "gold", stored(image or picture(1)))
+    query = Triplet(question, "gold", stored(image or make_image(1)))
     problem = Problem(f"problem of {question}", triplets, query)
-    return Request(problem, None, build_conversation(problem, Recipe(), "ICL", None), question)
+    return Request(question, build_conversation(problem, Recipe(), "ICL", None))
 
 
 def requests_for(*questions: str) -> list[Request]:
@@ -64,11 +71,11 @@ def a_backend(server: FakeService, *, timeout: float = 20, max_retries: int = 0,
     return OpenAIChat(make_client=make_client, service=service, **(given | how))
 
 
-def outcomes(backend: OpenAIChat, requests: Sequence[Request]) -> dict[str, Reply | Failure]:
+def outcomes(backend: OpenAIChat, requests: Sequence[Request]) -> dict[str, Response | Failure]:
     """The outcomes by their questions; every request has exactly one."""
     answered = [pair for batch in backend.answer(requests) for pair in batch]
     assert sorted(id(request) for request, _ in answered) == sorted(map(id, requests))
-    return {request.problem.query.question: outcome for request, outcome in answered}
+    return {request.key: outcome for request, outcome in answered}
 
 
 def errors(server: FakeService, **how: Any) -> dict[str, tuple[str, str]]:
@@ -83,10 +90,10 @@ def errors(server: FakeService, **how: Any) -> dict[str, tuple[str, str]]:
 
 
 def test_a_conversation_arrives_as_it_is() -> None:
-    """Order, blanks at the ends, odd characters and every byte of every picture."""
+    """Order, blanks at the ends, odd characters and every byte of every image."""
     texts = ["  What is it?\r\n", 'A "quoted" <image> \x00 \u2028 \U0001f600 question ', "And this?\n\n"]
     answers = [" Yes.\n", ""]
-    images = [picture(1, kind="JPEG"), picture(2), picture(3, kind="WEBP")]
+    images = [make_image(1, kind="JPEG"), make_image(2), make_image(3, kind="WEBP")]
     turns = [Turn("system", (TextPart(" Be brief.\n"),))]
     for index, text in enumerate(texts):
         turns.append(Turn("user", (ImagePart(stored(images[index])), TextPart(text))))
@@ -118,28 +125,25 @@ def test_a_conversation_arrives_as_it_is() -> None:
         head, _, content = shown["image_url"]["url"].partition(",")
         assert (shown["type"], head) == ("image_url", f"data:image/{kind};base64")
         assert base64.b64decode(content, validate=True) == image
-    assert outcome == Reply(f"re: {texts[2]}", "stop", 10, 2, outcome.seconds)
+    assert outcome == Response(f"re: {texts[2]}", "stop", 10, 2, outcome.seconds)
     assert outcome.seconds is not None
     assert 0 < outcome.seconds < 20
     assert asked.headers["authorization"] == f"Bearer {KEY}"
 
 
 def test_what_is_not_set_is_not_sent_and_the_rest_goes_under_its_name() -> None:
-    request = a_request("q", ("example?", "no", picture(2)))
+    request = a_request("q", ("example?", "no", make_image(2)))
     with running(FakeService()) as server:
         backend = a_backend(server, fields={"max_completion_tokens": 512}, detail="high")
-        assert isinstance(outcomes(backend, [request])["q"], Reply)
+        assert isinstance(outcomes(backend, [request])["q"], Response)
     [asked] = server.chats
     assert set(asked.body) == {"model", "messages", "max_completion_tokens"}
     user, example, query = asked.body["messages"]
     assert example == {"role": "assistant", "content": "no"}
     assert {message["content"][0]["image_url"]["detail"] for message in (user, query)} == {"high"}
-    assert backend.describe() == {
-        "server": "OpenAI",
-        "model": "m",
-        "answered_by": ["m"],
-        "generation": {"max_completion_tokens": 512},
-    }
+    assert backend.describe() == BackendInfo(
+        server="OpenAI", model="m", answered_by=("m",), generation={"max_completion_tokens": 512}
+    )
 
 
 def test_a_reply_is_kept_whole_and_an_empty_one_is_no_failure() -> None:
@@ -159,7 +163,7 @@ def test_a_reply_is_kept_whole_and_an_empty_one_is_no_failure() -> None:
     }
 
 
-# Pictures.
+# Images.
 
 
 def turned() -> Image.Exif:
@@ -168,16 +172,18 @@ def turned() -> Image.Exif:
     return exif
 
 
-def test_changed_pictures_are_reported_and_broken_ones_fail_alone() -> None:
+def test_changed_images_are_reported_and_broken_ones_fail_alone() -> None:
     changed = a_request(
-        "changed", ("e?", "no", picture(1)), image=encoded(Image.new("RGB", (9, 5)), "JPEG", exif=turned())
+        "changed",
+        ("e?", "no", make_image(1)),
+        image=encoded(Image.new("RGB", (9, 5)), "JPEG", exif=turned()),
     )
     broken = a_request("broken", ("e?", "no", b"rubbish"))
     with running(FakeService()) as server:
         found = outcomes(a_backend(server), [broken, changed])
         assert server.questions == ["changed"]
     reply, failure = found["changed"], found["broken"]
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Response)
     [change] = reply.images_changed
     assert (change.index, change.size, change.sent_size) == (1, (9, 5), (5, 9))
     url = server.chats[0].body["messages"][-1]["content"][0]["image_url"]["url"]
@@ -236,8 +242,8 @@ def test_every_mistake_has_its_type() -> None:
         ),
         "policy": (fails(400, "flagged as potentially violating our usage policy"), "content_filter"),
         "busy": (fails(429, "Rate limit reached: 40000 tokens exceed 30000"), "rate_limit"),
-        "large picture": (fails(400, "image exceeds the maximum size of 20 MB"), "request"),
-        "many pictures": (fails(400, "At most 1 image(s) may be provided in one request."), "request"),
+        "large image": (fails(400, "image exceeds the maximum size of 20 MB"), "request"),
+        "many images": (fails(400, "At most 1 image(s) may be provided in one request."), "request"),
         "too many asked": (fails(400, "max_tokens is too large: 9 exceeds 8"), "request"),
         "fastapi": (Answer(422, {"detail": "Unexpected fields in the request"}), "request"),
         "detail": (Answer(422, {"detail": [{"msg": "field required"}]}), "request"),
@@ -296,7 +302,9 @@ def test_the_client_asks_again_as_often_as_it_may() -> None:
     )
     with running(server):
         found = outcomes(a_backend(server, max_retries=2), requests_for(*server.script))
-    told = {name: item.text if isinstance(item, Reply) else item.error.type for name, item in found.items()}
+    told = {
+        name: item.text if isinstance(item, Response) else item.error.type for name, item in found.items()
+    }
     assert told == {
         "busy": "at last",
         "broken": "better",
@@ -374,12 +382,12 @@ def test_as_many_as_allowed_are_in_flight_and_never_more() -> None:
         found = outcomes(a_backend(server, concurrency=5), requests_for(*names))
     assert server.most_in_flight == 5
     assert sorted(server.questions) == sorted(names)
-    assert {name: item.text for name, item in found.items() if isinstance(item, Reply)} == {
+    assert {name: item.text for name, item in found.items() if isinstance(item, Response)} == {
         name: f"answer to {name}" for name in names
     }
 
 
-def test_a_picture_is_read_when_its_requests_turn_has_come() -> None:
+def test_a_image_is_read_when_its_requests_turn_has_come() -> None:
     read: list[str] = []
 
     class Watched(StoredImage):
@@ -390,7 +398,7 @@ def test_a_picture_is_read_when_its_requests_turn_has_come() -> None:
     requests = []
     for number in range(6):
         request = a_request(f"q{number}")
-        image = Watched(str(number), 1, picture(number))
+        image = Watched(str(number), 1, make_image(number))
         parts = (ImagePart(image), TextPart(f"q{number}"))
         requests.append(replace(request, conversation=Conversation((Turn("user", parts),))))
     with running(FakeService(held=["q1", "q2"])) as server:
@@ -410,7 +418,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-Ask = Callable[[Request], Awaitable[Reply | Failure]]
+Ask = Callable[[Request], Awaitable[Response | Failure]]
 
 
 def by(ask: Ask, closed: list[bool] | None = None) -> Callable[[], Any]:
@@ -431,9 +439,9 @@ def by(ask: Ask, closed: list[bool] | None = None) -> Callable[[], Any]:
 def test_new_requests_begin_while_the_consumer_works_but_not_without_end() -> None:
     asked: list[str] = []
 
-    async def ask(request: Request) -> Reply:
+    async def ask(request: Request) -> Response:
         asked.append(request.key)
-        return Reply(request.key)
+        return Response(request.key)
 
     requests = requests_for(*map(str, range(200)))
     batches = answer_concurrently(requests, by(ask), 3)
@@ -448,17 +456,17 @@ def test_new_requests_begin_while_the_consumer_works_but_not_without_end() -> No
 
 
 def test_what_one_request_breaks_on_it_alone_fails_with() -> None:
-    async def ask(request: Request) -> Reply:
+    async def ask(request: Request) -> Response:
         if request.key == "b":
             raise RuntimeError("out of\nluck")
-        return Reply(request.key)
+        return Response(request.key)
 
     answered = {
         request.key: outcome
         for batch in answer_concurrently(requests_for("a", "b", "c"), by(ask), 1)
         for request, outcome in batch
     }
-    assert (answered["a"], answered["c"]) == (Reply("a"), Reply("c"))
+    assert (answered["a"], answered["c"]) == (Response("a"), Response("c"))
     failure = answered["b"]
     assert isinstance(failure, Failure)
     assert (failure.error.type, failure.error.message) == ("internal", "RuntimeError: out of\\nluck")
@@ -481,9 +489,9 @@ def test_a_consumer_that_leaves_leaves_nothing_running(way: str) -> None:
     cancelled: list[str] = []
     closed: list[bool] = []
 
-    async def ask(request: Request) -> Reply:
+    async def ask(request: Request) -> Response:
         if request.key == "a":
-            return Reply("a")
+            return Response("a")
         begun.append(request.key)
         try:
             await asyncio.sleep(60)
@@ -512,18 +520,18 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {scripts!r}]
-from smmile.backends.openai_services import connect_to_server
+from smmile.backends.remote.openai_services import connect_to_server
 from smmile.cli import run_script
-from smmile.conversation import Recipe
-from smmile.images import StoredImage
-from smmile.problems import Problem, ProblemSet, Triplet
-from smmile.requests import make_plan
-from smmile.results import DatasetInfo, Run
-from smmile.runner import run_plan
-from conftest import picture
+from smmile.prompting.conversation import Recipe
+from smmile.data.images import StoredImage
+from smmile.data.problems import Problem, ProblemSet, Triplet
+from smmile.inference.plan import make_plan
+from smmile.results.schema import DatasetInfo, Run
+from smmile.inference.runner import run_plan
+from conftest import image
 
 def main():
-    image = StoredImage("0" * 64, 1, picture(1))
+    image = StoredImage("0" * 64, 1, image(1))
     entries = tuple(Problem(f"p{{n}}", (), Triplet(f"q{{n}}", "yes", image)) for n in range(9))
     plan = make_plan(ProblemSet("s", None, "f", entries), Recipe(), "0-shot", "open", seed=1, limit=None,
                      decoding={{}})
@@ -594,7 +602,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_servers_url_may_end_in_v1_or_not_and_gets_nothing_of_an_account(path: str, account: str) -> None:
     with running(FakeService(models=lists("org/checkpoint"))) as server:
         found = outcomes(connect(server.url + path), requests_for("q"))
-    assert isinstance(found["q"], Reply)
+    assert isinstance(found["q"], Response)
     assert [asked.path for asked in server.asked] == ["/v1/models", "/v1/chat/completions"]
     for asked in server.asked:
         assert account not in str(asked.headers)
@@ -679,15 +687,12 @@ def test_the_served_models_name(
 ) -> None:
     with running(FakeService(models=models)) as server:
         backend = connect(server.url, served_model=asked)
-        assert isinstance(outcomes(backend, requests_for("q"))["q"], Reply)
+        assert isinstance(outcomes(backend, requests_for("q"))["q"], Response)
     assert server.chats[0].body["model"] == name
     generation = {"max_tokens": 512, "temperature": 0, "seed": 42}
-    assert backend.describe() == {
-        "server": "OpenAI-compatible",
-        "model": name,
-        "answered_by": ["m"],
-        "generation": generation,
-    }
+    assert backend.describe() == BackendInfo(
+        server="OpenAI-compatible", model=name, answered_by=("m",), generation=generation
+    )
     told = capsys.readouterr().err
     if name == "only":
         assert "lists one model, only; it is taken for org/checkpoint (--served-model" in told
@@ -697,8 +702,8 @@ def test_the_served_models_name(
 
 def test_importing_the_back_ends_is_cheap() -> None:
     code = (
-        "import sys, smmile.backends.anthropic_messages, smmile.backends.ollama_chat\n"
-        "import smmile.backends.openai_services, smmile.api_models\n"
+        "import sys, smmile.backends.remote.anthropic_messages, smmile.backends.remote.ollama_chat\n"
+        "import smmile.backends.remote.openai_services, smmile.inference.api_models\n"
         "heavy = {'anthropic', 'ollama', 'openai', 'httpx', 'httpx2', 'PIL', 'numpy', 'torch'}\n"
         "print(*heavy & sys.modules.keys())"
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from smmile.dataset import DatasetSource, load_problems
-from smmile.images import StoredImage
-from smmile.options import Options, letter, make_options
-from smmile.problems import Defect, Problem, Triplet
+from smmile.data.dataset import DatasetSource, load_problems
+from smmile.data.images import StoredImage
+from smmile.data.problems import Defect, Problem, Triplet
+from smmile.prompting.options import Options, letter, make_options
 
 IMAGE = StoredImage("0" * 64, 1, b"x")
 
@@ -29,7 +29,7 @@ def test_options_are_the_distinct_answers_by_first_appearance() -> None:
 def test_one_generator_shuffles_the_whole_data_set_defects_too() -> None:
     entries: list[Problem | Defect] = [
         problem("p1", "a", "b", "c"),
-        Defect("p2", "a picture is missing", ("a", "b", "c", "d")),
+        Defect("p2", "an image is missing", ("a", "b", "c", "d")),
         problem("p3", "a", "b", "c", "d"),
     ]
     options = make_options(entries, 7)

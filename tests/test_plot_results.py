@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from conftest import Finished, run_here, run_script, says_in_one_line
-from smmile.analysis import read_scores
-from smmile.figures import (
+from smmile.reporting.analysis import read_scores
+from smmile.reporting.figures import (
     LOOKS,
     FileKind,
     Look,
@@ -27,9 +27,9 @@ from smmile.figures import (
     style,
     text_width,
 )
-from smmile.published import published_scores, published_set
-from smmile.statistics import wilson_interval
-from smmile.strata_files import read_strata
+from smmile.reporting.published import published_scores, published_set
+from smmile.reporting.statistics import wilson_interval
+from smmile.reporting.strata_files import read_strata
 
 HOSTILE = [
     "$x^2$ and $\\alpha$",
@@ -345,8 +345,8 @@ def test_every_run_is_drawn_in_three_looks(published: Path, tmp_path: Path) -> N
             assert b"/FontFile2" in content  # TrueType, embedded
             assert b"/Type3" not in content
         else:
-            with Image.open(file) as picture:
-                corner = picture.convert("RGB").getpixel((2, 2))
+            with Image.open(file) as pil_image:
+                corner = pil_image.convert("RGB").getpixel((2, 2))
             assert corner == ((255, 255, 255) if "light" in name else (13, 17, 23))
 
 

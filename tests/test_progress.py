@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from conftest import SCRIPTS, script_command
-from smmile.progress import Progress
+from smmile.inference.progress import Progress
 
 
 def test_a_log_gets_a_line_now_and_then_with_rate_and_time_to_go(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([100.0, 110.0, 140.0, 141.0, 220.0])
-    monkeypatch.setattr("smmile.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("smmile.inference.progress.time.monotonic", lambda: next(clock))
     with Progress(40, "m_ICL_open") as bar:
         bar.advance(5)  # after 10 s: too soon for a line
         bar.advance(5)  # after 40 s

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conftest import SCRIPTS, run_script, script_command
-from smmile.ranks import Rank
+from smmile.inference.ranks import Rank
 
 Tiny = Callable[[str], Path]
 STEM = "result_MedVLM-R1_ICL_open"

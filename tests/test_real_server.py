@@ -21,12 +21,12 @@ import pytest
 from PIL import Image
 
 from conftest import run_here, says_in_one_line
-from smmile.backends.openai_services import connect_to_server
-from smmile.conversation import Conversation, Recipe, TextPart, build_conversation
+from smmile.backends.interface import Failure, Request, Response
+from smmile.backends.remote.openai_services import connect_to_server
+from smmile.data.images import StoredImage
+from smmile.data.problems import Problem, Triplet
 from smmile.errors import UsageError
-from smmile.images import StoredImage
-from smmile.problems import Problem, Triplet
-from smmile.requests import Failure, Reply, Request
+from smmile.prompting.conversation import Conversation, Recipe, TextPart, build_conversation
 from tiny_checkpoints import save_tiny
 
 NEW_TOKENS = 24
@@ -81,7 +81,7 @@ def wait_for(server: Running, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"`transformers serve` did not start:\n{server.log.read_text()[-3000:]}")
 
 
-def a_picture(seed: int, size: tuple[int, int], kind: str, mode: str = "RGB", **how: Any) -> StoredImage:
+def a_image(seed: int, size: tuple[int, int], kind: str, mode: str = "RGB", **how: Any) -> StoredImage:
     samples = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(samples).convert("RGBA").convert(mode).save(out, kind, **how)
@@ -96,10 +96,10 @@ def turned() -> Image.Exif:
 
 
 def requests() -> list[Request]:
-    """Conversations of one to four pictures, of many kinds."""
-    a, b = a_picture(1, (80, 60), "PNG"), a_picture(2, (50, 90), "JPEG")
-    grey, clear = a_picture(3, (64, 64), "PNG", "L"), a_picture(4, (70, 50), "PNG", "RGBA")
-    upright, cmyk = a_picture(5, (90, 40), "JPEG", exif=turned()), a_picture(6, (60, 60), "JPEG", "CMYK")
+    """Conversations of one to four images, of many kinds."""
+    a, b = a_image(1, (80, 60), "PNG"), a_image(2, (50, 90), "JPEG")
+    grey, clear = a_image(3, (64, 64), "PNG", "L"), a_image(4, (70, 50), "PNG", "RGBA")
+    upright, cmyk = a_image(5, (90, 40), "JPEG", exif=turned()), a_image(6, (60, 60), "JPEG", "CMYK")
     contents = [
         [(a, "What is the diagnosis?")],
         [(b, "Is there a finding? "), (a, "Answer with one letter:\n A")],
@@ -117,7 +117,7 @@ def requests() -> list[Request]:
         triplets = [Triplet(text, f"Answer {index}. ", image) for index, (image, text) in enumerate(shown)]
         problem = Problem(f"p{number}", tuple(triplets[:-1]), triplets[-1])
         conversation = build_conversation(problem, Recipe(), "ICL", None)
-        found.append(Request(problem, None, conversation, problem.problem_id))
+        found.append(Request(problem.problem_id, conversation))
     return found
 
 
@@ -170,7 +170,7 @@ def test_a_server_answers_as_the_model_in_process(server: Running) -> None:
     assert len(set(expected)) == len(expected)  # they do depend on the conversation
     for request, text in zip(asked, expected, strict=True):
         reply = replies[request.key]
-        assert isinstance(reply, Reply), (reply, server.log.read_text()[-3000:])
+        assert isinstance(reply, Response), (reply, server.log.read_text()[-3000:])
         assert reply.text == text
         assert reply.finish_reason in ("stop", "length")
         assert reply.prompt_tokens is not None

@@ -10,15 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from smmile.conversation import Recipe, TaskFormat
+from smmile.backends.interface import Answered, BackendInfo, ErrorInfo, Failure, Request, Response
+from smmile.data.images import StoredImage
+from smmile.data.problems import Defect, Problem, ProblemSet, Triplet
 from smmile.errors import UsageError
-from smmile.images import StoredImage
-from smmile.journal import Journal
-from smmile.options import Options
-from smmile.problems import Defect, Problem, ProblemSet, Triplet
-from smmile.requests import Answered, Failure, Plan, Reply, Request, make_plan
-from smmile.results import DatasetInfo, Record, RecordError, ResultFile, Run, read_result_file
-from smmile.runner import Interrupted, Outcome, run_plan
+from smmile.inference.journal import Journal
+from smmile.inference.plan import Plan, make_plan
+from smmile.inference.runner import Interrupted, Outcome, run_plan
+from smmile.prompting.conversation import Recipe
+from smmile.prompting.options import Options
+from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, read_result_file
+from smmile.task import TaskFormat
 
 
 def problem_set(*questions: str) -> ProblemSet:
@@ -48,7 +50,7 @@ def a_plan(problems: ProblemSet = ABC, task_format: TaskFormat = "open", limit: 
 class Scripted:
     """A back end that answers "re: <question>", in batches, unless told otherwise for a question."""
 
-    def __init__(self, batch: int = 1, **otherwise: Reply | Failure | BaseException) -> None:
+    def __init__(self, batch: int = 1, **otherwise: Response | Failure | BaseException) -> None:
         self.asked: list[str] = []
         self._batch, self._otherwise = batch, otherwise
 
@@ -56,13 +58,13 @@ class Scripted:
         for start in range(0, len(requests), self._batch):
             yield [(item, self._one(item)) for item in requests[start : start + self._batch]]
 
-    def describe(self) -> dict[str, object]:
-        return {"devices": ["a desk"], "generation": {"do_sample": False}}
+    def describe(self) -> BackendInfo:
+        return BackendInfo(devices=("a desk",), generation={"do_sample": False})
 
-    def _one(self, request: Request) -> Reply | Failure:
-        question = request.problem.query.question
+    def _one(self, request: Request) -> Response | Failure:
+        question = request.conversation.texts[-1]
         self.asked.append(question)
-        outcome = self._otherwise.get(question, Reply(f"re: {question}", "stop", 10, 2, 0.5))
+        outcome = self._otherwise.get(question, Response(f"re: {question}", "stop", 10, 2, 0.5))
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -122,7 +124,7 @@ def test_equal_requests_are_sent_once_and_shared(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     undisturbed = go(tmp_path / "undisturbed", Scripted()).result
     with pytest.raises(Interrupted, match="1 of 5 problems are answered"):
-        go(tmp_path, Scripted(c=KeyboardInterrupt(), b=Failure(RecordError("server", "busy"))))
+        go(tmp_path, Scripted(c=KeyboardInterrupt(), b=Failure(ErrorInfo("server", "busy"))))
     assert [json.loads(line).get("problem_id") for line in partial_of(tmp_path).open()] == [
         None,
         "p1",
@@ -149,7 +151,7 @@ def test_a_half_shared_answer_is_not_asked_for_again(tmp_path: Path) -> None:
     assert result.records[3].generated_answer == "re: b"
 
 
-def test_an_answer_to_a_picture_that_was_changed_is_asked_for_again(tmp_path: Path) -> None:
+def test_an_answer_to_a_image_that_was_changed_is_asked_for_again(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(d=KeyboardInterrupt()))
     first = ABC.entries[0]
@@ -172,7 +174,7 @@ def test_a_journal_cut_anywhere_is_taken_up(cut: int, tmp_path: Path) -> None:
 
 
 def test_errors_are_recorded_and_asked_again(tmp_path: Path) -> None:
-    failing = Scripted(b=Failure(RecordError("rate_limit", "slow down")), c=Reply(" \n"))
+    failing = Scripted(b=Failure(ErrorInfo("rate_limit", "slow down")), c=Response(" \n"))
     outcome = go(tmp_path, failing)
     assert [(r.problem_id, r.error and r.error.type) for r in outcome.errors] == [
         ("p2", "rate_limit"),
@@ -194,7 +196,7 @@ def test_a_back_end_that_breaks_or_is_silent_leaves_recorded_errors(tmp_path: Pa
 
     class Silent(Scripted):
         def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-            yield [(requests[0], Reply("yes"))]
+            yield [(requests[0], Response("yes"))]
 
     assert len(go(tmp_path / "silent", Silent()).errors) == 4
 
@@ -225,7 +227,7 @@ def test_a_finished_run_is_left_as_it_is_and_extended_by_a_larger_limit(tmp_path
 
 
 def test_a_smaller_limit_leaves_a_finished_file_as_it_is(tmp_path: Path) -> None:
-    problems = replace(ABC, entries=(*ABC.entries, Defect("broken", "no picture", ())))
+    problems = replace(ABC, entries=(*ABC.entries, Defect("broken", "no image", ())))
     whole = go(tmp_path, Scripted(), plan=a_plan(problems))
     before = whole.file.read_bytes()
     assert [skip.problem_id for skip in whole.result.run.dataset.skipped] == ["broken"]
@@ -233,9 +235,9 @@ def test_a_smaller_limit_leaves_a_finished_file_as_it_is(tmp_path: Path) -> None
     assert whole.file.read_bytes() == before
 
 
-def test_an_answer_is_kept_when_its_picture_is_gone(tmp_path: Path) -> None:
+def test_an_answer_is_kept_when_its_image_is_gone(tmp_path: Path) -> None:
     go(tmp_path, Scripted())
-    lacking = replace(ABC, entries=(Defect("p1", "a picture is missing", ("No", "Yes")), *ABC.entries[1:]))
+    lacking = replace(ABC, entries=(Defect("p1", "an image is missing", ("No", "Yes")), *ABC.entries[1:]))
     idle = Scripted()
     result = go(tmp_path, idle, plan=a_plan(lacking)).result
     assert idle.asked == []
@@ -244,7 +246,7 @@ def test_an_answer_is_kept_when_its_picture_is_gone(tmp_path: Path) -> None:
 
 
 def test_overwrite_starts_again_and_keeps_the_old_file_until_the_new_one_is_there(tmp_path: Path) -> None:
-    go(tmp_path, Scripted(a=Reply("old")))
+    go(tmp_path, Scripted(a=Response("old")))
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
     assert result_of(tmp_path).records[0].generated_answer == "old"
@@ -304,18 +306,18 @@ def test_a_broken_file_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_second_copy_of_a_run_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
-    class Meeting(Scripted):
-        def _one(self, request: Request) -> Reply | Failure:
+    class Rendezvous(Scripted):
+        def _one(self, request: Request) -> Response | Failure:
             with pytest.raises(UsageError, match="under way in another process"):
                 go(tmp_path, Scripted())
             return super()._one(request)
 
-    assert go(tmp_path, Meeting()).errors == []
+    assert go(tmp_path, Rendezvous()).errors == []
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_answers(tmp_path: Path) -> None:
     """A limit on file size makes writes fail part of the way, as a full disk does."""
-    long = Reply("long " * 400)
+    long = Response("long " * 400)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:
@@ -334,7 +336,7 @@ def test_of_a_batch_the_answers_that_fit_on_the_disk_are_kept(tmp_path: Path) ->
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
         with pytest.raises(UsageError, match=r"partial.jsonl cannot be written"):
-            go(tmp_path, Scripted(batch=4, c=Reply("long " * 400)))
+            go(tmp_path, Scripted(batch=4, c=Response("long " * 400)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     backend = Scripted()
@@ -380,7 +382,7 @@ def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
     run_plan(
         a_plan(problems, "mcqa"),
         a_run(problems, "mcqa"),
-        lambda _spent: Scripted(a=Reply(texts["a"]), b=Reply(texts["b"])),
+        lambda _spent: Scripted(a=Response(texts["a"]), b=Response(texts["b"])),
         read,
         tmp_path,
         write_csv=True,
@@ -412,14 +414,14 @@ def test_a_csv_of_other_answers_is_noticed_and_left_alone(tmp_path: Path) -> Non
     assert not go(tmp_path, Scripted(), write_csv=True).stale_csv
     table = (tmp_path / "result_model_0-shot_open.csv").read_bytes()
     assert not go(tmp_path, Scripted()).stale_csv
-    assert go(tmp_path, Scripted(a=Reply("new")), overwrite=True).stale_csv
+    assert go(tmp_path, Scripted(a=Response("new")), overwrite=True).stale_csv
     assert (tmp_path / "result_model_0-shot_open.csv").read_bytes() == table
     assert not go(tmp_path, Scripted(), write_csv=True).stale_csv
 
 
 def test_what_utf8_cannot_hold_is_replaced_and_all_else_kept(tmp_path: Path) -> None:
     text = "half a \ud83d pair, a whole \U0001f600, \0, \r\n, \u2028"
-    result = go(tmp_path, Scripted(a=Reply(text))).result
+    result = go(tmp_path, Scripted(a=Response(text))).result
     assert result_of(tmp_path).records[0].full_response == text.replace("\ud83d", "\ufffd")
     assert result_of(tmp_path) == result
 
@@ -427,7 +429,7 @@ def test_what_utf8_cannot_hold_is_replaced_and_all_else_kept(tmp_path: Path) -> 
 def test_the_plan_skips_and_counts(tmp_path: Path) -> None:
     image = StoredImage("0" * 64, 1, b"x")
     alone = Problem("alone", (), Triplet("Alone?", "Yes", image))
-    entries = (Defect("broken", "no picture", ("Yes",)), alone, *ABC.entries)
+    entries = (Defect("broken", "no image", ("Yes",)), alone, *ABC.entries)
     problems = replace(ABC, entries=entries)
     zero_shot = make_plan(problems, Recipe(), "0-shot", "open", seed=1, limit=3, decoding={})
     assert [item.problem.problem_id for item in zero_shot.requests] == ["alone", "p1"]
@@ -462,7 +464,7 @@ def test_a_key_depends_on_all_that_is_sent_and_on_nothing_else() -> None:
 
 def test_the_journal_is_durable_before_the_next_batch_is_asked_for(tmp_path: Path) -> None:
     class Watching(Scripted):
-        def _one(self, request: Request) -> Reply | Failure:
+        def _one(self, request: Request) -> Response | Failure:
             lines = partial_of(tmp_path).read_text().splitlines()
             seen.append(len(lines) - 1)
             return super()._one(request)
@@ -502,7 +504,7 @@ def test_an_interrupt_while_the_first_answer_is_written_keeps_it(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("smmile.journal.os.fsync", interrupted)
+        patch.setattr("smmile.inference.journal.os.fsync", interrupted)
         with pytest.raises(Interrupted):
             go(tmp_path, Scripted())
     backend = Scripted()

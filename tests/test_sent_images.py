@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from conftest import encoded, picture, stored
-from smmile.backends.sent_images import ImageFitter, ImageRules, SentImage, TooLargeError
-from smmile.images import StoredImage, UnreadableImageError, decode_rgb
-from smmile.results import ImageChange
+from conftest import encoded, make_image, stored
+from smmile.backends.interface import ImageChange
+from smmile.backends.remote.sent_images import ImageFitter, ImageRules, SentImage, TooLargeError
+from smmile.data.images import StoredImage, UnreadableImageError, decode_rgb
 
 
 def noise(mode: str = "RGB", size: tuple[int, int] = (9, 5), seed: int = 1) -> Image.Image:
@@ -67,7 +67,7 @@ def decoded(content: bytes) -> Image.Image:
 
 
 def pixels(content: bytes) -> np.ndarray[Any, Any]:
-    """A picture as a viewer shows it that knows nothing of turns, transparency or deep colours."""
+    """An image as a viewer shows it that knows nothing of turns, transparency or deep colours."""
     return np.asarray(decoded(content).convert("RGB")).astype(int)
 
 
@@ -76,7 +76,7 @@ def base64_length(content: bytes) -> int:
 
 
 def check_scaled(sent: SentImage, content: bytes, form: str) -> None:
-    """Compare a picture that was made smaller, and what is told of it, with what was stored."""
+    """Compare an image that was made smaller, and what is told of it, with what was stored."""
     before, after = decoded(content), decoded(sent.content)
     assert before.format is not None
     width, height = decode_rgb(content).size
@@ -191,7 +191,7 @@ def test_anything_else_is_sent_as_a_png_of_what_is_to_be_seen(name: str) -> None
     is_sent_as_a_png((STILL | MOVING | OTHER)[name], ImageRules(as_decoded=True))
 
 
-def test_a_large_picture_is_no_cause_for_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_is_no_cause_for_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -200,12 +200,12 @@ def test_a_large_picture_is_no_cause_for_alarm(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"rubbish", PLAIN["PNG"][:20]])
 @pytest.mark.parametrize("rules", [ImageRules(), ImageRules(as_decoded=True, max_image_bytes=4)])
-def test_what_is_no_picture_cannot_be_sent(content: bytes, rules: ImageRules) -> None:
+def test_what_is_no_image_cannot_be_sent(content: bytes, rules: ImageRules) -> None:
     with pytest.raises(UnreadableImageError):
         fit_one(content, rules)
 
 
-def test_a_picture_that_breaks_off_is_told_each_time_it_has_to_be_decoded() -> None:
+def test_a_image_that_breaks_off_is_told_each_time_it_has_to_be_decoded() -> None:
     broken = stored(encoded(noise(size=(60, 60)))[:-2000])
     assert ImageFitter(ImageRules()).fit([broken])[0].change is None
     fitter = ImageFitter(ImageRules(max_side=50))
@@ -222,7 +222,7 @@ CLAUDE = ImageRules(
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_picture_of_too_many_bytes_is_made_smaller_and_not_much_too_small(form: str) -> None:
+def test_a_image_of_too_many_bytes_is_made_smaller_and_not_much_too_small(form: str) -> None:
     how = {"quality": 95, "subsampling": 0} if form == "JPEG" else {"compress_level": 1}
     size = (1600, 1200) if form == "JPEG" else (1560, 1000)
     content = encoded(noise(size=size), form, **how)
@@ -248,7 +248,7 @@ def test_a_tiny_share_too_much_still_means_fewer_pixels() -> None:
 
 
 def test_what_cannot_be_small_enough_is_told() -> None:
-    for content in (PLAIN["PNG"], PLAIN["JPEG"], PLAIN["WebP"], OTHER["BMP"], picture(1, (1, 1))):
+    for content in (PLAIN["PNG"], PLAIN["JPEG"], PLAIN["WebP"], OTHER["BMP"], make_image(1, (1, 1))):
         for limit in (40, 1, 0):
             with pytest.raises(TooLargeError, match=rf"\b{limit} bytes"):
                 fit_one(content, ImageRules(max_image_bytes=limit))
@@ -283,7 +283,7 @@ def test_exactly_at_the_limit_is_as_stored() -> None:
 @pytest.mark.parametrize(
     ("kind", "form"), [("JPEG", "JPEG"), ("PNG", "PNG"), ("GIF", "PNG"), ("WEBP", "JPEG"), ("BMP", "PNG")]
 )
-def test_a_scaled_picture_shows_the_same_in_its_kind_of_format(kind: str, form: str) -> None:
+def test_a_scaled_image_shows_the_same_in_its_kind_of_format(kind: str, form: str) -> None:
     image = slope((300, 201)).quantize(60).convert("RGB") if kind == "GIF" else slope((300, 201))
     content = encoded(image, kind)
     sent = fit_one(content, ImageRules(max_side=100))
@@ -295,7 +295,7 @@ def test_a_scaled_picture_shows_the_same_in_its_kind_of_format(kind: str, form: 
         assert decoded(sent.content).layer[1][1:3] == (1, 1)  # type: ignore[attr-defined]
 
 
-def test_a_turned_picture_is_scaled_upright() -> None:
+def test_a_turned_image_is_scaled_upright() -> None:
     image = slope((400, 200))
     content = encoded(image, "JPEG", exif=turned(), quality=95)
     sent = fit_one(content, ImageRules(max_side=100))
@@ -356,7 +356,7 @@ def test_transparency_and_deep_colours_are_scaled_as_decoded() -> None:
         assert np.abs(pixels(sent.content) - np.asarray(shown)).mean() < (1 if form == "PNG" else 4)
 
 
-def test_a_grey_picture_stays_grey_and_so_keeps_more_pixels() -> None:
+def test_a_grey_image_stays_grey_and_so_keeps_more_pixels() -> None:
     grey = encoded(noise("L", (200, 200)))
     coloured = encoded(noise("L", (200, 200)).convert("RGB"))
     rules = ImageRules(max_image_bytes=30_000)
@@ -414,7 +414,7 @@ def test_a_request_exactly_at_the_limit_is_as_stored() -> None:
     assert sum(one.base64_length for one in sent) <= length - 1
 
 
-def test_a_picture_may_be_too_long_for_itself_and_for_the_request() -> None:
+def test_a_image_may_be_too_long_for_itself_and_for_the_request() -> None:
     images = a_request(150, 150, 20)
     rules = ImageRules(max_image_bytes=30_000, max_request_bytes=45_000)
     sent = ImageFitter(rules).fit(images)
@@ -424,7 +424,7 @@ def test_a_picture_may_be_too_long_for_itself_and_for_the_request() -> None:
         check_scaled(one, image.read(), "PNG")
 
 
-def test_requests_of_nearly_the_same_text_are_sent_the_same_pictures() -> None:
+def test_requests_of_nearly_the_same_text_are_sent_the_same_images() -> None:
     images = a_request(150, 150)
     fitter = ImageFitter(ImageRules(max_request_bytes=60_000))
     few, more = fitter.fit(images, 100), fitter.fit(images, 120)
@@ -433,7 +433,7 @@ def test_requests_of_nearly_the_same_text_are_sent_the_same_pictures() -> None:
 
 def test_a_request_that_cannot_be_short_enough_is_told() -> None:
     rules = ImageRules(max_request_bytes=10_000)
-    with pytest.raises(TooLargeError, match=r"10,001 bytes without its pictures, .* 10,000 in all"):
+    with pytest.raises(TooLargeError, match=r"10,001 bytes without its images, .* 10,000 in all"):
         ImageFitter(rules).fit([stored(b"never looked at")], 10_001)
     with pytest.raises(TooLargeError):
         ImageFitter(rules).fit([], 10_001)
@@ -446,13 +446,13 @@ def test_a_request_that_cannot_be_short_enough_is_told() -> None:
 def test_whatever_the_limits_everything_fits_and_what_fitted_is_unchanged() -> None:
     chance = random.Random(7)
     kinds = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"]
-    pictures = []
+    images = []
     for seed in range(40):
         size = (chance.randint(1, 90), chance.randint(1, 90))
         drawn = chance.choice([noise(size=size, seed=seed), slope(size)])
-        pictures.append(stored(encoded(drawn, chance.choice(kinds))))
+        images.append(stored(encoded(drawn, chance.choice(kinds))))
     for _ in range(150):
-        images = chance.choices(pictures, k=chance.randint(1, 6))
+        images = chance.choices(images, k=chance.randint(1, 6))
         other_bytes = chance.randint(0, 500)
         rules = ImageRules(
             max_image_bytes=chance.choice([None, chance.randint(1_200, 20_000)]),
@@ -492,7 +492,7 @@ def test_whatever_the_limits_everything_fits_and_what_fitted_is_unchanged() -> N
 # What is done once.
 
 
-def test_a_changed_picture_is_made_once_and_an_unchanged_one_is_not_kept() -> None:
+def test_a_changed_image_is_made_once_and_an_unchanged_one_is_not_kept() -> None:
     fitter = ImageFitter(ImageRules(max_side=50))
     large, small = stored(encoded(noise(size=(80, 60)))), stored(encoded(noise(size=(40, 30))))
     first, second = (fitter.fit([large, small, large]) for _ in range(2))
@@ -527,7 +527,7 @@ def test_threads_wait_for_each_others_work_and_few_work_at_once() -> None:
     working = most = 0
 
     class Watched(StoredImage):
-        """Tells when it is read, which for a picture that is changed is when it is made."""
+        """Tells when it is read, which for an image that is changed is when it is made."""
 
         def read(self) -> bytes:
             nonlocal working, most
@@ -557,7 +557,7 @@ def test_threads_wait_for_each_others_work_and_few_work_at_once() -> None:
         assert all(one.content is found[0][(at + shift) % 5].content for at, one in enumerate(sent))
 
 
-def test_who_waits_for_a_picture_that_cannot_be_made_is_told_too() -> None:
+def test_who_waits_for_a_image_that_cannot_be_made_is_told_too() -> None:
     broken = stored(encoded(noise(size=(60, 60)))[:-2000])
     fitter = ImageFitter(ImageRules(max_side=50))
     begin = threading.Barrier(6)

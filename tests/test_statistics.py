@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from smmile import statistics as st
-from smmile.statistics import (
+from smmile.reporting import statistics as st
+from smmile.reporting.statistics import (
     accuracy_interval,
     cohens_kappa,
     effective_sample,

@@ -11,14 +11,23 @@ from typing import Any
 
 import pytest
 
-from conftest import SCRIPTS, Finished, picture, row, run_here, run_script, save_parquet, says_in_one_line
-from smmile.dataset import DatasetSource, load_outlines, load_problems
-from smmile.problems import Outline, Problem
-from smmile.run_names import RunName
-from smmile.scoring import Scores
-from smmile.statistics import accuracy_interval, wilson_interval
-from smmile.strata import strata_table, stratify
-from smmile.strata_files import read_strata
+from conftest import (
+    SCRIPTS,
+    Finished,
+    make_image,
+    row,
+    run_here,
+    run_script,
+    save_parquet,
+    says_in_one_line,
+)
+from smmile.data.dataset import DatasetSource, load_outlines, load_problems
+from smmile.data.problems import Outline, Problem
+from smmile.reporting.statistics import accuracy_interval, wilson_interval
+from smmile.reporting.strata import strata_table, stratify
+from smmile.reporting.strata_files import read_strata
+from smmile.results.run_names import RunName
+from smmile.scoring.evaluations import Scores
 
 ICL, ZERO_SHOT = RunName("m", "ICL", "open"), RunName("m", "0-shot", "open")
 
@@ -109,8 +118,8 @@ def test_choices_as_stored_and_as_read_again(published: Path, shared: Path) -> N
     says_in_one_line(strata_of(published, "mcqa", "--mcqa", "reread", *words)[1], "_evaluationmcqa.json")
     assert run_here("evaluate_MCQA.py", published, *data).code == 0
     stored, _ = strata_of(published, "mcqa", *words)
-    reread, _ = strata_of(published, "mcqa", "--mcqa", "reread", *words)
-    for found, correct in ((stored, 30), (reread, 28)):
+    reextracted, _ = strata_of(published, "mcqa", "--mcqa", "reread", *words)
+    for found, correct in ((stored, 30), (reextracted, 28)):
         assert sum(found["MedVLM-R1:ICL"]["speciality_correct"].values()) == correct
 
 
@@ -232,7 +241,7 @@ def test_flag_values_are_hostile() -> None:
 # The data set.
 
 
-def test_outlines_are_the_problems_without_their_pictures(shared: Path, tmp_path: Path) -> None:
+def test_outlines_are_the_problems_without_their_images(shared: Path, tmp_path: Path) -> None:
     source = DatasetSource("smmile", shared / "data" / "smmile_recovered")
     problems = [entry for entry in load_problems(source).entries if isinstance(entry, Problem)]
     assert load_outlines(source) == [
@@ -241,8 +250,8 @@ def test_outlines_are_the_problems_without_their_pictures(shared: Path, tmp_path
     broken = save_parquet(
         tmp_path / "d",
         [
-            row("no picture", 1, image=None),
-            row("no picture", 2, image={"bytes": b"no picture at all", "path": None}),
+            row("no image", 1, image=None),
+            row("no image", 2, image={"bytes": b"no image at all", "path": None}),
             row("no answer", 1, None),
             row("twice", 1),
             row("twice", 1),
@@ -251,7 +260,7 @@ def test_outlines_are_the_problems_without_their_pictures(shared: Path, tmp_path
         ],
     )
     found = load_outlines(DatasetSource("smmile", broken))
-    assert [outline.problem_id for outline in found] == ["no picture", "sorted"]
+    assert [outline.problem_id for outline in found] == ["no image", "sorted"]
     assert found[1].answers == ("first", "second")
     assert found[1].flags["flag_answer_format"] == "free response"
 
@@ -262,7 +271,7 @@ def plus_plus(folder: Path, flag: str | None) -> dict[str, float]:
     for base in ("b1", "b2"):
         for number, order in enumerate(itertools.permutations(["one", "two", "three"]), start=1):
             for place, answer in enumerate([*order, "one"], start=1):
-                image = {"bytes": picture(place), "path": None}
+                image = {"bytes": make_image(place), "path": None}
                 rows.append(
                     row(f"{base}_perm_{number}", place, answer, image=image, flag_rarity=flag)
                     | {"original_problem_id": base, "permutation_number": str(number)}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from conftest import Finished, run_script, says_in_one_line
-from smmile.statistics import bootstrap_standard_deviation, clustered_standard_error
-from smmile.tables import latex_escape
+from smmile.reporting.statistics import bootstrap_standard_deviation, clustered_standard_error
+from smmile.reporting.tables import latex_escape
 
 CELL = re.compile(r"\$(?:\\mathbf\{([\d.]+)\}|([\d.]+)) \\pm \\scriptstyle\{([\d.]+)\}\$")
 
@@ -234,7 +234,7 @@ def test_a_judge_file_of_other_answers_is_told(published: Path) -> None:
     finished = analyse(published)
     assert finished.code == 0
     assert finished.err == (
-        f"take care: {file.name} seems to be of other answers than result_qwen72B_ICL_open.csv has now\n"
+        f"warning: {file.name} seems to be of other answers than result_qwen72B_ICL_open.csv has now\n"
     )
 
 

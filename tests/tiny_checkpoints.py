@@ -1,7 +1,7 @@
 """Tiny checkpoints of every architecture of the suite, random weights, each with its real processor.
 
 They are saved as the hub keeps them, so that the suite's own loading code reads them. Chat templates
-have the shape of the real ones. Weights are large enough for answers to depend on texts and pictures.
+have the shape of the real ones. Weights are large enough for answers to depend on texts and images.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def qwen(version: str, size: Size = Size()) -> Built:
         "vision_start_token_id": token("<|vision_start|>"),
         "vision_end_token_id": token("<|vision_end|>"),
     }
-    pictures = hf.Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": size.pixels})
+    images = hf.Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": size.pixels})
     if version == "2.5":
         vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
         vision |= {"patch_size": 14, "spatial_merge_size": 2, "window_size": 56}
@@ -202,7 +202,7 @@ def qwen(version: str, size: Size = Size()) -> Built:
         config = hf.Qwen2VLConfig(vision_config=vision, text_config=text, **ids)
         model = hf.Qwen2VLForConditionalGeneration(config)
         kind = hf.Qwen2VLProcessor
-    processor = without_video(kind)(image_processor=pictures, tokenizer=words, chat_template=CHATML)
+    processor = without_video(kind)(image_processor=images, tokenizer=words, chat_template=CHATML)
     return model, processor
 
 
@@ -240,8 +240,8 @@ def mllama() -> Built:
         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
     }
     config = hf.MllamaConfig(vision_config=vision, text_config=text, image_token_index=token("<|image|>"))
-    pictures = hf.MllamaImageProcessorPil(size={"height": 56, "width": 56}, max_image_tiles=4)
-    processor = hf.MllamaProcessor(image_processor=pictures, tokenizer=words, chat_template=LLAMA)
+    images = hf.MllamaImageProcessorPil(size={"height": 56, "width": 56}, max_image_tiles=4)
+    processor = hf.MllamaProcessor(image_processor=images, tokenizer=words, chat_template=LLAMA)
     return hf.MllamaForConditionalGeneration(config), processor
 
 
@@ -277,9 +277,9 @@ def gemma3() -> Built:
         image_token_index=token("<image_soft_token>"),
         eos_token_id=[token("<eos>"), token("<end_of_turn>")],
     )
-    pictures = hf.Gemma3ImageProcessorPil(size={"height": 56, "width": 56}, image_seq_length=4)
+    images = hf.Gemma3ImageProcessorPil(size={"height": 56, "width": 56}, image_seq_length=4)
     processor = hf.Gemma3Processor(
-        image_processor=pictures, tokenizer=words, chat_template=GEMMA, image_seq_length=4
+        image_processor=images, tokenizer=words, chat_template=GEMMA, image_seq_length=4
     )
     return hf.Gemma3ForConditionalGeneration(config), processor
 
@@ -310,9 +310,9 @@ def llava(kind: str) -> Built:
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
-    pictures = hf.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    images = hf.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     processor = hf.LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=words,
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -338,11 +338,11 @@ def llava_next() -> Built:
         vision_feature_select_strategy="default",
         image_seq_length=16,
     )
-    pictures = hf.LlavaNextImageProcessorPil(
+    images = hf.LlavaNextImageProcessorPil(
         size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=grids
     )
     processor = hf.LlavaNextProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=words,
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -377,11 +377,11 @@ def llava_onevision() -> Built:
         vision_feature_select_strategy="full",
         vision_aspect_ratio="anyres_max_9",
     )
-    pictures = hf.LlavaOnevisionImageProcessorPil(
+    images = hf.LlavaOnevisionImageProcessorPil(
         size={"height": 56, "width": 56}, image_grid_pinpoints=grids
     )
     processor = without_video(hf.LlavaOnevisionProcessor)(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=words,
         num_image_tokens=16,
         vision_feature_select_strategy="full",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
-    from smmile.dataset import DatasetName, DatasetSource
+    from smmile.data.dataset import DatasetName, DatasetSource
 
 EXIT_OK, EXIT_USAGE, EXIT_SOME_ERRORS, EXIT_INTERRUPTED = 0, 2, 3, 130
 
@@ -140,7 +140,7 @@ def add_dataset_flags(parser: Parser) -> None:
         "--image-dir",
         type=Path,
         metavar="DIR",
-        help="where pictures that the data set lacks are looked for (default: ../missing_images)",
+        help="where images that the data set lacks are looked for (default: ../missing_images)",
     )
 
 
@@ -152,7 +152,7 @@ def dataset_name(args: argparse.Namespace) -> DatasetName:
 
 def dataset_source(args: argparse.Namespace) -> DatasetSource:
     """The data set that the flags name. Raises UsageError where they contradict each other."""
-    from smmile.dataset import DatasetSource
+    from smmile.data.dataset import DatasetSource
 
     named = {
         "--dataset demo": args.dataset == "demo",

@@ -10,7 +10,7 @@ class UsageError(Exception):
     """
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def pluralize(number: int, noun: str, plural: str | None = None) -> str:
     """`number` with its noun: 1 problem, 2 problems; `plural` where that is not made with an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
@@ -26,3 +26,8 @@ def one_line(text: object, limit: int = 300) -> str:
         for character in str(text)
     )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def replace_surrogates(text: str) -> str:
+    """`text` with lone surrogates, which no UTF-8 file or request can hold, replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

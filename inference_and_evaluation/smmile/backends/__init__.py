@@ -1,1 +1,1 @@
-"""What can answer a request. A back end takes requests and gives replies; it knows nothing of scores."""
+"""What answers a conversation: local models, models behind an API, and baselines."""

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from smmile.images import StoredImage, UnreadableImageError
-from smmile.options import Options
-from smmile.problems import Problem, ProblemSet
-from smmile.requests import Answered, Failure, Reply, Request
-from smmile.results import RecordError
+from smmile.backends.interface import Answered, BackendInfo, ErrorInfo, Failure, Request, Response
+from smmile.data.images import StoredImage, UnreadableImageError
+from smmile.data.problems import Problem, ProblemSet
+from smmile.prompting.options import Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,9 +24,9 @@ HISTOGRAM_LEVELS = 4
 
 
 class BaselineBackend:
-    """Answers each problem by a rule that looks at the problem itself."""
+    """Answers each request by a rule that is given the request's key."""
 
-    def __init__(self, rule: Callable[[Problem], str]) -> None:
+    def __init__(self, rule: Callable[[str], str]) -> None:
         self._rule = rule
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
@@ -35,24 +34,24 @@ class BaselineBackend:
         batch: list[Answered] = []
         started = time.monotonic()
         for request in requests:
-            batch.append((request, self._one(request.problem)))
+            batch.append((request, self._one(request.key)))
             if len(batch) >= _BATCH or time.monotonic() - started >= _BATCH_SECONDS:
                 yield batch
                 batch, started = [], time.monotonic()
         if batch:
             yield batch
 
-    def describe(self) -> Mapping[str, object]:
-        """Nothing to tell."""
-        return {}
+    def describe(self) -> BackendInfo:
+        """Nothing: there is no model."""
+        return BackendInfo()
 
-    def _one(self, problem: Problem) -> Reply | Failure:
+    def _one(self, key: str) -> Response | Failure:
         started = time.perf_counter()
         try:
-            text = self._rule(problem)
+            text = self._rule(key)
         except (UnreadableImageError, MemoryError) as error:
-            return Failure(RecordError("image", str(error) or "too large for the memory"))
-        return Reply(text, finish_reason="stop", seconds=round(time.perf_counter() - started, 6))
+            return Failure(ErrorInfo("image", str(error) or "too large for the memory"))
+        return Response(text, finish_reason="stop", seconds=round(time.perf_counter() - started, 6))
 
 
 def majority_answer(problem: Problem) -> str:
@@ -68,7 +67,7 @@ def random_answers(
     Open: one of the in-context answers. Multiple choice: one of the option letters, in the order in
     which they are shown; these are the published picks. One generator (NumPy's legacy one, as
     published) serves the whole data set, problems that cannot be asked included, so a pick depends
-    neither on a limit nor on a resumed run, nor on pictures that are still missing.
+    neither on a limit nor on a resumed run, nor on images that are still missing.
     """
     import numpy as np
 
@@ -86,8 +85,8 @@ def random_answers(
     return answers
 
 
-class NearestPicture:
-    """The rule of `nearest`: the answer of the example whose picture is most like the query's."""
+class NearestImage:
+    """The rule of `nearest`: the answer of the example whose image is most like the query's."""
 
     def __init__(self) -> None:
         self._descriptors: dict[str, NDArray[np.float64]] = {}
@@ -103,12 +102,12 @@ class NearestPicture:
 
     def _descriptor(self, image: StoredImage) -> NDArray[np.float64]:
         if image.sha256 not in self._descriptors:
-            self._descriptors[image.sha256] = picture_descriptor(image)
+            self._descriptors[image.sha256] = image_descriptor(image)
         return self._descriptors[image.sha256]
 
 
-def picture_descriptor(image: StoredImage) -> NDArray[np.float64]:
-    """A picture in 832 numbers, of which the Euclidean distance says how unlike two pictures are.
+def image_descriptor(image: StoredImage) -> NDArray[np.float64]:
+    """An image in 832 numbers, of which the Euclidean distance says how unlike two images are.
 
     They are a 16 x 16 RGB thumbnail (768 values of 0..1, each divided by the square root of 768: where
     things are) and the square roots of a 4 x 4 x 4 RGB histogram over the square root of 2 (64 values,
@@ -118,10 +117,10 @@ def picture_descriptor(image: StoredImage) -> NDArray[np.float64]:
     import numpy as np
     from PIL import Image
 
-    picture = image.decode()
+    pil_image = image.decode()
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    thumbnail = np.asarray(picture.resize(side, Image.Resampling.BOX), dtype=np.float64) / 255
-    levels = np.asarray(picture).reshape(-1, 3) // (256 // HISTOGRAM_LEVELS)
+    thumbnail = np.asarray(pil_image.resize(side, Image.Resampling.BOX), dtype=np.float64) / 255
+    levels = np.asarray(pil_image).reshape(-1, 3) // (256 // HISTOGRAM_LEVELS)
     colours = levels @ np.array([HISTOGRAM_LEVELS**2, HISTOGRAM_LEVELS, 1])
     histogram = np.bincount(colours, minlength=HISTOGRAM_LEVELS**3) / len(colours)
     return np.concatenate([thumbnail.ravel() / np.sqrt(thumbnail.size), np.sqrt(histogram / 2)])

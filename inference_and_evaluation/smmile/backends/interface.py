@@ -1,0 +1,117 @@
+"""What a back end is given and what it returns: requests, responses and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from smmile.prompting.conversation import Conversation
+
+ErrorType = Literal[
+    "refusal",
+    "content_filter",
+    "empty",
+    "context_overflow",
+    "out_of_memory",
+    "rate_limit",
+    "request",
+    "server",
+    "timeout",
+    "image",
+    "internal",
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversation to answer; `key` is unique among the requests that a back end is given."""
+
+    key: str
+    conversation: Conversation
+
+
+@dataclass(frozen=True)
+class ImageChange:
+    """An image that was not sent as stored; `index` counts the request's images from 0.
+
+    Sizes are width and height in pixels.
+    """
+
+    index: int
+    sha256: str
+    sent_sha256: str
+    size: tuple[int, int]
+    sent_size: tuple[int, int]
+    format: str
+    sent_format: str
+
+
+@dataclass(frozen=True)
+class ErrorInfo:
+    """Why a request has no response."""
+
+    type: ErrorType
+    message: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """Everything that a model generated for one request, and what it cost.
+
+    Where the model was asked a follow-up question, `follow_up` is its last answer, with which `text` ends.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+    images_changed: tuple[ImageChange, ...] = ()
+    follow_up: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request has no response, and what it cost nevertheless."""
+
+    error: ErrorInfo
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+    images_changed: tuple[ImageChange, ...] = ()
+
+
+Answered = tuple[Request, Response | Failure]
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """Where and with what responses are generated. Nothing here makes a run a different one.
+
+    `devices` are those of a local model. `server` is the kind of a service, `model` the name that was
+    requested there and `answered_by` the names under which it answered. `generation` holds the decoding
+    settings in effect.
+    """
+
+    devices: tuple[str, ...] = ()
+    server: str | None = None
+    model: str | None = None
+    answered_by: tuple[str, ...] = ()
+    generation: Mapping[str, object] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A model, or a baseline, that answers conversations."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        """Answer every request, in any order, in batches as they are finished.
+
+        The caller saves each batch before it takes the next. A request that fails alone is a Failure; a
+        UsageError stops the run, and what was answered before is kept.
+        """
+        ...
+
+    def describe(self) -> BackendInfo:
+        """Where and with what the responses are generated."""
+        ...

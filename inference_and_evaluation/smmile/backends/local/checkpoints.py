@@ -1,0 +1,246 @@
+"""Checkpoints: found on the hub or in a folder, and looked at before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smmile.errors import UsageError, one_line, pluralize
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+# What is fetched of a model's files: weights as safetensors alone, since pickled ones can run code.
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+_UNWANTED = ("original/*", "consolidated*", "onnx/*")
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
+_GIB = 1 << 30
+
+
+class CheckpointError(UsageError):
+    """What keeps one checkpoint from being loaded; another may do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's folder, whole as far as can be seen from outside.
+
+    `parameters` is the number of its weights, `config` the content of its config.json.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    parameters: int
+
+    @property
+    def model_type(self) -> str:
+        """The architecture by transformers' name."""
+        return str(self.config.get("model_type", ""))
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether `text` can name a model of the hub."""
+    return _HUB_ID.fullmatch(text) is not None and ".." not in text
+
+
+def revision_of(checkpoint: str | Path) -> str | None:
+    """Which version a checkpoint is: the commit of a hub id, a hash of a folder's files.
+
+    Of weights, samples go into the hash. None where it cannot be found out just now.
+    """
+    if isinstance(checkpoint, Path):
+        return _hash_of_files(checkpoint) if checkpoint.is_dir() else None
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return HfApi().model_info(checkpoint, timeout=15).sha
+    except (HTTPError, OSError):
+        cached = try_to_load_from_cache(checkpoint, "config.json")
+        return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def find_checkpoint(checkpoint: str | Path, revision: str | None) -> Checkpoint:
+    """The checkpoint in a folder, or that of a hub id at `revision`, downloaded where it is not yet.
+
+    Raises CheckpointError with one line for whatever keeps it from being had whole.
+    """
+    if isinstance(checkpoint, Path):
+        if not checkpoint.is_dir():
+            what = "is a file; name the folder" if checkpoint.is_file() else "is not there"
+            raise CheckpointError(f"checkpoint {one_line(checkpoint)} {what}")
+        return _look_at(one_line(checkpoint), checkpoint)
+    return _look_at(checkpoint, _download(checkpoint, revision))
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars, get_token
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    patterns: dict[str, Any] = {"allow_patterns": list(_WANTED), "ignore_patterns": list(_UNWANTED)}
+    account = "the account of this HF_TOKEN has no access" if get_token() else "HF_TOKEN is not set"
+    try:
+        try:
+            info = HfApi().model_info(hub_id, revision=revision, files_metadata=True, timeout=30)
+        except HfHubHTTPError:
+            raise
+        except (HTTPError, OSError) as error:  # no network: what is in the cache will do
+            try:
+                return Path(snapshot_download(hub_id, local_files_only=True, **patterns))
+            except OSError:
+                raise CheckpointError(
+                    f"model {hub_id}: there is no such folder, the hub cannot be reached "
+                    f"({one_line(error, 100)}) and there is no copy in the cache; go online once, or use "
+                    "--model-path DIR"
+                ) from error
+        _check_room(hub_id, info)
+        folder = Path(snapshot_download(hub_id, **patterns))  # so the cache learns which commit is main
+        if revision is not None and folder.name != revision:
+            folder = Path(snapshot_download(hub_id, revision=revision, **patterns))
+        return folder
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"model {hub_id} is gated and {account}: ask for access on its page of the hub and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"there is no model {hub_id} on the hub, or it is private and {account}"
+        ) from error
+    except HTTPError as error:
+        raise CheckpointError(
+            f"model {hub_id} cannot be fetched ({one_line(error, 200)}); what has come is kept, try again"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"model {hub_id} cannot be stored in {one_line(_cache())} "
+            f"({error.strerror or one_line(error)}); --hf_cache_dir DIR names another place"
+        ) from error
+
+
+def _check_room(hub_id: str, info: ModelInfo) -> None:
+    from huggingface_hub import try_to_load_from_cache
+
+    needed = sum(
+        file.size or 0
+        for file in info.siblings or ()
+        if any(fnmatch(file.rfilename, pattern) for pattern in _WANTED)
+        and not any(fnmatch(file.rfilename, pattern) for pattern in _UNWANTED)
+        and not isinstance(try_to_load_from_cache(hub_id, file.rfilename, revision=info.sha), str)
+    )
+    cache = _cache()
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise CheckpointError(
+            f"model {hub_id} needs {needed / _GIB:.1f} GiB of disk and {one_line(cache)} has "
+            f"{free / _GIB:.1f} GiB free; make room, or name another place with --hf_cache_dir DIR"
+        )
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _look_at(name: str, folder: Path) -> Checkpoint:
+    config = read_json(name, folder, "config.json")
+    shapes = [weight_shapes(name, file) for file in weight_files(name, folder)]
+    return Checkpoint(name, folder, config, sum(prod(shape) for of in shapes for shape in of.values()))
+
+
+def weight_files(name: str, folder: Path) -> list[Path]:
+    """The files that hold the weights of the checkpoint `name` in `folder`.
+
+    Raises CheckpointError where there are none, or some are missing.
+    """
+    index = "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if not (folder / index).is_file():
+        if single.is_file():
+            return [single]
+        pickled = any(folder.glob("*.bin"))
+        why = "has pickled weights only, which can run code" if pickled else "has no weights"
+        raise CheckpointError(f"checkpoint {name} {why}; model.safetensors or {index} is needed")
+    weight_map = read_json(name, folder, index).get("weight_map")
+    files = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
+    if not files or not all(_SHARD.fullmatch(file) for file in files):
+        raise CheckpointError(f"checkpoint {name}: its {index} does not name weight files")
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {name} is not whole: {len(missing)} of its {pluralize(len(files), 'weight file')} "
+            f"missing ({', '.join(missing[:3])}); fetch it again"
+        )
+    return [folder / file for file in files]
+
+
+def weight_shapes(name: str, file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a weight file, by its head alone.
+
+    Raises CheckpointError where the file is broken; one that was cut off is found out by its size.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            return {
+                key: tuple(weights.get_slice(key).get_shape())
+                for key in weights.keys()  # noqa: SIM118
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {name}: {file.name} is broken or was cut off ({one_line(error, 100)}); "
+            "fetch it again"
+        ) from error
+
+
+def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
+    """The object in a JSON file of the checkpoint `name`. Raises CheckpointError where there is none."""
+    try:
+        content = json.loads((folder / file).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"checkpoint {name} has no {file}; name the folder with a model's files"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"checkpoint {name}: {file} cannot be read ({one_line(error, 100)})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint {name}: {file} holds no object")
+    return content
+
+
+def _hash_of_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if not file.is_file() or file.suffix not in (".json", ".safetensors", ".model", ".jinja", ".txt"):
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode(errors="surrogateescape"))
+        with file.open("rb", buffering=0) as stream:
+            if size <= _SAMPLES * _SAMPLE_BYTES:
+                digest.update(stream.read())
+                continue
+            for sample in range(_SAMPLES):
+                stream.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1), os.SEEK_SET)
+                digest.update(stream.read(_SAMPLE_BYTES))
+    return f"files-{digest.hexdigest()[:16]}"

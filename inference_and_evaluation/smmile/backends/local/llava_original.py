@@ -1,0 +1,338 @@
+"""Checkpoints in the layout of the original LLaVA code, such as LLaVA-Med v1.5, in transformers' classes.
+
+Such a checkpoint is a text model (Mistral, Llama) with a CLIP tower and a projector, under names of its
+own, with a sentencepiece tokenizer and without a processor. What the original code did around the model
+(haotian-liu/LLaVA, `mm_utils.py` and `builder.py`) is told to transformers' classes here; the weights
+are read once, by `from_pretrained`, under their new names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smmile.backends.local.checkpoints import CheckpointError, read_json, weight_files, weight_shapes
+from smmile.errors import one_line, pluralize
+
+if TYPE_CHECKING:
+    from transformers import (
+        CLIPVisionConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+    from transformers.image_processing_backends import PilBackend
+
+# As in Mistral's instruct models; an image part goes before its text, on a line of its own.
+MISTRAL_INSTRUCT = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {{- '[INST] ' if message['role'] == 'user' else ' ' }}
+    {%- if message['content'] is string %}
+        {{- message['content'] }}
+    {%- else %}
+        {%- for part in message['content'] %}
+            {%- if part['type'] == 'image' %}
+                {{- '<image>\n' }}
+            {%- elif part['type'] == 'text' %}
+                {{- part['text'] }}
+            {%- endif %}
+        {%- endfor %}
+    {%- endif %}
+    {{- ' [/INST]' if message['role'] == 'user' else eos_token }}
+{%- endfor %}"""
+
+IMAGE_TOKEN = "<image>"  # noqa: S105
+TEXT_MODELS = {"llava_mistral": "mistral", "llava_llama": "llama"}
+ARCHITECTURES = {"LlavaMistralForCausalLM": "mistral", "LlavaLlamaForCausalLM": "llama"}
+
+# The names' beginnings in the original layout, and what transformers calls them.
+RENAMED = {
+    "model.embed_tokens.": "model.language_model.embed_tokens.",
+    "model.layers.": "model.language_model.layers.",
+    "model.norm.": "model.language_model.norm.",
+    "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
+    "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
+    "model.vision_tower.vision_tower.vision_model.": "model.vision_tower.",
+}
+# Old versions saved these too; they are no parameters, and transformers computes them itself.
+_NO_PARAMETER = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
+
+# What the mapping below is written for; each setting's first value holds where a checkpoint has none.
+_UNDERSTOOD: dict[str, tuple[Any, ...]] = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_vision_select_feature": ("patch",),
+    "mm_use_im_start_end": (False,),
+    "image_aspect_ratio": (None, "square", "pad"),
+}
+_CLIP_LARGE_336: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+
+def is_original_llava(config: Mapping[str, Any]) -> bool:
+    """Whether `config`, the content of a `config.json`, is of a checkpoint in the original layout."""
+    return _text_model(config) is not None
+
+
+def load_original_llava_processor(folder: Path) -> LlavaProcessor:
+    """What turns conversations into the ids and pixels that the original code made of them.
+
+    The chat template is Mistral's; the llama flavour has none, for its checkpoints do not say theirs.
+    Batches are padded on the left.
+
+    Raises:
+        CheckpointError: A file is missing or broken, or the configuration is not understood.
+    """
+    from transformers import LlavaProcessor
+
+    config = _read_config(folder)
+    return LlavaProcessor(
+        image_processor=_image_processor(folder, config),
+        tokenizer=_tokenizer(folder),
+        patch_size=_vision_config(folder, config).patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # CLIP's class token, which "default" leaves out again
+        chat_template=MISTRAL_INSTRUCT if _text_model(config) == "mistral" else None,
+    )
+
+
+def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForConditionalGeneration:
+    """Load the weights shard by shard, without a second copy; `loading` is `from_pretrained`'s.
+
+    Names and shapes are compared with the model's before a weight is read. Where the id of `<image>`
+    does not fit the embeddings, rows of zeros are added. The model's `generation_config` lists the
+    added ids in `suppress_tokens`, so that they are never generated, and names the tokenizer's padding
+    id: one who replaces it keeps both.
+
+    Raises:
+        CheckpointError: A shard is missing or broken; a parameter is missing, left over or of another
+            shape; or the configuration is not understood.
+    """
+    from transformers import LlavaForConditionalGeneration
+
+    tokenizer = _tokenizer(folder)
+    config = _llava_config(folder, tokenizer.image_token_id)
+    _compare(folder, _expected_shapes(config), _stored_shapes(folder))
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        folder,
+        config=config,
+        key_mapping={f"^{re.escape(original)}": ours for original, ours in RENAMED.items()},
+        use_safetensors=True,
+        output_loading_info=True,
+        **loading,
+    )
+    _refuse(folder, {"has not filled": report["missing_keys"]})
+    del model._weight_conversions  # else `save_pretrained` would write the original names again
+    _make_room(model, tokenizer.image_token_id)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def _text_model(config: Mapping[str, Any]) -> str | None:
+    """transformers' name of the text model in an original checkpoint; None for any other checkpoint."""
+    architectures = config.get("architectures")
+    for architecture in architectures if isinstance(architectures, list) else ():
+        if str(architecture) in ARCHITECTURES:
+            return ARCHITECTURES[str(architecture)]
+    return TEXT_MODELS.get(str(config.get("model_type")))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(one_line(folder), folder, "config.json")
+    if not is_original_llava(config):
+        raise CheckpointError(f"{folder} is not in the original LLaVA layout: see its config.json")
+    for setting, values in _UNDERSTOOD.items():
+        if config.get(setting, values[0]) not in values:
+            raise CheckpointError(
+                f"{folder / 'config.json'}: {setting} {one_line(config[setting], 40)!r} is not supported;"
+                f" convert the checkpoint to transformers' own layout"
+            )
+    if not isinstance(config.get("mm_vision_select_layer", -2), int):
+        raise CheckpointError(f"{folder / 'config.json'}: mm_vision_select_layer is no whole number")
+    return config
+
+
+def _llava_config(folder: Path, image_token_id: int) -> LlavaConfig:
+    """The checkpoint's configuration as transformers writes one."""
+    from transformers import AutoConfig, LlavaConfig
+
+    config = _read_config(folder)
+    text_model = _text_model(config)
+    assert text_model is not None
+    known = type(AutoConfig.for_model(text_model)).__annotations__.keys() | {"rope_theta", "rope_scaling"}
+    vision = _vision_config(folder, config)
+    return LlavaConfig(
+        text_config=AutoConfig.for_model(text_model, **{k: v for k, v in config.items() if k in known}),
+        vision_config=vision,
+        image_token_index=image_token_id,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        projector_hidden_act="gelu",
+        vision_feature_layer=config.get("mm_vision_select_layer", -2),
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=config.get("tie_word_embeddings", False),
+        dtype=config.get("torch_dtype", config.get("dtype")),
+    )
+
+
+def _clip_file(folder: Path, config: Mapping[str, Any], name: str) -> Path | None:
+    """A file of the local folder that `mm_vision_tower` names, if there is one."""
+    tower = config.get("mm_vision_tower")
+    file = folder / str(tower) / name  # an absolute path stays what it is
+    return file if tower and file.is_file() else None
+
+
+def _vision_config(folder: Path, config: Mapping[str, Any]) -> CLIPVisionConfig:
+    from transformers import CLIPVisionConfig
+
+    file = _clip_file(folder, config, "config.json")
+    if file is None:
+        return CLIPVisionConfig(**_CLIP_LARGE_336)
+    read_json(one_line(file.parent), file.parent, file.name)
+    return CLIPVisionConfig.from_pretrained(file.parent)  # a whole CLIP's has the tower's within
+
+
+def _image_processor(folder: Path, config: Mapping[str, Any]) -> PilBackend:
+    """CLIP's, with the padding to a square in the mean colour where the checkpoint asks for it."""
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    pad = config.get("image_aspect_ratio") == "pad"
+    file = _clip_file(folder, config, "preprocessor_config.json")
+    if file is not None:
+        read_json(one_line(file.parent), file.parent, file.name)
+        return LlavaImageProcessorPil.from_pretrained(file.parent, do_pad=pad)
+    side = _vision_config(folder, config).image_size
+    return LlavaImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_pad=pad
+    )
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The sentencepiece tokenizer as the original code used it, with `<image>` as one more token.
+
+    The original cut a prompt at `<image>` and at special tokens and had each piece tokenized alone, so
+    each begins with sentencepiece's dummy blank, also where it begins with a blank of its own; what
+    transformers' LlamaTokenizer does there differs.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer, decoders, normalizers, processors
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import SentencePieceExtractor
+
+    file = folder / "tokenizer.model"
+    try:
+        trained = SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file}, a sentencepiece model, cannot be read: {one_line(error)}"
+        ) from error
+    unk, bos, eos = map(trained.id_to_piece, (trained.unk_id(), trained.bos_id(), trained.eos_id()))
+    parts = SentencePieceExtractor(str(file)).extract(BPE)
+    tokenizer = Tokenizer(
+        BPE(vocab=parts["vocab"], merges=parts["merges"], unk_token=unk, fuse_unk=True, byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, trained.bos_id())]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=unk,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=unk,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens={"image_token": IMAGE_TOKEN},
+    )
+
+
+def _expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the model by its original name."""
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        parameters = LlavaForConditionalGeneration(config).state_dict()
+    return {_original_name(name): tuple(parameter.shape) for name, parameter in parameters.items()}
+
+
+def _original_name(name: str) -> str:
+    for original, ours in RENAMED.items():
+        if name.startswith(ours):
+            return original + name.removeprefix(ours)
+    return name
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Every tensor in the shards; their headers alone are read."""
+    name = one_line(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(name, folder):
+        shapes |= weight_shapes(name, file)
+    return {key: shape for key, shape in shapes.items() if not _NO_PARAMETER.search(key)}
+
+
+def _compare(
+    folder: Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+) -> None:
+    common = expected.keys() & stored.keys()
+    _refuse(
+        folder,
+        {
+            "lacks": expected.keys() - common,
+            "has left over": stored.keys() - common,
+            "has in another shape than its config.json says": {
+                f"{name} {list(stored[name])} for {list(expected[name])}"
+                for name in common
+                if stored[name] != expected[name]
+            },
+        },
+    )
+
+
+def _refuse(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
+    """Raise a CheckpointError that shows up to three of the names of each kind, if there is any."""
+    kinds = []
+    for what, names in wrong.items():
+        if names:
+            shown = ", ".join(one_line(name, 120) for name in sorted(names)[:3])
+            more = ", …" if len(names) > 3 else ""
+            kinds.append(f"{what} {pluralize(len(names), 'parameter')}: {shown}{more}")
+    if kinds:
+        raise CheckpointError(f"{folder} {'; '.join(kinds)}")
+
+
+def _make_room(model: LlavaForConditionalGeneration, image_token_id: int) -> None:
+    """Give `<image>` a row in the embeddings, and see to it that it is never generated."""
+    import torch
+
+    rows: int = model.config.get_text_config().vocab_size
+    if image_token_id >= rows:
+        model.resize_token_embeddings(image_token_id + 1, mean_resizing=False)
+        with torch.no_grad():  # zeros, not chance; the image's features take their place
+            for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+                table.get_parameter("weight")[rows:] = 0
+    settings = model.generation_config
+    added = range(min(rows, image_token_id), image_token_id + 1)
+    settings.suppress_tokens = sorted({*(settings.suppress_tokens or ()), *added})

@@ -1,0 +1,141 @@
+"""Messages: the protocol of Anthropic's Claude."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from smmile.backends.interface import Failure, Response
+from smmile.backends.remote.sdk_chat import SdkChat
+from smmile.backends.remote.sent_images import ImageRules
+from smmile.backends.remote.services import (
+    Service,
+    ask_not_in_vain,
+    count_in,
+    failure,
+    header_secrets,
+    key_from,
+    login_secrets,
+    service_address,
+    words_of,
+)
+from smmile.errors import UsageError
+from smmile.prompting.conversation import Turn
+
+if TYPE_CHECKING:
+    import anthropic
+
+# "32 MB" is taken for 32,000,000 bytes: what fits that fits the other reading as well.
+IMAGE_RULES = ImageRules(
+    source="Anthropic, Vision and Errors: request size limits (2025); the published runs' errors",
+    max_image_bytes=5_242_880,
+    max_side=8_000,
+    many=20,
+    max_side_of_many=2_000,
+    max_request_bytes=32_000_000,
+)
+
+# All tokens of a prompt, from a cache or not.
+_PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+# How a reply ended, in the words of result files.
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}
+
+
+def image_tokens(size: tuple[int, int]) -> int:
+    """The tokens of an image of `size` pixels.
+
+    A token for 750 pixels after it is scaled down to fit 1,568 x 1,568, at most some 1,600
+    (Anthropic, "Vision", 2025).
+    """
+    scale = min(1.0, 1568 / max(size))
+    return min(1600, math.ceil(size[0] * scale * size[1] * scale / 750))
+
+
+class AnthropicMessages(SdkChat):
+    """A Claude."""
+
+    sdk = "anthropic"
+    path = "/v1/messages"
+
+    def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
+        source = {"type": "base64", "media_type": media_type, "data": base64_text}
+        return {"type": "image", "source": source}
+
+    def _conversation(self, turns: Sequence[tuple[Turn, list[dict[str, object]]]]) -> dict[str, object]:
+        system = [part for turn, parts in turns if turn.role == "system" for part in parts]
+        messages = [{"role": turn.role, "content": parts} for turn, parts in turns if turn.role != "system"]
+        return ({"system": system} if system else {}) | {"messages": messages}
+
+    def _read(self, body: object) -> Response | Failure:
+        message = msgspec.convert(body, _Message)
+        if message.content is None:
+            raise ValueError(words_of(message.error or "the reply has no content"))
+        text = "".join(block.text or "" for block in message.content if block.type == "text")
+        stopped = message.stop_reason
+        prompt, completion = count_in(message.usage, *_PROMPT), count_in(message.usage, "output_tokens")
+        if stopped == "refusal":
+            refused = failure("refusal", text or "the model refused to answer")
+            return replace(refused, prompt_tokens=prompt, completion_tokens=completion)
+        reason = None if stopped is None else _FINISH_REASONS.get(stopped, stopped)
+        return Response(text, reason, prompt, completion)
+
+
+def connect(
+    model: str, base_url: str | None, timeout: float, max_retries: int
+) -> tuple[Service, Callable[[], anthropic.AsyncAnthropic]]:
+    """Anthropic, and how a client of it is made. Raises UsageError where the key is missing."""
+    import anthropic
+
+    key = key_from("ANTHROPIC_API_KEY") or key_from("ANTHROPIC_AUTH_TOKEN")
+    if not key:
+        raise UsageError("Anthropic needs ANTHROPIC_API_KEY in the environment; set it")
+    url = base_url or os.environ.get("ANTHROPIC_BASE_URL")
+    address = service_address(url, "--base-url" if base_url else "ANTHROPIC_BASE_URL") if url else None
+    service = Service(
+        name="Anthropic",
+        kind="Anthropic",
+        model=model,
+        if_refused="check ANTHROPIC_API_KEY",
+        if_unknown="--model asks for another model; Anthropic retires old ones",
+        secrets=(
+            key,
+            *(login_secrets(address) if address else ()),
+            *header_secrets("ANTHROPIC_CUSTOM_HEADERS"),
+        ),
+    )
+
+    def make_client() -> anthropic.AsyncAnthropic:
+        return anthropic.AsyncAnthropic(
+            base_url=url,
+            timeout=anthropic.Timeout(timeout, connect=min(timeout, 10.0)),
+            max_retries=max_retries,
+            http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [ask_not_in_vain]}),
+        )
+
+    return service, make_client
+
+
+# What is read of a reply; everything else in it may be as it likes.
+
+
+class _Block(msgspec.Struct):
+    type: str
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: list[_Block] | None = None
+    stop_reason: str | None = None
+    usage: object = None
+    error: object = None

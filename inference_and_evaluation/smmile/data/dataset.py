@@ -1,0 +1,278 @@
+"""Where problems come from: the hub, a local folder, or the demo set."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from smmile.data.problems import HUB_IDS, Outline, ProblemSet
+from smmile.data.rows import Row, check_columns, outlines, problem_set
+from smmile.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+DatasetName = Literal["smmile", "augmented", "demo"]
+SPLIT = "train"
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+# Rows read at a time where parquet files are unpacked: a few MB of images.
+_ROWS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """Which rows to load.
+
+    `path` (a folder that `datasets` can load) wins over the hub's `hub_id` at `revision`; `name` says
+    which set it is, and is enough for the demo.
+    """
+
+    name: DatasetName
+    path: Path | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    image_dir: Path = Path("missing_images")
+
+    @property
+    def label(self) -> str:
+        """The data set as result files name it."""
+        if self.path is not None:
+            return self.path.resolve().name
+        return "demo" if self.name == "demo" else self.hub_id or HUB_IDS[self.name]
+
+
+def load_problems(source: DatasetSource) -> ProblemSet:
+    """The problems of `source`, checked, images hashed and test-decoded one after another.
+
+    Raises UsageError with one line for whatever keeps the data set from being read.
+    """
+    rows, revision = _load_rows(source)
+    return problem_set(rows, source=source.label, revision=revision, image_dir=source.image_dir)
+
+
+def load_outlines(source: DatasetSource) -> list[Outline]:
+    """The problems of `source` as scoring needs them: no image is looked at, or looked for.
+
+    Raises UsageError as `load_problems` does.
+    """
+    rows, _ = _load_rows(source)
+    return outlines(rows, source=source.label)
+
+
+def _load_rows(source: DatasetSource) -> tuple[Iterable[Row], str | None]:
+    """The rows, and the hub's revision."""
+    if source.path is None and source.name == "demo":
+        from smmile.data.demo import demo_rows
+
+        return [_row(columns, columns["image"]["bytes"]) for columns in demo_rows()], None  # type: ignore[index]
+    dataset, revision = _load_folder(source.path) if source.path else _load_hub(source)
+    check_columns(dataset.column_names, source.label)
+    return _arrow_rows(dataset, source.label), revision
+
+
+def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
+    if not folder.is_dir():
+        what = "is a file; name the folder that holds it" if folder.is_file() else "is not there"
+        raise UsageError(f"--dataset-path {one_line(folder)} {what}")
+    import datasets
+
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            saved = datasets.load_from_disk(str(folder))
+            return _one_split(saved if isinstance(saved, dict) else {SPLIT: saved}, folder.name), None
+        _quiet(datasets)
+        builder = datasets.load_dataset_builder(str(folder.resolve()))
+        return _prepared(builder, folder.name), None
+    except _loading_errors() as error:
+        empty = isinstance(error, FileNotFoundError | LookupError | StopIteration)
+        why = "no data files in it" if empty else one_line(_root_cause(error))
+        raise UsageError(
+            f"--dataset-path {one_line(folder)} cannot be read as a data set ({why}); "
+            "it must hold parquet files or be saved with save_to_disk"
+        ) from error
+
+
+def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
+    hub_id = source.label
+    if not _HUB_ID.fullmatch(hub_id) or Path(hub_id).is_dir():
+        raise UsageError(
+            f"--dataset-id {one_line(hub_id)} is not a hub id such as smmile/SMMILE; "
+            "a folder is given with --dataset-path"
+        )
+    import datasets
+    import huggingface_hub
+
+    _quiet(datasets)
+    _quiet(huggingface_hub.utils)
+    try:
+        builder = datasets.load_dataset_builder(hub_id, revision=source.revision)
+        return _prepared(builder, hub_id), builder.hash
+    except datasets.exceptions.DatasetNotFoundError as error:
+        has_token = huggingface_hub.get_token() is not None
+        raise UsageError(_not_found(hub_id, source.revision, str(error), has_token)) from error
+    except (ConnectionError, huggingface_hub.errors.OfflineModeIsEnabled) as error:
+        raise UsageError(
+            f"data set {hub_id}: the hub cannot be reached and there is no copy in the cache; "
+            "go online once, or use --dataset-path DIR or --dataset demo"
+        ) from error
+    except _loading_errors() as error:
+        raise UsageError(
+            f"data set {hub_id} cannot be loaded ({one_line(_root_cause(error))}); "
+            "check --dataset-id and --dataset-revision, or use --dataset-path DIR"
+        ) from error
+
+
+def _loading_errors() -> tuple[type[Exception], ...]:
+    """What the libraries are known to raise over data that they cannot make rows of."""
+    import yaml
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, ValueError, LookupError, StopIteration, yaml.YAMLError, DatasetsError, HfHubHTTPError
+
+
+def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool) -> str:
+    """The one line for a data set that the hub does not hand out, by what the library says of it."""
+    if "gated" in message:
+        if has_token:
+            return (
+                f"data set {hub_id} is gated and the account of this HF_TOKEN has no access; "
+                "ask for it on the data set's page of the hub"
+            )
+        return f"data set {hub_id} is gated: set HF_TOKEN to a token of an account that has access"
+    if "Revision" in message:
+        return f"data set {hub_id} has no revision {one_line(revision)}; check --dataset-revision"
+    if has_token:
+        return f"there is no data set {hub_id} on the hub that HF_TOKEN can see; check --dataset-id"
+    return (
+        f"there is no public data set {hub_id} on the hub; check --dataset-id, or set HF_TOKEN if it "
+        "is private"
+    )
+
+
+def _quiet(library: Any) -> None:
+    library.logging.set_verbosity(library.logging.CRITICAL)  # what it would log, it raises too
+    if not sys.stderr.isatty():
+        library.disable_progress_bars()
+
+
+def _prepared(builder: datasets.DatasetBuilder, label: str) -> datasets.Dataset:
+    """The builder's rows, unpacked into the cache if they are not there yet."""
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    if isinstance(builder, Parquet):
+        _unpack_slowly(builder)
+    builder.download_and_prepare()
+    splits = builder.info.splits or {}
+    return _one_split({name: name for name in splits}, label, builder)
+
+
+def _unpack_slowly(builder: Any) -> None:
+    """Let `builder` unpack parquet a few rows at a time.
+
+    The library's own way reads whole row groups ahead: over 2 GB of memory for as much of images
+    (docs/benchmarks.md), where this takes a fraction.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets.builder import Key
+
+    def generate_tables(
+        files: Sequence[str], row_groups_list: Sequence[object]
+    ) -> Iterator[tuple[Key, pa.Table]]:
+        for file_index, file in enumerate(files):
+            with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
+                batches = parquet.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False)
+                for batch_index, batch in enumerate(batches):
+                    table = pa.Table.from_batches([batch])
+                    yield Key(file_index, batch_index), builder._cast_table(table)
+
+    builder._generate_tables = generate_tables
+
+
+def _one_split(splits: Any, label: str, builder: Any = None) -> datasets.Dataset:
+    name = SPLIT if SPLIT in splits else next(iter(splits), None)
+    if name is None or (name != SPLIT and len(splits) > 1):
+        raise UsageError(
+            f"data set {one_line(label)} has the splits {', '.join(splits) or '(none)'}; "
+            f"one named {SPLIT} is needed"
+        )
+    dataset: datasets.Dataset = builder.as_dataset(name) if builder else splits[name]
+    return dataset
+
+
+def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
+    """The rows, images as views into the memory-mapped file: nothing is copied or decoded."""
+    text_columns = [name for name in dataset.column_names if name != "image"]
+    texts = dataset.select_columns(text_columns).with_format(None)
+    images = _stored_images(dataset.data.column("image"), label)
+    for columns, (image, path) in zip(texts, images, strict=True):
+        yield _row(columns, image, path)
+
+
+def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buffer | None, str | None]]:
+    """Each row's stored image (None: null or empty), and the path that stands there, if any.
+
+    Taking a row by its index would copy it, so the images are cut out of the column's own memory.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    for chunk in column.chunks:
+        stored, paths = chunk, [None] * len(chunk)
+        if pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0:
+            stored = chunk.field("bytes")
+            if chunk.type.get_field_index("path") >= 0:
+                paths = chunk.field("path").to_pylist()
+        if pa.types.is_null(stored.type):
+            yield from ((None, path) for path in paths)
+            continue
+        large = pa.types.is_large_binary(stored.type)
+        if not (large or pa.types.is_binary(stored.type)):
+            raise UsageError(
+                f"data set {one_line(label)}: its column image holds {chunk.type}, not images; "
+                "save it with the `datasets` feature Image"
+            )
+        held = np.logical_and(
+            chunk.is_valid().to_numpy(zero_copy_only=False),
+            stored.is_valid().to_numpy(zero_copy_only=False),
+        )
+        _, offsets_buffer, data = stored.buffers()
+        offsets = np.frombuffer(offsets_buffer, np.int64 if large else np.int32)[stored.offset :]
+        for index in range(len(chunk)):
+            start, end = int(offsets[index]), int(offsets[index + 1])
+            buffer = data.slice(start, end - start) if held[index] and end > start else None
+            yield buffer, paths[index]
+
+
+def _row(columns: Any, image: Any, image_path: str | None = None) -> Row:
+    problem_id = columns["problem_id"]
+    flags = {
+        name: str(value)
+        for name, value in columns.items()
+        if name == "speciality" or name.startswith("flag_")
+    }
+    return Row(
+        problem_id=None if problem_id is None else str(problem_id),
+        order=columns["order"],
+        question=columns["question"],
+        answer=columns["answer"],
+        image=image,
+        image_path=image_path,
+        image_url=None if columns.get("image_url") is None else str(columns["image_url"]),
+        flags=flags,
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason of a library's chain of errors, with its kind."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"

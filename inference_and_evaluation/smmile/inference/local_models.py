@@ -1,0 +1,176 @@
+"""Families of models with weights of their own: from a script's data to its runs."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smmile import cli
+from smmile.backends.interface import Backend
+from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, find_checkpoint, revision_of
+from smmile.data.images import IMAGE_DECODING
+from smmile.data.problems import ProblemSet
+from smmile.errors import UsageError, one_line
+from smmile.inference.plan import Plan
+from smmile.inference.ranks import Rank
+from smmile.inference.script import RunSpecification, run_inference
+from smmile.prompting.conversation import Recipe
+from smmile.results.schema import Usage
+
+if TYPE_CHECKING:
+    from smmile.backends.local.model import Decoding, Dtype
+
+# Libraries that decide about a local model's answers.
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
+_SERVER_PACKAGES = ("openai",)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What models of one kind have in common.
+
+    `model_types` are transformers' names of the architectures that belong to it (empty: any).
+    `decoding` "checkpoint" follows the checkpoint's own generation config. `chat_template` replaces
+    the checkpoint's.
+    """
+
+    model_types: tuple[str, ...]
+    dtype: Dtype
+    recipe: Recipe = field(default_factory=Recipe)
+    decoding: Decoding = "greedy"
+    chat_template: str | None = None
+
+
+def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, str | Path]) -> int:
+    """Run every model of `models` (result name: hub id or folder) after the other; gives the exit code.
+
+    A checkpoint that cannot be had does not keep the next from being run. Raises UsageError.
+    """
+    if args.served_model is not None and args.server is None:
+        raise UsageError("--served-model names a model on a server; give its --server URL")
+    if args.model_path is not None:
+        models = dict.fromkeys(models, args.model_path)
+    if args.name is not None:
+        if len(models) > 1:
+            raise UsageError("--name is for one model; choose one")
+        if not args.name.strip():
+            raise UsageError("--name is empty; give a name for the run's files")
+        models = {args.name: next(iter(models.values()))}
+    if len(models) > 1 and args.server is not None:
+        raise UsageError("--server serves one model; choose one")
+    if len(models) > 1 and args.model_path is not None:
+        print(
+            f"warning: {', '.join(models)} are all run with {cli.shown_path(args.model_path)}",
+            file=sys.stderr,
+        )
+    codes = []
+    for name, checkpoint in models.items():
+        try:
+            codes.append(run_inference(args, _specification(args, family, name, checkpoint)))
+        except CheckpointError as error:
+            if len(models) == 1:
+                raise
+            print(f"error: {name}: {one_line(error, 2000)}", file=sys.stderr)
+            codes.append(cli.EXIT_USAGE)
+        _free_memory()
+    for code in (cli.EXIT_USAGE, cli.EXIT_SOME_ERRORS):
+        if code in codes:
+            return code
+    return cli.EXIT_OK
+
+
+def _specification(
+    args: argparse.Namespace, family: Family, name: str, checkpoint: str | Path
+) -> RunSpecification:
+    label = checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
+    known: str | None = None
+    generation: dict[str, object] = {
+        "decoding": family.decoding,
+        "max_new_tokens": args.max_new_tokens,
+        "images": IMAGE_DECODING,
+    }
+    if args.server is not None:
+
+        def connect(_problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
+            from smmile.backends.remote.openai_services import connect_to_server
+
+            fields: dict[str, object] = {"max_tokens": args.max_new_tokens, "seed": args.seed}
+            if family.decoding == "greedy":  # else the server's own, on vLLM those of the checkpoint
+                fields["temperature"] = 0.0
+
+            return connect_to_server(
+                args.server,
+                served_model=args.served_model,
+                fallback=str(checkpoint),
+                fields=fields,
+                concurrency=args.concurrency,
+                timeout=args.timeout,
+                max_retries=args.max_retries,
+            )
+
+        return RunSpecification(
+            name=name,
+            recipe=family.recipe,
+            connect=connect,
+            checkpoint=args.served_model or label,
+            generation=generation | {"server": "OpenAI-compatible"},
+            packages=_SERVER_PACKAGES,
+        )
+
+    def revision() -> str | None:
+        nonlocal known
+        known = revision_of(checkpoint)
+        return known
+
+    def load(_problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
+        from smmile.backends.local.model import LocalModel, LocalSettings
+
+        found = find_checkpoint(checkpoint, known)
+        _check_type(family, found)
+        settings = LocalSettings(
+            family_dtype=family.dtype,
+            decoding=family.decoding,
+            max_new_tokens=args.max_new_tokens,
+            seed=args.seed,
+            dtype=args.dtype,
+            attention=args.attn,
+            batch_size=None if args.batch_size == "auto" else args.batch_size,
+            chat_template=family.chat_template,
+            rank=Rank.from_environment(),
+        )
+        return LocalModel(found, settings)
+
+    generation["dtype"] = args.dtype or family.dtype
+    return RunSpecification(
+        name=name,
+        recipe=family.recipe,
+        connect=load,
+        checkpoint=label,
+        revision=revision,
+        generation=generation,
+        packages=_PACKAGES,
+    )
+
+
+def _check_type(family: Family, checkpoint: Checkpoint) -> None:
+    if family.model_types and checkpoint.model_type not in family.model_types:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, and "
+            f"this model is of type {' or '.join(family.model_types)}; choose its own model and script, or "
+            "inference_hf.py"
+        )
+
+
+def _free_memory() -> None:
+    """Let go of a model before the next is loaded."""
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Reports: statistics, comparisons, strata, tables and figures."""

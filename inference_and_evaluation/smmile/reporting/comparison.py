@@ -1,0 +1,390 @@
+"""Runs of a folder against each other: what their difference is, and whether it can be told from chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+from smmile.data.problems import base_problem_id
+from smmile.errors import UsageError, one_line, pluralize
+from smmile.prompting.options import letter
+from smmile.reporting.statistics import (
+    PairedDifference,
+    accuracy_interval,
+    holm,
+    indistinguishable_sets,
+    macro_average,
+    paired_difference,
+)
+from smmile.reporting.tables import METRIC_NAMES, percent, text_table
+from smmile.scoring.evaluations import Metric, Scores
+from smmile.task import MODES, InferenceMode
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two runs, on the problems that both have. Percentages are 0..100.
+
+    `only_here` problems are none of the other run's. `coverage` and `unanswered` are over those that
+    both have; `accuracy` is over those that were compared.
+    """
+
+    model: str
+    mode: InferenceMode
+    accuracy: float
+    coverage: float
+    unanswered: int
+    only_here: int
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The first run minus the second, in points of per cent; see `statistics.paired_difference`.
+
+    `left_out` problems are in one run alone or, where only answered ones count, lack an answer in one.
+    `p_holm` is adjusted for all contrasts of the list, and `told_apart` says whether it is under `ALPHA`.
+    """
+
+    first: Side
+    second: Side
+    problems: int
+    base_problems: int
+    left_out: int
+    first_only: int
+    second_only: int
+    difference: float
+    standard_error: float
+    interval: tuple[float, float]
+    smallest_detectable: float
+    test: Literal["exact McNemar", "cluster sign-flip"]
+    p_value: float
+    p_holm: float
+    told_apart: bool
+
+
+@dataclass(frozen=True)
+class ContrastList:
+    """Contrasts under one metric, for which Holm's adjustment is made together.
+
+    `mode` is None where it is the modes that are compared. `missing` says what could not be compared.
+    """
+
+    metric: Metric
+    mode: InferenceMode | None
+    contrasts: tuple[Contrast, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One model among others: its accuracy in per cent over its problems, with a 95 % interval.
+
+    `sets` are the letters of the sets it is in: models that share one cannot be told apart. `macro` is
+    the mean of its base problems' accuracies, where these occur more than once, with its standard error.
+    """
+
+    model: str
+    problems: int
+    accuracy: float
+    interval: tuple[float, float]
+    sets: str
+    base_problems: int
+    macro: float | None
+    macro_standard_error: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The models of one metric and mode, best first, and the largest sets that cannot be told apart."""
+
+    metric: Metric
+    mode: InferenceMode
+    models: tuple[Ranked, ...]
+    sets: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a folder's runs say about each other; the content of comparison.json.
+
+    Significance is at `alpha` after Holm; `models` holds every pair of models, for each metric and mode.
+    """
+
+    answered_only: bool
+    alpha: float
+    modes: tuple[ContrastList, ...]
+    models: tuple[ContrastList, ...]
+    rankings: tuple[Ranking, ...]
+
+
+def choose_models(runs: Sequence[Scores], wanted: Sequence[str]) -> list[Scores]:
+    """The runs of the models `wanted`, in that order; a perturbed run by its model or by its label.
+
+    `all` stands for every model. Raises UsageError, naming what is there, for any other name.
+    """
+    if "all" in wanted:
+        return list(runs)
+    chosen: dict[int, Scores] = {}
+    for name in wanted:
+        found = {index: run for index, run in enumerate(runs) if name in (run.name.model, run.name.label)}
+        if not found:
+            there = ", ".join(dict.fromkeys(run.name.label for run in runs))
+            raise UsageError(f"no run of {one_line(name)} is there; there is {one_line(there, 600)}")
+        chosen |= found
+    return list(chosen.values())
+
+
+def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Comparison:
+    """Compare the runs: each model with and without examples, and the models with each other.
+
+    Runs are paired by the problem's id. Errors and missing answers count as wrong, or `answered_only`
+    leaves out the problems that either run has no answer to. Raises UsageError where nothing can be
+    compared.
+    """
+    modes, models, rankings = [], [], []
+    for metric in METRIC_NAMES:
+        of_metric = [run for run in runs if run.metric == metric]
+        labels = list(dict.fromkeys(run.name.label for run in of_metric))
+        by_mode: dict[InferenceMode, dict[str, Scores]] = {
+            mode: {run.name.label: run for run in of_metric if run.name.mode == mode} for mode in MODES
+        }
+        with_examples, without = by_mode["ICL"], by_mode["0-shot"]
+        if with_examples and without:
+            both = [(with_examples.get(label), without.get(label)) for label in labels]
+            alone = [
+                f"{label} has no {'0-shot' if label in with_examples else 'ICL'} run"
+                for label, pair in zip(labels, both, strict=True)
+                if None in pair
+            ]
+            pairs = [(first, second) for first, second in both if first and second]
+            modes.append(_contrast_list(metric, None, pairs, answered_only, alone))
+        for mode, by_label in by_mode.items():
+            if len(by_label) > 1:
+                found = _contrast_list(
+                    metric, mode, list(combinations(by_label.values(), 2)), answered_only
+                )
+                models.append(found)
+                shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
+                rankings.append(_ranking(found, mode, shown))
+    if not any(found.contrasts for found in (*modes, *models)):
+        reasons = [reason for found in (*modes, *models) for reason in found.missing]
+        there = dict.fromkeys(
+            f"{run.name.label} {run.name.mode} ({METRIC_NAMES[run.metric]})" for run in runs
+        )
+        raise UsageError(
+            f"nothing to compare: {one_line('; '.join(reasons), 400) or 'that takes two runs'}; "
+            f"there is {one_line(', '.join(there), 600)}"
+        )
+    return Comparison(answered_only, ALPHA, tuple(modes), tuple(models), tuple(rankings))
+
+
+def _contrast_list(
+    metric: Metric,
+    mode: InferenceMode | None,
+    pairs: Sequence[tuple[Scores, Scores]],
+    answered_only: bool,
+    missing: Sequence[str] = (),
+) -> ContrastList:
+    matched = [_Matched.of(first, second, answered_only) for first, second in pairs]
+    there = [pair for pair in matched if pair.compared]
+    tested = [pair.difference() for pair in there]
+    adjusted = holm([difference.p_value for difference in tested])
+    contrasts = (
+        pair.contrast(difference, p_holm)
+        for pair, difference, p_holm in zip(there, tested, adjusted, strict=True)
+    )
+    nothing = [
+        f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have no "
+        f"{'answered ' if pair.common else ''}problem in common"
+        for pair in matched
+        if not pair.compared
+    ]
+    return ContrastList(metric, mode, tuple(contrasts), (*missing, *nothing))
+
+
+def _named(run: Scores, mode: InferenceMode | None) -> str:
+    return run.name.label if mode else f"{run.name.label} {run.name.mode}"
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """Two runs and, for problems that both have, their places in the one and in the other."""
+
+    first: Scores
+    second: Scores
+    common: Sequence[tuple[int, int]]
+    compared: Sequence[tuple[int, int]]
+
+    @classmethod
+    def of(cls, first: Scores, second: Scores, answered_only: bool) -> _Matched:
+        places = {problem_id: place for place, problem_id in enumerate(second.problem_ids)}
+        common = [
+            (place, places[problem_id])
+            for place, problem_id in enumerate(first.problem_ids)
+            if problem_id in places
+        ]
+        compared = common
+        if answered_only:
+            compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
+        return cls(first, second, common, compared)
+
+    def difference(self) -> PairedDifference:
+        return paired_difference(
+            [self.first.correct[i] for i, _ in self.compared],
+            [self.second.correct[j] for _, j in self.compared],
+            [base_problem_id(self.first.problem_ids[i]) for i, _ in self.compared],
+        )
+
+    def contrast(self, paired: PairedDifference, p_holm: float) -> Contrast:
+        distinct = self.first.total + self.second.total - len(self.common)
+        return Contrast(
+            first=self._side(self.first, [i for i, _ in self.common], paired.first_accuracy),
+            second=self._side(self.second, [j for _, j in self.common], paired.second_accuracy),
+            problems=paired.rows,
+            base_problems=paired.clusters,
+            left_out=distinct - paired.rows,
+            first_only=paired.first_only,
+            second_only=paired.second_only,
+            difference=paired.difference * 100,
+            standard_error=paired.standard_error * 100,
+            interval=(paired.interval.low * 100, paired.interval.high * 100),
+            smallest_detectable=paired.smallest_detectable * 100,
+            test="cluster sign-flip" if paired.is_clustered else "exact McNemar",
+            p_value=paired.p_value,
+            p_holm=p_holm,
+            told_apart=p_holm < ALPHA,
+        )
+
+    def _side(self, run: Scores, places: Sequence[int], accuracy: float) -> Side:
+        answered = sum(run.answered[place] for place in places)
+        return Side(
+            model=run.name.label,
+            mode=run.name.mode,
+            accuracy=accuracy * 100,
+            coverage=answered / len(places) * 100,
+            unanswered=len(places) - answered,
+            only_here=run.total - len(places),
+        )
+
+
+def _answered(run: Scores) -> Scores:
+    """The run without the problems that it has no answer to."""
+    kept = [place for place, answered in enumerate(run.answered) if answered]
+    return replace(
+        run,
+        problem_ids=tuple(run.problem_ids[place] for place in kept),
+        correct=tuple(run.correct[place] for place in kept),
+        answered=tuple(run.answered[place] for place in kept),
+    )
+
+
+def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores]) -> Ranking:
+    """The sets by the contrasts `pairs`. A pair that could not be compared is not told apart."""
+    runs = {label: run for label, run in runs.items() if run.total}
+    told_apart = {
+        frozenset((found.first.model, found.second.model)) for found in pairs.contrasts if found.told_apart
+    }
+    sets = indistinguishable_sets({label: run.accuracy for label, run in runs.items()}, told_apart)
+    ranked = []
+    for label, run in sorted(runs.items(), key=lambda item: -item[1].accuracy):
+        clusters = [base_problem_id(problem_id) for problem_id in run.problem_ids]
+        interval = accuracy_interval(run.correct, clusters)
+        letters = [letter(index).lower() for index, names in enumerate(sets) if label in names]
+        macro = macro_average(run.correct, clusters)
+        is_permuted = macro.clusters < run.total
+        error = macro.standard_error if is_permuted else None
+        ranked.append(
+            Ranked(
+                model=label,
+                problems=run.total,
+                accuracy=run.accuracy,
+                interval=(interval.low * 100, interval.high * 100),
+                sets=" ".join(letters),
+                base_problems=macro.clusters,
+                macro=macro.mean * 100 if is_permuted else None,
+                macro_standard_error=None if error is None else error * 100,
+            )
+        )
+    return Ranking(pairs.metric, mode, tuple(ranked), tuple(sets))
+
+
+def comparison_text(comparison: Comparison, *, show_pairs: bool) -> str:
+    """The comparison as plain text; `show_pairs` lists every pair of models too, not their sets alone."""
+    return "\n".join(_sections(comparison, show_pairs=show_pairs))
+
+
+_HOW = """\
+Differences are in points of per cent, first minus second, with 95 % intervals, over the problems that both
+runs have. p: exact McNemar test, or (*) sign-flip test over base problems where these occur more than once.
+p Holm: adjusted for all contrasts of the list. Detectable: the smallest true difference that so many
+problems show at p < 0.05 four times in five, unadjusted. How all this is made: docs/statistics.md
+"""
+
+
+def _sections(comparison: Comparison, *, show_pairs: bool) -> Iterator[str]:
+    wrong = "left out" if comparison.answered_only else "counted as wrong, as published"
+    yield f"Errors and missing answers {wrong}.\n{_HOW}"
+    for found in (*comparison.modes, *(comparison.models if show_pairs else ())):
+        yield _contrasts_text(found)
+    for ranking in comparison.rankings:
+        yield _ranking_text(ranking)
+
+
+def _contrasts_text(found: ContrastList) -> str:
+    first, second = ("First", "Second") if found.mode else ("ICL", "0-shot")
+    head = ["Contrast", "Problems", "Left out", f"{first} %", f"{second} %", "Difference", "95 % interval"]
+    head += ["p", "p Holm", "Detectable", f"{first} answered %", f"{second} answered %"]
+    rows = [
+        [
+            f"{one.first.model} - {one.second.model}" if found.mode else one.first.model,
+            _problems(one.problems, one.base_problems),
+            str(one.left_out),
+            percent(one.first.accuracy),
+            percent(one.second.accuracy),
+            f"{one.difference:+.2f}",
+            f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
+            _p(one.p_value) + ("*" if one.base_problems < one.problems else ""),
+            _p(one.p_holm),
+            f"{one.smallest_detectable:.1f}",
+            percent(one.first.coverage),
+            percent(one.second.coverage),
+        ]
+        for one in found.contrasts
+    ]
+    what = f"{found.mode}: model minus model" if found.mode else "ICL minus 0-shot"
+    title = f"{METRIC_NAMES[found.metric]}, {what} ({pluralize(len(rows), 'contrast')})\n"
+    missing = "".join(f"not compared: {one_line(reason)}\n" for reason in found.missing)
+    return "\n".join([title, text_table(head, rows, text_columns=1), *([missing] if missing else [])])
+
+
+def _ranking_text(ranking: Ranking) -> str:
+    head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
+    permuted = any(model.macro is not None for model in ranking.models)
+    head += ["Macro average %", "± standard error"] if permuted else []
+    rows = [
+        [
+            model.model,
+            model.sets,
+            _problems(model.problems, model.base_problems),
+            percent(model.accuracy),
+            f"{model.interval[0]:.1f} to {model.interval[1]:.1f}",
+            *([percent(model.macro), percent(model.macro_standard_error)] if permuted else []),
+        ]
+        for model in ranking.models
+    ]
+    title = (
+        f"{METRIC_NAMES[ranking.metric]}, {ranking.mode}: models that share a letter cannot be told apart"
+    )
+    return f"{title}\n\n{text_table(head, rows)}"
+
+
+def _problems(problems: int, base_problems: int) -> str:
+    return str(problems) if problems == base_problems else f"{problems} of {base_problems}"
+
+
+def _p(value: float) -> str:
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -1,0 +1,454 @@
+"""What went wrong in the published runs, measured on the published files, and how much it moves the tables.
+
+`docs/errata.md` is made of this. What can be measured only on files that are not at hand is told in the
+template, as the protocol has it, and marked so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smmile.data.problems import Outline, base_problem_id
+from smmile.errors import UsageError, one_line
+from smmile.prompting.options import lettered_options
+from smmile.reporting.analysis import read_scores
+from smmile.reporting.published import PublishedSet
+from smmile.reporting.statistics import clustered_standard_error
+from smmile.reporting.strata import run_key
+from smmile.reporting.strata_files import Strata, read_strata
+from smmile.reporting.tables import METRIC_NAMES, percent
+from smmile.results.run_names import RunName
+from smmile.results.schema import Record, RunResults, read_run, result_files
+from smmile.scoring.evaluations import Metric, Scores, normalise
+from smmile.scoring.reextraction import published_reply, reextract_run
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class PublishedRuns:
+    """The published files of one data set in table order, and its problems by their ids.
+
+    `source` says where the problems are from. `strata` are the published ones, by metric, where the folder
+    has them.
+    """
+
+    data_set: PublishedSet
+    source: str
+    runs: tuple[RunResults, ...]
+    scores: Mapping[tuple[RunName, Metric], Scores]
+    outlines: Mapping[str, Outline]
+    strata: Mapping[Metric, Mapping[str, Strata]]
+
+    @property
+    def open_runs(self) -> list[RunResults]:
+        """The open-ended runs."""
+        return [run for run in self.runs if run.name.task_format == "open"]
+
+    @property
+    def choice_runs(self) -> list[RunResults]:
+        """The multiple-choice runs."""
+        return [run for run in self.runs if run.name.task_format == "mcqa"]
+
+
+def read_published(
+    folder: Path, data_set: PublishedSet, source: str, outlines: Iterable[Outline]
+) -> PublishedRuns:
+    """The published files in `folder`. Raises UsageError where one is broken or of another data set."""
+    scores, broken = read_scores(folder)
+    if broken:
+        raise UsageError(broken[0])
+    files = result_files(folder)
+    names = sorted(files, key=lambda name: (name.sort_key, name.task_format != "open"))
+    runs = [read_run(name, files[name]) for name in names]
+    problems = {outline.problem_id: outline for outline in outlines}
+    for run in runs:
+        if not any(record.problem_id in problems for record in run.records):
+            raise UsageError(
+                f"{one_line(run.file.name)} has no problem of data set {one_line(source)}; name the set "
+                "that it ran on, and its own folder"
+            )
+    strata = {
+        metric: read_strata(file)
+        for metric in METRIC_NAMES
+        if (file := folder / f"model_stratification_{metric}.json").exists()
+    }
+    by_name = {(run.name, run.metric): run for run in scores}
+    return PublishedRuns(data_set, source, tuple(runs), by_name, problems, strata)
+
+
+def errata_page(published: Sequence[PublishedRuns], command: str) -> str:
+    """`docs/errata.md`: a section for everything that went wrong. `command` is what writes it."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - that is for HTML; texts are made _plain
+    )
+    augmented = [runs for runs in published if runs.data_set == "SMMILE++"]
+    return environment.get_template("errata.md.j2").render(
+        command=command,
+        files=_files(published),
+        answers=sum(len(run.records) for runs in published for run in runs.runs),
+        choices=sum(len(run.records) for runs in published for run in runs.choice_runs),
+        errors=_failed_calls(published),
+        causes=_causes(published),
+        rereading=_reextraction(published),
+        letters=_wrong_letters(published),
+        cut=_cut_replies(published),
+        reordered=_other_order(published),
+        error_bars=_error_bars(augmented),
+        repeated=_repeated_questions(augmented),
+        judged=_judged(published),
+        words=_words(published),
+        strata=_stale_strata(published),
+        has_strata=any(runs.strata for runs in published),
+    )
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What was counted, by how many points it moves a score at most (None: none it can), and a table."""
+
+    count: int = 0
+    moves: float | None = None
+    table: str = ""
+
+    @property
+    def moved(self) -> str:
+        """How much it moves the scores here, in words."""
+        if self.moves is None or self.moves < 0.005:
+            return "no score moves"
+        return f"a score moves by up to {percent(self.moves)} points"
+
+
+def _plain(text: object) -> str:
+    """`text` on one line that Markdown prints as it is."""
+    return re.sub(r"([|\\`*_<>\[\]$])", r"\\\1", one_line(text))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]], text_columns: int) -> str:
+    """A table in Markdown, the first columns text; empty without rows."""
+    if not rows:
+        return ""
+
+    def line(cells: Sequence[object]) -> str:
+        return f"| {' | '.join(map(_plain, cells))} |"
+
+    rule = "|".join("---" if index < text_columns else "---:" for index in range(len(head)))
+    return "\n".join([line(head), f"|{rule}|", *map(line, rows)])
+
+
+@dataclass(frozen=True)
+class _Change:
+    """An accuracy over all problems, and over those of them that count; None where none does."""
+
+    before: float
+    after: float | None
+
+    @classmethod
+    def of(cls, scores: Scores, problems: Container[str]) -> _Change:
+        pairs = zip(scores.problem_ids, scores.correct, strict=True)
+        kept = [right for problem_id, right in pairs if problem_id in problems]
+        return cls(scores.accuracy, sum(kept) / len(kept) * 100 if kept else None)
+
+    def __str__(self) -> str:
+        return f"{percent(self.before)} → {percent(self.after)}"
+
+    @property
+    def size(self) -> float:
+        """By how many points."""
+        return abs(self.after - self.before) if self.after is not None else 0.0
+
+
+def _files(published: Sequence[PublishedRuns]) -> list[str]:
+    """What was read, in words: a line per data set."""
+    lines = []
+    for runs in published:
+        models = ", ".join(dict.fromkeys(_plain(run.name.model) for run in runs.runs))
+        rows = sum(len(run.records) for run in runs.runs)
+        lines.append(
+            f"{runs.data_set}: {len(runs.runs)} result files with {rows:,} answers, of "
+            f"{models}; problems from the data set {_plain(runs.source)}"
+        )
+    return lines
+
+
+def _of_run(runs: PublishedRuns, run: RunResults) -> list[object]:
+    return [runs.data_set, run.name.model, run.name.mode]
+
+
+# Failed calls.
+
+
+def _failed(record: Record) -> bool:
+    """Is it a failed call? An empty cell is none: the model said nothing."""
+    return record.error is not None and record.error.type != "empty"
+
+
+def _scores_without(
+    published: Sequence[PublishedRuns],
+    what: str,
+    split: Callable[[RunResults, PublishedRuns], tuple[set[str], int]],
+) -> _Finding:
+    """What becomes of each run's scores when only some of its problems count.
+
+    `split` gives the ids of those, and how many others there are, whose column is headed `what`; runs
+    without any are not shown.
+    """
+    head = ["Data set", "Model", "Mode", "Format", what, "LLM", "EM", "MCQA"]
+    rows, sizes, count = [], [], 0
+    for runs in published:
+        for run in runs.runs:
+            kept, left_out = split(run, runs)
+            if not left_out:
+                continue
+            cells: list[object] = []
+            for metric in METRIC_NAMES:
+                scores = runs.scores.get((run.name, metric))
+                change = _Change.of(scores, kept) if scores else None
+                cells.append(change or "-")
+                sizes += [change.size] if change else []
+            rows.append([*_of_run(runs, run), run.name.task_format, left_out, *cells])
+            count += left_out
+    return _Finding(count, max(sizes, default=None), _table(head, rows, 4))
+
+
+def _failed_calls(published: Sequence[PublishedRuns]) -> _Finding:
+    def split(run: RunResults, _runs: PublishedRuns) -> tuple[set[str], int]:
+        answered = {record.problem_id for record in run.records if not _failed(record)}
+        return answered, len(run.records) - len(answered)
+
+    return _scores_without(published, "Failed", split)
+
+
+_CAUSES = {
+    "an image over the service's limit": re.compile(r"exceeds \d+ MB maximum|image is too large"),
+    "a request too large": re.compile(r"request_too_large"),
+    "a content filter": re.compile(r"content_filter|content management"),
+}
+
+
+def _causes(published: Sequence[PublishedRuns]) -> str:
+    counts: Counter[tuple[str, str]] = Counter()
+    for runs in published:
+        for run in runs.runs:
+            for record in filter(_failed, run.records):
+                text = f"{record.error.message if record.error else ''} {record.full_response}"
+                cause = next(
+                    (cause for cause, pattern in _CAUSES.items() if pattern.search(text)), "not told"
+                )
+                counts[run.name.model, cause] += 1
+    rows = [(model, cause, number) for (model, cause), number in sorted(counts.items())]
+    return _table(["Model", "Cause", "Answers"], rows, 2)
+
+
+# Multiple choice.
+
+
+def _reextraction(published: Sequence[PublishedRuns]) -> _Finding:
+    head = [
+        "Data set",
+        "Model",
+        "Mode",
+        "No choice, published",
+        "No choice, re-read",
+        "MCQA",
+        "MCQA of readable",
+    ]
+    rows, sizes, count = [], [], 0
+    for runs in published:
+        for run in runs.choice_runs:
+            again = reextract_run(run, runs.outlines, runs.source)
+            unreadable = sum(
+                choice.options is None or choice.record.selected_option not in choice.options.texts
+                for choice in again.choices
+                if choice.record.status == "ok"
+            )
+            count += unreadable
+            sizes.append(abs(again.difference))
+            if run.name.model in ("majority", "random"):
+                continue  # they pick an option, and write nothing to be read
+            now = len(again.unreadable) if again.from_responses else "not kept"
+            change = _Change(again.scores.accuracy - again.difference, again.scores.accuracy)
+            readable = percent(again.scores.accuracy_of_answered)
+            rows.append([*_of_run(runs, run), unreadable, now, change, readable])
+    return _Finding(count, max(sizes, default=None), _table(head, rows, 3))
+
+
+def _wrong_letters(published: Sequence[PublishedRuns]) -> _Finding:
+    head = ["Data set", "Model", "Mode", "Wrong letters", "MCQA"]
+    rows, changes, count = [], [], 0
+    for runs in published:
+        for run in runs.choice_runs:
+            if run.name.model != "MedVLM-R1":
+                continue
+            letters = {
+                record.problem_id: lettered_options(runs.outlines[record.problem_id].answers).correct
+                if _same_query(record, runs)
+                else record.correct_option
+                for record in run.records
+            }
+            wrong = sum(record.correct_option != letters[record.problem_id] for record in run.records)
+            if wrong:
+                right = sum(record.selected_option == letters[record.problem_id] for record in run.records)
+                changes.append(
+                    _Change(runs.scores[run.name, "mcqa"].accuracy, right / len(run.records) * 100)
+                )
+                rows.append([*_of_run(runs, run), f"{wrong} of {len(run.records)}", changes[-1]])
+                count += wrong
+    return _Finding(count, max((change.size for change in changes), default=None), _table(head, rows, 3))
+
+
+# Open answers.
+
+
+def _cut_replies(published: Sequence[PublishedRuns]) -> _Finding:
+    head = ["Data set", "Model", "Mode", "Cut", "EM", "Judged wrong"]
+    rows, changes, count = [], [], 0
+    for runs in published:
+        for run in runs.open_runs:
+            replies = {record.problem_id: _whole_reply(record) for record in run.records}
+            cut = {problem_id for problem_id, reply in replies.items() if reply is not None}
+            if not cut:
+                continue
+            exact = runs.scores[run.name, "em"]
+            right = sum(
+                normalise(reply) == normalise(record.true_answer)
+                if (reply := replies[record.problem_id]) is not None
+                else was_right
+                for record, was_right in zip(run.records, exact.correct, strict=True)
+            )
+            changes.append(_Change(exact.accuracy, right / exact.total * 100))
+            judged = runs.scores.get((run.name, "llm"))
+            verdicts = dict(zip(judged.problem_ids, judged.correct, strict=True)) if judged else {}
+            wrong = sum(not verdicts[problem_id] for problem_id in cut) if verdicts else "-"
+            rows.append([*_of_run(runs, run), len(cut), changes[-1], wrong])
+            count += len(cut)
+    return _Finding(count, max((change.size for change in changes), default=None), _table(head, rows, 3))
+
+
+def _whole_reply(record: Record) -> str | None:
+    """The reply whose answer was cut before the word system; None where it was not."""
+    if record.status != "ok" or record.full_response is None or record.generated_answer is None:
+        return None
+    reply, answer = published_reply(record.full_response).strip(), record.generated_answer.strip()
+    rest = reply[len(answer) :].lstrip()
+    return reply if reply.startswith(answer) and rest.startswith("system") else None
+
+
+def _same_query(record: Record, runs: PublishedRuns) -> bool:
+    """Has the data set the record's problem, with the same true answer?"""
+    outline = runs.outlines.get(record.problem_id)
+    return outline is not None and record.true_answer.split() == outline.answers[-1].split()
+
+
+def _other_order(published: Sequence[PublishedRuns]) -> _Finding:
+    def split(run: RunResults, runs: PublishedRuns) -> tuple[set[str], int]:
+        same = {record.problem_id for record in run.records if _same_query(record, runs)}
+        return same, sum(record.problem_id in runs.outlines for record in run.records) - len(same)
+
+    return _scores_without(published, "Another query", split)
+
+
+# SMMILE++.
+
+
+def _error_bars(published: Sequence[PublishedRuns]) -> dict[str, object] | None:
+    """The judge scores with both standard errors, and the range of their ratios."""
+    rows, ratios = [], []
+    for runs in published:
+        for run in runs.open_runs:
+            scores = runs.scores.get((run.name, "llm"))
+            if scores is None or scores.right in (0, scores.total):
+                continue
+            clusters = [base_problem_id(problem_id) for problem_id in scores.problem_ids]
+            by_row = clustered_standard_error(scores.correct, range(scores.total)) * 100
+            clustered = clustered_standard_error(scores.correct, clusters) * 100
+            ratios.append(clustered / by_row)
+            row = [
+                run.name.model,
+                run.name.mode,
+                percent(scores.accuracy),
+                percent(by_row),
+                percent(clustered),
+            ]
+            rows.append([*row, f"{ratios[-1]:.1f}"])
+    if not rows:
+        return None
+    head = ["Model", "Mode", "LLM", "± rows", "± clustered", "Ratio"]
+    return {"table": _table(head, rows, 2), "least": f"{min(ratios):.1f}", "most": f"{max(ratios):.1f}"}
+
+
+def _repeated_questions(published: Sequence[PublishedRuns]) -> str:
+    head = ["Model", "Answers", "Different questions", "With different replies"]
+    rows = []
+    for runs in published:
+        for run in runs.open_runs:
+            if run.name.mode == "0-shot":
+                replies = defaultdict(set)
+                for record in run.records:
+                    replies[base_problem_id(record.problem_id)].add(record.generated_answer)
+                several = sum(len(answers) > 1 for answers in replies.values())
+                rows.append([run.name.model, len(run.records), len(replies), several])
+    return _table(head, rows, 1)
+
+
+# The rest.
+
+
+def _judged(published: Sequence[PublishedRuns]) -> dict[str, str]:
+    """Calls to the judge, how many different ones are among them, and those judged in both ways."""
+    verdicts: dict[tuple[str, str, str | None], set[bool]] = defaultdict(set)
+    calls = 0
+    for runs in published:
+        for run in runs.open_runs:
+            scores = runs.scores.get((run.name, "llm"))
+            right = dict(zip(scores.problem_ids, scores.correct, strict=True)) if scores else {}
+            for record in run.records:
+                if record.problem_id in right:
+                    triple = (record.question, record.true_answer, record.generated_answer)
+                    verdicts[triple].add(right[record.problem_id])
+                    calls += 1
+    both = sum(len(given) > 1 for given in verdicts.values())
+    return {"calls": f"{calls:,}", "different": f"{len(verdicts):,}", "both": f"{both:,}"}
+
+
+def _words(published: Sequence[PublishedRuns]) -> dict[str, str] | None:
+    """The shortest-spoken and the most talkative run, in mean words per answer."""
+    means = [
+        (runs.scores[run.name, "em"].word_count, f"{run.name.model} {run.name.mode}")
+        for runs in published
+        for run in runs.open_runs
+    ]
+    if not means:
+        return None
+    least, most = min(means), max(means)
+    return {
+        "least": f"{least[0]:.1f} ({_plain(least[1])})",
+        "most": f"{most[0]:.1f} ({_plain(most[1])})",
+    }
+
+
+def _stale_strata(published: Sequence[PublishedRuns]) -> str:
+    """The published strata whose right answers do not add up to the run's."""
+    head = ["Data set", "Model", "Mode", "Metric", "Right in the strata", "Right in the run"]
+    rows = []
+    for runs in published:
+        for (name, metric), scores in runs.scores.items():
+            strata = runs.strata.get(metric, {}).get(run_key(name), {})
+            totals = {sum(counts.correct for counts in values.values()) for values in strata.values()}
+            if totals - {scores.right}:
+                shown = ", ".join(map(str, sorted(totals)))
+                rows.append(
+                    [runs.data_set, name.model, name.mode, METRIC_NAMES[metric], shown, scores.right]
+                )
+    return _table(head, rows, 4)

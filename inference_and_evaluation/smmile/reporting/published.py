@@ -1,0 +1,87 @@
+"""The published scores, to stand beside a user's own.
+
+`published_scores.csv` holds them, counted from the result files published with the paper (repository
+`eth-medical-ai-lab/smmile`, CC BY 4.0). They are figures, not answers.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from smmile.data.problems import HUB_IDS, base_problem_id
+from smmile.errors import UsageError, one_line
+from smmile.results.run_names import RunName
+from smmile.scoring.evaluations import Metric, Scores
+from smmile.task import InferenceMode
+
+PublishedSet = Literal["SMMILE", "SMMILE++"]
+
+_FILE = Path(__file__).with_name("published_scores.csv")
+_SETS: dict[str, PublishedSet] = {HUB_IDS["smmile"]: "SMMILE", HUB_IDS["augmented"]: "SMMILE++"}
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """One published run under one metric: `correct` of `problems` answers are right."""
+
+    name: RunName
+    metric: Metric
+    problems: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Right answers in per cent of all problems."""
+        return self.correct / self.problems * 100
+
+
+def published_scores(data_set: PublishedSet, mode: InferenceMode | None = None) -> list[PublishedScore]:
+    """The published scores on `data_set`, all or those of one mode, in table order."""
+    metrics: dict[str, Metric] = {"llm": "llm", "em": "em", "mcqa": "mcqa"}
+    found = []
+    with _FILE.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            name = RunName.parse(f"result_{row['model']}_{row['inference_mode']}_{row['task_format']}")
+            assert name is not None
+            if row["dataset"] == data_set and mode in (None, name.mode):
+                metric = metrics[row["metric"]]
+                found.append(PublishedScore(name, metric, int(row["problems"]), int(row["correct"])))
+    order = list(metrics)
+    return sorted(found, key=lambda score: (score.name.sort_key, order.index(score.metric)))
+
+
+def published_set(scores: Sequence[Scores]) -> PublishedSet:
+    """Which published data set the runs of `scores` are on.
+
+    Result files of the suite name the hub's set. Elsewhere (published files, a local folder) SMMILE++
+    is known by its problem ids, and what is not permuted is taken for SMMILE. Raises UsageError where
+    the runs are on another set, or on both.
+    """
+    found = {_set_of(run) for run in scores}
+    others = sorted(str(run.dataset) for run in scores if _set_of(run) is None)
+    if others:
+        raise UsageError(
+            f"there are no published scores on {one_line(others[0])}; leave --with-published out, or show "
+            "runs on SMMILE or SMMILE++"
+        )
+    if len(found) != 1:
+        raise UsageError(
+            "these runs are on SMMILE and on SMMILE++; for --with-published keep those of each set in a "
+            "folder of its own, or choose some with --model"
+        )
+    [only] = found
+    assert only is not None
+    return only
+
+
+def _set_of(scores: Scores) -> PublishedSet | None:
+    if scores.dataset in _SETS:
+        return _SETS[scores.dataset]
+    if scores.dataset == "demo" or "/" in (scores.dataset or ""):  # another set of the hub
+        return None
+    permuted = all(base_problem_id(problem_id) != problem_id for problem_id in scores.problem_ids)
+    return "SMMILE++" if permuted else "SMMILE"

@@ -1,0 +1,185 @@
+"""Strata: the accuracy of runs by the data set's flags and by what the in-context examples are like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from smmile.data.problems import Outline, base_problem_id
+from smmile.errors import one_line
+from smmile.reporting.statistics import Interval, accuracy_interval
+from smmile.reporting.tables import percent, text_table
+from smmile.results.run_names import RunName, evaluation_name
+from smmile.scoring.evaluations import Scores
+
+# A stratum of fewer problems than this says little: it is greyed.
+FEW_PROBLEMS = 10
+
+# Flags that are no columns of the data set.
+NUMBER_OF_EXAMPLES = "flag_num_ICL"
+FIRST_EXAMPLE_MATCHES = "flag_first_ICL_match_problem"
+LAST_EXAMPLE_MATCHES = "flag_last_ICL_match_problem"
+
+_SHOWN_FLAGS = {
+    NUMBER_OF_EXAMPLES: "number of examples",
+    FIRST_EXAMPLE_MATCHES: "first example has the answer",
+    LAST_EXAMPLE_MATCHES: "last example has the answer",
+}
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The problems of a run that have `value` under `flag`, both as in the published strata.
+
+    The 95 % `interval` of the accuracy (shares, 0..1) takes the permutations of one of the
+    `base_problems` as one cluster.
+    """
+
+    run: RunName
+    flag: str
+    value: str
+    total: int
+    correct: int
+    base_problems: int
+    interval: Interval
+
+    @property
+    def accuracy(self) -> float:
+        """Right answers in per cent."""
+        return 100 * self.correct / self.total
+
+    @property
+    def is_small(self) -> bool:
+        """Has it fewer than `FEW_PROBLEMS` base problems?"""
+        return self.base_problems < FEW_PROBLEMS
+
+
+def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[Stratum]:
+    """The strata of every run, flag by flag, the largest first (numbers of examples ascending).
+
+    `outlines` are the data set's problems by their ids; a run's other problems are left out. Flags are
+    those that the query's row has, `speciality` after them, then the three that tell of the examples.
+    """
+    columns = dict.fromkeys(flag for outline in outlines.values() for flag in outline.flags)
+    flags = sorted(columns, key=lambda flag: flag == "speciality")
+    flags += [NUMBER_OF_EXAMPLES, FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES]
+    strata = []
+    for run in runs:
+        known = [
+            (outlines[problem_id], right)
+            for problem_id, right in zip(run.problem_ids, run.correct, strict=True)
+            if problem_id in outlines
+        ]
+        values = [
+            (_flags(outline, with_examples=run.name.mode == "ICL"), outline, right)
+            for outline, right in known
+        ]
+        for flag in flags:
+            members: dict[str, list[tuple[str, bool]]] = {}
+            for of_problem, outline, right in values:
+                if flag in of_problem:
+                    cluster = base_problem_id(outline.problem_id)
+                    members.setdefault(of_problem[flag], []).append((cluster, right))
+            of_flag = [_stratum(run.name, flag, value, found) for value, found in members.items()]
+            by_value = flag == NUMBER_OF_EXAMPLES
+            strata += sorted(of_flag, key=lambda one: int(one.value) if by_value else -one.total)
+    return strata
+
+
+def unknown_problems(run: Scores, outlines: Mapping[str, Outline]) -> int:
+    """How many of the run's problems the data set does not have."""
+    return sum(problem_id not in outlines for problem_id in run.problem_ids)
+
+
+def _flags(outline: Outline, *, with_examples: bool) -> dict[str, str]:
+    *examples, answer = outline.answers
+    if not with_examples:
+        examples = []
+    return {
+        **outline.flags,
+        NUMBER_OF_EXAMPLES: str(len(examples)),
+        FIRST_EXAMPLE_MATCHES: _truth(examples[:1] == [answer]),
+        LAST_EXAMPLE_MATCHES: _truth(examples[-1:] == [answer]),
+    }
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _stratum(run: RunName, flag: str, value: str, members: Sequence[tuple[str, bool]]) -> Stratum:
+    clusters = [cluster for cluster, _ in members]
+    scores = [right for _, right in members]
+    interval = accuracy_interval(scores, clusters)
+    return Stratum(run, flag, value, len(members), sum(scores), len(set(clusters)), interval)
+
+
+Published = dict[str, dict[str, dict[str, float]]]
+
+
+def published_form(strata: Iterable[Stratum]) -> Published:
+    """The strata as the published `model_stratification_*.json` files have them.
+
+    {"<name>:<mode>": {"<flag>_accuracy": {value: per cent}, "<flag>_total": …, "<flag>_correct": …}};
+    a run with a perturbed context has the perturbation behind its name. A run on permuted problems has
+    "<flag>_base_problems", "<flag>_low" and "<flag>_high" (the interval, per cent) besides, which cannot
+    be told from counts.
+    """
+    strata = list(strata)
+    permuted = {stratum.run for stratum in strata if stratum.base_problems < stratum.total}
+    content: Published = {}
+    for stratum in strata:
+        of_run = content.setdefault(run_key(stratum.run), {})
+        counts = {"accuracy": stratum.accuracy, "total": stratum.total, "correct": stratum.correct}
+        if stratum.run in permuted:
+            low, high = 100 * stratum.interval.low, 100 * stratum.interval.high
+            counts |= {"base_problems": stratum.base_problems, "low": low, "high": high}
+        for what, number in counts.items():
+            of_run.setdefault(f"{stratum.flag}_{what}", {})[stratum.value] = number
+    return content
+
+
+def run_key(run: RunName) -> str:
+    """The run as the published strata name it; a perturbation stands behind the model's name."""
+    perturbation = f" [{run.perturbation}]" if run.perturbation else ""
+    return f"{evaluation_name(run.model)}{perturbation}:{run.mode}"
+
+
+def strata_tables(strata: Iterable[Stratum], *, terminal: bool = False) -> str:
+    """A table for each run, with its name and accuracy above it; `terminal` as in `strata_table`."""
+    by_run: dict[RunName, list[Stratum]] = {}
+    for stratum in strata:
+        by_run.setdefault(stratum.run, []).append(stratum)
+    tables = []
+    for run, found in by_run.items():
+        parts = [
+            stratum for stratum in found if stratum.flag == NUMBER_OF_EXAMPLES
+        ]  # which all problems have
+        right = f"{sum(part.correct for part in parts)} of {sum(part.total for part in parts)} right"
+        title = f"{one_line(run.label)}, {run.mode}: {right}"
+        tables.append(f"{title}\n\n{strata_table(found, terminal=terminal)}")
+    return "\n".join(tables)
+
+
+def strata_table(strata: Sequence[Stratum], *, terminal: bool = False) -> str:
+    """The table of one run's strata, a line for each, the small ones greyed.
+
+    On a `terminal` they are dimmed, else they carry an asterisk.
+    """
+    permuted = any(stratum.base_problems < stratum.total for stratum in strata)
+    head = ["Flag", "Value", "Problems", *(["Base problems"] if permuted else [])]
+    head += ["Correct", "Accuracy %", "95 % interval"]
+    rows, before = [], ""
+    for stratum in strata:
+        low, high = (percent(100 * bound) for bound in (stratum.interval.low, stratum.interval.high))
+        mark = "*" if stratum.is_small and not terminal else " "
+        row = [_shown_flag(stratum.flag) if stratum.flag != before else "", one_line(stratum.value, 60)]
+        row += [str(stratum.total), *([str(stratum.base_problems)] if permuted else [])]
+        rows.append([*row, str(stratum.correct), percent(stratum.accuracy), f"{low} to {high}{mark}"])
+        before = stratum.flag
+    small = [number for number, stratum in enumerate(strata) if stratum.is_small]
+    return text_table(head, rows, dimmed=small if terminal else None)
+
+
+def _shown_flag(flag: str) -> str:
+    return _SHOWN_FLAGS.get(flag, flag.removeprefix("flag_").replace("_", " "))

@@ -1,0 +1,1 @@
+"""Result files: their schema, names, and how published CSV files are read into it."""

@@ -1,0 +1,110 @@
+"""What runs and models are called: in file names, in evaluations and in the paper's tables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from smmile.task import MODES, InferenceMode, TaskFormat
+
+# Baselines that open every table, in this order; everything else follows by file name.
+BASELINES = ("majority", "random", "nearest", "llama33textonly")
+
+# How the published evaluation files call some models.
+_EVALUATION_NAMES = {
+    "llava_7b": "llava_7B",
+    "llava_13b": "llava_13B",
+    "llavanext_7b": "llavanext_7B",
+    "llavaonevision_7b": "llavaonevision_7B",
+    "llavaonevision_0.5b": "llavaonevision_0.5B",
+    "llavamed": "llavamed_7B",
+} | {name: f"{name} (baseline)" for name in BASELINES}
+
+# How the paper's LaTeX tables call them.
+_LATEX_NAMES = {
+    "majority": "Majority",
+    "random": "Random",
+    "nearest": "Nearest image",
+    "llama33textonly": "Text only$^*$",
+    "MedVLM-R1": "MedVLM-R1",
+    "claude-3-7-sonnet": "Claude 3.7 Sonnet",
+    "gpt-4o": "GPT-4o",
+    "llama32_vision_90b": "Llama-3.2-Vision-90B",
+    "llava_13b": "LLaVA-v1.5-13B",
+    "llava_7b": "LLaVA-v1.5-7B",
+    "llavanext_7b": "LLaVa-v1.6-Mistral-7B",
+    "llavaonevision_0.5b": "LLaVA-Onevision-0.5B",
+    "llavaonevision_7b": "LLaVA-Onevision-7B",
+    "llavamed": "LLaVA-Med$^{**}$",
+    "qwen3B": "Qwen2.5-VL-3B",
+    "qwen7B": "Qwen2.5-VL-7B",
+    "qwen32B": "Qwen2.5-VL-32B",
+    "qwen72B": "Qwen2.5-VL-72B",
+    "medgemma_4b": "MedGemma 4B Multimodal",
+}
+
+_STEM = re.compile(
+    r"result_(?P<model>.+)_(?P<mode>ICL|0-shot)"
+    r"(?:_(?P<format>open|mcqa)(?:_(?P<perturbation>[^_].*))?)?",
+    re.DOTALL,
+)
+_EVALUATION = re.compile(r"_evaluation(?:llm|mcqa)?\Z")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def file_safe(name: str) -> str:
+    """`name` with every character outside A-Za-z0-9._- made a dash, so that it can stand in a file name."""
+    return _UNSAFE.sub("-", name)
+
+
+@dataclass(frozen=True, order=True)
+class RunName:
+    """What tells one run from another within a folder."""
+
+    model: str
+    mode: InferenceMode
+    task_format: TaskFormat
+    perturbation: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The run's result file without its ending."""
+        tail = f"_{self.perturbation}" if self.perturbation else ""
+        return f"result_{self.model}_{self.mode}_{self.task_format}{tail}"
+
+    @classmethod
+    def parse(cls, stem: str) -> RunName | None:
+        """The run that the file name `stem` (without ending) stands for; None if it is no result file's.
+
+        Published open files of some models end with the mode: they are open.
+        """
+        match = _STEM.fullmatch(stem)
+        if match is None or _EVALUATION.search(stem):
+            return None
+        return cls(
+            match["model"],
+            "ICL" if match["mode"] == "ICL" else "0-shot",
+            "mcqa" if match["format"] == "mcqa" else "open",
+            match["perturbation"] or "",
+        )
+
+    @property
+    def sort_key(self) -> tuple[int, str, str, int]:
+        """Baselines first, then by file name; within a model 0-shot before ICL."""
+        rank = BASELINES.index(self.model) if self.model in BASELINES else len(BASELINES)
+        return (rank, f"{self.model}_", self.perturbation, MODES.index(self.mode) * -1)
+
+    @property
+    def label(self) -> str:
+        """Model and perturbation for a plain table."""
+        return f"{self.model} [{self.perturbation}]" if self.perturbation else self.model
+
+
+def evaluation_name(model: str) -> str:
+    """The model's name inside evaluation files."""
+    return _EVALUATION_NAMES.get(model, model)
+
+
+def latex_name(model: str) -> str | None:
+    """The model's name in the paper's tables, as LaTeX; None for a model that the paper does not have."""
+    return _LATEX_NAMES.get(model)

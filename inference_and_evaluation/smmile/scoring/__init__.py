@@ -1,0 +1,1 @@
+"""Scores: exact match, multiple choice, and an LLM as a judge."""

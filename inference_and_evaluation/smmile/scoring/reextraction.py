@@ -1,0 +1,302 @@
+"""Multiple choice read again: the option that each full response chooses, by the suite's own reader.
+
+The suite's result files hold their options. Those of a published CSV are rebuilt from the data set, and
+where its full response is the whole conversation, the reply is cut out of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from smmile.data.problems import Outline
+from smmile.errors import UsageError, one_line, pluralize
+from smmile.prompting.choice import read_choice
+from smmile.prompting.options import Options, lettered_options
+from smmile.prompting.prompts import prompt
+from smmile.reporting.tables import percent, text_table
+from smmile.results.schema import Record, RunResults
+from smmile.scoring.evaluations import Evaluation, Scores, evaluation, score_stored_choices
+
+# Their reply is an option itself, character for character, and no prose to be read.
+_QUOTING = ("random", "majority", "nearest")
+
+# Why a row is left out.
+NOT_IN_DATA_SET = "the data set does not have it"
+OTHER_ANSWER = "the data set has another true answer"
+OTHER_OPTIONS = "it was shown other options than the data set's"
+
+
+@dataclass(frozen=True)
+class RereadChoice:
+    """One problem's choice as read again. `options` is None for an error that has none in its file."""
+
+    record: Record
+    options: Options | None
+    selected: str | None
+
+    @property
+    def is_correct(self) -> bool:
+        """Is the option chosen the query's answer?"""
+        return self.options is not None and self.selected == self.options.correct
+
+
+@dataclass(frozen=True)
+class ReextractedRun:
+    """A run whose choices were read again.
+
+    `stored` are its scores as the result file has them. `excluded` problems, each with the reason, could
+    not be read again and are not among the `choices`. Where there are no full responses to read
+    (`from_responses`), the choices are the stored ones.
+    """
+
+    stored: Scores
+    choices: tuple[RereadChoice, ...]
+    excluded: Mapping[str, str]
+    from_responses: bool
+
+    @property
+    def scores(self) -> Scores:
+        """The scores by the choices as read again, over the problems that are not excluded."""
+        return replace(
+            self.stored,
+            problem_ids=tuple(choice.record.problem_id for choice in self.choices),
+            correct=tuple(choice.is_correct for choice in self.choices),
+            answered=tuple(choice.selected is not None for choice in self.choices),
+        )
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The problems with a reply from which no choice can be read."""
+        return self._ids(lambda choice: choice.selected is None and choice.record.status == "ok")
+
+    @property
+    def to_right(self) -> list[str]:
+        """The problems that are wrong as stored and right as read again."""
+        return self._ids(lambda choice: choice.is_correct and not choice.record.is_correct)
+
+    @property
+    def to_wrong(self) -> list[str]:
+        """The problems that are right as stored and wrong as read again."""
+        return self._ids(lambda choice: bool(choice.record.is_correct) and not choice.is_correct)
+
+    @property
+    def difference(self) -> float:
+        """Re-read minus stored accuracy over the same problems, in percentage points."""
+        return (len(self.to_right) - len(self.to_wrong)) / len(self.choices) * 100
+
+    @property
+    def chance_level(self) -> float | None:
+        """The mean of 1 / number of options, in per cent; None where no options are known."""
+        numbers = [len(choice.options.texts) for choice in self.choices if choice.options]
+        return sum(100 / number for number in numbers) / len(numbers) if numbers else None
+
+    def _ids(self, condition: Callable[[RereadChoice], bool]) -> list[str]:
+        return [choice.record.problem_id for choice in self.choices if condition(choice)]
+
+
+def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set: str) -> ReextractedRun:
+    """Read the choices of a multiple-choice run again.
+
+    A published CSV takes its options from `outlines`, the problems of `data_set` by their ids; the
+    suite's own files do without. Raises UsageError where there is nothing to read choices from.
+    """
+    stored = score_stored_choices(results)
+    read = Options.letter_of if results.name.model in _QUOTING else _read_choice
+    choices: list[RereadChoice] = []
+    excluded: dict[str, str] = {}
+    for record in results.records:
+        options: Options | str | None
+        if results.run is not None:
+            options = _own_options(record, results)
+            reply = record.full_response if record.follow_up is None else record.follow_up
+        else:
+            options = _published_options(record, outlines.get(record.problem_id))
+            reply = None if record.full_response is None else published_reply(record.full_response)
+        if isinstance(options, str):
+            excluded[record.problem_id] = options
+            continue
+        selected = None
+        if record.status == "ok" and options is not None:
+            selected = _stored_choice(record, options) if reply is None else read(options, reply)
+        choices.append(RereadChoice(record, options, selected))
+    if not choices:
+        raise UsageError(
+            f"{one_line(results.file.name)}: data set {one_line(data_set)} has none of its "
+            f"{pluralize(len(results.records), 'problem')} with the same true answer; name the one that it "
+            "ran on with --dataset or --dataset-path"
+        )
+    from_responses = any(record.full_response is not None for record in results.records)
+    return ReextractedRun(stored, tuple(choices), excluded, from_responses)
+
+
+def _read_choice(options: Options, reply: str) -> str | None:
+    return read_choice(reply, options)
+
+
+def _stored_choice(record: Record, options: Options) -> str | None:
+    """The choice as the file has it, by its text where that is an option, else by its letter."""
+    letter = options.letter_of(record.generated_answer or "") or record.selected_option
+    return letter if letter in options.texts else None
+
+
+def _own_options(record: Record, results: RunResults) -> Options | None:
+    if record.options is None and record.status == "error":
+        return None
+    try:
+        texts = dict(record.options or {})
+        return Options(texts, record.shown_order or tuple(texts), record.correct_option or "")
+    except ValueError as error:
+        raise UsageError(
+            f"{one_line(results.file.name)} has no sound options for problem {one_line(record.problem_id)} "
+            f"({error})"
+        ) from error
+
+
+def _published_options(record: Record, outline: Outline | None) -> Options | str:
+    """The options of a published row, or why it has none."""
+    if outline is None:
+        return NOT_IN_DATA_SET
+    if record.true_answer.split() != outline.answers[-1].split():
+        return OTHER_ANSWER
+    options = lettered_options(outline.answers)
+    shown = _query_prompt(record.full_response or "")
+    return _as_shown(options, shown.options) if shown else options
+
+
+def _as_shown(options: Options, shown: str) -> Options | str:
+    """`options` with the letters that the prompt in a response shows them under, or why that cannot be.
+
+    Only a run on another order of rows has other letters than the data set's.
+    """
+    lines = {_bare(line) for line in shown.splitlines()}
+
+    def shows(letter: str, text: str) -> bool:
+        return _bare(letter + text.strip().partition("\n")[0]) in lines
+
+    if all(shows(letter, text) for letter, text in options.texts.items()):
+        return options
+    found = {
+        text: [letter for letter in options.texts if shows(letter, text)] for text in options.texts.values()
+    }
+    texts = {letters[0]: text for text, letters in found.items() if len(letters) == 1}
+    if len(texts) < len(options.texts):
+        return OTHER_OPTIONS
+    correct = found[options.texts[options.correct]][0]
+    return Options(texts, tuple(texts), correct)
+
+
+def _bare(line: str) -> str:
+    """Letters and digits alone: decoding may have changed blanks."""
+    return "".join(filter(str.isalnum, line)).lower()
+
+
+# The marks after which a model's turn begins, in decoded conversations.
+_TURN = r"(?:ASSISTANT:|\[/INST\]|assistant\b)"
+_LAST_TURN = re.compile(r".*(?:ASSISTANT:|\[/INST\]|^assistant$)", re.DOTALL | re.MULTILINE)
+_CONVERSATION = re.compile(r"\s*(?:USER:|\[INST\]|(?:system|user)\s*\n)")
+
+
+def published_reply(full_response: str) -> str:
+    """The reply in a published full response, which for some models is the whole decoded conversation.
+
+    It follows the turn mark after the query's prompt; where that is not found as published, the last
+    turn mark. An empty cell, which reads as the text nan, is no reply.
+    """
+    if full_response == "nan":
+        return ""
+    if shown := _query_prompt(full_response):
+        return full_response[shown.end :]
+    if _CONVERSATION.match(full_response) and (last := _LAST_TURN.match(full_response)):
+        return full_response[last.end() :]
+    return full_response
+
+
+@dataclass(frozen=True)
+class _QueryPrompt:
+    """The query's prompt in a decoded conversation: its option lines, and where the reply begins."""
+
+    options: str
+    end: int
+
+
+def _query_prompt(full_response: str) -> _QueryPrompt | None:
+    """The first such prompt: only the query has options, but a reply may go on with turns of its own."""
+    found = []
+    for head, tail in _query_patterns():
+        before = head.search(full_response)
+        after = tail.search(full_response, before.end()) if before else None
+        if before and after:
+            found.append(_QueryPrompt(full_response[before.end() : after.start()], after.end()))
+    return min(found, key=lambda shown: shown.end, default=None)
+
+
+@cache
+def _query_patterns() -> tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]:
+    """What stands before and after the option lines in each published prompt, however it is spaced."""
+    patterns = []
+    for template in ("standard", "stepwise", "stepwise_or_sentence"):
+        before, after = prompt(f"mcqa.{template}.text").removeprefix("\n{question}").split("{options}")
+        head, tail = (r"\s+".join(map(re.escape, part.split())) for part in (before, after))
+        patterns.append((re.compile(head), re.compile(rf"{tail}\s*{_TURN}")))
+    return tuple(patterns)
+
+
+@dataclass(frozen=True)
+class ChoiceEvaluation(Evaluation):
+    """What `evaluate_MCQA.py` writes: an evaluation by the choices as read again, and these.
+
+    `published_accuracy` is over all of the run's problems as stored, `chance_level` the mean of 1 / number
+    of options, both in per cent. `excluded` says why problems were left out; `choices_from` where choices
+    were read.
+    """
+
+    selected_options: dict[str, str | None] = field(default_factory=dict)
+    correct_options: dict[str, str | None] = field(default_factory=dict)
+    published_accuracy: float = 0.0
+    chance_level: float | None = None
+    unreadable: list[str] = field(default_factory=list)
+    wrong_to_right: list[str] = field(default_factory=list)
+    right_to_wrong: list[str] = field(default_factory=list)
+    excluded: dict[str, str] = field(default_factory=dict)
+    choices_from: str = "full_response"
+
+
+def choice_evaluation(run: ReextractedRun) -> ChoiceEvaluation:
+    """The evaluation file's content; `excluded_count` counts what the run skipped and what is excluded."""
+    scores = run.scores
+    base = evaluation(replace(scores, skipped=scores.skipped + len(run.excluded)), "reread")
+    return ChoiceEvaluation(
+        **vars(base),
+        selected_options={choice.record.problem_id: choice.selected for choice in run.choices},
+        correct_options={
+            choice.record.problem_id: choice.options.correct if choice.options else None
+            for choice in run.choices
+        },
+        published_accuracy=run.stored.accuracy,
+        chance_level=run.chance_level,
+        unreadable=run.unreadable,
+        wrong_to_right=run.to_right,
+        right_to_wrong=run.to_wrong,
+        excluded=dict(run.excluded),
+        choices_from="full_response" if run.from_responses else "as stored",
+    )
+
+
+def reextraction_table(runs: Sequence[ReextractedRun]) -> str:
+    """Published against re-read accuracy, a line per run."""
+    excluded = any(run.excluded for run in runs)
+    head = ["Model", "Mode", "Problems", "Published %", "Re-read %", "Difference", "Errors", "No choice"]
+    head += ["To right", "To wrong", "Of answered %", "Chance %", *(["Left out"] if excluded else [])]
+    rows = []
+    for run in sorted(runs, key=lambda run: run.stored.name.sort_key):
+        scores = run.scores
+        row = [scores.name.label, scores.name.mode, str(scores.total), percent(run.stored.accuracy)]
+        row += [percent(scores.accuracy), f"{run.difference:+.2f}"]
+        row += [str(sum(choice.record.status == "error" for choice in run.choices))]
+        row += [str(len(ids)) for ids in (run.unreadable, run.to_right, run.to_wrong)]
+        row += [percent(scores.accuracy_of_answered), percent(run.chance_level)]
+        rows.append([*row, *([str(len(run.excluded))] if excluded else [])])
+    return text_table(head, rows)

@@ -1,0 +1,11 @@
+"""The two choices that define a run besides its model and its data set."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+InferenceMode = Literal["ICL", "0-shot"]
+TaskFormat = Literal["open", "mcqa"]
+
+MODES: tuple[InferenceMode, ...] = get_args(InferenceMode)
+FORMATS: tuple[TaskFormat, ...] = get_args(TaskFormat)
