@@ -24,7 +24,7 @@ def main() -> int:
     from smmile.errors import UsageError
     from smmile.files import write_whole
     from smmile.reporting.tables import comparison_table
-    from smmile.results.schema import read_run, result_files, select_runs
+    from smmile.results.reading import read_run, result_files, select_runs
     from smmile.scoring.evaluations import evaluation, evaluation_file, score_exact_match
 
     files = result_files(args.results_dir)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from smmile import cli
 
 if TYPE_CHECKING:
+    from smmile.results.reading import RunResults
     from smmile.results.run_names import RunName
-    from smmile.results.schema import RunResults
     from smmile.scoring.judge.judged_runs import JudgedRun
     from smmile.scoring.judge.judging import Asked
 
@@ -30,7 +30,7 @@ def main() -> int:
     args = _parser().parse_args()
 
     from smmile.errors import UsageError
-    from smmile.results.schema import result_files, select_runs
+    from smmile.results.reading import result_files, select_runs
     from smmile.scoring.evaluations import evaluation_files
 
     there = result_files(args.results_dir)
@@ -92,7 +92,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     """Have the runs judged, write their evaluations and the comparison, and show them."""
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
-    from smmile.results.schema import read_run
+    from smmile.results.reading import read_run
     from smmile.scoring.evaluations import evaluation_file
     from smmile.scoring.judge.cases import case_of
     from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, left_to_ask, read_saved

@@ -21,7 +21,7 @@ def main() -> int:
     from smmile.data.problems import Outline
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
-    from smmile.results.schema import read_run, result_files, select_runs
+    from smmile.results.reading import read_run, result_files, select_runs
     from smmile.scoring.evaluations import evaluation_file
     from smmile.scoring.reextraction import (
         ReextractedRun,

@@ -122,7 +122,7 @@ def _nothing_there(args: argparse.Namespace) -> str:
 
 def _unjudged(args: argparse.Namespace) -> list[Path]:
     """The result files asked for that have no judge's scores."""
-    from smmile.results.schema import result_files
+    from smmile.results.reading import result_files
     from smmile.scoring.evaluations import evaluation_file
 
     return [

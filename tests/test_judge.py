@@ -20,15 +20,8 @@ import pytest
 from conftest import SCRIPTS, Finished, run_here, run_script, says_in_one_line, script_command
 from fake_service import SAYS, Answer, Asked, FakeService, fails, ollama_fails, ollama_says, running, says
 from smmile.backends.interface import ErrorInfo
-from smmile.results.schema import (
-    DatasetInfo,
-    Record,
-    ResultFile,
-    Run,
-    encode_result_file,
-    read_run,
-    result_files,
-)
+from smmile.results.reading import read_run, result_files
+from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
 from smmile.scoring.judge.cases import Case, case_of, judge_instructions_in, judge_prompt, read_verdict
 
 KEY = "sk-secret-key-0123456789"
@@ -482,7 +475,7 @@ def test_visualize_only_names_what_is_missing_and_asks_nobody(
     (tmp_path / "result_llava_7b_ICL_evaluationllm.json").write_text("{")
     broken = run_here(SCRIPT, tmp_path, "--visualize-only")
     assert broken.code == 3
-    assert "result_llava_7b_ICL_evaluationllm.json is no readable evaluation" in broken.err
+    assert "result_llava_7b_ICL_evaluationllm.json is not a readable evaluation" in broken.err
     assert sorted(tmp_path.iterdir()) == before
     assert not judge.asked
 
@@ -513,7 +506,7 @@ def test_perturbed_and_broken_runs(judge: Judge, tmp_path: Path) -> None:
     (tmp_path / "result_b_ICL_open.json").write_text("{")
     finished = run_here(SCRIPT, tmp_path)
     assert finished.code == 3
-    assert "skipped: result_b_ICL_open.json is no readable result file" in finished.err
+    assert "skipped: result_b_ICL_open.json is not a readable result file" in finished.err
 
 
 # The verdicts that are kept.

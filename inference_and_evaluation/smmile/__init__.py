@@ -5,8 +5,9 @@ Data flows one way: data set -> problems -> conversation -> model -> record -> s
 
 # Each layer's modules may import from their own layer and from the layers before it; a test checks this.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "task", "cli"),
+    ("errors", "files", "task"),
     ("data",),
+    ("cli",),
     ("prompting",),
     ("backends",),
     ("results",),

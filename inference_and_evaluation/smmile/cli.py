@@ -200,6 +200,13 @@ def add_inference_flags(
         "../results_demo for the demo)",
     )
     group.add_argument("--limit", type=positive, metavar="N", help="the first N problems (default: all)")
+    group.add_argument(
+        "--problem",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="this problem alone (repeatable; default: all)",
+    )
     group.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of all shuffles")
     group.add_argument(
         "--max_new_tokens",

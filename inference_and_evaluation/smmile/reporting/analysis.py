@@ -16,8 +16,8 @@ from smmile.reporting.statistics import (
     macro_average,
 )
 from smmile.reporting.tables import METRIC_NAMES, Estimate, latex_escape, latex_table, percent, text_table
+from smmile.results.reading import RunResults, read_run, result_files, select_runs
 from smmile.results.run_names import RunName
-from smmile.results.schema import RunResults, read_run, result_files, select_runs
 from smmile.scoring.evaluations import (
     Metric,
     Scores,

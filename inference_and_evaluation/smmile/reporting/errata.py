@@ -21,8 +21,9 @@ from smmile.reporting.statistics import clustered_standard_error
 from smmile.reporting.strata import run_key
 from smmile.reporting.strata_files import Strata, read_strata
 from smmile.reporting.tables import METRIC_NAMES, percent
+from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
-from smmile.results.schema import Record, RunResults, read_run, result_files
+from smmile.results.schema import Record
 from smmile.scoring.evaluations import Metric, Scores, normalise
 from smmile.scoring.reextraction import published_reply, reextract_run
 

@@ -11,8 +11,9 @@ from typing import Literal
 import msgspec
 
 from smmile.errors import UsageError, one_line
+from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
-from smmile.results.schema import Record, RunResults
+from smmile.results.schema import Record
 
 Metric = Literal["llm", "em", "mcqa"]
 
@@ -219,7 +220,7 @@ def read_evaluation(name: RunName, file: Path, metric: Metric, results: RunResul
     try:
         content = msgspec.json.decode(file.read_bytes(), type=_ScoredProblems)
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{one_line(file.name)} is no readable evaluation ({error})") from error
+        raise UsageError(f"{one_line(file.name)} is not a readable evaluation ({error})") from error
     accuracies = content.problem_accuracies
     if not accuracies or any(value not in (0, 100) for value in accuracies.values()):
         raise UsageError(f"{one_line(file.name)} needs a score of 0 or 100 for every problem")

@@ -17,7 +17,8 @@ from smmile.prompting.choice import read_choice
 from smmile.prompting.options import Options, lettered_options
 from smmile.prompting.prompts import prompt
 from smmile.reporting.tables import percent, text_table
-from smmile.results.schema import Record, RunResults
+from smmile.results.reading import RunResults
+from smmile.results.schema import Record
 from smmile.scoring.evaluations import Evaluation, Scores, evaluation, score_stored_choices
 
 # Their reply is an option itself, character for character, and no prose to be read.

@@ -13,8 +13,8 @@ import msgspec
 from smmile.errors import UsageError, one_line
 from smmile.reporting.statistics import agreement, cohens_kappa
 from smmile.reporting.tables import comparison_table, percent, text_table
+from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
-from smmile.results.schema import Record, RunResults, read_run
 from smmile.scoring.evaluations import Scores, evaluation, evaluation_file, read_evaluation, score_verdicts
 from smmile.scoring.judge.cases import (
     Case,
@@ -23,7 +23,7 @@ from smmile.scoring.judge.cases import (
     prompt_fingerprint,
     read_verdict,
 )
-from smmile.scoring.judge.judging import Asked
+from smmile.scoring.judge.judging import Asked, JudgeRecord
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -131,7 +131,7 @@ def decide(cases: Iterable[Case], asked: Sequence[Asked]) -> Decisions:
     return Decisions(asked, verdicts, judge_like)
 
 
-def _verdict(record: Record) -> Verdict:
+def _verdict(record: JudgeRecord) -> Verdict:
     if record.error is not None:
         return Verdict(None, record.full_response, f"{record.error.type}: {record.error.message}")
     reply = record.full_response or ""
@@ -191,7 +191,7 @@ def read_judged(name: RunName, file: Path, results: RunResults | None) -> Judged
     try:
         content = msgspec.json.decode(file.read_bytes(), type=JudgedFile)
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{one_line(file.name)} is no readable evaluation ({error})") from error
+        raise UsageError(f"{one_line(file.name)} is not a readable evaluation ({error})") from error
     records = results.records if results else ()
     cases = {record.problem_id: case.key for record in records if (case := case_of(record)) is not None}
     return JudgedRun(scores, content, cases)
