@@ -53,11 +53,29 @@ class Parser(argparse.ArgumentParser):
             spelled.append(known.get(_plain(flag), flag) + equals + value)
         return super().parse_known_args(spelled, namespace)
 
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As the library's; then the environment is set up as the flags say."""
+        parsed = super().parse_args(args, namespace)
+        _set_environment(parsed)
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         """Leave with the mistake in one line."""
         message = re.sub(r"//[^/\s@]*@", "//***@", message)  # a password in a URL
         print(f"error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
+
+
+def _set_environment(args: argparse.Namespace) -> None:
+    """Set what CUDA and the hub's libraries read from the environment when they load."""
+    if getattr(args, "gpu_devices", None) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu_devices
+    if getattr(args, "hf_cache_dir", None) is not None:
+        folder = args.hf_cache_dir.absolute()
+        os.environ["HF_HUB_CACHE"] = str(folder)
+        os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -132,7 +150,7 @@ def add_dataset_flags(parser: Parser) -> None:
     group.add_argument("--dataset-revision", metavar="REV", help="a revision of the hub's data set")
     group.add_argument(
         "--hf_cache_dir",
-        type=_hf_cache_dir,
+        type=Path,
         metavar="DIR",
         help="where hub files are cached (default: the hub library's own place)",
     )
@@ -437,17 +455,7 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def _hf_cache_dir(text: str) -> Path:
-    """Put into effect at once: before the hub's libraries are imported and settle on their own place."""
-    folder = Path(text).absolute()
-    os.environ["HF_HUB_CACHE"] = str(folder)
-    os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
-    return folder
-
-
 def _gpu_devices(text: str) -> str:
-    """Checked, and put into effect at once: before anything can start CUDA."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of device numbers such as 0,1")
-    os.environ["CUDA_VISIBLE_DEVICES"] = text
     return text
