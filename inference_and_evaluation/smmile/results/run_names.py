@@ -48,7 +48,7 @@ _STEM = re.compile(
     r"(?:_(?P<format>open|mcqa)(?:_(?P<perturbation>[^_].*))?)?",
     re.DOTALL,
 )
-_EVALUATION = re.compile(r"_evaluation(?:llm|mcqa)?\Z")
+_EVALUATION = re.compile(r"_evaluation[a-z]*\Z")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
