@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from smmile import cli
+from smmile.scoring.metrics import METRICS, ScoringOptions
 
 EXAMPLE = "python evaluate_EM.py ../results --model qwen72B --inference-mode ICL"
 
@@ -12,51 +13,68 @@ EXAMPLE = "python evaluate_EM.py ../results --model qwen72B --inference-mode ICL
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
+    computed = [key for key, one in METRICS.items() if one.task_format == "open" and not one.is_saved]
+    cli.add_metric_flag(parser, computed, "the metric to score by", default="em")
     parser.add_argument(
         "--strict-match",
         action="store_true",
         help="compare the strings as they are, not lower-cased and without punctuation",
     )
+    cli.add_sort_flag(parser)
     args = parser.parse_args()
 
     import msgspec
 
     from smmile.errors import UsageError
     from smmile.files import write_whole
-    from smmile.reporting.tables import comparison_table
-    from smmile.results.reading import read_run, result_files, select_runs
-    from smmile.scoring.evaluations import evaluation, evaluation_file, score_exact_match
+    from smmile.reporting.reports import write_report
+    from smmile.reporting.tables import Layout, comparison_table
+    from smmile.results.reading import read_run, result_files
+    from smmile.scoring.evaluation import Evaluation, evaluation_file, make_evaluation
+    from smmile.scoring.selection import Selection
 
+    metric, options = METRICS[args.metric], ScoringOptions(strict=args.strict_match)
     files = result_files(args.results_dir)
-    chosen = select_runs(files, args.results_dir, args.model, args.inference_mode)
-    if all(name.task_format == "mcqa" for name in chosen):
+    for warning in getattr(files, "warnings", ()):
+        print(f"warning: {warning}", file=sys.stderr)
+    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
+    selection = selection.resolved(files, args.results_dir)
+    if all(name.task_format == "mcqa" for name in files if selection.has(name)):
         raise UsageError(
             f"{cli.shown_path(args.results_dir)} has only multiple-choice runs there; exact match scores "
             "open-ended ones, variance_analysis.py shows multiple choice"
         )
     match = "strict" if args.strict_match else "normalised"
     scores, broken = [], 0
-    for name in (name for name in files if name.task_format == "open"):
+    for name, file in files.items():
+        if name.task_format == "mcqa":
+            continue
         try:
-            scores.append(score_exact_match(read_run(name, files[name]), strict=args.strict_match))
+            results = read_run(name, file)
+            found = metric.score(results, options)
         except UsageError as error:
-            if name in chosen:
+            if selection.has(name):
                 broken += 1
                 print(f"skipped: {error}", file=sys.stderr)
             continue
-        if name in chosen:
-            content = msgspec.json.encode(evaluation(scores[-1], match))
-            write_whole(evaluation_file(files[name], "em"), content, durable=False)
+        if found is None:
+            continue
+        scores.append(found)
+        if selection.has(name):
+            more = {"match": match} if metric.key == "em" else {}
+            content = msgspec.json.encode(make_evaluation(Evaluation, found, results, **more))
+            write_whole(evaluation_file(file, metric), content, durable=False)
 
-    # The file compares all runs, the terminal shows those asked for.
-    title = f"Exact match ({match}), errors and missing answers counted as wrong\n\n"
+    how = f" ({match})" if metric.key == "em" else ""
+    title = f"{metric.title}{how}, errors and missing answers count as incorrect\n\n"
     compared = [run for run in scores if args.perturbed or not run.name.perturbation]
+    shown = [run for run in compared if selection.shows(run.name)]
     if compared:
-        table = title + comparison_table(compared)
-        write_whole(args.results_dir / "model_comparison.txt", table.encode(), durable=False)
-    shown = [run for run in compared if run.name in chosen]
+        kind = "" if metric.key == "em" else f"_{metric.key}"
+        table = title + comparison_table(compared, layout=Layout(sort=args.sort))
+        write_report(args.results_dir / f"model_comparison{kind}.txt", None, lambda _: table)
     if shown:
-        print(title + comparison_table(shown), end="")
+        print(title + comparison_table(shown, layout=Layout.of_terminal(args.sort)), end="")
     elif not broken:
         print("only perturbed runs there; show them with --perturbed", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK

@@ -30,12 +30,15 @@ def main() -> int:
     args = _parser().parse_args()
 
     from smmile.errors import UsageError
-    from smmile.results.reading import result_files, select_runs
-    from smmile.scoring.evaluations import evaluation_files
+    from smmile.results.reading import result_files
+    from smmile.scoring.evaluation import evaluation_files
+    from smmile.scoring.selection import Selection
 
     there = result_files(args.results_dir)
     saved = evaluation_files(args.results_dir, "llm") if args.visualize_only else {}
-    chosen = select_runs({*there, *saved}, args.results_dir, args.model, args.inference_mode)
+    names = {*there, *saved}
+    selection = Selection(tuple(args.models), args.inference_mode).resolved(names, args.results_dir)
+    chosen = sorted((name for name in names if selection.has(name)), key=lambda name: name.stem)
     if all(name.task_format == "mcqa" for name in chosen):
         raise UsageError(
             f"{cli.shown_path(args.results_dir)} has only multiple-choice runs there; a judge scores "
@@ -93,7 +96,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
     from smmile.results.reading import read_run
-    from smmile.scoring.evaluations import evaluation_file
+    from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.judge.cases import case_of
     from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, left_to_ask, read_saved
     from smmile.scoring.judge.judging import ClientOptions, Judge, ask
@@ -185,7 +188,7 @@ def _report(asked: Asked) -> None:
 
 
 def _tables(judged: Sequence[JudgedRun], *, perturbed: bool) -> str:
-    from smmile.scoring.judge.judged_runs import agreement_table, judged_table
+    from smmile.reporting.judge_tables import agreement_table, judged_table
 
     shown = [run for run in judged if perturbed or not run.name.perturbation]
     if not shown:
@@ -200,8 +203,6 @@ def _show(judged: Sequence[JudgedRun], *, perturbed: bool) -> None:
 
     notes: dict[str, list[str]] = {"speaks to its judge": [], "has no verdict": []}
     for run in judged:
-        if run.scores.doubt:
-            print(f"warning: {run.scores.doubt}", file=sys.stderr)
         where = f"{one_line(run.name.stem)}, problem"
         for problem_id, piece in run.file.judge_like.items():
             notes["speaks to its judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smmile import cli
+from smmile.scoring.metrics import METRICS, ScoringOptions
 
 EXAMPLE = "python plot_results.py ../results --metric llm --with-published"
 
@@ -15,9 +16,7 @@ EXAMPLE = "python plot_results.py ../results --metric llm --with-published"
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
-    parser.add_argument(
-        "--metric", choices=("llm", "em", "mcqa"), help="this metric alone (default: all there are)"
-    )
+    cli.add_metric_flag(parser, METRICS, "only this metric (default: all)")
     cli.add_choice_flag(parser)
     parser.add_argument(
         "--with-published",
@@ -41,23 +40,20 @@ def main() -> int:
 
     from smmile.errors import UsageError
     from smmile.files import make_folder, write_whole
-    from smmile.reporting.analysis import read_scores
     from smmile.reporting.figures import Plan, figure_files, models_plan, named_strata_plans
     from smmile.reporting.published import published_scores, published_set
     from smmile.reporting.strata_files import read_strata
-    from smmile.reporting.tables import METRIC_NAMES
+    from smmile.scoring.folder import read_scores
+    from smmile.scoring.selection import Selection
 
-    metrics = tuple(metric for metric in METRIC_NAMES if args.metric in (None, metric))
-    scores, broken = read_scores(
-        args.results_dir,
-        args.model,
-        args.inference_mode,
-        metrics=metrics,
-        perturbed=args.perturbed,
-        reextracted=args.mcqa == "reread" and "mcqa" in metrics,
-    )
-    for note in (run.doubt for run in scores if run.doubt):
-        print(f"warning: {note}", file=sys.stderr)
+    metrics = tuple(metric for metric in METRICS if args.metric in (None, metric))
+    options = ScoringOptions(reextract=args.mcqa == "reread" and "mcqa" in metrics)
+    everything = read_scores(args.results_dir, metrics=metrics, options=options)
+    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
+    found = everything.select(selection.resolved(everything.names, args.results_dir))
+    for message in found.messages:
+        print(message, file=sys.stderr)
+    scores, broken = found.scores, [one.reason for one in found.unscored]
     if not scores and not broken:
         what = f"with --metric {args.metric}" if args.metric else "but perturbed ones (see --perturbed)"
         raise UsageError(f"{cli.shown_path(args.results_dir)} has no scored runs {what}")
@@ -74,6 +70,7 @@ def main() -> int:
             strata = read_strata(file) if file.exists() else {}
         except UsageError as error:
             broken.append(str(error))
+            print(f"skipped: {error}", file=sys.stderr)
             continue
         plans |= named_strata_plans(metric, strata, scores)
 
@@ -82,8 +79,6 @@ def main() -> int:
     for file_name, content in figure_files(plans, args.look, args.format):
         write_whole(folder / file_name, content, durable=False)
         print(cli.shown_path(folder / file_name))
-    for reason in broken:
-        print(f"skipped: {reason}", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 
@@ -91,7 +86,7 @@ def _chance_level(folder: Path) -> float | None:
     """The accuracy of guessing among the options in per cent, where evaluate_MCQA.py has told it."""
     import msgspec
 
-    from smmile.scoring.evaluations import evaluation_files
+    from smmile.scoring.evaluation import evaluation_files
 
     for file in evaluation_files(folder, "mcqa").values():
         with contextlib.suppress(OSError, ValueError, RecursionError):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from smmile import cli
+from smmile.scoring.metrics import METRICS, Metric, ScoringOptions
+
+if TYPE_CHECKING:
+    from smmile.reporting.strata import Published
+    from smmile.scoring.data_sets import ProblemsOfRuns
+    from smmile.scoring.scores import Scores
+    from smmile.scoring.selection import Selection
 
 EXAMPLE = "python stratify.py ../results --eval_type llm --model qwen72B --inference-mode ICL"
 
@@ -16,123 +23,129 @@ EXAMPLE = "python stratify.py ../results --eval_type llm --model qwen72B --infer
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
-    parser.add_argument(
-        "--eval_type",
-        choices=("em", "llm", "mcqa"),
-        required=True,
-        help="exact match, the judge's scores (from _evaluationllm.json files), or multiple choice",
-    )
+    cli.add_metric_flag(parser, METRICS, "the metric to stratify", required=True)
     cli.add_choice_flag(parser)
-    parser.add_argument(
-        "--plot", action="store_true", help="also draw the strata of every model, as plot_results.py does"
-    )
+    parser.add_argument("--plot", action="store_true", help="also draw the strata, as plot_results.py does")
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
     import msgspec
 
-    from smmile.data.dataset import load_outlines
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
-    from smmile.reporting.analysis import read_scores
+    from smmile.reporting.reports import write_report
     from smmile.reporting.strata import (
         FEW_PROBLEMS,
+        Stratum,
         published_form,
+        run_key,
         strata_tables,
         stratify,
         unknown_problems,
     )
-    from smmile.reporting.tables import METRIC_NAMES
+    from smmile.reporting.tables import Layout
+    from smmile.scoring.data_sets import ProblemsOfRuns
+    from smmile.scoring.folder import read_scores
+    from smmile.scoring.selection import Selection
 
-    source = cli.dataset_source(args)
-    runs, broken = read_scores(
-        args.results_dir,
-        args.model,
-        args.inference_mode,
-        metrics=(args.eval_type,),
-        perturbed=args.perturbed,
-        reextracted=args.mcqa == "reread" and args.eval_type == "mcqa",
-    )
-    for reason in broken:
-        print(f"skipped: {reason}", file=sys.stderr)
-    for note in (run.doubt for run in runs if run.doubt):
-        print(f"warning: {note}", file=sys.stderr)
-    if not runs and not broken:
-        raise UsageError(_nothing_there(args))
-    if not runs:
+    metric = METRICS[args.metric]
+    problems = ProblemsOfRuns(args.results_dir, cli.given_dataset_source(args))
+    options = ScoringOptions(reextract=args.mcqa == "reread")
+    everything = read_scores(args.results_dir, metrics=(metric.key,), options=options)
+    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
+    selection = selection.resolved(everything.names, args.results_dir)
+    found = everything.select(selection)
+    for message in found.messages:
+        print(message, file=sys.stderr)
+    if not found.scores and not found.unscored:
+        raise UsageError(_nothing_there(args.results_dir, metric, perturbed=args.perturbed))
+    if not found.scores:
         return cli.EXIT_SOME_ERRORS
-    for file in _unjudged(args) if args.eval_type == "llm" else []:
-        print(f"{one_line(file.name)} is not judged yet; evaluate_LLMJudge.py does it", file=sys.stderr)
+    for name in _without_evaluation(args.results_dir, metric, selection):
+        print(f"{one_line(name)} has not been scored; {metric.script} does that", file=sys.stderr)
 
-    outlines = {outline.problem_id: outline for outline in load_outlines(source)}
-    strata = stratify(runs, outlines)
-    if not strata:
-        raise UsageError(
-            f"data set {one_line(source.label)} has none of the problems of these runs; name the one that "
-            "they ran on with --dataset or --dataset-path"
-        )
-    for run in runs:
+    strata: list[Stratum] = []
+    for run in found.scores:
+        outlines, data_set = problems.of(run)
+        strata += stratify([run], outlines)
         if unknown := unknown_problems(run, outlines):
             left_out = f"{pluralize(unknown, 'problem')} of {run.total} left out"
-            why = f"not in data set {one_line(source.label)}"
+            why = f"not in data set {one_line(data_set)}"
             print(f"{one_line(run.name.label)} {run.name.mode}: {left_out}, {why}", file=sys.stderr)
-    file = args.results_dir / f"model_stratification_{args.eval_type}.json"
-    saved = _saved(file) if args.model or args.inference_mode else {}
-    form = saved | published_form(strata)
-    content = msgspec.json.format(msgspec.json.encode(form), indent=2)
-    write_whole(file, content + b"\n", durable=False)
+    if not strata:
+        raise UsageError(
+            f"data set {one_line(data_set)} has none of the problems of these runs; name the one that "
+            "they ran on with --dataset or --dataset-path"
+        )
+
+    def content(full: bool) -> bytes:
+        others = everything.select(Selection(perturbed=args.perturbed)).scores
+        form = published_form(strata)
+        if selection.is_narrow:
+            form |= _strata_of([run for run in others if run_key(run.name) not in form], problems, default)
+            form = {key: form[key] for run in others if (key := run_key(run.name)) in form}
+        return msgspec.json.format(msgspec.json.encode(form), indent=2) + b"\n"
+
+    default = args.results_dir / f"model_stratification_{metric.key}.json"
+    file = write_report(default, None, content)
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    print(f"{METRIC_NAMES[args.eval_type]} by stratum, errors and missing answers counted as wrong.")
-    few = f"fewer than {FEW_PROBLEMS} problems (base problems on SMMILE++), which tell little"
+    print(f"{metric.title} by stratum, errors and missing answers count as incorrect.")
+    few = f"fewer than {FEW_PROBLEMS} problems (base problems on SMMILE++): too few to conclude from"
     print(f"{'grey' if terminal else '*'}: {few}.\n")
-    print(strata_tables(strata, terminal=terminal))
-    print(f"All of these: {cli.shown_path(file)}")
+    print(strata_tables(strata, terminal=terminal, layout=Layout.of_terminal()))
+    print(f"All runs: {cli.shown_path(file)}")
     if args.plot:
         from smmile.reporting.figures import figure_files, named_strata_plans
         from smmile.reporting.strata_files import read_strata
 
-        plans = named_strata_plans(args.eval_type, read_strata(file), runs)
+        plans = named_strata_plans(metric.key, read_strata(file), found.scores)
         for file_name, pil_image in figure_files(plans, ("print", "light", "dark")):
             write_whole(args.results_dir / file_name, pil_image, durable=False)
             print(cli.shown_path(args.results_dir / file_name))
-    return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
+    return cli.EXIT_SOME_ERRORS if found.unscored else cli.EXIT_OK
 
 
-def _saved(file: Path) -> dict[str, Any]:
-    """The strata of all runs in `file`, among which those asked for take their place."""
+def _strata_of(runs: list[Scores], problems: ProblemsOfRuns, saved: Path) -> Published:
+    """The strata of runs that filters leave out; as saved where their data set is missing."""
     import msgspec
 
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, dict[str, float]]])
-    except (OSError, ValueError, RecursionError):  # it is not there, or no use
-        return {}
+    from smmile.errors import UsageError
+    from smmile.reporting.strata import Published, published_form, run_key, stratify
+    from smmile.reporting.strata_files import read_strata, strata_match
+
+    found: Published = {}
+    for run in runs:
+        try:
+            found |= published_form(stratify([run], problems.of(run)[0]))
+        except UsageError:
+            key = run_key(run.name)
+            with contextlib.suppress(UsageError, OSError):
+                if key in (old := read_strata(saved)) and strata_match(old[key], run):
+                    found[key] = msgspec.json.decode(saved.read_bytes(), type=Published)[key]
+    return found
 
 
-def _nothing_there(args: argparse.Namespace) -> str:
-    """The one line for a folder without a run to stratify."""
-    kinds = {
-        "em": "open-ended runs there",
-        "llm": "judged runs there; evaluate_LLMJudge.py judges",
-        "mcqa": "multiple-choice runs there",
-    }
-    perturbed = "" if args.perturbed else " (perturbed ones are shown with --perturbed)"
-    return f"{cli.shown_path(args.results_dir)} has no {kinds[args.eval_type]}{perturbed}"
+def _nothing_there(folder: Path, metric: Metric, *, perturbed: bool) -> str:
+    """The error for a folder without a run to stratify."""
+    kind = "open-ended" if metric.task_format == "open" else "multiple-choice"
+    scored = f" scored by {metric.script}" if metric.is_saved else ""
+    hint = "" if perturbed else " (perturbed ones are shown with --perturbed)"
+    return f"{cli.shown_path(folder)} has no {kind} runs{scored} there{hint}"
 
 
-def _unjudged(args: argparse.Namespace) -> list[Path]:
-    """The result files asked for that have no judge's scores."""
+def _without_evaluation(folder: Path, metric: Metric, selection: Selection) -> list[str]:
+    """The result files asked for whose scores are missing, where these are saved in evaluation files."""
     from smmile.results.reading import result_files
-    from smmile.scoring.evaluations import evaluation_file
+    from smmile.scoring.evaluation import evaluation_file
 
     return [
-        file
-        for name, file in result_files(args.results_dir).items()
-        if name.task_format == "open"
-        and args.model in (None, name.model)
-        and args.inference_mode in (None, name.mode)
-        and (args.perturbed or not name.perturbation)
-        and not evaluation_file(file, "llm").exists()
+        file.name
+        for name, file in result_files(folder).items()
+        if metric.is_saved
+        and name.task_format == metric.task_format
+        and selection.shows(name)
+        and not evaluation_file(file, metric).exists()
     ]
 
 

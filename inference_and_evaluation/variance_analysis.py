@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from smmile import cli
-from smmile.errors import UsageError, one_line
+from smmile.scoring.metrics import METRICS, ScoringOptions
 
 EXAMPLE = "python variance_analysis.py ../results --generate_table --latex_output table.tex"
 
@@ -14,15 +14,13 @@ EXAMPLE = "python variance_analysis.py ../results --generate_table --latex_outpu
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
-    parser.add_argument(
-        "--mean_only", action="store_true", help="observed accuracies alone, without error bars"
-    )
+    cli.add_metric_flag(parser, METRICS, "only this metric (default: all)")
+    parser.add_argument("--mean_only", action="store_true", help="observed accuracies without error bars")
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("evaluation_results.txt"),
         metavar="FILE",
-        help="the text table; a bare name lands in DIR",
+        help="the text table; a bare name lands in DIR (default: evaluation_results.txt)",
     )
     parser.add_argument("--generate_table", action="store_true", help="also write the LaTeX table")
     parser.add_argument(
@@ -33,12 +31,14 @@ def main() -> int:
     )
     parser.add_argument(
         "--error",
-        choices=("published", "clustered"),
+        type=cli.one_of("published", "clustered"),
         default="published",
+        metavar="{published,clustered}",
         help="error bars of the LaTeX table: the bootstrap over rows, as published, or the standard "
         "error clustered by base problem",
     )
     cli.add_choice_flag(parser)
+    cli.add_sort_flag(parser)
     parser.add_argument(
         "--resamples", type=cli.positive, default=1000, metavar="N", help="bootstrap resamples"
     )
@@ -48,47 +48,54 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from smmile.files import write_whole
-    from smmile.reporting.analysis import analyse, results_table, table_in_latex
-    from smmile.reporting.published import published_scores, published_set
+    from smmile.errors import UsageError
+    from smmile.reporting.analysis import Analysis, analyse, results_table, table_in_latex
+    from smmile.reporting.published import PublishedScore, published_scores, published_set
+    from smmile.reporting.reports import write_report
+    from smmile.reporting.tables import Layout
+    from smmile.scoring.folder import read_scores
+    from smmile.scoring.selection import Selection
 
-    text_file = _in_folder(args.output, args.results_dir)
-    latex_file = _in_folder(args.latex_output or Path("latex_table.tex"), args.results_dir)
-    found = analyse(
-        args.results_dir,
-        args.model,
-        args.inference_mode,
-        perturbed=args.perturbed,
-        reextracted=args.mcqa == "reread",
-        resamples=args.resamples,
-        seed=args.seed,
-    )
-    for reason in found.broken:
-        print(f"skipped: {reason}", file=sys.stderr)
-    for note in found.notes:
-        print(f"warning: {note}", file=sys.stderr)
-    if found.analyses:
-        published = []
-        if args.with_published:
-            data_set = published_set([analysis.scores for analysis in found.analyses])
-            published = published_scores(data_set, args.inference_mode)
-        bootstrap = {"resamples": args.resamples, "seed": args.seed}
-        table = results_table(found.analyses, mean_only=args.mean_only, published=published, **bootstrap)
-        write_whole(text_file, table.encode())
-        print(table, end="")
-        if args.generate_table or args.latex_output:
-            error = None if args.mean_only else args.error
-            latex = table_in_latex(found.analyses, error, published=published, **bootstrap)
-            write_whole(latex_file, latex.encode())
-            print(f"\nLaTeX table: {cli.shown_path(latex_file)}")
-    return cli.EXIT_SOME_ERRORS if found.broken else cli.EXIT_OK
+    options = ScoringOptions(reextract=args.mcqa == "reread")
+    everything = read_scores(args.results_dir, options=options)
+    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
+    selection = selection.resolved(everything.names, args.results_dir)
+    shown = everything.select(selection, args.metric)
+    for message in shown.messages:
+        print(message, file=sys.stderr)
+    if not shown.scores and not shown.unscored:
+        what = f"no scores under --metric {args.metric}" if args.metric else "only perturbed runs there"
+        raise UsageError(f"{cli.shown_path(args.results_dir)} has {what} (perturbed ones: --perturbed)")
+    if not shown.scores:
+        return cli.EXIT_SOME_ERRORS
+    bootstrap = {"resamples": args.resamples, "seed": args.seed}
 
+    def content(full: bool) -> tuple[list[Analysis], list[PublishedScore]]:
+        scores = (everything.select(Selection(perturbed=args.perturbed)) if full else shown).scores
+        if not args.with_published:
+            return analyse(scores, **bootstrap), []
+        published = published_scores(published_set(shown.scores), None if full else args.inference_mode)
+        chosen = [score for score in published if full or args.metric in (None, score.metric)]
+        return analyse(scores, **bootstrap), chosen
 
-def _in_folder(file: Path, folder: Path) -> Path:
-    """Where a table goes: a bare name into `folder`. Raises UsageError for the name of a result file."""
-    if file.name.startswith("result_"):
-        raise UsageError(f"{one_line(file)} is named like a result file; give the table another name")
-    return folder / file if str(file) == file.name else file
+    def table(full: bool, layout: Layout) -> str:
+        analyses, published = content(full)
+        mean_only = args.mean_only
+        return results_table(analyses, mean_only=mean_only, published=published, layout=layout, **bootstrap)
+
+    def latex(full: bool) -> str:
+        analyses, published = content(full)
+        error = None if args.mean_only else args.error
+        return table_in_latex(analyses, error, published=published, **bootstrap)
+
+    on_terminal = table(False, Layout.of_terminal(args.sort))
+    default = args.results_dir / "evaluation_results.txt"
+    write_report(default, args.output, lambda full: table(full, Layout(sort=args.sort)))
+    print(on_terminal, end="")
+    if args.generate_table or args.latex_output:
+        file = write_report(args.results_dir / "latex_table.tex", args.latex_output, latex)
+        print(f"\nLaTeX table: {cli.shown_path(file)}")
+    return cli.EXIT_SOME_ERRORS if shown.unscored else cli.EXIT_OK
 
 
 if __name__ == "__main__":

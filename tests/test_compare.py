@@ -19,7 +19,7 @@ from smmile.reporting.statistics import (
     tango_interval,
 )
 from smmile.results.run_names import RunName
-from smmile.scoring.evaluations import Scores
+from smmile.scoring.scores import Scores
 
 
 def run(
@@ -83,7 +83,7 @@ def test_a_contrast_is_paired_by_problem() -> None:
     assert found.p_value == mcnemar_exact(7, 6) == pytest.approx(stats.binomtest(7, 13).pvalue)
     interval = tango_interval(7, 6, 18)
     assert found.interval == (interval.low * 100, interval.high * 100)
-    assert (found.test, found.told_apart) == ("exact McNemar", False)
+    assert (found.test, found.significant) == ("exact McNemar", False)
 
 
 def test_permutations_are_clusters() -> None:
@@ -150,8 +150,8 @@ def test_holm_is_over_the_list_and_the_sets_follow_it() -> None:
     assert len(pairs.contrasts) == 6
     adjusted = holm([contrast.p_value for contrast in pairs.contrasts])
     assert [contrast.p_holm for contrast in pairs.contrasts] == adjusted
-    apart = {frozenset((one.first.model, one.second.model)) for one in pairs.contrasts if one.told_apart}
-    assert all(one.told_apart == (one.p_holm < 0.05) for one in pairs.contrasts)
+    apart = {frozenset((one.first.model, one.second.model)) for one in pairs.contrasts if one.significant}
+    assert all(one.significant == (one.p_holm < 0.05) for one in pairs.contrasts)
     [ranking] = comparison.rankings
     assert ranking.sets == (("a", "b"), ("c", "d"))
     assert frozenset("ab") not in apart
@@ -189,7 +189,7 @@ def test_the_published_runs(published: Path) -> None:
     gpt = by_metric["llm"]["contrasts"][0]
     assert (round(gpt["first"]["accuracy"], 2), round(gpt["second"]["accuracy"], 2)) == (49.55, 32.43)
     assert round(gpt["first"]["coverage"], 2) == 97.30
-    assert gpt["told_apart"]
+    assert gpt["significant"]
     assert {(one["metric"], one["mode"]) for one in found["models"]} == {
         (metric, mode) for metric in ("llm", "em", "mcqa") for mode in ("ICL", "0-shot")
     }
@@ -235,11 +235,11 @@ def test_perturbed_runs_only_on_request(tmp_path: Path) -> None:
 
 def test_many_contrasts_need_a_smaller_p() -> None:
     runs = [run("m", "ICL", answers("1" * 6 + "0" * 10)), run("m", "0-shot", answers("0" * 16))]
-    assert only(compare(runs)).told_apart
+    assert only(compare(runs)).significant
     other = [run("n", mode, answers("01" * 8)) for mode in ("ICL", "0-shot")]
     first, second = compare([*runs, *other]).modes[0].contrasts
     assert (first.p_value, first.p_holm) == (0.03125, 0.0625)
-    assert not first.told_apart
+    assert not first.significant
     assert (second.p_value, second.p_holm, second.difference) == (1, 1, 0)
 
 

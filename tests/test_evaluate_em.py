@@ -18,8 +18,8 @@ from smmile.results.published_csv import encode_csv
 from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
 from smmile.results.schema import DatasetInfo, Record, Run
-from smmile.scoring.evaluations import evaluation as evaluation_of
-from smmile.scoring.evaluations import normalise, score_exact_match
+from smmile.scoring.evaluation import Evaluation, make_evaluation
+from smmile.scoring.exact_match import normalise, score_exact_match
 
 COLUMNS = ["problem_id", "final_question", "true_answer", "generated_answer", "full_response"]
 
@@ -136,10 +136,11 @@ def test_errors_empty_cells_and_strict_match(tmp_path: Path) -> None:
 def test_an_error_record_of_ours_is_wrong_and_not_counted_as_words() -> None:
     ok = Record("p1", "q", "Two words", "ok", generated_answer="two words")
     error = Record("p2", "q", "ERROR", "error", ErrorInfo("server", "ERROR"))
-    scores = score_exact_match(RunResults(RunName("m", "ICL", "open"), Path("x.json"), RUN, (ok, error)))
+    results = RunResults(RunName("m", "ICL", "open"), Path("x.json"), RUN, (ok, error))
+    scores = score_exact_match(results)
     assert (scores.correct, scores.answered) == ((True, False), (True, False))
     assert (scores.error_count, scores.word_count, scores.accuracy_of_answered) == (1, 2.0, 100.0)
-    written = evaluation_of(scores, "normalised")
+    written = make_evaluation(Evaluation, scores, results)
     assert (written.original_count, written.total_examples, written.excluded_count) == (3, 2, 1)
 
 

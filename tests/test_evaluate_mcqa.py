@@ -16,7 +16,7 @@ from smmile.data.dataset import DatasetSource, load_outlines
 from smmile.prompting.options import Options
 from smmile.prompting.prompts import fill, prompt
 from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
-from smmile.scoring.reextraction import OTHER_ANSWER, OTHER_OPTIONS, published_reply
+from smmile.scoring.reextraction import OTHER_ANSWER, OTHER_OPTIONS, published_response
 
 COLUMNS = [
     "problem_id",
@@ -214,26 +214,26 @@ CONVERSATIONS = {
     "reply", ["A", "", " <think>Seen.</think>\n<answer>A</answer>", "The assistant says A."]
 )
 def test_the_reply_follows_the_querys_turn_mark(family: str, reply: str) -> None:
-    assert published_reply(CONVERSATIONS[family] + reply).strip() == reply.strip()
+    assert published_response(CONVERSATIONS[family] + reply).strip() == reply.strip()
 
 
 @pytest.mark.parametrize("family", ["llava", "llavanext", "onevision", "qwen", "llama"])
 def test_a_reply_that_goes_on_with_turns_of_its_own_is_read_whole(family: str) -> None:
     reply = f"A\nUSER: and now? ASSISTANT: B\nuser\n{STANDARD}\nassistant\nB [/INST] B"
-    assert published_reply(CONVERSATIONS[family] + reply).strip() == reply
+    assert published_response(CONVERSATIONS[family] + reply).strip() == reply
 
 
 @pytest.mark.parametrize(
     "reply", ["A", "The user asks an assistant\nassistant\nA", "I am ASSISTANT: A", "\n"]
 )
 def test_a_reply_alone_is_left_whole(reply: str) -> None:
-    assert published_reply(reply) == reply
+    assert published_response(reply) == reply
 
 
 def test_a_long_hostile_response_takes_no_time() -> None:
     head = STANDARD.split("B. Answer")[0]
-    assert published_reply(head * 20_000).startswith(head)
-    assert published_reply("USER:" + "assistant " * 200_000)
+    assert published_response(head * 20_000).startswith(head)
+    assert published_response("USER:" + "assistant " * 200_000)
 
 
 # Published rows against the data set.

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from conftest import Finished, run_here, run_script, says_in_one_line
-from smmile.reporting.analysis import read_scores
 from smmile.reporting.figures import (
     LOOKS,
     FileKind,
@@ -30,6 +29,7 @@ from smmile.reporting.figures import (
 from smmile.reporting.published import published_scores, published_set
 from smmile.reporting.statistics import wilson_interval
 from smmile.reporting.strata_files import read_strata
+from smmile.scoring.folder import read_scores
 
 HOSTILE = [
     "$x^2$ and $\\alpha$",

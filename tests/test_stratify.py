@@ -27,7 +27,7 @@ from smmile.reporting.statistics import accuracy_interval, wilson_interval
 from smmile.reporting.strata import strata_table, stratify
 from smmile.reporting.strata_files import read_strata
 from smmile.results.run_names import RunName
-from smmile.scoring.evaluations import Scores
+from smmile.scoring.scores import Scores
 
 ICL, ZERO_SHOT = RunName("m", "ICL", "open"), RunName("m", "0-shot", "open")
 

@@ -9,9 +9,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from smmile.errors import UsageError, one_line
 
@@ -192,6 +192,12 @@ def dataset_source(args: argparse.Namespace) -> DatasetSource:
     )
 
 
+def given_dataset_source(args: argparse.Namespace) -> DatasetSource | None:
+    """The data set that the flags name; None where there are no such flags. Raises as `dataset_source`."""
+    given = (args.dataset, args.augmented, args.dataset_path, args.dataset_id, args.dataset_revision)
+    return None if given == (None,) * len(given) else dataset_source(args)
+
+
 def add_inference_flags(
     parser: Parser, *, task_format: str = "open", max_new_tokens: int | None = 512
 ) -> None:
@@ -358,32 +364,112 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 
 def add_scoring_flags(parser: Parser) -> None:
-    """The flags of every scoring script."""
+    """The flags of every scoring script. The models asked for are `args.models`, a list."""
     parser.add_argument(
         "results_dir",
         nargs="?",
         type=Path,
+        action=_StoreGiven,
         default=_SUITE / "results",
         metavar="DIR",
         help="the folder with the result files (default: ../results)",
     )
-    parser.add_argument("--model", metavar="NAME", help="this model alone, named as in its files")
     parser.add_argument(
-        "--inference-mode", choices=("ICL", "0-shot"), help="this mode alone (default: both)"
+        "--model",
+        "--models",
+        dest="models",
+        nargs="+",
+        action=_Models,
+        default=[],
+        metavar="NAME",
+        help="only these models, named as in their files (default: all)",
     )
     parser.add_argument(
-        "--perturbed", action="store_true", help="show runs with a perturbed context in tables too"
+        "--inference-mode",
+        type=one_of("ICL", "0-shot"),
+        metavar="{ICL,0-shot}",
+        help="only this mode (default: both)",
+    )
+    parser.add_argument("--perturbed", action="store_true", help="include runs with a perturbed context")
+
+
+def add_metric_flag(parser: Parser, metrics: Iterable[str], help_text: str, **options: Any) -> None:
+    """The flag that chooses one of `metrics`, as `args.metric`; `options` are argparse's."""
+    known = list(metrics)
+    parser.add_argument(
+        "--metric",
+        "--eval_type",
+        dest="metric",
+        type=one_of(*known),
+        metavar=f"{{{','.join(known)}}}",
+        help=help_text,
+        **options,
     )
 
 
 def add_choice_flag(parser: Parser) -> None:
-    """The flag that says which reading of multiple choice is scored."""
+    """The flag that says which choices are scored in multiple choice."""
     parser.add_argument(
         "--mcqa",
-        choices=("stored", "reread"),
+        type=one_of("stored", "reread"),
         default="stored",
-        help="multiple choice as the result files have it, or as _evaluationmcqa.json files re-read it",
+        metavar="{stored,reread}",
+        help="multiple choice as result files have it, or re-extracted from the full responses",
     )
+
+
+def add_sort_flag(parser: Parser) -> None:
+    """The flag that sorts a table."""
+    parser.add_argument(
+        "--sort", metavar="COLUMN", help='sort by this column, such as "accuracy" (default: by model)'
+    )
+
+
+class _StoreGiven(argparse.Action):
+    """Stores a positional argument that is given, so that its default outweighs nothing."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values is not self.default:
+            setattr(namespace, self.dest, values)
+
+
+class _Models(argparse.Action):
+    """Stores names separated by blanks or commas; a folder behind them is that of the results."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        *names, last = values
+        if names and ("/" in last or Path(last).is_dir()):
+            namespace.results_dir = Path(last)
+        else:
+            names.append(last)
+        found = [name.strip() for text in names for name in text.split(",") if name.strip()]
+        if not found:
+            parser.error(f"argument {option_string}: it names no model")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *found])
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A flag's type: one of the `choices`, whatever the case of its letters."""
+    by_lower = {choice.lower(): choice for choice in choices}
+
+    def chosen(text: str) -> str:
+        if text.lower() not in by_lower:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
+        return by_lower[text.lower()]
+
+    return chosen
 
 
 def shown_path(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""Runs of a folder against each other: what their difference is, and whether it can be told from chance."""
+"""Runs of a folder against each other: their differences, and whether these are significant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -18,8 +18,9 @@ from smmile.reporting.statistics import (
     macro_average,
     paired_difference,
 )
-from smmile.reporting.tables import METRIC_NAMES, percent, text_table
-from smmile.scoring.evaluations import Metric, Scores
+from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.scores import Scores
 from smmile.task import MODES, InferenceMode
 
 ALPHA = 0.05
@@ -46,7 +47,7 @@ class Contrast:
     """The first run minus the second, in points of per cent; see `statistics.paired_difference`.
 
     `left_out` problems are in one run alone or, where only answered ones count, lack an answer in one.
-    `p_holm` is adjusted for all contrasts of the list, and `told_apart` says whether it is under `ALPHA`.
+    `p_holm` is adjusted for all contrasts of the list, and `significant` says whether it is under `ALPHA`.
     """
 
     first: Side
@@ -63,7 +64,7 @@ class Contrast:
     test: Literal["exact McNemar", "cluster sign-flip"]
     p_value: float
     p_holm: float
-    told_apart: bool
+    significant: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ContrastList:
     `mode` is None where it is the modes that are compared. `missing` says what could not be compared.
     """
 
-    metric: Metric
+    metric: str
     mode: InferenceMode | None
     contrasts: tuple[Contrast, ...]
     missing: tuple[str, ...] = ()
@@ -83,8 +84,9 @@ class ContrastList:
 class Ranked:
     """One model among others: its accuracy in per cent over its problems, with a 95 % interval.
 
-    `sets` are the letters of the sets it is in: models that share one cannot be told apart. `macro` is
-    the mean of its base problems' accuracies, where these occur more than once, with its standard error.
+    `sets` are the letters of the sets it is in: models that share one do not differ significantly.
+    `macro` is the mean of its base problems' accuracies, where these occur more than once, with its
+    standard error.
     """
 
     model: str
@@ -99,9 +101,9 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The models of one metric and mode, best first, and the largest sets that cannot be told apart."""
+    """The models of one metric and mode, best first, and the sets that do not differ significantly."""
 
-    metric: Metric
+    metric: str
     mode: InferenceMode
     models: tuple[Ranked, ...]
     sets: tuple[tuple[str, ...], ...]
@@ -121,32 +123,24 @@ class Comparison:
     rankings: tuple[Ranking, ...]
 
 
-def choose_models(runs: Sequence[Scores], wanted: Sequence[str]) -> list[Scores]:
-    """The runs of the models `wanted`, in that order; a perturbed run by its model or by its label.
-
-    `all` stands for every model. Raises UsageError, naming what is there, for any other name.
-    """
-    if "all" in wanted:
-        return list(runs)
-    chosen: dict[int, Scores] = {}
-    for name in wanted:
-        found = {index: run for index, run in enumerate(runs) if name in (run.name.model, run.name.label)}
-        if not found:
-            there = ", ".join(dict.fromkeys(run.name.label for run in runs))
-            raise UsageError(f"no run of {one_line(name)} is there; there is {one_line(there, 600)}")
-        chosen |= found
-    return list(chosen.values())
+def in_order(runs: Iterable[Scores], models: Sequence[str]) -> list[Scores]:
+    """The runs by the place of their model, or of their label, in `models`; as they are without any."""
+    places = {name: place for place, name in enumerate(models)}
+    last = len(places)
+    return sorted(
+        runs, key=lambda run: min(places.get(run.name.model, last), places.get(run.name.label, last))
+    )
 
 
 def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Comparison:
     """Compare the runs: each model with and without examples, and the models with each other.
 
-    Runs are paired by the problem's id. Errors and missing answers count as wrong, or `answered_only`
+    Runs are paired by the problem's id. Errors and missing answers count as incorrect, or `answered_only`
     leaves out the problems that either run has no answer to. Raises UsageError where nothing can be
     compared.
     """
     modes, models, rankings = [], [], []
-    for metric in METRIC_NAMES:
+    for metric in METRICS:
         of_metric = [run for run in runs if run.metric == metric]
         labels = list(dict.fromkeys(run.name.label for run in of_metric))
         by_mode: dict[InferenceMode, dict[str, Scores]] = {
@@ -173,7 +167,7 @@ def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Compariso
     if not any(found.contrasts for found in (*modes, *models)):
         reasons = [reason for found in (*modes, *models) for reason in found.missing]
         there = dict.fromkeys(
-            f"{run.name.label} {run.name.mode} ({METRIC_NAMES[run.metric]})" for run in runs
+            f"{run.name.label} {run.name.mode} ({METRICS[run.metric].short_title})" for run in runs
         )
         raise UsageError(
             f"nothing to compare: {one_line('; '.join(reasons), 400) or 'that takes two runs'}; "
@@ -183,7 +177,7 @@ def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Compariso
 
 
 def _contrast_list(
-    metric: Metric,
+    metric: str,
     mode: InferenceMode | None,
     pairs: Sequence[tuple[Scores, Scores]],
     answered_only: bool,
@@ -256,7 +250,7 @@ class _Matched:
             test="cluster sign-flip" if paired.is_clustered else "exact McNemar",
             p_value=paired.p_value,
             p_holm=p_holm,
-            told_apart=p_holm < ALPHA,
+            significant=p_holm < ALPHA,
         )
 
     def _side(self, run: Scores, places: Sequence[int], accuracy: float) -> Side:
@@ -283,12 +277,12 @@ def _answered(run: Scores) -> Scores:
 
 
 def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores]) -> Ranking:
-    """The sets by the contrasts `pairs`. A pair that could not be compared is not told apart."""
+    """The sets by the contrasts `pairs`. A pair that could not be compared is not significant."""
     runs = {label: run for label, run in runs.items() if run.total}
-    told_apart = {
-        frozenset((found.first.model, found.second.model)) for found in pairs.contrasts if found.told_apart
+    significant = {
+        frozenset((found.first.model, found.second.model)) for found in pairs.contrasts if found.significant
     }
-    sets = indistinguishable_sets({label: run.accuracy for label, run in runs.items()}, told_apart)
+    sets = indistinguishable_sets({label: run.accuracy for label, run in runs.items()}, significant)
     ranked = []
     for label, run in sorted(runs.items(), key=lambda item: -item[1].accuracy):
         clusters = [base_problem_id(problem_id) for problem_id in run.problem_ids]
@@ -312,29 +306,31 @@ def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores
     return Ranking(pairs.metric, mode, tuple(ranked), tuple(sets))
 
 
-def comparison_text(comparison: Comparison, *, show_pairs: bool) -> str:
-    """The comparison as plain text; `show_pairs` lists every pair of models too, not their sets alone."""
-    return "\n".join(_sections(comparison, show_pairs=show_pairs))
+def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout = WHOLE) -> str:
+    """The comparison as plain text; `show_pairs` also lists every pair of models, not only their sets."""
+    return "\n".join(_sections(comparison, show_pairs, layout))
 
 
 _HOW = """\
-Differences are in points of per cent, first minus second, with 95 % intervals, over the problems that both
-runs have. p: exact McNemar test, or (*) sign-flip test over base problems where these occur more than once.
-p Holm: adjusted for all contrasts of the list. Detectable: the smallest true difference that so many
-problems show at p < 0.05 four times in five, unadjusted. How all this is made: docs/statistics.md
+Differences are in percentage points, first minus second, with 95 % intervals,
+over the problems that both runs have. p: exact McNemar test, or (*) sign-flip
+test over base problems where these occur more than once. p Holm: adjusted for
+all contrasts of the list. Detectable: the smallest true difference that so many
+problems show at p < 0.05 four times in five, unadjusted. Methods:
+docs/statistics.md
 """
 
 
-def _sections(comparison: Comparison, *, show_pairs: bool) -> Iterator[str]:
-    wrong = "left out" if comparison.answered_only else "counted as wrong, as published"
-    yield f"Errors and missing answers {wrong}.\n{_HOW}"
+def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Iterator[str]:
+    treated = "are left out" if comparison.answered_only else "count as incorrect, as published"
+    yield f"Errors and missing answers {treated}.\n{_HOW}"
     for found in (*comparison.modes, *(comparison.models if show_pairs else ())):
-        yield _contrasts_text(found)
+        yield _contrasts_text(found, layout)
     for ranking in comparison.rankings:
-        yield _ranking_text(ranking)
+        yield _ranking_text(ranking, layout)
 
 
-def _contrasts_text(found: ContrastList) -> str:
+def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     first, second = ("First", "Second") if found.mode else ("ICL", "0-shot")
     head = ["Contrast", "Problems", "Left out", f"{first} %", f"{second} %", "Difference", "95 % interval"]
     head += ["p", "p Holm", "Detectable", f"{first} answered %", f"{second} answered %"]
@@ -356,12 +352,14 @@ def _contrasts_text(found: ContrastList) -> str:
         for one in found.contrasts
     ]
     what = f"{found.mode}: model minus model" if found.mode else "ICL minus 0-shot"
-    title = f"{METRIC_NAMES[found.metric]}, {what} ({pluralize(len(rows), 'contrast')})\n"
+    title = f"{METRICS[found.metric].short_title}, {what} ({pluralize(len(rows), 'contrast')})\n"
     missing = "".join(f"not compared: {one_line(reason)}\n" for reason in found.missing)
-    return "\n".join([title, text_table(head, rows, text_columns=1), *([missing] if missing else [])])
+    secondary = (f"{second} answered %", f"{first} answered %", "Detectable", "Left out", "p", "Problems")
+    table = text_table(head, rows, text_columns=1, secondary=secondary, layout=layout)
+    return "\n".join([title, table, *([missing] if missing else [])])
 
 
-def _ranking_text(ranking: Ranking) -> str:
+def _ranking_text(ranking: Ranking, layout: Layout) -> str:
     head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
     permuted = any(model.macro is not None for model in ranking.models)
     head += ["Macro average %", "± standard error"] if permuted else []
@@ -376,10 +374,10 @@ def _ranking_text(ranking: Ranking) -> str:
         ]
         for model in ranking.models
     ]
-    title = (
-        f"{METRIC_NAMES[ranking.metric]}, {ranking.mode}: models that share a letter cannot be told apart"
-    )
-    return f"{title}\n\n{text_table(head, rows)}"
+    metric = METRICS[ranking.metric].short_title
+    title = f"{metric}, {ranking.mode}: models that share a letter do not differ significantly"
+    secondary = ("± standard error", "Macro average %", "Problems")
+    return f"{title}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"
 
 
 def _problems(problems: int, base_problems: int) -> str:

@@ -15,17 +15,19 @@ from pathlib import Path
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line
 from smmile.prompting.options import lettered_options
-from smmile.reporting.analysis import read_scores
 from smmile.reporting.published import PublishedSet
 from smmile.reporting.statistics import clustered_standard_error
 from smmile.reporting.strata import run_key
 from smmile.reporting.strata_files import Strata, read_strata
-from smmile.reporting.tables import METRIC_NAMES, percent
+from smmile.reporting.tables import percent
 from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
 from smmile.results.schema import Record
-from smmile.scoring.evaluations import Metric, Scores, normalise
-from smmile.scoring.reextraction import published_reply, reextract_run
+from smmile.scoring.exact_match import normalise
+from smmile.scoring.folder import read_scores
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.reextraction import published_response, reextract_run
+from smmile.scoring.scores import Scores
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -41,9 +43,9 @@ class PublishedRuns:
     data_set: PublishedSet
     source: str
     runs: tuple[RunResults, ...]
-    scores: Mapping[tuple[RunName, Metric], Scores]
+    scores: Mapping[tuple[RunName, str], Scores]
     outlines: Mapping[str, Outline]
-    strata: Mapping[Metric, Mapping[str, Strata]]
+    strata: Mapping[str, Mapping[str, Strata]]
 
     @property
     def open_runs(self) -> list[RunResults]:
@@ -60,9 +62,9 @@ def read_published(
     folder: Path, data_set: PublishedSet, source: str, outlines: Iterable[Outline]
 ) -> PublishedRuns:
     """The published files in `folder`. Raises UsageError where one is broken or of another data set."""
-    scores, broken = read_scores(folder)
-    if broken:
-        raise UsageError(broken[0])
+    found = read_scores(folder)
+    if found.unscored:
+        raise UsageError(found.unscored[0].reason)
     files = result_files(folder)
     names = sorted(files, key=lambda name: (name.sort_key, name.task_format != "open"))
     runs = [read_run(name, files[name]) for name in names]
@@ -75,10 +77,10 @@ def read_published(
             )
     strata = {
         metric: read_strata(file)
-        for metric in METRIC_NAMES
+        for metric in METRICS
         if (file := folder / f"model_stratification_{metric}.json").exists()
     }
-    by_name = {(run.name, run.metric): run for run in scores}
+    by_name = {(run.name, run.metric): run for run in found.scores}
     return PublishedRuns(data_set, source, tuple(runs), by_name, problems, strata)
 
 
@@ -213,7 +215,7 @@ def _scores_without(
             if not left_out:
                 continue
             cells: list[object] = []
-            for metric in METRIC_NAMES:
+            for metric in METRICS:
                 scores = runs.scores.get((run.name, metric))
                 change = _Change.of(scores, kept) if scores else None
                 cells.append(change or "-")
@@ -341,7 +343,7 @@ def _whole_reply(record: Record) -> str | None:
     """The reply whose answer was cut before the word system; None where it was not."""
     if record.status != "ok" or record.full_response is None or record.generated_answer is None:
         return None
-    reply, answer = published_reply(record.full_response).strip(), record.generated_answer.strip()
+    reply, answer = published_response(record.full_response).strip(), record.generated_answer.strip()
     rest = reply[len(answer) :].lstrip()
     return reply if reply.startswith(answer) and rest.startswith("system") else None
 
@@ -369,7 +371,7 @@ def _error_bars(published: Sequence[PublishedRuns]) -> dict[str, object] | None:
     for runs in published:
         for run in runs.open_runs:
             scores = runs.scores.get((run.name, "llm"))
-            if scores is None or scores.right in (0, scores.total):
+            if scores is None or scores.correct_count in (0, scores.total):
                 continue
             clusters = [base_problem_id(problem_id) for problem_id in scores.problem_ids]
             by_row = clustered_standard_error(scores.correct, range(scores.total)) * 100
@@ -447,9 +449,16 @@ def _stale_strata(published: Sequence[PublishedRuns]) -> str:
         for (name, metric), scores in runs.scores.items():
             strata = runs.strata.get(metric, {}).get(run_key(name), {})
             totals = {sum(counts.correct for counts in values.values()) for values in strata.values()}
-            if totals - {scores.right}:
+            if totals - {scores.correct_count}:
                 shown = ", ".join(map(str, sorted(totals)))
                 rows.append(
-                    [runs.data_set, name.model, name.mode, METRIC_NAMES[metric], shown, scores.right]
+                    [
+                        runs.data_set,
+                        name.model,
+                        name.mode,
+                        METRICS[metric].short_title,
+                        shown,
+                        scores.correct_count,
+                    ]
                 )
     return _table(head, rows, 4)

@@ -28,18 +28,13 @@ from smmile.reporting.strata import (
 )
 from smmile.reporting.strata_files import Counts, Strata
 from smmile.results.run_names import BASELINES, file_safe, latex_name
-from smmile.scoring.evaluations import Metric, Scores
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.scores import Scores, natural_key
 from smmile.task import MODES, InferenceMode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-METRIC_TITLES: Mapping[Metric, str] = {
-    "llm": "LLM as a judge",
-    "em": "Exact match",
-    "mcqa": "Multiple choice",
-}
 
 
 @dataclass(frozen=True)
@@ -105,10 +100,10 @@ def models_plan(
     permutations of one problem as one cluster; published scores on SMMILE++, whose answers are not at
     hand, have none.
     """
-    metrics = [metric for metric in METRIC_TITLES if any(run.metric == metric for run in scores)]
-    points: dict[tuple[str, str], dict[Metric, list[Point]]] = {}
+    metrics = [metric for metric in METRICS if any(run.metric == metric for run in scores)]
+    points: dict[tuple[str, str], dict[str, list[Point]]] = {}
     names = {*(run.name for run in scores), *(score.name for score in published)}
-    for name in sorted(names, key=lambda name: name.sort_key):
+    for name in sorted(names, key=natural_key):
         points.setdefault((name.model, name.perturbation), {metric: [] for metric in metrics})
     permuted = False
     for run in scores:
@@ -138,7 +133,7 @@ def models_plan(
         if metric == "mcqa" and chance is not None:
             lines["chance"] = chance
         rule = baselines if 0 < baselines < len(rows) else None
-        panels.append(Panel(METRIC_TITLES[metric], tuple(rows), rule, lines, labelled=not panels))
+        panels.append(Panel(METRICS[metric].title, tuple(rows), rule, lines, labelled=not panels))
     note = "Bars: 95 % intervals"
     note += ", with the permutations of one problem as one cluster" if permuted else ""
     note += "; published scores on SMMILE++ have none" if permuted and published else ""
@@ -204,7 +199,7 @@ class StratifiedRun:
         return Point(mode, counts.correct / counts.total * 100, interval, few=few)
 
 
-def strata_plans(metric: Metric, strata: Mapping[str, Strata], scores: Sequence[Scores]) -> dict[str, Plan]:
+def strata_plans(metric: str, strata: Mapping[str, Strata], scores: Sequence[Scores]) -> dict[str, Plan]:
     """A figure for every model that both `strata` and `scores` have under `metric`, by label."""
     models: dict[str, dict[InferenceMode, StratifiedRun]] = {}
     for run in scores:
@@ -212,14 +207,14 @@ def strata_plans(metric: Metric, strata: Mapping[str, Strata], scores: Sequence[
             models.setdefault(run.name.label, {})[run.name.mode] = StratifiedRun.of(run, found)
     titles = {run.name.label: _model_label(run.name.model, run.name.perturbation) for run in scores}
     plans = {
-        label: strata_plan(f"{titles[label]}: {METRIC_TITLES[metric]}", runs)
+        label: strata_plan(f"{titles[label]}: {METRICS[metric].title}", runs)
         for label, runs in models.items()
     }
     return {label: plan for label, plan in plans.items() if plan.columns}
 
 
 def named_strata_plans(
-    metric: Metric, strata: Mapping[str, Strata], scores: Sequence[Scores]
+    metric: str, strata: Mapping[str, Strata], scores: Sequence[Scores]
 ) -> dict[str, Plan]:
     """The plans of `strata_plans` by the middle of their files' names."""
     plans: dict[str, Plan] = {}

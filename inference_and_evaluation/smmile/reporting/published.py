@@ -1,4 +1,4 @@
-"""The published scores, to stand beside a user's own.
+"""The published scores, to compare a user's own with.
 
 `published_scores.csv` holds them, counted from the result files published with the paper (repository
 `eth-medical-ai-lab/smmile`, CC BY 4.0). They are figures, not answers.
@@ -15,7 +15,8 @@ from typing import Literal
 from smmile.data.problems import HUB_IDS, base_problem_id
 from smmile.errors import UsageError, one_line
 from smmile.results.run_names import RunName
-from smmile.scoring.evaluations import Metric, Scores
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.scores import Scores, natural_key
 from smmile.task import InferenceMode
 
 PublishedSet = Literal["SMMILE", "SMMILE++"]
@@ -26,32 +27,30 @@ _SETS: dict[str, PublishedSet] = {HUB_IDS["smmile"]: "SMMILE", HUB_IDS["augmente
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """One published run under one metric: `correct` of `problems` answers are right."""
+    """One published run under one metric: `correct` of `problems` answers are correct."""
 
     name: RunName
-    metric: Metric
+    metric: str
     problems: int
     correct: int
 
     @property
     def accuracy(self) -> float:
-        """Right answers in per cent of all problems."""
+        """Correct answers in per cent of all problems."""
         return self.correct / self.problems * 100
 
 
 def published_scores(data_set: PublishedSet, mode: InferenceMode | None = None) -> list[PublishedScore]:
     """The published scores on `data_set`, all or those of one mode, in table order."""
-    metrics: dict[str, Metric] = {"llm": "llm", "em": "em", "mcqa": "mcqa"}
     found = []
     with _FILE.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             name = RunName.parse(f"result_{row['model']}_{row['inference_mode']}_{row['task_format']}")
             assert name is not None
             if row["dataset"] == data_set and mode in (None, name.mode):
-                metric = metrics[row["metric"]]
-                found.append(PublishedScore(name, metric, int(row["problems"]), int(row["correct"])))
-    order = list(metrics)
-    return sorted(found, key=lambda score: (score.name.sort_key, order.index(score.metric)))
+                found.append(PublishedScore(name, row["metric"], int(row["problems"]), int(row["correct"])))
+    order = list(METRICS)
+    return sorted(found, key=lambda score: (natural_key(score.name), order.index(score.metric)))
 
 
 def published_set(scores: Sequence[Scores]) -> PublishedSet:

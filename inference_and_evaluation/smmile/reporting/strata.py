@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import one_line
 from smmile.reporting.statistics import Interval, accuracy_interval
-from smmile.reporting.tables import percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, percent, text_table
 from smmile.results.run_names import RunName, evaluation_name
-from smmile.scoring.evaluations import Scores
+from smmile.scoring.scores import Scores
 
 # A stratum of fewer problems than this says little: it is greyed.
 FEW_PROBLEMS = 10
@@ -45,7 +45,7 @@ class Stratum:
 
     @property
     def accuracy(self) -> float:
-        """Right answers in per cent."""
+        """Correct answers in per cent."""
         return 100 * self.correct / self.total
 
     @property
@@ -58,7 +58,7 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
     """The strata of every run, flag by flag, the largest first (numbers of examples ascending).
 
     `outlines` are the data set's problems by their ids; a run's other problems are left out. Flags are
-    those that the query's row has, `speciality` after them, then the three that tell of the examples.
+    those that the query's row has, `speciality` after them, then the three about the examples.
     """
     columns = dict.fromkeys(flag for outline in outlines.values() for flag in outline.flags)
     flags = sorted(columns, key=lambda flag: flag == "speciality")
@@ -122,8 +122,8 @@ def published_form(strata: Iterable[Stratum]) -> Published:
 
     {"<name>:<mode>": {"<flag>_accuracy": {value: per cent}, "<flag>_total": …, "<flag>_correct": …}};
     a run with a perturbed context has the perturbation behind its name. A run on permuted problems has
-    "<flag>_base_problems", "<flag>_low" and "<flag>_high" (the interval, per cent) besides, which cannot
-    be told from counts.
+    "<flag>_base_problems", "<flag>_low" and "<flag>_high" (the interval, per cent) besides, which counts do
+    not give.
     """
     strata = list(strata)
     permuted = {stratum.run for stratum in strata if stratum.base_problems < stratum.total}
@@ -145,8 +145,8 @@ def run_key(run: RunName) -> str:
     return f"{evaluation_name(run.model)}{perturbation}:{run.mode}"
 
 
-def strata_tables(strata: Iterable[Stratum], *, terminal: bool = False) -> str:
-    """A table for each run, with its name and accuracy above it; `terminal` as in `strata_table`."""
+def strata_tables(strata: Iterable[Stratum], *, terminal: bool = False, layout: Layout = WHOLE) -> str:
+    """A table for each run, with its name and accuracy above it; the rest as in `strata_table`."""
     by_run: dict[RunName, list[Stratum]] = {}
     for stratum in strata:
         by_run.setdefault(stratum.run, []).append(stratum)
@@ -155,13 +155,13 @@ def strata_tables(strata: Iterable[Stratum], *, terminal: bool = False) -> str:
         parts = [
             stratum for stratum in found if stratum.flag == NUMBER_OF_EXAMPLES
         ]  # which all problems have
-        right = f"{sum(part.correct for part in parts)} of {sum(part.total for part in parts)} right"
-        title = f"{one_line(run.label)}, {run.mode}: {right}"
-        tables.append(f"{title}\n\n{strata_table(found, terminal=terminal)}")
+        correct = f"{sum(part.correct for part in parts)} of {sum(part.total for part in parts)} correct"
+        title = f"{one_line(run.label)}, {run.mode}: {correct}"
+        tables.append(f"{title}\n\n{strata_table(found, terminal=terminal, layout=layout)}")
     return "\n".join(tables)
 
 
-def strata_table(strata: Sequence[Stratum], *, terminal: bool = False) -> str:
+def strata_table(strata: Sequence[Stratum], *, terminal: bool = False, layout: Layout = WHOLE) -> str:
     """The table of one run's strata, a line for each, the small ones greyed.
 
     On a `terminal` they are dimmed, else they carry an asterisk.
@@ -178,7 +178,8 @@ def strata_table(strata: Sequence[Stratum], *, terminal: bool = False) -> str:
         rows.append([*row, str(stratum.correct), percent(stratum.accuracy), f"{low} to {high}{mark}"])
         before = stratum.flag
     small = [number for number, stratum in enumerate(strata) if stratum.is_small]
-    return text_table(head, rows, dimmed=small if terminal else None)
+    secondary = ("Base problems", "Correct")
+    return text_table(head, rows, dimmed=small if terminal else None, secondary=secondary, layout=layout)
 
 
 def _shown_flag(flag: str) -> str:

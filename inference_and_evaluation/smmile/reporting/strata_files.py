@@ -9,14 +9,15 @@ from pathlib import Path
 import msgspec
 
 from smmile.errors import UsageError, one_line
+from smmile.scoring.scores import Scores
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Right answers among the problems that share a flag's value.
+    """Correct answers among the problems that share a flag's value.
 
     Of permuted problems, as on SMMILE++, there is also the number of base problems, and the 95 % interval
-    of the accuracy (shares) that takes each as one cluster; None where the file does not tell.
+    of the accuracy (shares) that takes each as one cluster; None where the file does not say.
     """
 
     correct: int
@@ -30,11 +31,11 @@ Strata = Mapping[str, Mapping[str, Counts]]
 
 
 def read_strata(file: Path) -> dict[str, Strata]:
-    """What stratify.py wrote down in `file`, by `<name>:<mode>`. Raises UsageError where it is broken."""
+    """The strata in a file of stratify.py, by `<name>:<mode>`. Raises UsageError where it is broken."""
     try:
         content = msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, dict[str, float]]])
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{one_line(file.name)} is no readable file of strata ({error})") from error
+        raise UsageError(f"{one_line(file.name)} is not a readable file of strata ({error})") from error
     strata: dict[str, Strata] = {}
     for run, columns in content.items():
         of_run: dict[str, Mapping[str, Counts]] = {}
@@ -47,7 +48,7 @@ def read_strata(file: Path) -> dict[str, Strata]:
                 not 0 <= correct.get(value, -1) <= total or not total for value, total in totals.items()
             ):
                 raise UsageError(
-                    f"{one_line(file.name)}: {one_line(column)} does not go with its right answers"
+                    f"{one_line(file.name)}: {one_line(column)} does not go with its correct answers"
                 )
             low, high = columns.get(f"{flag}_low", {}), columns.get(f"{flag}_high", {})
             bases = columns.get(f"{flag}_base_problems", {})
@@ -62,3 +63,14 @@ def read_strata(file: Path) -> dict[str, Strata]:
             }
         strata[run] = of_run
     return strata
+
+
+def strata_match(strata: Strata, scores: Scores) -> bool:
+    """May `strata` be of these scores? Not where their counts contradict the run's: they are stale then."""
+    for counts in strata.values():
+        total = sum(one.total for one in counts.values())
+        correct = sum(one.correct for one in counts.values())
+        missing = scores.total - total  # problems that the data set lacks, or that have no such flag
+        if missing < 0 or not scores.correct_count - missing <= correct <= scores.correct_count:
+            return False
+    return True

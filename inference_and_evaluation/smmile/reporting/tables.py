@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import unicodedata
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smmile.errors import one_line
+from smmile.errors import UsageError, one_line
 from smmile.results.run_names import BASELINES, RunName, latex_name
-from smmile.scoring.evaluations import Metric, Scores
+from smmile.scoring.metrics import METRICS, Metric
+from smmile.scoring.reextraction import ReextractedRun
+from smmile.scoring.scores import Scores, natural_key
+from smmile.scoring.selection import suggestion
 from smmile.task import InferenceMode
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
-METRIC_NAMES: Mapping[Metric, str] = {"llm": "LLM", "em": "EM", "mcqa": "MCQA"}
-COLUMNS: tuple[tuple[Metric, InferenceMode], ...] = (
-    ("llm", "0-shot"),
-    ("llm", "ICL"),
-    ("em", "0-shot"),
-    ("em", "ICL"),
-    ("mcqa", "0-shot"),
-    ("mcqa", "ICL"),
-)
+
+@dataclass(frozen=True)
+class Layout:
+    """How wide a text table may be, in characters (None: as its content), and the column to sort it by."""
+
+    width: int | None = None
+    sort: str | None = None
+
+    @classmethod
+    def of_terminal(cls, sort: str | None = None) -> Layout:
+        """As wide as the terminal, or as COLUMNS says; 80 where neither is known."""
+        return cls(shutil.get_terminal_size().columns, sort)
+
+
+WHOLE = Layout()
 
 
 def text_table(
@@ -31,11 +42,72 @@ def text_table(
     rows: Sequence[Sequence[str]],
     text_columns: int = 2,
     dimmed: Container[int] | None = None,
+    *,
+    secondary: Sequence[str] = (),
+    layout: Layout = WHOLE,
 ) -> str:
-    """A plain table as wide as its content; all but the first `text_columns` are set to the right.
+    """A plain table; all but the first `text_columns` are set to the right.
 
-    With `dimmed` it is for a terminal, and those rows (by number, from 0) are dimmed.
+    Where there is no room, `secondary` columns are left out, one after another. With `dimmed` it is for a
+    terminal, and those rows (by number, from 0) are dimmed. Raises UsageError for a column to sort by
+    that the table does not have.
     """
+    if layout.sort is not None:
+        rows = _sorted_rows(head, rows, layout.sort)
+    kept = list(range(len(head)))
+    for name in secondary:
+        if layout.width is None or _width(head, rows, kept) <= layout.width:
+            break
+        kept = [index for index in kept if head[index] != name or head[index] == layout.sort]
+    table = _drawn(
+        [head[index] for index in kept],
+        [[row[index] for index in kept] for row in rows],
+        sum(index < text_columns for index in kept),
+        dimmed,
+    )
+    dropped = [one_line(name) for index, name in enumerate(head) if index not in kept]
+    return table + (f" (no room for: {', '.join(dropped)})\n" if dropped else "")
+
+
+def _width(head: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int]) -> int:
+    """The width of a table of these columns: two blanks between them, one before and behind."""
+    from rich.cells import cell_len
+
+    widths = [max(cell_len(one_line(row[index])) for row in (head, *rows)) for index in columns]
+    return sum(widths) + 2 * len(widths)
+
+
+def _sorted_rows(
+    head: Sequence[str], rows: Sequence[Sequence[str]], column: str
+) -> Sequence[Sequence[str]]:
+    """The rows by a column, named as in the head or by the beginning of that: largest number first."""
+    bare = {re.sub(r"[^a-z0-9 ]", "", title.lower()).strip(): index for index, title in enumerate(head)}
+    wanted = re.sub(r"[^a-z0-9 ]", "", column.lower().replace("-", " ").replace("_", " ")).strip()
+    found = [index for title, index in bare.items() if wanted and title.startswith(wanted)]
+    if wanted in bare:
+        found = [bare[wanted]]
+    if len(found) != 1:
+        titles = [title for title in bare if title]
+        raise UsageError(
+            f"--sort {one_line(column)} does not name one column; {suggestion(column, titles)}"
+            f"there are {', '.join(titles)}"
+        )
+
+    def key(row: Sequence[str]) -> tuple[bool, float, list[object]]:
+        cell = row[found[0]]
+        number = re.match(r"[-+]?\d+(?:\.\d+)?", cell)
+        text = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", cell.lower())]
+        return (cell == "-", -float(number[0]) if number else 0.0, [*text])
+
+    return sorted(rows, key=key)
+
+
+def _drawn(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: int,
+    dimmed: Container[int] | None,
+) -> str:
     from io import StringIO
 
     from rich.box import SIMPLE_HEAD
@@ -68,7 +140,9 @@ def percent(value: float | None) -> str:
 
 
 def comparison_table(
-    scores: Sequence[Scores], more: Mapping[str, Mapping[RunName, str]] | None = None
+    scores: Sequence[Scores],
+    more: Mapping[str, Mapping[RunName, str]] | None = None,
+    layout: Layout = WHOLE,
 ) -> str:
     """All runs side by side, each with its own counts; `more` columns have a cell for each run."""
     head = ["Model", "Mode", "Problems", "Correct", "Accuracy %", "Errors", "Answered %"]
@@ -79,7 +153,7 @@ def comparison_table(
             run.name.label,
             run.name.mode,
             str(run.total),
-            str(run.right),
+            str(run.correct_count),
             percent(run.accuracy),
             str(run.error_count),
             percent(run.coverage),
@@ -88,9 +162,40 @@ def comparison_table(
             *([str(run.skipped)] if skipped else []),
             *(cells[run.name] for cells in (more or {}).values()),
         ]
-        for run in sorted(scores, key=lambda run: run.name.sort_key)
+        for run in sorted(scores, key=lambda run: natural_key(run.name))
     ]
-    return text_table([*head, *(["Skipped"] if skipped else []), *(more or {})], rows)
+    return text_table(
+        [*head, *(["Skipped"] if skipped else []), *(more or {})],
+        rows,
+        secondary=("Words", "Skipped", "Correct", "Problems", "Of answered %", "Answered %", "Errors"),
+        layout=layout,
+    )
+
+
+def reextraction_table(runs: Sequence[ReextractedRun], layout: Layout = WHOLE) -> str:
+    """Stored against re-extracted accuracy, a line per run."""
+    excluded = any(run.excluded for run in runs)
+    head = ["Model", "Mode", "Problems", "Stored %", "Re-extracted %", "Difference", "Errors", "No choice"]
+    head += ["To correct", "To incorrect", "Of answered %", "Chance %", *(["Left out"] if excluded else [])]
+    rows = []
+    for run in sorted(runs, key=lambda run: natural_key(run.stored.name)):
+        scores = run.scores
+        row = [scores.name.label, scores.name.mode, str(scores.total), percent(run.stored.accuracy)]
+        row += [percent(scores.accuracy), f"{run.difference:+.2f}"]
+        row += [str(sum(choice.record.status == "error" for choice in run.choices))]
+        row += [str(len(ids)) for ids in (run.unreadable, run.to_correct, run.to_incorrect)]
+        row += [percent(scores.accuracy_of_answered), percent(run.chance_level)]
+        rows.append([*row, *([str(len(run.excluded))] if excluded else [])])
+    secondary = (
+        "Chance %",
+        "Of answered %",
+        "Problems",
+        "To incorrect",
+        "To correct",
+        "Errors",
+        "Left out",
+    )
+    return text_table(head, rows, secondary=secondary, layout=layout)
 
 
 @dataclass(frozen=True)
@@ -106,10 +211,9 @@ class Estimate:
         return f"{self.accuracy:.2f}"
 
 
-TableRow = tuple[str, str]  # model and perturbation
-
-
-Estimates = Mapping[tuple[RunName, Metric], Estimate]
+_Row = tuple[str, str]  # model and perturbation
+_Column = tuple[str, InferenceMode]  # key of the metric, and mode
+Estimates = Mapping[tuple[RunName, str], Estimate]
 
 
 def latex_table(
@@ -117,21 +221,23 @@ def latex_table(
 ) -> str:
     """The paper's table as a complete LaTeX float; it needs the package booktabs.
 
-    Baselines come first, then a rule, then the models by file name; the best value of each column is
-    bold, as printed. `published` ones follow below a further rule, none of them bold. Names that are not
-    the paper's are escaped. `caption` is LaTeX.
+    `estimates` are by run and key of the metric. Baselines come first, then a rule, then the models by
+    file name; the best value of each column is bold, as printed. `published` ones follow below a further
+    rule, none of them bold. Names that are not the paper's are escaped. `caption` is LaTeX.
     """
     import jinja2
 
     rows = _latex_rows(estimates)
+    metrics = latex_metrics({metric for _, metric in [*estimates, *(published or {})]})
+    columns: list[_Column] = [(metric.key, mode) for metric in metrics for mode in ("0-shot", "ICL")]
     best = {
         column: max((row[column].accuracy for row in rows.values() if column in row), default=None)
-        for column in COLUMNS
+        for column in columns
     }
 
-    def cells(row: Mapping[tuple[Metric, InferenceMode], Estimate], *, bold: bool = True) -> list[str]:
+    def cells(row: Mapping[_Column, Estimate], *, bold: bool = True) -> list[str]:
         shown = []
-        for column in COLUMNS:
+        for column in columns:
             estimate, best_value = row.get(column), best[column]
             is_best = bold and estimate is not None and estimate.shown == percent(best_value)
             shown.append(_latex_cell(estimate, bold=is_best))
@@ -153,6 +259,7 @@ def latex_table(
     )
     named = [(key, [_latex_model(*key), *cells(row)]) for key, row in rows.items()]
     return environment.get_template("table.tex.j2").render(
+        metrics=[metric.short_title for metric in metrics],
         baselines=[row for key, row in named if key[0] in BASELINES],
         models=[row for key, row in named if key[0] not in BASELINES],
         published=[
@@ -164,8 +271,13 @@ def latex_table(
     )
 
 
-def _latex_rows(estimates: Estimates) -> dict[TableRow, dict[tuple[Metric, InferenceMode], Estimate]]:
-    rows: dict[TableRow, dict[tuple[Metric, InferenceMode], Estimate]] = {}
+def latex_metrics(scored: Container[str]) -> list[Metric]:
+    """The metrics with columns in the LaTeX table: the paper's, and others of which there are scores."""
+    return [metric for metric in METRICS.values() if metric.in_paper or metric.key in scored]
+
+
+def _latex_rows(estimates: Estimates) -> dict[_Row, dict[_Column, Estimate]]:
+    rows: dict[_Row, dict[_Column, Estimate]] = {}
     for (name, metric), estimate in sorted(estimates.items(), key=lambda item: item[0][0].sort_key):
         rows.setdefault((name.model, name.perturbation), {})[metric, name.mode] = estimate
     return rows

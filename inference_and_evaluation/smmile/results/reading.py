@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -119,31 +119,6 @@ def _name_in_content(file: Path) -> RunName | None:
     return RunName(file_safe(run.model), run.inference_mode, run.task_format, perturbation)
 
 
-def select_runs(
-    names: Iterable[RunName], folder: Path, model: str | None, mode: InferenceMode | None
-) -> list[RunName]:
-    """Those of the runs `names` that a command line asks for, in file-name order.
-
-    Raises UsageError, naming what `folder` has, where there are none.
-    """
-    there = sorted(names, key=lambda name: name.stem)
-    if not there:
-        raise UsageError(f"{one_line(folder)} has no result files (result_*.json or result_*.csv)")
-    wanted = [
-        name
-        for name in there
-        if (model is None or name.model == model) and (mode is None or name.mode == mode)
-    ]
-    if not wanted:
-        asked = [f"--model {one_line(model)}"] if model else []
-        asked += [f"--inference-mode {mode}"] if mode else []
-        known = ", ".join(dict.fromkeys(f"{name.model} {name.mode}" for name in there))
-        raise UsageError(
-            f"{one_line(folder)} has no run with {' '.join(asked)}; it has {one_line(known, 600)}"
-        )
-    return wanted
-
-
 def relative_paths(source: DatasetSource, folder: Path) -> tuple[str | None, str]:
     """`path` and `image_dir` of `source`, relative to the results' `folder`, for `DatasetInfo`."""
     path = None if source.path is None else _relative(source.path, folder)
@@ -181,18 +156,3 @@ _NAMES = {hub_id: name for name, hub_id in HUB_IDS.items()} | {"demo": "demo"}
 
 def _is_hub_id(info: DatasetInfo) -> bool:
     return info.id in _NAMES or "/" in info.id
-
-
-def source_of_runs(runs: Iterable[Run | None], folder: Path) -> DatasetSource | None:
-    """The one data set that the runs of `folder` name; None where none does (published CSV files).
-
-    Raises UsageError where they name several.
-    """
-    sources = {source_of_run(run, folder): run for run in runs if run is not None}
-    if len(sources) > 1:
-        first, second = list(sources.values())[:2]
-        raise UsageError(
-            f"{one_line(first.name.stem)} and {one_line(second.name.stem)} are on different data sets "
-            f"({one_line(first.dataset.id)}, {one_line(second.dataset.id)}); score them in separate folders"
-        )
-    return next(iter(sources), None)

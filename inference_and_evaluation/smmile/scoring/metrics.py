@@ -1,19 +1,42 @@
-"""The table of metrics: everything that is special about each one stands here."""
+"""The table of metrics: everything that is specific to one metric.
+
+To add a metric, write its scoring function and its entry in the table. Evaluation files, text tables, the
+LaTeX table, comparisons, strata, figures and the choices of flags follow from the entry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from smmile.task import TaskFormat
+
+if TYPE_CHECKING:
+    from smmile.results.reading import RunResults
+    from smmile.scoring.scores import Scores
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How to score: `strict` exact match; multiple choice re-extracted (`reextract`) or as stored."""
+
+    strict: bool = False
+    reextract: bool = False
+
+
+# Returns None where the run has no score under the metric yet; raises UsageError where it cannot be scored.
+Scorer = Callable[["RunResults", ScoringOptions], "Scores | None"]
 
 
 @dataclass(frozen=True)
 class Metric:
     """One way to score a run.
 
-    `key` names it in flags, `title` in figures and headings, `short_title` in column heads. Runs of
-    `task_format` are scored by it, and `<result><suffix>.json` holds a run's evaluation.
+    `key` names it in flags and files, `title` in figures and headings, `short_title` in the heads of
+    tables. It scores runs of `task_format`, and `<result><suffix>.json` holds the evaluation of a run,
+    which `script` writes. With `is_saved` there are no scores but in these files. The LaTeX table always
+    has the columns of metrics `in_paper`, those of others where there are scores.
     """
 
     key: str
@@ -21,13 +44,61 @@ class Metric:
     short_title: str
     suffix: str
     task_format: TaskFormat
+    score: Scorer
+    script: str = "evaluate_EM.py"
+    is_saved: bool = False
+    in_paper: bool = False
+
+    def reads_evaluations(self, options: ScoringOptions) -> bool:
+        """Whether an evaluation file counts even if its result file is missing."""
+        return self.is_saved or (options.reextract and self.task_format == "mcqa")
+
+
+# Imports stand within the functions, so that a script's --help is quick.
+
+
+def _by_a_judge(results: RunResults, options: ScoringOptions) -> Scores | None:
+    from smmile.scoring.evaluation import saved_scores
+
+    return saved_scores(results, METRICS["llm"])
+
+
+def _exact_match(results: RunResults, options: ScoringOptions) -> Scores:
+    from smmile.scoring.exact_match import score_exact_match
+
+    return score_exact_match(results, strict=options.strict)
+
+
+def _multiple_choice(results: RunResults, options: ScoringOptions) -> Scores | None:
+    from smmile.scoring.reextraction import score_reextracted, score_stored
+
+    return score_reextracted(results) if options.reextract else score_stored(results)
 
 
 # In the order of the paper's table.
 _TABLE = (
-    Metric("llm", "LLM as a judge", "LLM", "_evaluationllm", "open"),
-    Metric("em", "Exact match", "EM", "_evaluation", "open"),
-    Metric("mcqa", "Multiple choice", "MCQA", "_evaluationmcqa", "mcqa"),
+    Metric(
+        "llm",
+        "LLM as a judge",
+        "LLM",
+        "_evaluationllm",
+        "open",
+        _by_a_judge,
+        script="evaluate_LLMJudge.py",
+        is_saved=True,
+        in_paper=True,
+    ),
+    Metric("em", "Exact match", "EM", "_evaluation", "open", _exact_match, in_paper=True),
+    Metric(
+        "mcqa",
+        "Multiple choice",
+        "MCQA",
+        "_evaluationmcqa",
+        "mcqa",
+        _multiple_choice,
+        script="evaluate_MCQA.py",
+        in_paper=True,
+    ),
 )
 
 METRICS: Mapping[str, Metric] = {metric.key: metric for metric in _TABLE}

@@ -1,27 +1,69 @@
-"""Multiple choice read again: the option that each full response chooses, by the suite's own reader.
+"""Re-extraction: the option that each full response chooses, read by the suite's own reader.
 
 The suite's result files hold their options. Those of a published CSV are rebuilt from the data set, and
-where its full response is the whole conversation, the reply is cut out of it.
+where its full response is the whole conversation, the response is cut out of it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
+
+import msgspec
 
 from smmile.data.problems import Outline
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.choice import read_choice
 from smmile.prompting.options import Options, lettered_options
 from smmile.prompting.prompts import prompt
-from smmile.reporting.tables import percent, text_table
 from smmile.results.reading import RunResults
 from smmile.results.schema import Record
-from smmile.scoring.evaluations import Evaluation, Scores, evaluation, score_stored_choices
+from smmile.scoring.evaluation import (
+    Evaluation,
+    NotEvaluatedError,
+    evaluation_file,
+    make_evaluation,
+    saved_scores,
+)
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.scores import Scores, score_records
 
-# Their reply is an option itself, character for character, and no prose to be read.
+
+def score_stored(results: RunResults) -> Scores:
+    """Multiple choice as the result file has it: the mean of `is_correct`.
+
+    Raises UsageError where the file has none.
+    """
+    if any(record.is_correct is None and record.status == "ok" for record in results.records):
+        raise UsageError(f"{one_line(results.file.name)} has no is_correct for some of its problems")
+    return score_records(
+        results,
+        "mcqa",
+        [bool(record.is_correct) for record in results.records],
+        [record.status == "ok" and record.selected_option is not None for record in results.records],
+    )
+
+
+def score_reextracted(results: RunResults) -> Scores:
+    """Multiple choice by the choices re-extracted from the full responses.
+
+    The suite's own files have all that it takes. For a published CSV the evaluation beside it counts;
+    raises NotEvaluatedError where that is missing or of other answers.
+    """
+    if results.run is not None:
+        return reextract_run(results, {}, "").scores
+    scores = saved_scores(results, METRICS["mcqa"])
+    if scores is None:
+        raise NotEvaluatedError(
+            f"{one_line(results.file.name)} has no {one_line(evaluation_file(results.file, 'mcqa').name)} "
+            "with re-extracted choices and is left out; run evaluate_MCQA.py"
+        )
+    return scores
+
+
+# Their response is an option itself, character for character, and no prose.
 _QUOTING = ("random", "majority", "nearest")
 
 # Why a row is left out.
@@ -31,8 +73,8 @@ OTHER_OPTIONS = "it was shown other options than the data set's"
 
 
 @dataclass(frozen=True)
-class RereadChoice:
-    """One problem's choice as read again. `options` is None for an error that has none in its file."""
+class ReextractedChoice:
+    """One problem's choice as re-extracted. `options` is None for an error that has none in its file."""
 
     record: Record
     options: Options | None
@@ -46,21 +88,22 @@ class RereadChoice:
 
 @dataclass(frozen=True)
 class ReextractedRun:
-    """A run whose choices were read again.
+    """A run whose choices were re-extracted.
 
     `stored` are its scores as the result file has them. `excluded` problems, each with the reason, could
-    not be read again and are not among the `choices`. Where there are no full responses to read
+    not be re-extracted and are not among the `choices`. Where there are no full responses to read
     (`from_responses`), the choices are the stored ones.
     """
 
+    results: RunResults
     stored: Scores
-    choices: tuple[RereadChoice, ...]
+    choices: tuple[ReextractedChoice, ...]
     excluded: Mapping[str, str]
     from_responses: bool
 
     @property
     def scores(self) -> Scores:
-        """The scores by the choices as read again, over the problems that are not excluded."""
+        """The scores by the choices as re-extracted, over the problems that are not excluded."""
         return replace(
             self.stored,
             problem_ids=tuple(choice.record.problem_id for choice in self.choices),
@@ -70,23 +113,23 @@ class ReextractedRun:
 
     @property
     def unreadable(self) -> list[str]:
-        """The problems with a reply from which no choice can be read."""
+        """The problems with a response from which no choice can be read."""
         return self._ids(lambda choice: choice.selected is None and choice.record.status == "ok")
 
     @property
-    def to_right(self) -> list[str]:
-        """The problems that are wrong as stored and right as read again."""
+    def to_correct(self) -> list[str]:
+        """The problems that are incorrect as stored and correct as re-extracted."""
         return self._ids(lambda choice: choice.is_correct and not choice.record.is_correct)
 
     @property
-    def to_wrong(self) -> list[str]:
-        """The problems that are right as stored and wrong as read again."""
+    def to_incorrect(self) -> list[str]:
+        """The problems that are correct as stored and incorrect as re-extracted."""
         return self._ids(lambda choice: bool(choice.record.is_correct) and not choice.is_correct)
 
     @property
     def difference(self) -> float:
-        """Re-read minus stored accuracy over the same problems, in percentage points."""
-        return (len(self.to_right) - len(self.to_wrong)) / len(self.choices) * 100
+        """Re-extracted minus stored accuracy over the same problems, in percentage points."""
+        return (len(self.to_correct) - len(self.to_incorrect)) / len(self.choices) * 100
 
     @property
     def chance_level(self) -> float | None:
@@ -94,35 +137,35 @@ class ReextractedRun:
         numbers = [len(choice.options.texts) for choice in self.choices if choice.options]
         return sum(100 / number for number in numbers) / len(numbers) if numbers else None
 
-    def _ids(self, condition: Callable[[RereadChoice], bool]) -> list[str]:
+    def _ids(self, condition: Callable[[ReextractedChoice], bool]) -> list[str]:
         return [choice.record.problem_id for choice in self.choices if condition(choice)]
 
 
 def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set: str) -> ReextractedRun:
-    """Read the choices of a multiple-choice run again.
+    """Re-extract the choices of a multiple-choice run from its full responses.
 
     A published CSV takes its options from `outlines`, the problems of `data_set` by their ids; the
     suite's own files do without. Raises UsageError where there is nothing to read choices from.
     """
-    stored = score_stored_choices(results)
+    stored = score_stored(results)
     read = Options.letter_of if results.name.model in _QUOTING else _read_choice
-    choices: list[RereadChoice] = []
+    choices: list[ReextractedChoice] = []
     excluded: dict[str, str] = {}
     for record in results.records:
         options: Options | str | None
         if results.run is not None:
             options = _own_options(record, results)
-            reply = record.full_response if record.follow_up is None else record.follow_up
+            response = record.full_response if record.follow_up is None else record.follow_up
         else:
             options = _published_options(record, outlines.get(record.problem_id))
-            reply = None if record.full_response is None else published_reply(record.full_response)
+            response = None if record.full_response is None else published_response(record.full_response)
         if isinstance(options, str):
             excluded[record.problem_id] = options
             continue
         selected = None
         if record.status == "ok" and options is not None:
-            selected = _stored_choice(record, options) if reply is None else read(options, reply)
-        choices.append(RereadChoice(record, options, selected))
+            selected = _stored_choice(record, options) if response is None else read(options, response)
+        choices.append(ReextractedChoice(record, options, selected))
     if not choices:
         raise UsageError(
             f"{one_line(results.file.name)}: data set {one_line(data_set)} has none of its "
@@ -130,11 +173,11 @@ def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set
             "ran on with --dataset or --dataset-path"
         )
     from_responses = any(record.full_response is not None for record in results.records)
-    return ReextractedRun(stored, tuple(choices), excluded, from_responses)
+    return ReextractedRun(results, stored, tuple(choices), excluded, from_responses)
 
 
-def _read_choice(options: Options, reply: str) -> str | None:
-    return read_choice(reply, options)
+def _read_choice(options: Options, response: str) -> str | None:
+    return read_choice(response, options)
 
 
 def _stored_choice(record: Record, options: Options) -> str | None:
@@ -200,11 +243,11 @@ _LAST_TURN = re.compile(r".*(?:ASSISTANT:|\[/INST\]|^assistant$)", re.DOTALL | r
 _CONVERSATION = re.compile(r"\s*(?:USER:|\[INST\]|(?:system|user)\s*\n)")
 
 
-def published_reply(full_response: str) -> str:
-    """The reply in a published full response, which for some models is the whole decoded conversation.
+def published_response(full_response: str) -> str:
+    """The response in a published full response, which for some models is the whole decoded conversation.
 
     It follows the turn mark after the query's prompt; where that is not found as published, the last
-    turn mark. An empty cell, which reads as the text nan, is no reply.
+    turn mark. An empty cell, which reads as the text nan, is no response.
     """
     if full_response == "nan":
         return ""
@@ -217,14 +260,14 @@ def published_reply(full_response: str) -> str:
 
 @dataclass(frozen=True)
 class _QueryPrompt:
-    """The query's prompt in a decoded conversation: its option lines, and where the reply begins."""
+    """The query's prompt in a decoded conversation: its option lines, and where the response begins."""
 
     options: str
     end: int
 
 
 def _query_prompt(full_response: str) -> _QueryPrompt | None:
-    """The first such prompt: only the query has options, but a reply may go on with turns of its own."""
+    """The first such prompt: only the query has options, but a response may go on with turns of its own."""
     found = []
     for head, tail in _query_patterns():
         before = head.search(full_response)
@@ -245,32 +288,33 @@ def _query_patterns() -> tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]:
     return tuple(patterns)
 
 
-@dataclass(frozen=True)
-class ChoiceEvaluation(Evaluation):
-    """What `evaluate_MCQA.py` writes: an evaluation by the choices as read again, and these.
+class ChoiceEvaluation(Evaluation, frozen=True, kw_only=True):
+    """What `evaluate_MCQA.py` writes: an evaluation by the re-extracted choices, and these.
 
     `published_accuracy` is over all of the run's problems as stored, `chance_level` the mean of 1 / number
     of options, both in per cent. `excluded` says why problems were left out; `choices_from` where choices
     were read.
     """
 
-    selected_options: dict[str, str | None] = field(default_factory=dict)
-    correct_options: dict[str, str | None] = field(default_factory=dict)
+    selected_options: dict[str, str | None] = msgspec.field(default_factory=dict)
+    correct_options: dict[str, str | None] = msgspec.field(default_factory=dict)
     published_accuracy: float = 0.0
     chance_level: float | None = None
-    unreadable: list[str] = field(default_factory=list)
-    wrong_to_right: list[str] = field(default_factory=list)
-    right_to_wrong: list[str] = field(default_factory=list)
-    excluded: dict[str, str] = field(default_factory=dict)
+    unreadable: list[str] = msgspec.field(default_factory=list)
+    wrong_to_right: list[str] = msgspec.field(default_factory=list)
+    right_to_wrong: list[str] = msgspec.field(default_factory=list)
+    excluded: dict[str, str] = msgspec.field(default_factory=dict)
     choices_from: str = "full_response"
 
 
 def choice_evaluation(run: ReextractedRun) -> ChoiceEvaluation:
     """The evaluation file's content; `excluded_count` counts what the run skipped and what is excluded."""
     scores = run.scores
-    base = evaluation(replace(scores, skipped=scores.skipped + len(run.excluded)), "reread")
-    return ChoiceEvaluation(
-        **vars(base),
+    return make_evaluation(
+        ChoiceEvaluation,
+        replace(scores, skipped=scores.skipped + len(run.excluded)),
+        run.results,
+        match="reread",
         selected_options={choice.record.problem_id: choice.selected for choice in run.choices},
         correct_options={
             choice.record.problem_id: choice.options.correct if choice.options else None
@@ -279,25 +323,8 @@ def choice_evaluation(run: ReextractedRun) -> ChoiceEvaluation:
         published_accuracy=run.stored.accuracy,
         chance_level=run.chance_level,
         unreadable=run.unreadable,
-        wrong_to_right=run.to_right,
-        right_to_wrong=run.to_wrong,
+        wrong_to_right=run.to_correct,
+        right_to_wrong=run.to_incorrect,
         excluded=dict(run.excluded),
         choices_from="full_response" if run.from_responses else "as stored",
     )
-
-
-def reextraction_table(runs: Sequence[ReextractedRun]) -> str:
-    """Published against re-read accuracy, a line per run."""
-    excluded = any(run.excluded for run in runs)
-    head = ["Model", "Mode", "Problems", "Published %", "Re-read %", "Difference", "Errors", "No choice"]
-    head += ["To right", "To wrong", "Of answered %", "Chance %", *(["Left out"] if excluded else [])]
-    rows = []
-    for run in sorted(runs, key=lambda run: run.stored.name.sort_key):
-        scores = run.scores
-        row = [scores.name.label, scores.name.mode, str(scores.total), percent(run.stored.accuracy)]
-        row += [percent(scores.accuracy), f"{run.difference:+.2f}"]
-        row += [str(sum(choice.record.status == "error" for choice in run.choices))]
-        row += [str(len(ids)) for ids in (run.unreadable, run.to_right, run.to_wrong)]
-        row += [percent(scores.accuracy_of_answered), percent(run.chance_level)]
-        rows.append([*row, *([str(len(run.excluded))] if excluded else [])])
-    return text_table(head, rows)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from smmile.errors import UsageError, one_line
-from smmile.reporting.statistics import agreement, cohens_kappa
-from smmile.reporting.tables import comparison_table, percent, text_table
+from smmile.errors import UsageError
 from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
-from smmile.scoring.evaluations import Scores, evaluation, evaluation_file, read_evaluation, score_verdicts
+from smmile.scoring.evaluation import (
+    Evaluation,
+    decode_evaluation,
+    evaluation_file,
+    make_evaluation,
+    read_scores_in,
+)
 from smmile.scoring.judge.cases import (
     Case,
     case_of,
@@ -24,6 +27,8 @@ from smmile.scoring.judge.cases import (
     read_verdict,
 )
 from smmile.scoring.judge.judging import Asked, JudgeRecord
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.scores import Scores, score_records
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,21 +51,20 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
         return found.count(1) == found.count(0) > 0
 
 
-class JudgedFile(msgspec.Struct, frozen=True):
-    """What a judge's evaluation file has that others have not; published ones have `llm_err_count` alone.
+class JudgeEvaluation(Evaluation, frozen=True, kw_only=True):
+    """A judge's evaluation file; published ones have none of these but `llm_err_count`.
 
     `llm_err_count` counts the answers without a verdict. `judges` says who was asked and how, `judge_like`
     which responses speak to a judge, each with the piece that does; `ties` names the problems on which
     several judges are divided.
     """
 
-    llm_err_count: int = 0
-    judges: list[dict[str, object]] = []
+    judges: list[dict[str, object]] = msgspec.field(default_factory=list)
     prompt: str | None = None
     prompt_sha256: str | None = None
-    ties: list[str] = []
-    judge_like: dict[str, str] = {}
-    verdicts: dict[str, Verdict] = {}
+    ties: list[str] = msgspec.field(default_factory=list)
+    judge_like: dict[str, str] = msgspec.field(default_factory=dict)
+    verdicts: dict[str, Verdict] = msgspec.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -87,7 +91,7 @@ class JudgedRun:
     """A run's scores, what its evaluation file has besides, and each problem's case by its key."""
 
     scores: Scores
-    file: JudgedFile
+    file: JudgeEvaluation
     cases: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -157,7 +161,11 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
         for record in results.records
     }
     first = decisions.asked[0].judge
-    file = JudgedFile(
+    scores = score_verdicts(results, [verdict.verdict for verdict in verdicts.values()])
+    file = make_evaluation(
+        JudgeEvaluation,
+        scores,
+        results,
         llm_err_count=sum(verdict.verdict is None for verdict in verdicts.values()),
         judges=[{"name": asked.judge.name} | asked.judge.decoding() for asked in decisions.asked],
         prompt=first.prompt,
@@ -170,28 +178,32 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
         },
         verdicts=verdicts,
     )
-    scores = score_verdicts(results, [verdict.verdict for verdict in verdicts.values()])
     return JudgedRun(scores, file, cases)
+
+
+def score_verdicts(results: RunResults, verdicts: Sequence[int | None]) -> Scores:
+    """An open run by a judge's verdicts, one per record: 1 correct, 0 incorrect, None for no verdict.
+
+    An answer without a verdict counts as not answered.
+    """
+    pairs = list(zip(results.records, verdicts, strict=True))
+    return score_records(
+        results,
+        "llm",
+        [verdict == 1 for verdict in verdicts],
+        [record.status == "ok" and verdict is not None for record, verdict in pairs],
+    )
 
 
 def encode_judged(run: JudgedRun) -> bytes:
     """The evaluation file's bytes: the protocol's keys in their order, and ours behind them."""
-    content: dict[str, object] = {}
-    for key, value in msgspec.to_builtins(evaluation(run.scores, "")).items():
-        if key == "correct_examples":
-            content["llm_err_count"] = run.file.llm_err_count
-        if key != "match":
-            content[key] = value
-    return msgspec.json.encode(content | msgspec.to_builtins(run.file))
+    return msgspec.json.encode(run.file)
 
 
 def read_judged(name: RunName, file: Path, results: RunResults | None) -> JudgedRun:
-    """A run by its evaluation file, as `read_evaluation` reads it. Raises UsageError where it is broken."""
-    scores = read_evaluation(name, file, "llm", results)
-    try:
-        content = msgspec.json.decode(file.read_bytes(), type=JudgedFile)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{one_line(file.name)} is not a readable evaluation ({error})") from error
+    """A run by its evaluation file. Raises as `read_scores_in`."""
+    scores = read_scores_in(file, METRICS["llm"], name, results)
+    content = decode_evaluation(JudgeEvaluation, file)
     records = results.records if results else ()
     cases = {record.problem_id: case.key for record in records if (case := case_of(record)) is not None}
     return JudgedRun(scores, content, cases)
@@ -217,47 +229,3 @@ def read_saved(
         except UsageError as error:
             broken.append(str(error))
     return judged, missing, broken
-
-
-def judged_table(runs: Sequence[JudgedRun]) -> str:
-    """All runs side by side under a line that says who has judged; each with its unscored answers.
-
-    Where some were judged otherwise than others, each says by whom. With several judges, their ties and
-    what each alone would give.
-    """
-    labels = dict.fromkeys(run.file.label for run in runs)
-    more = {"Unscored": {run.name: str(run.file.llm_err_count) for run in runs}}
-    several = [run for run in runs if len(run.file.judges) > 1]
-    if several:
-        more["Ties"] = {run.name: str(len(run.file.ties)) for run in runs}
-        for judge in dict.fromkeys(name for run in several for name in run.file.names):
-            more[f"{judge} %"] = {run.name: percent(run.file.accuracy_of(judge)) for run in runs}
-    if len(labels) > 1:
-        more["Judge"] = {run.name: run.file.label for run in runs}
-    judge = f" ({one_line(next(iter(labels)))})" if len(labels) == 1 else ""
-    wrong = "errors, unscored replies and ties" if several else "errors and unscored replies"
-    table = comparison_table([run.scores for run in runs], more)
-    return f"LLM as a judge{judge}, {wrong} counted as wrong\n\n{table}"
-
-
-def agreement_table(runs: Sequence[JudgedRun]) -> str:
-    """How far the judges of `runs` agree, pair by pair; empty without two of them.
-
-    Equal answers count once, and only those on which both have a verdict.
-    """
-    by_judge: dict[str, dict[object, int]] = {}
-    for run in runs:
-        for problem_id, verdict in run.file.verdicts.items():
-            case: object = run.cases.get(problem_id) or (run.name, problem_id)
-            for judge, own in verdict.judges.items():
-                if own.verdict is not None:
-                    by_judge.setdefault(judge, {})[case] = own.verdict
-    rows = []
-    for first, second in combinations(by_judge, 2):
-        both = sorted(by_judge[first].keys() & by_judge[second].keys(), key=str)
-        if both:
-            a, b = ([by_judge[judge][case] for case in both] for judge in (first, second))
-            kappa = cohens_kappa(a, b)
-            shown = "-" if kappa is None else f"{kappa:.3f}"
-            rows.append([first, second, str(len(both)), percent(100 * agreement(a, b)), shown])
-    return text_table(["Judge", "Judge", "Answers", "Agreement %", "Cohen's kappa"], rows) if rows else ""

@@ -1,0 +1,226 @@
+"""Evaluation files: the scores of one run under one metric, and which answers they are of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from smmile.errors import UsageError, one_line
+from smmile.results.reading import RunResults
+from smmile.results.run_names import RunName, evaluation_name
+from smmile.results.schema import Record
+from smmile.scoring.metrics import METRICS, Metric
+from smmile.scoring.scores import Scores, mean_words
+
+SCHEMA_VERSION = 1
+
+
+class NotEvaluatedError(UsageError):
+    """A run's evaluation is missing or of other answers; the message says how to make it."""
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """An evaluation file: the published keys in their order, and ours behind them. Percentages are 0..100.
+
+    The `original_count` problems are the `total_examples` that are scored and the `excluded_count` that
+    were skipped or left out. `schema_version` is 0 and `records_hash` None in files that lack them.
+    `match` says how answers were compared. `accuracy_answered` is over the `answered` problems, null
+    without any. What only a judge or a re-extraction has is added by subclasses.
+    """
+
+    model: str = ""
+    inference_mode: str = ""
+    total_examples: int = 0
+    original_count: int = 0
+    excluded_count: int = 0
+    llm_err_count: int | UnsetType = UNSET
+    correct_examples: int = 0
+    accuracy: float | None = None
+    err_count: int = 0
+    problem_accuracies: dict[str, float]
+    incorrect_examples: list[str] = []
+    word_count: float | None = None
+    schema_version: int = 0
+    records_hash: str | None = None
+    match: str | UnsetType = UNSET
+    answered: int | None = None
+    accuracy_answered: float | None = None
+
+
+_E = TypeVar("_E", bound=Evaluation)
+
+
+def records_hash(records: Sequence[Record]) -> str:
+    """A SHA-256 of everything in `records` that decides a score under any metric."""
+    parts = [
+        (
+            record.problem_id,
+            record.question,
+            record.true_answer,
+            record.status,
+            record.generated_answer,
+            record.full_response,
+            record.follow_up,
+            record.options,
+            record.correct_option,
+            record.selected_option,
+            record.is_correct,
+        )
+        for record in records
+    ]
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def make_evaluation(kind: type[_E], scores: Scores, results: RunResults, **more: object) -> _E:
+    """The evaluation of `results` by `scores`; `more` fields are those that only its `kind` has."""
+    pairs = list(zip(scores.problem_ids, scores.correct, strict=True))
+    fields: dict[str, object] = {
+        "model": evaluation_name(scores.name.model),
+        "inference_mode": scores.name.mode,
+        "total_examples": scores.total,
+        "original_count": scores.total + scores.skipped,
+        "excluded_count": scores.skipped,
+        "correct_examples": scores.correct_count,
+        "accuracy": scores.accuracy,
+        "err_count": scores.error_count,
+        "problem_accuracies": {problem_id: 100.0 * correct for problem_id, correct in pairs},
+        "incorrect_examples": [problem_id for problem_id, correct in pairs if not correct],
+        "word_count": scores.word_count,
+        "schema_version": SCHEMA_VERSION,
+        "records_hash": records_hash(results.records),
+        "answered": sum(scores.answered),
+        "accuracy_answered": scores.accuracy_of_answered,
+    }
+    return kind(**fields | more)  # type: ignore[arg-type]
+
+
+def decode_evaluation(kind: type[_E], file: Path) -> _E:
+    """What is in an evaluation file. Raises UsageError where it is broken or of a newer suite."""
+    try:
+        content = msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{one_line(file.name)} is not a readable evaluation ({error})") from error
+    if content.schema_version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{one_line(file.name)} has schema_version {content.schema_version}; "
+            f"this suite reads up to {SCHEMA_VERSION}"
+        )
+    accuracies = content.problem_accuracies
+    if not accuracies or any(value not in (0, 100) for value in accuracies.values()):
+        raise UsageError(f"{one_line(file.name)} needs a score of 0 or 100 for every problem")
+    return content
+
+
+class _Verdict(msgspec.Struct):
+    verdict: int | None
+
+
+class _Saved(Evaluation, frozen=True, kw_only=True):
+    """What decides which problems of a saved evaluation are answered."""
+
+    excluded: dict[str, str] = {}
+    selected_options: dict[str, str | None] = {}
+    verdicts: dict[str, _Verdict] = {}
+
+
+def saved_scores(results: RunResults, metric: Metric) -> Scores | None:
+    """The scores in the evaluation file beside a result file; None where there is no such file.
+
+    Raises NotEvaluatedError where that is of other answers, UsageError where it is broken.
+    """
+    file = evaluation_file(results.file, metric)
+    return read_scores_in(file, metric, results.name, results) if file.exists() else None
+
+
+def read_scores_in(file: Path, metric: Metric, name: RunName, results: RunResults | None) -> Scores:
+    """The scores of the run `name` in an evaluation file; `results` is None without its result file.
+
+    Problems that the file excluded are left out. Raises as `saved_scores`.
+    """
+    content = decode_evaluation(_Saved, file)
+    if results is not None and not _is_current(content, results):
+        raise NotEvaluatedError(
+            f"{one_line(file.name)} is of other answers than {one_line(results.file.name)} has now and is "
+            f"left out; run {metric.script} again"
+        )
+    if results is None and not _is_named(content, name):
+        raise UsageError(
+            f"{one_line(file.name)} is an evaluation of {one_line(content.model)} "
+            f"{one_line(content.inference_mode)}; rename it, or score the run again"
+        )
+    accuracies = content.problem_accuracies
+    answered = dict.fromkeys(accuracies, True)
+    if results is not None:
+        answered = {record.problem_id: record.status == "ok" for record in results.records}
+    for problem_id, letter in content.selected_options.items():
+        answered[problem_id] = answered.get(problem_id, False) and letter is not None
+    for problem_id, verdict in content.verdicts.items():
+        answered[problem_id] = answered.get(problem_id, False) and verdict.verdict is not None
+    return Scores(
+        name=name,
+        metric=metric.key,
+        problem_ids=tuple(accuracies),
+        correct=tuple(value == 100 for value in accuracies.values()),
+        answered=tuple(answered[problem_id] for problem_id in accuracies),
+        error_count=content.err_count,
+        word_count=content.word_count or 0.0,
+        run=results.run if results else None,
+    )
+
+
+def _is_current(content: _Saved, results: RunResults) -> bool:
+    """Is the evaluation of the answers that the run has now?
+
+    The hash decides. In a file without one (a published one, say) the problems, the name and the mean
+    number of words have to agree, as far as the file has them.
+    """
+    scored = content.problem_accuracies.keys() | content.excluded.keys()
+    if {record.problem_id for record in results.records} != scored:
+        return False
+    if content.records_hash is not None:
+        return content.records_hash == records_hash(results.records)
+    same_words = content.word_count is None or abs(content.word_count - mean_words(results.records)) < 1e-6
+    return same_words and _is_named(content, results.name)
+
+
+def _is_named(content: Evaluation, name: RunName) -> bool:
+    """Are model and mode in an evaluation those of the run `name`, as far as it has them?"""
+    return content.model in ("", name.model, evaluation_name(name.model)) and content.inference_mode in (
+        "",
+        name.mode,
+    )
+
+
+def evaluation_file(results: Path, metric: Metric | str) -> Path:
+    """The path of the evaluation of the result file `results` under `metric` (or its key)."""
+    metric = METRICS[metric] if isinstance(metric, str) else metric
+    return results.with_name(f"{results.stem}{metric.suffix}.json")
+
+
+def evaluation_files(folder: Path, metric: Metric | str) -> dict[RunName, Path]:
+    """The evaluation files under `metric` (or its key) in `folder`, by the run in their names."""
+    metric = METRICS[metric] if isinstance(metric, str) else metric
+    found = {}
+    for file in sorted(folder.glob(f"result_*{metric.suffix}.json")):
+        name = RunName.parse(file.stem.removesuffix(metric.suffix))
+        if name is not None:
+            found[name] = file
+    return found
+
+
+def lone_evaluations(folder: Path, metric: Metric, files: Mapping[RunName, Path]) -> dict[RunName, Path]:
+    """The evaluation files without a result file (of which `files` are those that count), by run."""
+    return {
+        name: file
+        for name, file in evaluation_files(folder, metric).items()
+        if name not in files
+        and not any(
+            file.with_name(f"{file.stem.removesuffix(metric.suffix)}{ending}").exists()
+            for ending in (".json", ".csv")
+        )
+    }

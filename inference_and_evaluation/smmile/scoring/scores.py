@@ -1,0 +1,106 @@
+"""Scores: one run under one metric, a place per problem."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smmile.results.reading import RunResults
+from smmile.results.run_names import BASELINES, RunName
+from smmile.results.schema import Record, Run
+from smmile.task import MODES
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One run under one metric (its key): for each problem its id, and whether it is correct and answered.
+
+    An error or an answer without a choice or verdict is not answered, and counts as incorrect.
+    `word_count` is the mean number of words of the answers. `skipped` problems of the data set could not
+    be asked and are not among these. `run` is None for published files and evaluations without a result
+    file.
+    """
+
+    name: RunName
+    metric: str
+    problem_ids: tuple[str, ...]
+    correct: tuple[bool, ...]
+    answered: tuple[bool, ...]
+    error_count: int = 0
+    word_count: float = 0.0
+    skipped: int = 0
+    run: Run | None = None
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set that the result file names."""
+        return self.run.dataset.id if self.run else None
+
+    @property
+    def total(self) -> int:
+        """The number of problems."""
+        return len(self.problem_ids)
+
+    @property
+    def correct_count(self) -> int:
+        """The number of correct answers."""
+        return sum(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Correct answers in per cent of all problems, as published."""
+        return self.correct_count / self.total * 100
+
+    @property
+    def coverage(self) -> float:
+        """Answered problems in per cent of all."""
+        return sum(self.answered) / self.total * 100
+
+    @property
+    def accuracy_of_answered(self) -> float | None:
+        """Correct answers in per cent of the answered problems; None where there are none."""
+        answered = sum(self.answered)
+        # (The published judge also judged empty cells, and may have found one correct.)
+        correct = sum(map(min, self.correct, self.answered))
+        return correct / answered * 100 if answered else None
+
+
+def score_records(
+    results: RunResults, metric: str, correct: Sequence[bool], answered: Sequence[bool] | None = None
+) -> Scores:
+    """The scores of a run by its records; those without an error are `answered` by default."""
+    if answered is None:
+        answered = [record.status == "ok" for record in results.records]
+    return Scores(
+        name=results.name,
+        metric=metric,
+        problem_ids=tuple(record.problem_id for record in results.records),
+        correct=tuple(correct),
+        answered=tuple(answered),
+        error_count=_error_count(results),
+        word_count=mean_words(results.records),
+        skipped=len(results.run.dataset.skipped) if results.run else 0,
+        run=results.run,
+    )
+
+
+def _error_count(results: RunResults) -> int:
+    if results.run is None:  # a published CSV, whose failed calls are known by their text
+        return sum(
+            "ERROR" in record.generated_answer for record in results.records if record.generated_answer
+        )
+    return sum(record.status == "error" for record in results.records)
+
+
+def mean_words(records: Sequence[Record]) -> float:
+    """The mean number of blank-separated words of the answers."""
+    answers = [record.generated_answer for record in records if record.generated_answer is not None]
+    return sum(len(answer.split()) for answer in answers) / len(answers) if answers else 0.0
+
+
+def natural_key(name: RunName) -> tuple[object, ...]:
+    """Sorts baselines first, then models with numbers by size (3B, 7B, 32B); 0-shot before ICL."""
+    rank = BASELINES.index(name.model) if name.model in BASELINES else len(BASELINES)
+    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.model.lower())]
+    return (rank, parts, name.model, name.perturbation, -MODES.index(name.mode))

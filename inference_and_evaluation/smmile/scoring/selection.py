@@ -1,0 +1,88 @@
+"""Which runs of a folder a command line asks for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smmile.errors import UsageError, one_line
+from smmile.results.run_names import RunName
+from smmile.task import InferenceMode
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Filters of a report: models (by name or label, empty: all), mode, and whether perturbed runs count.
+
+    A report that a filter narrows never replaces a full one; perturbed runs are an option, not a filter.
+    """
+
+    models: tuple[str, ...] = ()
+    mode: InferenceMode | None = None
+    perturbed: bool = False
+
+    @property
+    def is_narrow(self) -> bool:
+        """Is there a filter?"""
+        return bool(self.models) or self.mode is not None
+
+    def has(self, name: RunName) -> bool:
+        """Do the filters let the run through? (Whether it is perturbed is another matter.)"""
+        return (not self.models or bool({name.model, name.label} & {*self.models})) and (
+            self.mode in (None, name.mode)
+        )
+
+    def shows(self, name: RunName) -> bool:
+        """Does the run belong in a report?"""
+        return self.has(name) and (self.perturbed or not name.perturbation)
+
+    def resolved(self, names: Iterable[RunName], folder: Path) -> Selection:
+        """The selection with the models as `folder` calls them, which letter case does not matter for.
+
+        Raises UsageError, with suggestions, where one of the models or all runs asked for are missing.
+        """
+        there = sorted(names, key=lambda name: name.stem)
+        if not there:
+            raise UsageError(f"{one_line(folder)} has no result files (result_*.json or result_*.csv)")
+        known = list(dict.fromkeys(text for name in there for text in (name.model, name.label)))
+        models: list[str] = []
+        for asked in self.models:
+            if asked == "all" and asked not in known:
+                models = []
+                break
+            same = [text for text in known if text == asked] or [
+                text for text in known if text.lower() == asked.lower()
+            ]
+            if not same:
+                raise UsageError(
+                    f"{one_line(folder)} has no run with --model {one_line(asked)}; "
+                    f"{suggestion(asked, known)}it has {_runs(there)}"
+                )
+            models += same
+        found = Selection(tuple(models), self.mode, self.perturbed)
+        if not any(found.has(name) for name in there):
+            asked = " ".join(
+                [f"--model {one_line(model)}" for model in models]
+                + ([f"--inference-mode {self.mode}"] if self.mode else [])
+            )
+            raise UsageError(f"{one_line(folder)} has no run with {asked}; it has {_runs(there)}")
+        return found
+
+
+def suggestion(asked: str, known: Sequence[str]) -> str:
+    """`did you mean …? ` with those of the names `known` that are like `asked`; empty without any."""
+
+    def bare(text: str) -> str:
+        return "".join(filter(str.isalnum, text.lower()))
+
+    like = [text for text in known if bare(asked) and bare(asked) in bare(text)]
+    close = difflib.get_close_matches(bare(asked), [bare(text) for text in known], n=3, cutoff=0.6)
+    like += [text for match in close for text in known if bare(text) == match]
+    shown = " or ".join(one_line(text) for text in list(dict.fromkeys(like))[:4])
+    return f"did you mean {shown}? " if shown else ""
+
+
+def _runs(names: Iterable[RunName]) -> str:
+    return one_line(", ".join(dict.fromkeys(f"{name.model} {name.mode}" for name in names)), 600)
