@@ -75,7 +75,7 @@ def _plain(flag: str) -> str:
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Run a script's `main` and leave with its exit code; what the user can mend is one line."""
+    """Run a script's `main` and exit with its code; errors that the user can fix are one line."""
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± gets ?, not a traceback
@@ -86,10 +86,20 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except UsageError as error:
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)
         code = EXIT_USAGE
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "smmile":  # a defect of ours
+            raise
+        activate = f"source {shown_path(_SUITE / '.venv' / 'bin' / 'activate')}"
+        print(
+            f"error: this Python lacks the package {one_line(error.name)}; "
+            f"run `{activate}` (first `make setup` in the suite's folder, if you have not yet)",
+            file=sys.stderr,
+        )
+        code = EXIT_USAGE
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # whatever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except OSError as error:
