@@ -10,7 +10,7 @@ setup: .venv/installed  ## the environment, in .venv
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
-	@echo "Installing torch, transformers and about 100 smaller packages into .venv: 3 to 15 minutes, 2 GB or more."
+	@echo "Installing torch, transformers and 90 smaller packages into .venv: about 5 minutes, 2 to 6 GB."
 	@$(PYTHON) -m venv .venv
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 	  -r requirements.txt | { grep --line-buffered -oE \

@@ -16,18 +16,18 @@ def main() -> int:
         "--models",
         nargs="+",
         metavar="NAME",
-        help="these models, named as in their files, also each minus each; or all "
-        "(default: all, but of model minus model only the sets that cannot be told apart)",
+        help="only these models, with every pair of them, or all "
+        "(default: all, with the compact letter display instead of the pairs)",
     )
     parser.add_argument(
         "--metric",
         choices=("llm", "em", "mcqa"),
-        help="this metric alone (default: all that are there)",
+        help="only this metric (default: all available)",
     )
     parser.add_argument(
         "--answered-only",
         action="store_true",
-        help="leave out the problems that either run has no answer to, instead of counting them as wrong",
+        help="leave out problems that either run did not answer; otherwise they count as incorrect",
     )
     cli.add_choice_flag(parser)
     args = parser.parse_args()

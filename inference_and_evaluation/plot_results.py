@@ -16,13 +16,13 @@ def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
     parser.add_argument(
-        "--metric", choices=("llm", "em", "mcqa"), help="this metric alone (default: all there are)"
+        "--metric", choices=("llm", "em", "mcqa"), help="only this metric (default: all available)"
     )
     cli.add_choice_flag(parser)
     parser.add_argument(
         "--with-published",
         action="store_true",
-        help="the published scores of all models beside the runs, with hollow markers",
+        help="also show the published scores of all models",
     )
     parser.add_argument(
         "--look",
@@ -32,10 +32,10 @@ def main() -> int:
         help="for print (PDF), light or dark screens (default: all three)",
     )
     parser.add_argument(
-        "--format", choices=("png", "svg"), default="png", help="kind of the files for screens"
+        "--format", choices=("png", "svg"), default="png", help="file format of figures for screens"
     )
     parser.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="where figures go (default: where the results are)"
+        "--output-dir", type=Path, metavar="DIR", help="folder for figures (default: the results folder)"
     )
     args = parser.parse_args()
 

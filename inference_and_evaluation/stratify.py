@@ -20,12 +20,10 @@ def main() -> int:
         "--eval_type",
         choices=("em", "llm", "mcqa"),
         required=True,
-        help="exact match, the judge's scores (from _evaluationllm.json files), or multiple choice",
+        help="exact match, judge (from _evaluationllm.json files) or multiple choice",
     )
     cli.add_choice_flag(parser)
-    parser.add_argument(
-        "--plot", action="store_true", help="also draw the strata of every model, as plot_results.py does"
-    )
+    parser.add_argument("--plot", action="store_true", help="also draw figures of the strata")
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
