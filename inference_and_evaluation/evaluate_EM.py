@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument(
         "--strict-match",
         action="store_true",
-        help="compare the strings as they are, not lower-cased and without punctuation",
+        help="compare exact strings; do not normalise case, punctuation and blanks",
     )
     cli.add_sort_flag(parser)
     args = parser.parse_args()

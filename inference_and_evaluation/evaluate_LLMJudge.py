@@ -57,35 +57,37 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "--visualize-only",
         action="store_true",
-        help="show what the evaluation files say; nobody is asked and nothing written",
+        help="show saved evaluations; send and write nothing",
     )
     group = parser.add_argument_group("judge")
     group.add_argument(
         "--judge",
         action="append",
         metavar="PROVIDER/NAME",
-        help="ask this model (ollama/NAME, openai/NAME or anthropic/NAME); given several times, the "
-        f"majority counts (default: {DEFAULT_JUDGE})",
+        help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); with several judges, "
+        f"the majority of valid verdicts decides (default: {DEFAULT_JUDGE})",
     )
     group.add_argument(
         "--prompt",
         choices=("published", "hardened"),
         default="published",
-        help="the paper's wording, or ours, in which no response can pass for an instruction",
+        help="the paper's prompt, or ours, which resists instructions in responses",
     )
     group.add_argument(
         "--constrain",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="hold replies to 0 or 1 where the server can do that for any model, which ollama can",
+        help="restrict ollama's output to 0 or 1",
     )
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="judge anew; otherwise what the judge has decided is not asked again",
+        help="judge everything again instead of reusing saved verdicts",
     )
     group.add_argument(
-        "--base-url", metavar="URL", help="ask there (default: the client library's own place)"
+        "--base-url",
+        metavar="URL",
+        help="address of the judge (default: the client library's environment variable, or the provider)",
     )
     cli.add_remote_flags(group)
     return parser

@@ -22,7 +22,7 @@ def main() -> int:
         choices=tuple(METHODS),
         required=True,
         help="random: an example's answer or an option at random; majority: the examples' most "
-        "common answer; nearest: the answer of the example whose image is most like the query's",
+        "common answer; nearest: the answer of the example with the most similar image",
     )
     cli.add_inference_flags(parser)
     args = parser.parse_args()

@@ -16,26 +16,26 @@ def main() -> int:
         type=Path,
         required=True,
         metavar="DIR",
-        help="the folder `results` of a checkout of the public repository",
+        help="folder `results` of a checkout of the public repository",
     )
     parser.add_argument(
         "--published-augmented",
         type=Path,
         metavar="DIR",
-        help="its folder `results_augmented` (default: SMMILE++ is told of as the protocol has it)",
+        help="its folder `results_augmented` (default: quote the protocol's figures for SMMILE++)",
     )
     parser.add_argument(
         "--augmented-path",
         type=Path,
         metavar="DIR",
-        help="read the rows of SMMILE++ from this folder, not from the hub",
+        help="read the rows of SMMILE++ from this folder (default: the hub)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path(__file__).resolve().parents[1] / "docs" / "errata.md",
         metavar="FILE",
-        help="the page (default: ../docs/errata.md)",
+        help="file to write (default: ../docs/errata.md)",
     )
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
