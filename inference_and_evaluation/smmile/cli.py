@@ -340,6 +340,11 @@ def add_api_flags(parser: Parser, *, model: str) -> None:
         help="address of the service (default: the client library's environment variable, or the provider)",
     )
     add_remote_flags(group)
+    add_cost_flags(group)
+
+
+def add_cost_flags(group: argparse._ArgumentGroup) -> None:
+    """The flags of scripts whose requests may cost money."""
     group.add_argument(
         "--prices",
         type=Path,

@@ -144,7 +144,12 @@ class Journal(Generic[Entry]):
 
 
 def read_journal(
-    file: Path, identity: Mapping[str, object], entry_type: type[Entry]
+    file: Path,
+    identity: Mapping[str, object],
+    entry_type: type[Entry],
+    *,
+    reads_version_1: bool = False,
+    elsewhere: str = "--output-dir",
 ) -> tuple[bool, list[Entry]]:
     """What another process has written to its journal: whether it replaces the result file, its entries.
 
@@ -154,7 +159,8 @@ def read_journal(
         content = file.read_bytes()
     except FileNotFoundError:
         return False, []
-    header, entries, _ = _Reader(identity, entry_type).read(content, file)
+    reader = _Reader(identity, entry_type, reads_version_1, elsewhere)
+    header, entries, _ = reader.read(content, file)
     return header is not None and header.replaces_result, entries
 
 

@@ -1,4 +1,4 @@
-"""Judges, and the file in which each keeps its verdicts: nothing that it has decided is asked again."""
+"""Judges, and the file in which each keeps its responses, so that nothing is judged twice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 
 from smmile.backends.interface import Backend, ErrorInfo, Failure, Request, Response
+from smmile.backends.remote.budget import Budget
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.inference.journal import Journal
+from smmile.inference.journal import Journal, read_journal
 from smmile.inference.progress import Progress
 from smmile.inference.runner import Interrupted, answers, now
 from smmile.prompting.conversation import Conversation, TextPart, Turn
@@ -84,11 +85,12 @@ class ClientOptions:
     max_retries: int
 
 
-def connect(judge: Judge, options: ClientOptions) -> Backend:
+def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) -> Backend:
     """The judge's back end. Raises UsageError where a key or an address is missing."""
     service: Service
     make_client: Callable[[], object]
     how: dict[str, Any] = {"fields": _DECODING[judge.provider], "concurrency": options.concurrency}
+    how["budget"] = budget
     waiting = options.timeout, options.max_retries
     if judge.provider == "ollama":
         from smmile.backends.remote import ollama_chat
@@ -166,9 +168,64 @@ class JudgeRecord(msgspec.Struct, frozen=True):
         )
 
 
+def longest_response(judge: Judge) -> int:
+    """The most tokens that a judge's response can have."""
+    return _MAX_TOKENS if judge.provider != "ollama" else 0
+
+
 @dataclass(frozen=True)
-class Asked:
-    """What a judge said about each case, by the case's key, and how many requests were sent this time.
+class Job:
+    """What a judge is to decide: `cases`, of which `known` are decided in its file and `pending` are not.
+
+    `unasked` counts further undecided cases that a limit leaves out.
+    """
+
+    judge: Judge
+    cases: Mapping[str, Case]
+    known: Mapping[str, JudgeRecord]
+    pending: tuple[Case, ...]
+    unasked: int
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests to send."""
+        return [Request(case.key, _conversation(case, self.judge.prompt)) for case in self.pending]
+
+
+def _conversation(case: Case, prompt: PromptName) -> Conversation:
+    return Conversation((Turn("user", (TextPart(judge_prompt(case, prompt)),)),))
+
+
+def _job(judge: Judge, cases: Iterable[Case], records: Iterable[JudgeRecord], limit: int | None) -> Job:
+    wanted = {case.key: case for case in cases}
+    known: dict[str, JudgeRecord] = {}
+    _add(known, (record for record in records if record.request_key in wanted))
+    undecided = [case for key, case in wanted.items() if key not in known or known[key].status == "error"]
+    pending = tuple(undecided[:limit])
+    return Job(judge, wanted, known, pending, len(undecided) - len(pending))
+
+
+def preview(
+    judge: Judge,
+    cases: Iterable[Case],
+    folder: Path,
+    options: ClientOptions,
+    *,
+    overwrite: bool = False,
+    limit: int | None = None,
+) -> Job:
+    """What `ask` would send, without sending or writing anything. Raises UsageError as `ask` does."""
+    records: list[JudgeRecord] = []
+    if not overwrite:
+        identity = _identity(judge, _service(judge, options))
+        file = folder / judge.file_name
+        records = read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder")[1]
+    return _job(judge, cases, records, limit)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge said about cases, by their keys, and how many requests were sent this time.
 
     `left_out` names decoding settings that the model does not accept.
     """
@@ -185,15 +242,21 @@ class Asked:
 
 
 def ask(
-    judge: Judge, cases: Iterable[Case], folder: Path, options: ClientOptions, *, overwrite: bool
-) -> Asked:
-    """Have `judge` decide the `cases` that it has not decided in `folder` yet.
+    judge: Judge,
+    cases: Iterable[Case],
+    folder: Path,
+    options: ClientOptions,
+    *,
+    overwrite: bool = False,
+    limit: int | None = None,
+    make_budget: Callable[[Job], Budget | None] = lambda _job: None,
+) -> Verdicts:
+    """Have `judge` decide the `cases` that it has not decided in `folder` yet, at most `limit` of them.
 
     Every response is on the disk before the next is awaited. Raises UsageError where the judge cannot be
-    asked, or its file is in use or of another prompt or decoding; Interrupted where it was stopped.
-    Responses are kept.
+    asked, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
+    it was stopped. Responses are kept.
     """
-    wanted = {case.key: case for case in cases}
     journal = Journal(
         folder / judge.file_name,
         _identity(judge, _service(judge, options)),
@@ -203,33 +266,28 @@ def ask(
         reads_version_1=True,
         elsewhere="folder",
     )
-    known: dict[str, JudgeRecord] = {}
     with journal:
-        _add(known, journal.entries)
-        requests = [
-            Request(key, Conversation((Turn("user", (TextPart(judge_prompt(case, judge.prompt)),)),)))
-            for key, case in wanted.items()
-            if key not in known or known[key].status == "error"
-        ]
-        backend = connect(judge, options) if requests else None
+        job = _job(judge, cases, journal.entries, limit)
+        known = dict(job.known)
+        backend = connect(judge, options, make_budget(job)) if job.pending else None
         try:
             if backend:
-                with Progress(len(requests), judge.name) as progress:
-                    for batch in answers(backend, requests):
+                with Progress(len(job.pending), judge.name) as progress:
+                    for batch in answers(backend, job.requests):
                         records = [
-                            JudgeRecord.of(wanted[request.key], outcome) for request, outcome in batch
+                            JudgeRecord.of(job.cases[request.key], outcome) for request, outcome in batch
                         ]
                         journal.append(records)
                         _add(known, records)
                         progress.advance(len(records))
         except KeyboardInterrupt as error:
-            done = sum(key in known and known[key].status == "ok" for key in wanted)
+            done = sum(record.status == "ok" for record in known.values())
             again = " without --overwrite" if overwrite else ""
             raise Interrupted(
-                f"interrupted: {one_line(judge.name)} has judged {done} of {len(wanted)} answers; they are "
-                f"kept, and the same command{again} continues from there"
+                f"interrupted: {one_line(judge.name)} has judged {done} of {len(job.cases)} answers; they "
+                f"are kept, and the same command{again} continues from there"
             ) from error
-    return Asked(judge, {key: known[key] for key in wanted}, len(requests), _left_out(judge, backend))
+    return Verdicts(judge, known, len(job.pending), _left_out(judge, backend))
 
 
 def _identity(judge: Judge, service: str) -> dict[str, object]:
