@@ -482,7 +482,7 @@ def test_visualize_only_names_what_is_missing_and_asks_nobody(
     (tmp_path / "result_llava_7b_ICL_evaluationllm.json").write_text("{")
     broken = run_here(SCRIPT, tmp_path, "--visualize-only")
     assert broken.code == 3
-    assert "result_llava_7b_ICL_evaluationllm.json is no readable evaluation" in broken.err
+    assert "result_llava_7b_ICL_evaluationllm.json is not a readable evaluation" in broken.err
     assert sorted(tmp_path.iterdir()) == before
     assert not judge.asked
 
