@@ -65,18 +65,21 @@ def main() -> int:
         print(f"{one_line(name)} has not been scored; {metric.script} does that", file=sys.stderr)
 
     strata: list[Stratum] = []
+    notes = []
     for run in found.scores:
         outlines, data_set = problems.of(run)
         strata += stratify([run], outlines)
         if unknown := unknown_problems(run, outlines):
             left_out = f"{pluralize(unknown, 'problem')} of {run.total} left out"
             why = f"not in data set {one_line(data_set)}"
-            print(f"{one_line(run.name.label)} {run.name.mode}: {left_out}, {why}", file=sys.stderr)
+            notes.append(f"{one_line(run.name.label)} {run.name.mode}: {left_out}, {why}")
     if not strata:
         raise UsageError(
             f"data set {one_line(data_set)} has none of the problems of these runs; name the one that "
             "they ran on with --dataset or --dataset-path"
         )
+    for note in notes:
+        print(note, file=sys.stderr)
 
     def content(full: bool) -> bytes:
         others = everything.select(Selection(perturbed=args.perturbed)).scores

@@ -29,6 +29,8 @@ SHARED = SUITE.parent / "shared"
 # No test reaches for the hub: what loads from it talks to a server on loopback.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("HF_TOKEN", None)
+# Tables have all their columns.
+os.environ["COLUMNS"] = "300"
 
 
 def make_image(shade: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:

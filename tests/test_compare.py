@@ -55,8 +55,8 @@ def command(folder: Path, *words: object) -> Finished:
     return run_here("compare.py", folder, *words)
 
 
-def content(folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / "comparison.json").read_text())
+def content(folder: Path, name: str = "comparison.json") -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / name).read_text())
     return read
 
 
@@ -169,10 +169,12 @@ def test_holm_is_over_the_list_and_the_sets_follow_it() -> None:
 
 def test_the_published_runs(published: Path) -> None:
     """Counts of discordant problems are read from the published evaluations themselves."""
-    finished = run_script("compare.py", published, "--models", "gpt-4o", "qwen72B")
+    words = ["--models", "gpt-4o,qwen72b", "--output", "two.txt"]
+    finished = run_script("compare.py", published, *words)
     assert finished.code == 0, finished.err
-    assert (published / "comparison.txt").read_text() == finished.out
-    found = content(published)
+    assert (published / "two.txt").read_text() == finished.out
+    assert not (published / "comparison.txt").exists()
+    found = content(published, "two.json")
     by_metric = {one["metric"]: one for one in found["modes"]}
     assert list(by_metric) == ["llm", "em", "mcqa"]
     for contrast in by_metric["llm"]["contrasts"]:
@@ -197,30 +199,35 @@ def test_the_published_runs(published: Path) -> None:
 
 
 def test_all_runs_are_contrasted_by_default(published: Path) -> None:
-    finished = command(published, "--metric", "llm")
+    assert command(published).code == 0
+    everything = content(published)
+    assert [one["metric"] for one in everything["modes"]] == ["llm", "em", "mcqa"]
+    finished = command(published, "--eval_type", "LLM", "--output", "llm.txt")
     assert finished.code == 0, finished.err
-    found = content(published)
+    found = content(published, "llm.json")
     [modes] = found["modes"]
     assert len(modes["contrasts"]) == 7
     assert modes["missing"] == ["majority has no 0-shot run", "random has no 0-shot run"]
     assert [len(one["contrasts"]) for one in found["models"]] == [36, 21]
     assert "model minus model" not in finished.out
-    assert "cannot be told apart" in finished.out
+    assert "do not differ significantly" in finished.out
     assert "EM" not in finished.out
     finished = command(published, "--metric", "llm", "--models", "all")
     assert "LLM, ICL: model minus model (36 contrasts)" in finished.out
-    finished = command(published, "--metric", "llm", "--model", "gpt-4o", "--answered-only")
+    assert content(published) == everything
+    words = ["--metric", "llm", "--model", "gpt-4o", "--answered-only", "--output", "one.txt"]
+    finished = command(published, *words)
     assert finished.code == 0, finished.err
     assert "left out" in finished.out.splitlines()[0]
-    [contrast] = content(published)["modes"][0]["contrasts"]
+    [contrast] = content(published, "one.json")["modes"][0]["contrasts"]
     assert (contrast["problems"], contrast["left_out"]) == (108, 3)
 
 
 def test_models_are_subtracted_in_the_order_given(tmp_path: Path) -> None:
     for model, bits in (("a", "1100"), ("b", "1000"), ("c", "0000")):
         judged(tmp_path, model, "ICL", answers(bits))
-    assert command(tmp_path, "--models", "c", "a").code == 0
-    [contrast] = content(tmp_path)["models"][0]["contrasts"]
+    assert command(tmp_path, "--models", "c", "a", "--output", "c-a.txt").code == 0
+    [contrast] = content(tmp_path, "c-a.json")["models"][0]["contrasts"]
     assert (contrast["first"]["model"], contrast["difference"]) == ("c", -50)
 
 
@@ -253,8 +260,12 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     judged(tmp_path, "b", "ICL", answers("10", first=7))
     says_in_one_line(command(tmp_path, "--model", "b"), "no problem in common")
     judged(tmp_path, "b", "ICL", answers("11"))
-    says_in_one_line(command(tmp_path, "--models", "a", "x\n"), "no run of x\\n", "there is a, b")
-    says_in_one_line(command(tmp_path, "--models", "a", "--model", "b"), "--model and --models")
+    says_in_one_line(
+        command(tmp_path, "--models", "a", "x\ny"), "no run with --model x\\ny", "it has a ICL, b"
+    )
+    assert command(tmp_path, "--models", "a", "--model", "b").code == 0  # one flag
+    for file in tmp_path.glob("comparison.*"):
+        file.unlink()
     says_in_one_line(command(tmp_path, "--model", "x"), "it has a ICL")
     says_in_one_line(command(tmp_path, "--metric", "em"), "no scores under --metric em")
     says_in_one_line(command(tmp_path, "--mcqa", "reread"), "_evaluationmcqa.json")

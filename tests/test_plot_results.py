@@ -30,6 +30,7 @@ from smmile.reporting.published import published_scores, published_set
 from smmile.reporting.statistics import wilson_interval
 from smmile.reporting.strata_files import read_strata
 from smmile.scoring.folder import read_scores
+from smmile.scoring.selection import Selection
 
 HOSTILE = [
     "$x^2$ and $\\alpha$",
@@ -83,8 +84,9 @@ def points(plan: Plan) -> dict[tuple[str, str, str], list[Point]]:
 
 
 def plan_of(folder: Path, *, with_published: bool = False) -> Plan:
-    scores, broken = read_scores(folder)
-    assert not broken
+    found = read_scores(folder).select(Selection())
+    assert not found.unscored
+    scores = found.scores
     return models_plan(scores, published_scores(published_set(scores)) if with_published else ())
 
 
@@ -173,7 +175,7 @@ def test_the_data_set_is_told_from_the_runs(tmp_path: Path) -> None:
 
 def test_strata_are_the_files_with_few_problems_greyed(published: Path) -> None:
     strata = read_strata(published / "model_stratification_llm.json")
-    scores, _ = read_scores(published, metrics=["llm"])
+    scores = read_scores(published, metrics=["llm"]).select(Selection()).scores
     plans = strata_plans("llm", strata, scores)
     assert len(plans) == 9
     drawn = points(plans["gpt-4o"])
@@ -196,7 +198,7 @@ def test_strata_of_smmile_plus_plus_are_as_wide_as_their_run(tmp_path: Path) -> 
     judged(tmp_path, "m", permuted)
     content = {"speciality_total": {"a": 120, "b": 30}, "speciality_correct": {"a": 60, "b": 15}}
     (tmp_path / "model_stratification_llm.json").write_text(json.dumps({"m:ICL": content}))
-    scores, _ = read_scores(tmp_path)
+    scores = read_scores(tmp_path).select(Selection()).scores
     plan = strata_plans("llm", read_strata(tmp_path / "model_stratification_llm.json"), scores)["m"]
     [point] = points(plan)["Speciality", "a (120)", "ICL"]
     by_problems = wilson_interval(10, 20)
@@ -259,7 +261,7 @@ def test_hostile_names_are_shown_literally_and_nothing_overlaps(tmp_path: Path) 
 def test_nothing_overlaps_in_the_published_figures(published: Path) -> None:
     assert_no_overlap(texts_of(plan_of(published)))
     assert_no_overlap(texts_of(plan_of(published, with_published=True)))
-    scores, _ = read_scores(published, metrics=["llm"])
+    scores = read_scores(published, metrics=["llm"]).select(Selection()).scores
     plans = strata_plans("llm", read_strata(published / "model_stratification_llm.json"), scores)
     texts = texts_of(plans["gpt-4o"])
     assert_no_overlap(texts)
@@ -279,7 +281,7 @@ def test_nothing_overlaps_among_hostile_strata(tmp_path: Path) -> None:
     content = {f"{model}:ICL": flags, "empty:ICL": {"none_total": {}}}
     (tmp_path / "model_stratification_llm.json").write_text(json.dumps(content))
     judged(tmp_path, "empty", some(9))
-    scores, _ = read_scores(tmp_path)
+    scores = read_scores(tmp_path).select(Selection()).scores
     plans = strata_plans("llm", read_strata(tmp_path / "model_stratification_llm.json"), scores)
     assert list(plans) == [model]
     texts = texts_of(plans[model])
@@ -372,7 +374,7 @@ def test_perturbed_runs_are_drawn_on_request(tmp_path: Path) -> None:
     )
     says_in_one_line(plot(tmp_path), "--perturbed")
     assert plot(tmp_path, "--perturbed", "--look", "light").code == 0
-    scores, _ = read_scores(tmp_path, perturbed=True)
+    scores = read_scores(tmp_path).scores
     assert ("LLM as a judge", "m [shots-2]", "ICL") in points(models_plan(scores))
 
 

@@ -84,7 +84,7 @@ def test_every_published_stratum_is_shown_with_its_interval(published: Path, sha
         line = f"{value} {total} {correct} {100 * correct / total:.2f}"
         line += f" {100 * interval.low:.2f} to {100 * interval.high:.2f}" + "*" * (total < 10)
         assert line in lines or f"image type {line}" in lines
-    assert "gpt-4o, ICL: 55 of 111 right" in lines
+    assert "gpt-4o, ICL: 55 of 111 correct" in lines
 
 
 # Every filter.
@@ -108,8 +108,16 @@ def test_every_combination_of_filters_finds_its_runs(
         for key in every
         if names in (None, key.rpartition(":")[0]) and mode in (None, key.rpartition(":")[2])
     }
-    assert set(found) == expected
-    assert finished.out.count(" right\n") == len(expected)
+    assert set(found) == set(every)  # the file has all runs
+    shown = {
+        tuple(line.split(":")[0].split(", "))
+        for line in finished.out.splitlines()
+        if line.endswith(" correct")
+    }
+    named = {"llava_7b": "llava_7B", "llavaonevision_7b": "llavaonevision_7B"}
+    assert {f"{named.get(name, name)}:{mode}" for name, mode in shown} == {
+        key.replace(" (baseline)", "") for key in expected
+    }
 
 
 def test_choices_as_stored_and_as_read_again(published: Path, shared: Path) -> None:
@@ -350,7 +358,9 @@ def test_broken_and_unjudged_runs_are_named_and_the_rest_stratified(data: Path, 
     found, finished = strata_of(folder, "llm", "--dataset-path", data)
     assert (finished.code, list(found)) == (3, ["m:ICL"])
     assert "skipped: result_broken_ICL_open_evaluationllm.json" in finished.err
-    assert "result_unjudged_ICL_open.csv is not judged yet" in finished.err
+    assert (
+        "result_unjudged_ICL_open.csv has not been scored; evaluate_LLMJudge.py does that" in finished.err
+    )
     (folder / "result_bad_ICL_mcqa.json").write_text("{")  # no business of the judge's scores
     assert "result_bad" not in strata_of(folder, "llm", "--dataset-path", data)[1].err
 
@@ -367,6 +377,6 @@ def test_nothing_that_models_need_is_imported(data: Path, tmp_path: Path) -> Non
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True
     )
-    assert "1 of 1 right" in done.stdout
+    assert "1 of 1 correct" in done.stdout
     assert done.stdout.endswith("HEAVY set()\n")
     assert run_script("stratify.py", "--help").code == 0

@@ -211,31 +211,35 @@ def test_a_stale_or_broken_judge_file_is_named_and_left_out(tmp_path: Path) -> N
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
     assert run_script("inference_baselines.py", *words).code == 0
     stem = "result_majority_ICL_open_evaluationllm.json"
-    for content in (
-        '{"problem_accuracies": {"other": 100}}',
-        '{"problem_accuracies": {"other": 7}}',
-        "{",
-        "{}",
+    for content, message in (
+        ('{"problem_accuracies": {"other": 100}}', "warning"),
+        ('{"problem_accuracies": {"other": 7}}', "skipped"),
+        ("{", "skipped"),
+        ("{}", "skipped"),
+        ('{"problem_accuracies": {"other": 100}, "schema_version": 99}', "skipped"),
     ):
         (tmp_path / stem).write_text(content)
         finished = analyse(tmp_path)
         assert finished.code == 3
-        assert finished.err.startswith(f"skipped: {stem} ")
+        assert finished.err.startswith(f"{message}: {stem} ")
         assert len(finished.err.splitlines()) == 1
         assert " EM " in finished.out
         assert " LLM " not in finished.out
 
 
-def test_a_judge_file_of_other_answers_is_told(published: Path) -> None:
+def test_a_judge_file_of_other_answers_is_left_out(published: Path) -> None:
     assert analyse(published).err == ""
     file = published / "result_qwen72B_ICL_open_evaluationllm.json"
     other = published / "result_gpt-4o_ICL_open_evaluationllm.json"
     shutil.copyfile(other, file)
     finished = analyse(published)
-    assert finished.code == 0
+    assert finished.code == 3
     assert finished.err == (
-        f"warning: {file.name} seems to be of other answers than result_qwen72B_ICL_open.csv has now\n"
+        f"warning: {file.name} is of other answers than result_qwen72B_ICL_open.csv has now and is left "
+        "out; run evaluate_LLMJudge.py again\n"
     )
+    assert not re.search(r"qwen72B +ICL +LLM", finished.out)
+    assert re.search(r"qwen72B +ICL +EM", finished.out)
 
 
 def test_a_table_never_takes_the_place_of_a_result_file(published: Path) -> None:
@@ -261,7 +265,7 @@ def test_a_folder_of_broken_files_alone_leaves_the_old_table(tmp_path: Path) -> 
     assert (tmp_path / "evaluation_results.txt").read_text() == "old"
 
 
-def test_rereading_takes_the_evaluations_of_multiple_choice(tmp_path: Path) -> None:
+def test_multiple_choice_can_be_shown_as_re_extracted(tmp_path: Path) -> None:
     words = [
         "--baseline",
         "majority",
@@ -273,13 +277,13 @@ def test_rereading_takes_the_evaluations_of_multiple_choice(tmp_path: Path) -> N
         tmp_path,
     ]
     assert run_script("inference_baselines.py", *words).code == 0
-    says_in_one_line(analyse(tmp_path, "--mcqa", "reread"), "_evaluationmcqa.json")
-    result = json.loads((tmp_path / "result_majority_ICL_mcqa.json").read_text())
-    accuracies = {record["problem_id"]: 100 for record in result["records"]}
-    file = tmp_path / "result_majority_ICL_mcqa_evaluationmcqa.json"
-    file.write_text(json.dumps({"problem_accuracies": accuracies}))
-    assert "100.00" in analyse(tmp_path, "--mcqa", "reread").out
     assert "30.77" in analyse(tmp_path).out
+    # A result file of the suite has its options: no evaluation is needed.
+    assert "30.77" in analyse(tmp_path, "--mcqa", "reread").out
+    file = tmp_path / "result_other_ICL_mcqa_evaluationmcqa.json"
+    file.write_text(json.dumps({"problem_accuracies": {"p": 100}}))  # nothing else is there of this run
+    assert "other" in analyse(tmp_path, "--mcqa", "reread").out
+    assert "other" not in analyse(tmp_path).out
 
 
 def test_nothing_to_analyse_is_one_line(tmp_path: Path) -> None:

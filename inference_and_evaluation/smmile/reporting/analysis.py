@@ -106,15 +106,14 @@ def results_table(
         row += [str(score.problems), percent(score.accuracy), "-", "-"]
         row += [] if mean_only else [percent(_published_error(score, resamples, seed))]
         rows.append([*row, *["-"] * (len(head) - len(row))])
-    title = (
-        "Observed accuracy; errors and missing answers count as incorrect, or are left out (Of answered).\n"
-    )
+    title = "Observed accuracy; errors and missing answers count as incorrect.\n"
+    title += "Of answered: without them.\n"
     if not mean_only:
         title += f"± bootstrap: standard deviation over {resamples:,} resamples of the rows.\n"
     if clustered:
-        title += "± clustered: standard error with the permutations of one problem as one cluster.\n"
+        title += "± clustered: standard error; the permutations of one problem are one cluster.\n"
     if permuted:
-        title += "Macro: the mean of the base problems' accuracies, however many permutations each has.\n"
+        title += "Macro: the mean of the base problems' accuracies, each with equal weight.\n"
     secondary = ("Base problems", "Problems", "Macro %", "Of answered %", "Answered %")
     table = text_table(head, rows, text_columns=3, secondary=secondary, layout=layout)
     return f"{title}\n{table}"

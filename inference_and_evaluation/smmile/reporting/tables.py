@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 import unicodedata
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,10 @@ def text_table(
         dimmed,
     )
     dropped = [one_line(name) for index, name in enumerate(head) if index not in kept]
-    return table + (f" (no room for: {', '.join(dropped)})\n" if dropped else "")
+    if not dropped:
+        return table
+    note = textwrap.fill(f"(no room for: {', '.join(dropped)})", (layout.width or 80) - 1)
+    return f"{table}{textwrap.indent(note, ' ')}\n"
 
 
 def _width(head: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int]) -> int:

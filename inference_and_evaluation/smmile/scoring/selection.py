@@ -78,8 +78,9 @@ def suggestion(asked: str, known: Sequence[str]) -> str:
         return "".join(filter(str.isalnum, text.lower()))
 
     like = [text for text in known if bare(asked) and bare(asked) in bare(text)]
-    close = difflib.get_close_matches(bare(asked), [bare(text) for text in known], n=3, cutoff=0.6)
-    like += [text for match in close for text in known if bare(text) == match]
+    if not like:
+        close = difflib.get_close_matches(bare(asked), [bare(text) for text in known], n=3, cutoff=0.6)
+        like = [text for match in close for text in known if bare(text) == match]
     shown = " or ".join(one_line(text) for text in list(dict.fromkeys(like))[:4])
     return f"did you mean {shown}? " if shown else ""
 
