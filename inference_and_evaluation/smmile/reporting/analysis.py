@@ -9,13 +9,14 @@ from typing import Literal
 
 from smmile.data.problems import HUB_IDS, base_problem_id
 from smmile.errors import UsageError, one_line
+from smmile.reporting.latex import Estimate, latex_escape, latex_table
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.statistics import (
     bootstrap_standard_deviation,
     clustered_standard_error,
     macro_average,
 )
-from smmile.reporting.tables import METRIC_NAMES, Estimate, latex_escape, latex_table, percent, text_table
+from smmile.reporting.tables import METRIC_NAMES, percent, text_table
 from smmile.results.run_names import RunName
 from smmile.results.schema import RunResults, read_run, result_files, select_runs
 from smmile.scoring.evaluations import (
@@ -224,7 +225,7 @@ def table_in_latex(
 
     `published` scores follow below. They have no clustered errors, since their answers are not at hand.
     """
-    estimates = {
+    estimates: dict[tuple[RunName, str], Estimate] = {
         (analysis.scores.name, analysis.scores.metric): analysis.estimate(error) for analysis in analyses
     }
     data_set = _data_set(analyses)
