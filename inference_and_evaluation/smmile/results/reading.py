@@ -73,7 +73,7 @@ def result_files(folder: Path) -> ResultFiles:
         if file.suffix not in (".json", ".csv") or is_evaluation(file.stem) or not file.is_file():
             continue
         called = RunName.parse(file.stem)
-        name = (_name_in_content(file) if file.suffix == ".json" else None) or called
+        name = (_name_in_content(file, called) if file.suffix == ".json" else None) or called
         if name is None:
             continue
         if file.suffix == ".json" and name != called:
@@ -102,20 +102,26 @@ class _RunHead(msgspec.Struct):
     model: str
     inference_mode: InferenceMode
     task_format: TaskFormat
-    perturbations: Sequence[_NamedPerturbation] = ()
+    perturbations: Sequence[_NamedPerturbation] | None = None  # version 1 has none
 
 
 class _FileHead(msgspec.Struct):
     run: _RunHead
 
 
-def _name_in_content(file: Path) -> RunName | None:
-    """The run that a JSON file says it holds; None where it is broken, which `read_run` reports."""
+def _name_in_content(file: Path, called: RunName | None) -> RunName | None:
+    """The run that a JSON file says it holds; None where it is broken, which `read_run` reports.
+
+    Of perturbations, files of version 1 say nothing: there the name counts by which the file is `called`.
+    """
     try:
         run = msgspec.json.decode(file.read_bytes(), type=_FileHead).run
     except (OSError, ValueError, RecursionError):
         return None
-    perturbation = "+".join(file_safe(perturbation.name) for perturbation in run.perturbations)
+    if run.perturbations is None:
+        perturbation = called.perturbation if called else ""
+    else:
+        perturbation = "+".join(file_safe(perturbation.name) for perturbation in run.perturbations)
     return RunName(file_safe(run.model), run.inference_mode, run.task_format, perturbation)
 
 
