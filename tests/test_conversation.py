@@ -115,5 +115,5 @@ def test_text_that_looks_like_a_placeholder_is_sent_as_it_is() -> None:
 
 
 def test_prompts_are_the_published_ones_to_the_byte(shared: Path) -> None:
-    ours = Path(__file__).parents[1] / "inference_and_evaluation" / "smmile" / "prompts.json"
+    ours = Path(__file__).parents[1] / "inference_and_evaluation" / "smmile" / "prompting" / "prompts.json"
     assert json.loads(ours.read_text()) == json.loads((shared / "protocol" / "prompts.json").read_text())
