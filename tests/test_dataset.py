@@ -108,7 +108,7 @@ def test_numeric_answers_are_rejected(tmp_path: Path) -> None:
     finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
     assert finished.code == 2
     assert "skipped problem p4: the answer of its row with order 1 is 1, not text" in finished.err
-    assert "none of the 4 problems can be asked" in finished.err.splitlines()[-1]
+    assert "none of the 4 problems can be run" in finished.err.splitlines()[-1]
 
 
 def test_a_missing_image_is_loaded_once(tmp_path: Path) -> None:
