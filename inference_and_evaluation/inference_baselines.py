@@ -1,4 +1,4 @@
-"""Baselines without a model: `random`, `majority`, and `nearest`, the floor for a model that looks."""
+"""Run a baseline without a model: `random`, `majority` or `nearest` (image)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from smmile import cli
 
 EXAMPLE = "python inference_baselines.py --baseline nearest --task_format mcqa --dataset demo"
 
-# How each baseline makes its answers, as its result file tells it.
+# The method, as recorded in result files; part of a run's identity.
 METHODS = {
     "random": "an in-context answer, or an option letter, at random (NumPy RandomState)",
     "majority": "the most common in-context answer, the earliest on a tie",
@@ -21,15 +21,14 @@ def main() -> int:
         "--baseline",
         choices=tuple(METHODS),
         required=True,
-        help="random: an example's answer or an option at random; majority: the examples' most "
-        "common answer; nearest: the answer of the example with the most similar image",
+        help="random: a random example answer or option; majority: the most common example answer; "
+        "nearest: the answer of the example with the most similar image",
     )
     cli.add_inference_flags(parser)
     args = parser.parse_args()
     if args.inference_mode == "0-shot":
         parser.error(
-            "baselines answer from the in-context examples and have none in 0-shot; "
-            "use --inference_mode ICL"
+            "baselines need in-context examples, which 0-shot does not have; use --inference_mode ICL"
         )
 
     from smmile.backends import baselines
@@ -39,18 +38,18 @@ def main() -> int:
     from smmile.prompting.options import Options, make_options
 
     def connect(context: RunContext) -> Backend:
-        asked = {item.key: item.problem for item in context.plan.problems}
+        problem_of = {item.key: item.problem for item in context.plan.problems}
         if args.baseline == "majority":
-            return baselines.BaselineBackend(lambda key: baselines.majority_answer(asked[key]))
+            return baselines.BaselineBackend(lambda key: baselines.majority_answer(problem_of[key]))
         if args.baseline == "nearest":
             nearest = baselines.NearestImage()
-            return baselines.BaselineBackend(lambda key: nearest(asked[key]))
+            return baselines.BaselineBackend(lambda key: nearest(problem_of[key]))
         options = make_options(context.problems.entries, args.seed) if args.task_format == "mcqa" else None
         picks = baselines.random_answers(context.problems, options, args.seed)
-        return baselines.BaselineBackend(lambda key: picks[asked[key].problem_id])
+        return baselines.BaselineBackend(lambda key: picks[problem_of[key].problem_id])
 
-    def read_choice(reply: str, options: Options) -> str | None:
-        return options.letter_of(reply)
+    def read_choice(response: str, options: Options) -> str | None:
+        return options.letter_of(response)
 
     specification = RunSpecification(
         name=args.baseline,

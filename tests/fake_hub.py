@@ -1,4 +1,4 @@
-"""A hub on loopback: as much of the real one's protocol as loading a data set or a model takes."""
+"""A local fake of the Hugging Face hub that can serve one data set or model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 class FakeHub:
     """One public or gated data set or model, served from a folder at one commit.
 
-    `claimed` are files of which only name and size are told.
+    `claimed` lists files that the API reports, with their sizes, but that do not exist.
     """
 
     repo_id: str
@@ -159,7 +159,7 @@ def _paths(body: bytes, kind: str) -> list[str]:
 
 @contextmanager
 def running(hub: FakeHub) -> Iterator[FakeHub]:
-    """Serve `hub` on a free port of the loopback for as long as the block lasts."""
+    """Serve `hub` on a free local port within the `with` block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -21,22 +21,36 @@ def records(folder: Path, baseline: str, task_format: str) -> dict[str, dict[str
     return {record["problem_id"]: record for record in result["records"]}
 
 
+SMMILE = ("smmile_recovered", "published_results", 111)
+SMMILE_PLUSPLUS = ("smmile_plusplus_recovered", "published_results_augmented", 1038)
+
+
 @pytest.mark.parametrize(
-    ("baseline", "task_format", "published"),
-    [("majority", "open", ""), ("majority", "mcqa", "_mcqa"), ("random", "mcqa", "_mcqa")],
+    ("baseline", "task_format", "suffix", "dataset"),
+    [
+        ("majority", "open", "", SMMILE),
+        ("majority", "mcqa", "_mcqa", SMMILE),
+        ("random", "mcqa", "_mcqa", SMMILE),
+        ("random", "mcqa", "_mcqa", SMMILE_PLUSPLUS),
+    ],
 )
-def test_the_published_answers_come_out_again(
-    baseline: str, task_format: str, published: str, shared: Path, tmp_path: Path
+def test_answers_match_the_published_ones(
+    baseline: str,
+    task_format: str,
+    suffix: str,
+    dataset: tuple[str, str, int],
+    shared: Path,
+    tmp_path: Path,
 ) -> None:
-    data = shared / "data" / "smmile_recovered"
-    words = ["--baseline", baseline, "--task_format", task_format, "--dataset-path", data]
+    data, published, problems = dataset
+    words = ["--baseline", baseline, "--task_format", task_format, "--dataset-path", shared / "data" / data]
     assert run_script("inference_baselines.py", *words, "--output-dir", tmp_path).code == 0
     ours = records(tmp_path, baseline, task_format)
-    with (shared / "data" / "published_results" / f"result_{baseline}_ICL{published}.csv").open(
+    with (shared / "data" / published / f"result_{baseline}_ICL{suffix}.csv").open(
         encoding="utf-8", newline=""
     ) as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == len(ours) == 111
+    assert len(rows) == len(ours) == problems
     for theirs in rows:
         record = ours[theirs["problem_id"]]
         assert record["full_response"] == record["generated_answer"] == theirs["full_response"]
@@ -47,7 +61,7 @@ def test_the_published_answers_come_out_again(
             assert str(record["is_correct"]) == theirs["is_correct"]
 
 
-def test_zero_shot_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_zero_shot_is_rejected_before_loading_data(tmp_path: Path) -> None:
     for baseline in ("random", "majority", "nearest"):
         finished = run_script(
             "inference_baselines.py", "--baseline", baseline, "--inference_mode", "0-shot"
@@ -63,19 +77,19 @@ def problem(*answers: str, shades: tuple[int, ...] = ()) -> Problem:
     return Problem("p", triplets[:-1], triplets[-1])
 
 
-def test_majority_takes_the_earliest_on_a_tie_and_never_the_querys_answer() -> None:
+def test_majority_breaks_ties_by_position_and_ignores_the_query_answer() -> None:
     assert majority_answer(problem("b", "a", "a", "b", "c")) == "b"
     assert majority_answer(problem("b", "a", "a", "c")) == "a"
     assert majority_answer(problem("a", "a ", "a ", "c")) == "a "
 
 
-def test_nearest_takes_the_like_image_and_the_earliest_of_equals() -> None:
+def test_nearest_selects_the_most_similar_image_and_breaks_ties_by_position() -> None:
     nearest = NearestImage()
     assert nearest(problem("dark", "bright", "?", shades=(0, 250, 245))) == "bright"
     assert nearest(problem("first", "second", "?", shades=(9, 9, 9))) == "first"
 
 
-def test_the_descriptor_is_what_it_says() -> None:
+def test_descriptor_matches_its_definition() -> None:
     def described(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
         return image_descriptor(StoredImage("x", len(data), data))
 
@@ -88,7 +102,7 @@ def test_the_descriptor_is_what_it_says() -> None:
     assert np.sqrt(np.sum((black[768:] - bright[768:]) ** 2)) == pytest.approx(1)  # no colour in common
 
 
-def test_random_is_seeded_over_the_whole_data_set(data: Path, tmp_path: Path) -> None:
+def test_random_picks_depend_on_the_seed_and_the_whole_data_set(data: Path, tmp_path: Path) -> None:
     base = ["--baseline", "random", "--dataset-path", data, "--output-dir"]
     for task_format in ("open", "mcqa"):
         words = ["--task_format", task_format]
@@ -109,7 +123,7 @@ def test_random_is_seeded_over_the_whole_data_set(data: Path, tmp_path: Path) ->
                 assert record["options"][record["selected_option"]] == record["generated_answer"]
 
 
-def test_a_missing_image_changes_no_other_problems_pick(tmp_path: Path) -> None:
+def test_a_missing_image_does_not_change_other_picks(tmp_path: Path) -> None:
     rows = [row(f"p{i}", order, f"a{order % 3}{i % 2}") for i in range(20) for order in range(1, 6)]
     save_parquet(tmp_path / "whole", rows)
     rows[2] = rows[2] | {"image": None, "image_url": None}
@@ -133,7 +147,7 @@ def test_a_missing_image_changes_no_other_problems_pick(tmp_path: Path) -> None:
             assert record["shown_order"] == whole[problem_id]["shown_order"]
 
 
-def test_random_open_picks_are_spread_over_the_examples(tmp_path: Path) -> None:
+def test_random_open_picks_cover_all_examples(tmp_path: Path) -> None:
     rows = [row(f"p{i}", order, f"a{order}") for i in range(60) for order in (1, 2, 3)]
     folder = save_parquet(tmp_path / "d", rows)
     run_script(
@@ -144,8 +158,8 @@ def test_random_open_picks_are_spread_over_the_examples(tmp_path: Path) -> None:
     assert min(picks.values()) > 15
 
 
-def test_on_the_demo_looking_pays() -> None:
-    """The demo's answers can be learnt from its images: nearest beats majority, as the README shows."""
+def test_nearest_beats_majority_on_the_demo() -> None:
+    """The demo's answers can be learned from its images, as the README shows."""
     entries = [
         entry for entry in load_problems(DatasetSource("demo")).entries if isinstance(entry, Problem)
     ]

@@ -28,21 +28,21 @@ SIGNS = options("+", "++", "-")
 MANY = options(*(f"sign number {index}" for index in range(30)))
 
 
-def test_labelled_replies(shared: Path) -> None:
-    """Published replies with the option that careful readers say they choose."""
+def test_labelled_responses(shared: Path) -> None:
+    """Published responses with the option that two human readers agree on."""
     with (shared / "data" / "mcqa_labels.jsonl").open(encoding="utf-8") as lines:
-        replies = [json.loads(line) for line in lines]
-    wrong = [
-        (reply["model"], reply["response"][-200:], reply["label"])
-        for reply in replies
-        if read_choice(reply["response"], options(*reply["options"].values())) != reply["label"]
+        responses = [json.loads(line) for line in lines]
+    incorrect = [
+        (response["model"], response["response"][-200:], response["label"])
+        for response in responses
+        if read_choice(response["response"], options(*response["options"].values())) != response["label"]
     ]
-    assert len(replies) >= 100
-    assert len(wrong) <= 0.03 * len(replies), wrong
+    assert len(responses) >= 100
+    assert len(incorrect) <= 0.03 * len(responses), incorrect
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "response",
     [
         "<think>Broken.</think><answer>B</answer>",
         "<think>Broken.</think>\n<ANSWER> (b) </ANSWER>",
@@ -80,12 +80,12 @@ def test_labelled_replies(shared: Path) -> None:
         "The radius is not broken. A break of the ulna is seen.",
     ],
 )
-def test_each_of_these_chooses_b(reply: str) -> None:
-    assert read_choice(reply, BONES) == "B"
+def test_ways_to_choose_b(response: str) -> None:
+    assert read_choice(response, BONES) == "B"
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "response",
     [
         "",
         " \n",
@@ -111,12 +111,12 @@ def test_each_of_these_chooses_b(reply: str) -> None:
         "c,\nc,\nof,",
     ],
 )
-def test_none_of_these_is_a_choice(reply: str) -> None:
-    assert read_choice(reply, BONES) is None
+def test_responses_without_a_choice(response: str) -> None:
+    assert read_choice(response, BONES) is None
 
 
 @pytest.mark.parametrize(
-    ("reply", "choice"),
+    ("response", "choice"),
     [
         ("<think>The answer is A.</think><answer>B</answer>", "B"),
         ("<answer>A</answer> No, wait. <answer>B</answer>", "B"),
@@ -126,12 +126,12 @@ def test_none_of_these_is_a_choice(reply: str) -> None:
         ("The radius may be broken. Therefore, it is the ulna.", "B"),
     ],
 )
-def test_the_last_explicit_choice_wins(reply: str, choice: str) -> None:
-    assert read_choice(reply, BONES) == choice
+def test_the_last_explicit_choice_wins(response: str, choice: str) -> None:
+    assert read_choice(response, BONES) == choice
 
 
 @pytest.mark.parametrize(
-    ("reply", "shown", "choice"),
+    ("response", "shown", "choice"),
     [
         ("Radius and ulna", BONES, "C"),
         ("The radius and the ulna are broken.", BONES, "C"),
@@ -145,14 +145,14 @@ def test_the_last_explicit_choice_wins(reply: str, choice: str) -> None:
         ("well-defined edges", options("Well-defined edges, so a nevus.", "Irregular edges"), "A"),
     ],
 )
-def test_text_without_a_letter_is_the_one_option_that_it_fits(
-    reply: str, shown: Options, choice: str | None
+def test_text_without_a_letter_selects_the_only_matching_option(
+    response: str, shown: Options, choice: str | None
 ) -> None:
-    assert read_choice(reply, shown) == choice
+    assert read_choice(response, shown) == choice
 
 
 @pytest.mark.parametrize(
-    ("reply", "choice"),
+    ("response", "choice"),
     [
         ("No", "B"),
         ("No, I see none.", "B"),
@@ -167,12 +167,12 @@ def test_text_without_a_letter_is_the_one_option_that_it_fits(
         ("Not enough information", None),
     ],
 )
-def test_yes_or_no_may_be_said_without_the_word(reply: str, choice: str | None) -> None:
-    assert read_choice(reply, YES_NO) == choice
+def test_yes_or_no_can_be_implied(response: str, choice: str | None) -> None:
+    assert read_choice(response, YES_NO) == choice
 
 
 @pytest.mark.parametrize(
-    ("reply", "choice"),
+    ("response", "choice"),
     [
         ("<answer>A</answer>", "A"),
         ("C. Yes", "C"),
@@ -181,12 +181,12 @@ def test_yes_or_no_may_be_said_without_the_word(reply: str, choice: str | None) 
         ("no.", "B"),
     ],
 )
-def test_equal_options_differ_by_their_letters_alone(reply: str, choice: str | None) -> None:
-    assert read_choice(reply, EQUAL) == choice
+def test_equal_options_differ_only_by_letter(response: str, choice: str | None) -> None:
+    assert read_choice(response, EQUAL) == choice
 
 
 @pytest.mark.parametrize(
-    ("reply", "shown", "choice"),
+    ("response", "shown", "choice"),
     [
         ("E. coli", BUGS, "A"),
         ("The answer is E. coli.", BUGS, "A"),
@@ -209,12 +209,14 @@ def test_equal_options_differ_by_their_letters_alone(reply: str, choice: str | N
         ("", options(" ", "No"), None),
     ],
 )
-def test_options_that_look_like_letters_or_numbers(reply: str, shown: Options, choice: str | None) -> None:
-    assert read_choice(reply, shown) == choice
+def test_options_that_resemble_letters_or_numbers(
+    response: str, shown: Options, choice: str | None
+) -> None:
+    assert read_choice(response, shown) == choice
 
 
 @pytest.mark.parametrize(
-    ("reply", "choice"),
+    ("response", "choice"),
     [
         ("<think>It is that.</think><answer>X</answer>", "X"),
         ("<think>This is my thought.</think>\n<answer>X</answer>", None),
@@ -226,8 +228,8 @@ def test_options_that_look_like_letters_or_numbers(reply: str, shown: Options, c
         ("sign number 11", "L"),
     ],
 )
-def test_thirty_options(reply: str, choice: str | None) -> None:
-    assert read_choice(reply, MANY) == choice
+def test_thirty_options(response: str, choice: str | None) -> None:
+    assert read_choice(response, MANY) == choice
 
 
 @pytest.mark.parametrize(
@@ -246,14 +248,14 @@ def test_thirty_options(reply: str, choice: str | None) -> None:
         "Therefore.\n",
     ],
 )
-def test_a_hundred_kilobytes_of_anything_are_read(piece: str) -> None:
-    """A pattern that backtracks would never come back."""
+def test_long_responses_take_linear_time(piece: str) -> None:
+    """A pattern with catastrophic backtracking would never finish."""
     text = (piece * 100_000)[:100_000]
     assert read_choice(text, BONES) in (None, "A", "B")
     assert read_choice(text + "\n<answer>C</answer>", BONES) == "C"
 
 
-def test_no_text_raises() -> None:
+def test_random_text_never_raises() -> None:
     rng = random.Random(5)
     pieces = [
         "<answer>",
@@ -279,7 +281,7 @@ def test_no_text_raises() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply",
+    "response",
     [
         "The correct letter is B.",
         "<answer>Correct letter: B</answer>",
@@ -291,6 +293,6 @@ def test_no_text_raises() -> None:
         "<think>The answer is A</think>B",
     ],
 )
-def test_other_ways_to_say_it(reply: str) -> None:
+def test_more_ways_to_choose_b(response: str) -> None:
     texts = {"A": "Pneumonia", "B": "Lung abscess", "C": "TB"}
-    assert read_choice(reply, Options(texts, ("A", "B", "C"), "A")) == "B"
+    assert read_choice(response, Options(texts, ("A", "B", "C"), "A")) == "B"

@@ -24,7 +24,7 @@ TEXT_ONLY = inference_llama33textonly.recipe()
 
 
 def flat(conversation: Conversation) -> list[tuple[str, list[str]]]:
-    """Roles and parts, an image as <its hash>."""
+    """Roles and parts; an image is shown as <its hash>."""
     return [
         (
             turn.role,
@@ -48,14 +48,14 @@ def test_examples_are_turns_with_their_answers_as_stored() -> None:
     assert flat(build_conversation(PROBLEM, Recipe(), "0-shot", None)) == [("user", ["<3>", "Question 3?"])]
 
 
-def test_multiple_choice_changes_the_querys_text_alone() -> None:
+def test_multiple_choice_changes_only_the_query_text() -> None:
     turns = flat(build_conversation(PROBLEM, Recipe(), "ICL", OPTIONS))
     assert turns[:-1] == flat(build_conversation(PROBLEM, Recipe(), "ICL", None))[:-1]
     expected = prompt("mcqa.standard.text").replace("{question}", "Question 3?")
     assert turns[-1] == ("user", ["<3>", expected.replace("{options}", "C. Maybe\nA. Yes \n\nB. No")])
 
 
-def test_system_turn_order_of_parts_and_suffix_are_the_recipes() -> None:
+def test_the_recipe_sets_system_turn_part_order_and_suffix() -> None:
     recipe = Recipe(system="You are kind.", parts=("text", "image"), answer_suffix="\n")
     assert flat(build_conversation(PROBLEM, recipe, "ICL", None))[:3] == [
         ("system", ["You are kind."]),
@@ -64,7 +64,7 @@ def test_system_turn_order_of_parts_and_suffix_are_the_recipes() -> None:
     ]
 
 
-def test_medvlm_r1_sends_one_turn_with_the_querys_image() -> None:
+def test_medvlm_r1_gets_one_turn_with_the_query_image() -> None:
     assert flat(build_conversation(PROBLEM, MEDVLM_R1, "ICL", None)) == [
         (
             "user",
@@ -103,7 +103,7 @@ def test_text_only_sends_no_image() -> None:
     assert text.endswith("multiple-choice question: \n\n" + standard)
 
 
-def test_text_that_looks_like_a_placeholder_is_sent_as_it_is() -> None:
+def test_text_that_looks_like_a_placeholder_is_unchanged() -> None:
     hostile = Triplet("{options} {answer} {question} <image> {}", "{question}", StoredImage("9", 1, b"x"))
     problem = Problem("p", (hostile,), hostile)
     options = Options({"A": "{question}"}, ("A",), "A")
@@ -114,6 +114,6 @@ def test_text_that_looks_like_a_placeholder_is_sent_as_it_is() -> None:
     assert fill("{a} {b} {c}", a="{b}", b="{a}") == "{b} {a} {c}"
 
 
-def test_prompts_are_the_published_ones_to_the_byte(shared: Path) -> None:
-    ours = Path(__file__).parents[1] / "inference_and_evaluation" / "smmile" / "prompts.json"
+def test_prompts_match_the_published_ones_exactly(shared: Path) -> None:
+    ours = Path(__file__).parents[1] / "inference_and_evaluation" / "smmile" / "prompting" / "prompts.json"
     assert json.loads(ours.read_text()) == json.loads((shared / "protocol" / "prompts.json").read_text())

@@ -22,7 +22,7 @@ def load(folder: Path, **other: Any) -> ProblemSet:
 
 
 def only_defect(rows: list[dict[str, Any]], tmp_path: Path) -> str:
-    """The reason for the one problem of `rows` that cannot be asked; the others are sound."""
+    """The reason why the only defective problem of `rows` cannot be run."""
     problems = load(save_parquet(tmp_path / "defective", rows))
     defects = [entry for entry in problems.entries if isinstance(entry, Defect)]
     assert len(defects) == 1
@@ -38,7 +38,7 @@ def changed(where_id: str, where_order: int, **new: Any) -> list[dict[str, Any]]
     ]
 
 
-def test_rows_become_problems_by_their_order(data: Path) -> None:
+def test_rows_are_grouped_into_problems_and_sorted_by_order(data: Path) -> None:
     problems = load(data)
     assert [entry.problem_id for entry in problems.entries] == ["p1", "p2", "p3", "p4"]
     first = problems.entries[0]
@@ -48,7 +48,7 @@ def test_rows_become_problems_by_their_order(data: Path) -> None:
     assert first.flags == {"speciality": "radiology", "flag_answer_format": "free response"}
 
 
-def test_row_order_does_not_matter_but_the_first_rows_order_does(data: Path, tmp_path: Path) -> None:
+def test_only_the_order_of_first_rows_matters(data: Path, tmp_path: Path) -> None:
     rows = four_problems()
     first_rows = {item["problem_id"]: item for item in reversed(rows)}.values()
     rest = [item for item in rows if item not in first_rows]
@@ -63,7 +63,7 @@ def test_row_order_does_not_matter_but_the_first_rows_order_does(data: Path, tmp
     assert other.fingerprint != straight.fingerprint
 
 
-def test_saved_to_disk_and_parquet_are_the_same_data(data: Path, tmp_path: Path) -> None:
+def test_save_to_disk_and_parquet_load_the_same_data(data: Path, tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict, load_dataset
 
     dataset = load_dataset(str(data), split="train")
@@ -92,11 +92,13 @@ def test_saved_to_disk_and_parquet_are_the_same_data(data: Path, tmp_path: Path)
         ({"image": {"bytes": None, "path": "/etc/passwd"}}, "stored as paths, which are not followed"),
     ],
 )
-def test_a_defect_is_named_and_the_rest_is_sound(new: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_a_defect_has_a_reason_and_does_not_affect_other_problems(
+    new: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
     assert reason in only_defect(changed("p2", 2, **new), tmp_path)
 
 
-def test_numbers_are_no_text(tmp_path: Path) -> None:
+def test_numeric_answers_are_rejected(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Image, Value
 
     rows = [item | {"answer": item["order"]} for item in four_problems()]
@@ -105,11 +107,11 @@ def test_numbers_are_no_text(tmp_path: Path) -> None:
     Dataset.from_list(rows, features=Features(features)).to_parquet(str(tmp_path / "train.parquet"))
     finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
     assert finished.code == 2
-    assert "skipped problem p4: the answer of its row with order 1 is 1, which is no text" in finished.err
-    assert "none of the 4 problems can be asked" in finished.err.splitlines()[-1]
+    assert "skipped problem p4: the answer of its row with order 1 is 1, not text" in finished.err
+    assert "none of the 4 problems can be run" in finished.err.splitlines()[-1]
 
 
-def test_a_missing_image_named_many_times_is_held_once(tmp_path: Path) -> None:
+def test_a_missing_image_is_loaded_once(tmp_path: Path) -> None:
     rows = [item | {"image": None, "image_url": "https://x.invalid/one.png"} for item in four_problems()]
     (tmp_path / "one.png").write_bytes(make_image(1))
     problems = load(save_parquet(tmp_path / "d", rows), image_dir=tmp_path)
@@ -118,7 +120,7 @@ def test_a_missing_image_named_many_times_is_held_once(tmp_path: Path) -> None:
     assert len({id(image.stored) for image in images}) == 1
 
 
-def test_an_order_that_is_no_number(tmp_path: Path) -> None:
+def test_an_order_that_is_not_a_number(tmp_path: Path) -> None:
     rows = [item | {"order": str(item["order"])} for item in four_problems()]
     strings = load(save_parquet(tmp_path / "strings", rows))
     assert strings.entries == load(save_parquet(tmp_path / "whole", four_problems())).entries
@@ -127,7 +129,7 @@ def test_an_order_that_is_no_number(tmp_path: Path) -> None:
     assert "'second' is not a whole number" in only_defect(rows, tmp_path)
 
 
-def test_a_image_of_too_many_pixels_is_refused_without_decoding(tmp_path: Path) -> None:
+def test_an_image_with_too_many_pixels_is_rejected_without_decoding(tmp_path: Path) -> None:
     import io
 
     from PIL import Image
@@ -139,20 +141,20 @@ def test_a_image_of_too_many_pixels_is_refused_without_decoding(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("column", ["question", "answer", "image", "problem_id", "order"])
-def test_a_missing_column_is_one_line(column: str, tmp_path: Path) -> None:
+def test_a_missing_column_is_a_usage_error(column: str, tmp_path: Path) -> None:
     rows = [{name: value for name, value in item.items() if name != column} for item in four_problems()]
     folder = save_parquet(tmp_path / "short", rows)
     finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", folder)
     says_in_one_line(finished, f"no column {column}", "short")
 
 
-def test_a_column_of_something_else_than_images_is_one_line(tmp_path: Path) -> None:
+def test_an_image_column_of_another_type_is_a_usage_error(tmp_path: Path) -> None:
     from datasets import Dataset
 
     rows = [item | {"image": "/etc/passwd"} for item in four_problems()]
     Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
     finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
-    says_in_one_line(finished, "its column image holds string, not images")
+    says_in_one_line(finished, "its column image contains string, not images")
 
 
 def test_flags_may_be_null_or_absent(tmp_path: Path) -> None:
@@ -178,9 +180,9 @@ def save_nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
-        (lambda folder: None, ["is not there"]),
-        (lambda folder: folder.write_text("rows"), ["is a file; name the folder"]),
-        (save_nothing, ["no data files in it"]),
+        (lambda folder: None, ["does not exist"]),
+        (lambda folder: folder.write_text("rows"), ["is a file; give the folder"]),
+        (save_nothing, ["it contains no data files"]),
         (lambda folder: (folder.mkdir(), (folder / "a.jsonl").touch()), ["cannot be read as a data set"]),
         (save_broken_card, ["cannot be read as a data set"]),
         (lambda folder: folder.mkdir(), ["cannot be read as a data set"]),
@@ -190,19 +192,19 @@ def save_nothing(folder: Path) -> None:
         ),
     ],
 )
-def test_a_folder_that_is_no_data_set_is_one_line(make: Any, parts: list[str], tmp_path: Path) -> None:
+def test_an_invalid_data_set_folder_is_a_usage_error(make: Any, parts: list[str], tmp_path: Path) -> None:
     make(tmp_path / "where")
     words = ["--baseline", "majority", "--dataset-path", tmp_path / "where", "--output-dir", tmp_path]
     says_in_one_line(run_script("inference_baselines.py", *words), "--dataset-path", *parts)
 
 
-def test_a_problem_id_that_is_missing_names_the_row(tmp_path: Path) -> None:
+def test_a_missing_problem_id_is_reported_with_its_row(tmp_path: Path) -> None:
     folder = save_parquet(tmp_path / "d", [*four_problems(), row(None, 1)])
     with pytest.raises(UsageError, match="row 13 has no problem_id"):
         load(folder)
 
 
-# Images that the data set names but does not hold.
+# Images that the data set refers to but does not contain.
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_a_problem_id_that_is_missing_names_the_row(tmp_path: Path) -> None:
         ("https://x.invalid/a/scan*1:2.png", "scan12.png"),
     ],
 )
-def test_a_missing_image_is_found_under_each_of_its_names(url: str, name: str, tmp_path: Path) -> None:
+def test_a_missing_image_is_found_under_any_candidate_name(url: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"found")
     assert find_image(url, tmp_path) == b"found"
 
@@ -242,7 +244,7 @@ def test_a_missing_image_is_found_under_each_of_its_names(url: str, name: str, t
         "https://[broken/secret.png",
     ],
 )
-def test_a_hostile_name_reaches_nothing_outside_the_folder(url: str, tmp_path: Path) -> None:
+def test_a_malicious_url_cannot_escape_the_folder(url: str, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")
     folder = tmp_path / "images"
     folder.mkdir()
@@ -253,7 +255,7 @@ def test_a_hostile_name_reaches_nothing_outside_the_folder(url: str, tmp_path: P
         assert name not in (".", "..")
 
 
-def test_missing_images_are_skipped_told_and_then_picked_up(tmp_path: Path) -> None:
+def test_problems_with_missing_images_are_skipped_until_the_images_exist(tmp_path: Path) -> None:
     rows = changed("p2", 2, image=None, image_url="https://x.invalid/dir/my%20scan.png?dl=1")
     folder = save_parquet(tmp_path / "d", rows)
     images = tmp_path / "images"
@@ -273,7 +275,7 @@ def test_missing_images_are_skipped_told_and_then_picked_up(tmp_path: Path) -> N
     assert "4 problems answered, 0 errors, 0 skipped; 1 request sent" in found.out
 
 
-def test_images_at_different_urls_under_one_name_are_told(tmp_path: Path) -> None:
+def test_different_urls_with_one_file_name_cause_a_warning(tmp_path: Path) -> None:
     rows = [
         item | {"image": None, "image_url": f"https://x.invalid/{item['problem_id']}/image.png"}
         if item["order"] == 1
@@ -290,12 +292,12 @@ def test_images_at_different_urls_under_one_name_are_told(tmp_path: Path) -> Non
     assert "each is looked up as image.png" in finished.err
 
 
-def test_a_reason_is_the_same_each_time(tmp_path: Path) -> None:
+def test_a_decoding_error_is_deterministic(tmp_path: Path) -> None:
     rows = changed("p2", 2, image={"bytes": b"no image", "path": None})
-    assert only_defect(rows, tmp_path).endswith("does not decode (no image format that is known)")
+    assert only_defect(rows, tmp_path).endswith("does not decode (unknown image format)")
 
 
-def test_a_replaced_image_is_asked_about_again_and_a_run_names_its_data(tmp_path: Path) -> None:
+def test_a_replaced_image_is_sent_again_and_the_run_records_its_data_set(tmp_path: Path) -> None:
     rows = [item | ({"image": None} if item["order"] == 3 else {}) for item in four_problems()]
     folder = save_parquet(tmp_path / "d", rows)
     images = tmp_path / "images"
@@ -319,7 +321,7 @@ def test_a_replaced_image_is_asked_about_again_and_a_run_names_its_data(tmp_path
     assert load_problems(source).fingerprint == result.run.dataset.fingerprint
 
 
-def test_a_renamed_result_file_is_scored_as_what_it_contains(tmp_path: Path) -> None:
+def test_a_renamed_result_file_is_scored_as_the_run_it_contains(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
     assert run_script("inference_baselines.py", *words).code == 0
     original = tmp_path / "result_majority_ICL_open.json"

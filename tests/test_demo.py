@@ -16,7 +16,7 @@ def problems() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def test_it_is_a_dozen_sound_problems_with_every_flag() -> None:
+def test_the_demo_has_at_least_twelve_valid_problems_with_all_flags() -> None:
     loaded = load_problems(DatasetSource("demo"))
     assert all(isinstance(entry, Problem) for entry in loaded.entries)
     sizes = Counter(len(rows) - 1 for rows in problems().values())
@@ -29,7 +29,7 @@ def test_it_is_a_dozen_sound_problems_with_every_flag() -> None:
     assert len({row["flag_image_type"] for row in demo_rows()}) >= 10
 
 
-def test_it_holds_the_hard_cases() -> None:
+def test_the_demo_contains_edge_cases() -> None:
     answers = [[str(row["answer"]) for row in rows] for rows in problems().values()]
     assert any(given[-1].endswith("\n") for given in answers)
     assert any(len({answer.lower() for answer in given}) < len(set(given)) for given in answers)
@@ -37,14 +37,14 @@ def test_it_holds_the_hard_cases() -> None:
     assert any(row["flag_cognitive_process"] == "reasoning classification" for row in demo_rows())
 
 
-def test_images_differ_and_are_the_same_each_time() -> None:
+def test_images_are_distinct_and_deterministic() -> None:
     first, second = demo_rows(), demo_rows()
     assert first == second
     images = [row["image"]["bytes"] for row in first]  # type: ignore[index]
     assert len(set(images)) == len(images)
 
 
-def test_saved_it_is_the_same_data_set(tmp_path: Path) -> None:
+def test_a_saved_demo_loads_as_the_same_data_set(tmp_path: Path) -> None:
     save_demo(tmp_path / "demo")
     saved = load_problems(DatasetSource("smmile", path=tmp_path / "demo"))
     drawn = load_problems(DatasetSource("demo"))

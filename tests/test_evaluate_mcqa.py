@@ -412,7 +412,7 @@ def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "r", {"p1": "A"}, "result_m_ICL_open")
     says_in_one_line(reextracted(tmp_path / "r"), "only open-ended runs")
     write_csv(tmp_path / "r", {"p1": "A"})
-    says_in_one_line(reextracted(tmp_path / "r", "--dataset-path", tmp_path / "no"), "is not there")
+    says_in_one_line(reextracted(tmp_path / "r", "--dataset-path", tmp_path / "no"), "does not exist")
     says_in_one_line(
         reextracted(tmp_path / "r", "--dataset-path", data, "--dataset-id", "a/b"), "two data sets"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from smmile.files import write_whole
 
 
-def test_drafts_of_killed_processes_go_and_nobody_elses(tmp_path: Path) -> None:
+def test_only_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     abandoned = tmp_path / f"a.txt.{dead.pid}.tmp"
@@ -20,8 +20,8 @@ def test_drafts_of_killed_processes_go_and_nobody_elses(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.txt", *others])
 
 
-def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
-    """Such as /dev/stdout; a link stays one too."""
+def test_pipes_and_links_are_written_to_and_kept(tmp_path: Path) -> None:
+    """Special files such as /dev/stdout must not be replaced."""
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""What the scripts send is in the published responses, which echo the whole prompt, images left out."""
+"""Prompts match the published responses, which echo the whole prompt without images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize("mode", ["0-shot", "ICL"])
 @pytest.mark.parametrize(("command", "name", "task_format", "ending"), PUBLISHED)
-def test_all_texts_stand_in_the_published_response_in_order(
+def test_prompt_texts_occur_in_order_in_the_published_response(
     command: str, name: str, task_format: str, ending: str, mode: str, shared: Path, tmp_path: Path
 ) -> None:
     finished = run_here(
@@ -50,7 +50,7 @@ def test_all_texts_stand_in_the_published_response_in_order(
             position = found + len(text.strip())
 
 
-# Of the families whose published files are not here: their turns as the protocol tells them.
+# Families without published files here: their turns as the protocol specifies them.
 MARKED = {"image": "<image>"}
 
 
@@ -101,17 +101,17 @@ TEXT_ONLY = ("inference_llama33textonly.py", "llama33textonly")
 
 @pytest.mark.parametrize("task_format", ["open", "mcqa"])
 @pytest.mark.parametrize("model", [CLAUDE, GPT_4O], ids=["claude", "gpt-4o"])
-def test_claude_and_gpt_4o_are_physicians_who_read_before_they_look(
+def test_claude_and_gpt_4o_get_a_system_turn_and_text_before_images(
     model: tuple[str, str], task_format: str, tmp_path: Path
 ) -> None:
-    """A system turn, the text before the image, and otherwise what Qwen gets."""
+    """Otherwise their conversations are those of Qwen."""
     turns = turns_of(*model, task_format, tmp_path)
     assert turns[0] == ("system", ["You are a highly skilled physician and an excellent writer."])
     others = turns_of("inference_qwen.py --models 3B", "qwen3B", task_format, tmp_path)
     assert turns[1:] == [(role, parts[::-1] if role == "user" else parts) for role, parts in others]
 
 
-def test_the_text_only_model_is_an_expert_system_with_examples_as_text(tmp_path: Path) -> None:
+def test_the_text_only_model_gets_examples_as_text(tmp_path: Path) -> None:
     examples = [parts for _, parts in turns_of("inference_qwen.py --models 3B", "qwen3B", "mcqa", tmp_path)]
     questions = [parts[1] for parts in examples[:-1:2]]
     answers = [parts[0] for parts in examples[1::2]]
@@ -128,6 +128,6 @@ def test_the_text_only_model_is_an_expert_system_with_examples_as_text(tmp_path:
     assert turns_of(*TEXT_ONLY, "mcqa", tmp_path) == [("user", [f"{start}\n{written}{task}{query}"])]
     [(role, [text])] = turns_of(*TEXT_ONLY, "open", tmp_path)
     lines = "".join(f"{question} {answer}\n" for question, answer in zip(questions, answers, strict=True))
-    last = questions[0]  # the demo's questions are all alike
+    last = questions[0]  # all questions of this problem are the same
     task = f'Your task is to provide an answer to the following question: "{last}".'
     assert (role, text) == ("user", f"{start}{lines}{task}")

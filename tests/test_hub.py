@@ -26,7 +26,7 @@ def run(hub: FakeHub, tmp_path: Path, *words: str, **environment: str) -> Finish
         (("--dataset-id", "someone/else", "--dataset-revision", SHA), "someone/else"),
     ],
 )
-def test_a_data_set_of_the_hub_is_loaded_once_and_named(
+def test_a_hub_data_set_is_downloaded_once_and_recorded(
     words: tuple[str, ...], dataset_id: str, data: Path, tmp_path: Path
 ) -> None:
     with running(FakeHub(dataset_id, data, gated=True)) as hub:
@@ -44,7 +44,7 @@ def test_a_data_set_of_the_hub_is_loaded_once_and_named(
     assert "nothing was left to ask" in offline.out
 
 
-def test_all_that_is_cached_goes_where_the_flag_says(data: Path, tmp_path: Path) -> None:
+def test_hf_cache_dir_holds_all_cached_files(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with running(FakeHub("smmile/SMMILE", data)) as hub:
         assert run(hub, tmp_path, "--hf_cache_dir", str(cache)).code == 0
@@ -54,14 +54,14 @@ def test_all_that_is_cached_goes_where_the_flag_says(data: Path, tmp_path: Path)
     assert not list((tmp_path / "home").glob("**/*.arrow"))
 
 
-def test_the_hubs_refusals_each_have_their_line(data: Path, tmp_path: Path) -> None:
+def test_hub_errors_have_specific_messages(data: Path, tmp_path: Path) -> None:
     with running(FakeHub("smmile/SMMILE", data, gated=True)) as hub:
         says_in_one_line(run(hub, tmp_path), "smmile/SMMILE is gated: set HF_TOKEN")
         wrong = run(hub, tmp_path, HF_TOKEN="hf_wrong")
         says_in_one_line(wrong, "smmile/SMMILE is gated", "has no access")
         assert "hf_wrong" not in wrong.err
         unknown = run(hub, tmp_path, "--dataset-id", "smmile/NO", HF_TOKEN="hf_right")
-        says_in_one_line(unknown, "there is no data set smmile/NO", "--dataset-id")
+        says_in_one_line(unknown, "has no data set smmile/NO", "--dataset-id")
         says_in_one_line(run(hub, tmp_path, "--dataset-id", "smmile/NO"), "or set HF_TOKEN")
         revision = run(hub, tmp_path, "--dataset-revision", "v9", HF_TOKEN="hf_right")
         says_in_one_line(revision, "has no revision v9", "--dataset-revision")
@@ -70,5 +70,5 @@ def test_the_hubs_refusals_each_have_their_line(data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("hub_id", ["a/b/c", "/etc", "../x", "smmile"])
-def test_an_id_that_names_a_path_is_refused(hub_id: str, tmp_path: Path) -> None:
+def test_an_id_that_is_a_path_is_rejected(hub_id: str, tmp_path: Path) -> None:
     says_in_one_line(run(FakeHub("", tmp_path), tmp_path, "--dataset-id", hub_id), "not a hub id")

@@ -16,7 +16,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **how: object) -> bytes:
     return out.getvalue()
 
 
-def test_sixteen_bits_are_scaled_by_a_power_of_two_not_clipped() -> None:
+def test_high_bit_depths_are_scaled_by_a_power_of_two() -> None:
     twelve = np.array([[0, 1024, 4095]], dtype=np.uint16)
     full = np.array([[0, 32768, 65535]], dtype=np.uint16)
     eight = np.array([[0, 100, 255]], dtype=np.uint16)
@@ -26,7 +26,7 @@ def test_sixteen_bits_are_scaled_by_a_power_of_two_not_clipped() -> None:
         assert np.asarray(decoded)[0, :, 0].tolist() == expected
 
 
-def test_transparency_is_laid_over_white() -> None:
+def test_transparency_is_blended_with_white() -> None:
     clear = Image.new("RGBA", (1, 1), (255, 0, 0, 0))
     half = Image.new("RGBA", (1, 1), (255, 0, 0, 128))
     palette = Image.new("P", (1, 1))
@@ -43,7 +43,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert decode_rgb(encoded(Image.new(mode, (3, 2)), kind)).mode == "RGB"
 
 
-def test_the_cameras_orientation_is_applied() -> None:
+def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (4, 2), "black")
     image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
@@ -53,7 +53,7 @@ def test_the_cameras_orientation_is_applied() -> None:
     assert turned.getpixel((1, 0)) == (255, 255, 255)
 
 
-def test_images_are_hashed_checked_and_given_in_order() -> None:
+def test_images_are_hashed_and_validated_in_order() -> None:
     import hashlib
 
     stored = [
@@ -72,12 +72,12 @@ def test_images_are_hashed_checked_and_given_in_order() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (3, 500)])
-def test_small_jpegs_are_images(size: tuple[int, int]) -> None:
+def test_small_jpegs_decode(size: tuple[int, int]) -> None:
     [(_, error)] = inspect_images([make_image(4, size, "JPEG")])
     assert error is None
 
 
-def test_what_cannot_be_shown_is_one_kind_of_error() -> None:
+def test_undecodable_bytes_raise_unreadable_image_error() -> None:
     infinite = np.array([[0.0, np.inf, np.nan, 200.0]], dtype=np.float32)
     decoded = decode_rgb(encoded(Image.fromarray(infinite), "TIFF"))
     assert np.asarray(decoded)[0, :, 0].tolist() == [0, 0, 0, 200]

@@ -19,14 +19,14 @@ def problem(problem_id: str, *answers: str) -> Problem:
     return Problem(problem_id, triplets[:-1], triplets[-1])
 
 
-def test_options_are_the_distinct_answers_by_first_appearance() -> None:
+def test_options_are_the_distinct_answers_in_order_of_appearance() -> None:
     options = make_options([problem("p", "No", "Yes\n", "No", "Yes")], 42)["p"]
     assert options.texts == {"A": "No", "B": "Yes\n", "C": "Yes"}
     assert options.correct == "C"
     assert sorted(options.shown_order) == ["A", "B", "C"]
 
 
-def test_one_generator_shuffles_the_whole_data_set_defects_too() -> None:
+def test_one_generator_shuffles_the_whole_data_set_including_defects() -> None:
     entries: list[Problem | Defect] = [
         problem("p1", "a", "b", "c"),
         Defect("p2", "an image is missing", ("a", "b", "c", "d")),
@@ -42,7 +42,7 @@ def test_one_generator_shuffles_the_whole_data_set_defects_too() -> None:
     assert "p2" not in options
 
 
-def test_unshuffled_a_single_option_and_many() -> None:
+def test_unshuffled_single_and_many_options() -> None:
     assert make_options([problem("p", "a", "b")], 1, shuffled=False)["p"].shown_order == ("A", "B")
     single = make_options([problem("p", "a", "a")], 1)["p"]
     assert (single.texts, single.shown_order, single.correct) == ({"A": "a"}, ("A",), "A")
@@ -51,14 +51,14 @@ def test_unshuffled_a_single_option_and_many() -> None:
     assert letter(701) == "ZZ"
 
 
-def test_the_lines_are_in_the_order_shown_and_the_texts_are_not_templates() -> None:
+def test_option_lines_follow_the_shown_order_and_texts_are_not_templates() -> None:
     options = Options({"A": "{letter}", "B": "b"}, ("B", "A"), "A")
     assert options.lines("{letter}) {answer}") == "B) b\nA) {letter}"
     with pytest.raises(ValueError, match="every letter once"):
         Options({"A": "a"}, ("A", "B"), "A")
 
 
-def test_shown_orders_are_those_of_the_published_prompts(shared: Path) -> None:
+def test_shown_orders_match_the_published_prompts(shared: Path) -> None:
     """LLaVA's published responses echo the prompt with its option lines."""
     source = DatasetSource("smmile", path=shared / "data" / "smmile_recovered")
     options = make_options(load_problems(source).entries, 42)

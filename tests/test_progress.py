@@ -11,7 +11,7 @@ from conftest import SCRIPTS, script_command
 from smmile.inference.progress import Progress
 
 
-def test_a_log_gets_a_line_now_and_then_with_rate_and_time_to_go(
+def test_a_log_gets_periodic_lines_with_rate_and_remaining_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([100.0, 110.0, 140.0, 141.0, 220.0])
@@ -22,12 +22,12 @@ def test_a_log_gets_a_line_now_and_then_with_rate_and_time_to_go(
         bar.advance(1)
         bar.advance(29)
     assert capsys.readouterr().err.splitlines() == [
-        "m_ICL_open: 10 of 40, 15.0 a minute, 0:02:00 to go",
-        "m_ICL_open: 40 of 40, 20.0 a minute, 0:00:00 to go",
+        "m_ICL_open: 10 of 40, 15.0 a minute, 0:02:00 left",
+        "m_ICL_open: 40 of 40, 20.0 a minute, 0:00:00 left",
     ]
 
 
-def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     words = ["--baseline", "nearest", "--dataset", "demo", "--output-dir", tmp_path]
     process = subprocess.Popen(
@@ -50,4 +50,4 @@ def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     os.close(ours)
     assert process.wait() == 0
     assert b"13/13" in shown
-    assert b"a second, 0:00:00 to go" in shown
+    assert b"a second, 0:00:00 left" in shown

@@ -59,7 +59,7 @@ def a_plan(problems: ProblemSet = ABC, task_format: TaskFormat = "open", **how: 
 
 
 class Scripted:
-    """A back end that answers "re: <question>", in batches, unless told otherwise for a question."""
+    """A back end that answers "re: <question>" in batches; `otherwise` overrides outcomes by question."""
 
     def __init__(self, batch: int = 1, **otherwise: Response | Failure | BaseException) -> None:
         self.asked: list[str] = []
@@ -111,7 +111,7 @@ def without_times(result: ResultFile) -> dict[str, Any]:
     return data
 
 
-def test_equal_requests_are_sent_once_and_shared(tmp_path: Path) -> None:
+def test_identical_requests_are_sent_once_and_share_a_response(tmp_path: Path) -> None:
     backend = Scripted()
     outcome = go(tmp_path, backend)
     assert backend.asked == ["a", "b", "c", "d"]
@@ -132,7 +132,7 @@ def test_equal_requests_are_sent_once_and_shared(tmp_path: Path) -> None:
     assert each.asked == ["a", "b", "c", "b", "d"]
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
     undisturbed = go(tmp_path / "undisturbed", Scripted()).result
     with pytest.raises(Interrupted, match="1 of 5 problems are answered"):
         go(tmp_path, Scripted(c=KeyboardInterrupt(), b=Failure(ErrorInfo("server", "busy"))))
@@ -149,8 +149,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not partial_of(tmp_path).exists()
 
 
-def test_a_half_shared_answer_is_not_asked_for_again(tmp_path: Path) -> None:
-    """A kill may fall between the lines of problems that share an answer."""
+def test_a_partly_shared_response_is_not_requested_again(tmp_path: Path) -> None:
+    """A kill may occur between the journal lines of problems that share a response."""
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(c=KeyboardInterrupt()))
     lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
@@ -162,7 +162,7 @@ def test_a_half_shared_answer_is_not_asked_for_again(tmp_path: Path) -> None:
     assert result.records[3].generated_answer == "re: b"
 
 
-def test_an_answer_to_an_image_that_was_changed_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_problem_is_sent_again_after_its_image_changed(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(d=KeyboardInterrupt()))
     first = ABC.entries[0]
@@ -174,7 +174,7 @@ def test_an_answer_to_an_image_that_was_changed_is_asked_for_again(tmp_path: Pat
     assert backend.asked == ["a", "d"]
 
 
-def test_a_finished_run_asks_again_about_an_image_that_was_replaced(tmp_path: Path) -> None:
+def test_a_finished_run_sends_problems_with_a_replaced_image_again(tmp_path: Path) -> None:
     go(tmp_path, Scripted(a=Response("to the wrong image")))
     first = ABC.entries[0]
     assert isinstance(first, Problem)
@@ -187,7 +187,7 @@ def test_a_finished_run_asks_again_about_an_image_that_was_replaced(tmp_path: Pa
     assert outcome.result.records[0].turns == (TurnData("user", (ImageData("1" * 64), TextData("a"))),)
 
 
-def test_records_hold_the_request_that_they_answer(tmp_path: Path) -> None:
+def test_records_contain_their_request(tmp_path: Path) -> None:
     plan = a_plan()
     for record, problem in zip(go(tmp_path, Scripted()).result.records, plan.problems, strict=True):
         data = json.loads(msgspec.json.encode(problem.as_data()))
@@ -195,7 +195,7 @@ def test_records_hold_the_request_that_they_answer(tmp_path: Path) -> None:
         assert json.loads(msgspec.json.encode(record.turns)) == data["turns"]
 
 
-def test_the_run_says_what_it_is_made_of(tmp_path: Path) -> None:
+def test_the_run_describes_its_settings(tmp_path: Path) -> None:
     noise = Perturbation("noise-random-1", {"kind": "random", "count": 1})
     shots = Perturbation("shots-2", {"count": 2})
     run = a_run(perturbations=(noise, shots), recipe=Recipe(system="Be brief.").as_data("open"))
@@ -221,7 +221,7 @@ def test_the_run_says_what_it_is_made_of(tmp_path: Path) -> None:
             target.rename(outcome.file)
 
 
-def test_chosen_problems_alone_are_asked_and_known_ones_kept(tmp_path: Path) -> None:
+def test_only_selected_problems_are_sent_and_known_records_kept(tmp_path: Path) -> None:
     backend = Scripted()
     go(tmp_path, backend, plan=a_plan(only=["p5", "p2"]))
     assert backend.asked == ["b", "d"]
@@ -233,7 +233,7 @@ def test_chosen_problems_alone_are_asked_and_known_ones_kept(tmp_path: Path) -> 
         a_plan(only=["p9"])
 
 
-def test_files_of_version_1_are_read_and_not_continued(tmp_path: Path) -> None:
+def test_schema_1_files_are_read_but_not_continued(tmp_path: Path) -> None:
     file = go(tmp_path, Scripted(), plan=a_plan(limit=2)).file
     old = json.loads(file.read_text()) | {"schema_version": 1}
     for field in ("perturbations", "recipe"):
@@ -257,7 +257,7 @@ def test_files_of_version_1_are_read_and_not_continued(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])
-def test_a_journal_cut_anywhere_is_taken_up(cut: int, tmp_path: Path) -> None:
+def test_a_journal_truncated_anywhere_is_continued(cut: int, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(d=KeyboardInterrupt()))
     content = partial_of(tmp_path).read_bytes()
@@ -266,7 +266,7 @@ def test_a_journal_cut_anywhere_is_taken_up(cut: int, tmp_path: Path) -> None:
     assert without_times(go(tmp_path, Scripted()).result) == without_times(undisturbed)
 
 
-def test_errors_are_recorded_and_asked_again(tmp_path: Path) -> None:
+def test_errors_are_recorded_and_retried(tmp_path: Path) -> None:
     failing = Scripted(b=Failure(ErrorInfo("rate_limit", "slow down")), c=Response(" \n"))
     outcome = go(tmp_path, failing)
     assert [(r.problem_id, r.error and r.error.type) for r in outcome.errors] == [
@@ -280,7 +280,7 @@ def test_errors_are_recorded_and_asked_again(tmp_path: Path) -> None:
     assert again.asked == ["b", "c"]
 
 
-def test_a_back_end_that_breaks_or_is_silent_leaves_recorded_errors(tmp_path: Path) -> None:
+def test_back_end_exceptions_and_missing_answers_are_recorded_as_errors(tmp_path: Path) -> None:
     outcome = go(tmp_path, Scripted(c=RuntimeError("out of\nluck")))
     assert [(r.problem_id, r.error and (r.error.type, r.error.message)) for r in outcome.errors] == [
         ("p3", ("internal", "RuntimeError: out of\\nluck")),
@@ -302,7 +302,7 @@ def test_a_usage_error_stops_the_run_and_keeps_the_answers(tmp_path: Path) -> No
     assert backend.asked == ["b", "c", "d"]
 
 
-def test_a_finished_run_is_left_as_it_is_and_extended_by_a_larger_limit(tmp_path: Path) -> None:
+def test_a_finished_run_is_unchanged_until_a_larger_limit_extends_it(tmp_path: Path) -> None:
     small = go(tmp_path, Scripted(), plan=a_plan(limit=2))
     assert [record.problem_id for record in small.result.records] == ["p1", "p2"]
     before = small.file.read_bytes()
@@ -319,7 +319,7 @@ def test_a_finished_run_is_left_as_it_is_and_extended_by_a_larger_limit(tmp_path
     assert go(tmp_path, idle, plan=a_plan(limit=1)).result == whole.result
 
 
-def test_a_smaller_limit_leaves_a_finished_file_as_it_is(tmp_path: Path) -> None:
+def test_a_smaller_limit_does_not_change_a_finished_file(tmp_path: Path) -> None:
     problems = replace(ABC, entries=(*ABC.entries, Defect("broken", "no image", ())))
     whole = go(tmp_path, Scripted(), plan=a_plan(problems))
     before = whole.file.read_bytes()
@@ -328,7 +328,7 @@ def test_a_smaller_limit_leaves_a_finished_file_as_it_is(tmp_path: Path) -> None
     assert whole.file.read_bytes() == before
 
 
-def test_an_answer_is_kept_when_its_image_is_gone(tmp_path: Path) -> None:
+def test_an_answer_is_kept_if_its_image_disappears(tmp_path: Path) -> None:
     go(tmp_path, Scripted())
     lacking = replace(ABC, entries=(Defect("p1", "an image is missing", ("No", "Yes")), *ABC.entries[1:]))
     idle = Scripted()
@@ -338,12 +338,12 @@ def test_an_answer_is_kept_when_its_image_is_gone(tmp_path: Path) -> None:
     assert result.run.dataset.skipped == ()
 
 
-def test_overwrite_starts_again_and_keeps_the_old_file_until_the_new_one_is_there(tmp_path: Path) -> None:
+def test_overwrite_keeps_the_old_file_until_the_new_one_is_complete(tmp_path: Path) -> None:
     go(tmp_path, Scripted(a=Response("old")))
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
     assert result_of(tmp_path).records[0].generated_answer == "old"
-    with pytest.raises(Interrupted, match="the same command without --overwrite continues"):
+    with pytest.raises(Interrupted, match="repeat the command without --overwrite to continue"):
         go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
     backend = Scripted()
     result = go(tmp_path, backend).result  # without the flag: the new run goes on
@@ -360,7 +360,7 @@ def test_overwrite_starts_again_and_keeps_the_old_file_until_the_new_one_is_ther
         (a_run(seed=1), "seed is 42 there and 1 here"),
     ],
 )
-def test_a_different_run_is_not_mixed_in(run: Run, named: str, tmp_path: Path) -> None:
+def test_a_different_run_is_rejected(run: Run, named: str, tmp_path: Path) -> None:
     def refuse(folder: Path) -> None:
         before = {file.name: file.read_bytes() for file in folder.iterdir()}
         with pytest.raises(UsageError) as refused:
@@ -378,14 +378,14 @@ def test_a_different_run_is_not_mixed_in(run: Run, named: str, tmp_path: Path) -
     assert read_result_file(tmp_path / "finished" / "result_model_0-shot_open.json").run.seed == run.seed
 
 
-def test_where_it_ran_does_not_make_a_run_different(tmp_path: Path) -> None:
+def test_hardware_and_software_do_not_change_the_identity(tmp_path: Path) -> None:
     go(tmp_path, Scripted(), run=a_run(software={"torch": "1"}, hardware=Hardware("a GPU")))
     idle = Scripted()
     go(tmp_path, idle, run=a_run(software={"torch": "2"}, hardware=Hardware("another")))
     assert idle.asked == []
 
 
-def test_a_broken_file_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
+def test_an_invalid_existing_file_is_reported_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "result_model_0-shot_open.json"
     file.write_text('{"schema_version": 1, "run"')
     with pytest.raises(UsageError, match=r"result_model_0-shot_open.json is not a readable.*--overwrite"):
@@ -398,7 +398,7 @@ def test_a_broken_file_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
     assert partial_of(tmp_path).read_text() == "something else\n"
 
 
-def test_a_second_copy_of_a_run_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_copy_of_an_active_run_is_rejected(tmp_path: Path) -> None:
     class Rendezvous(Scripted):
         def _one(self, request: Request) -> Response | Failure:
             with pytest.raises(UsageError, match="under way in another process"):
@@ -409,7 +409,7 @@ def test_a_second_copy_of_a_run_is_refused_while_the_first_goes_on(tmp_path: Pat
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_answers(tmp_path: Path) -> None:
-    """A limit on file size makes writes fail part of the way, as a full disk does."""
+    """A limit on file size makes writes fail partway, like a full disk."""
     long = Response("long " * 400)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
@@ -424,7 +424,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_answers(tmp_path: Path) -> None:
     assert backend.asked == ["c", "d"]
 
 
-def test_of_a_batch_the_answers_that_fit_on_the_disk_are_kept(tmp_path: Path) -> None:
+def test_answers_of_a_batch_that_fit_on_a_full_disk_are_kept(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
@@ -437,7 +437,7 @@ def test_of_a_batch_the_answers_that_fit_on_the_disk_are_kept(tmp_path: Path) ->
     assert backend.asked == ["c", "d"]
 
 
-def test_a_disk_too_full_for_the_result_keeps_the_journal(tmp_path: Path) -> None:
+def test_the_journal_is_kept_if_the_result_file_cannot_be_written(tmp_path: Path) -> None:
     class StoppedAtTheEnd(Scripted):
         def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
             yield from super().answer(requests)
@@ -458,14 +458,14 @@ def test_a_disk_too_full_for_the_result_keeps_the_journal(tmp_path: Path) -> Non
     assert idle.asked == []
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
         with pytest.raises(UsageError, match="cannot be written"):
             go(folder, Scripted())
 
 
-def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
+def test_multiple_choice_records_are_complete(tmp_path: Path) -> None:
     problems = problem_set("a", "b")
     texts = {"a": "B it is", "b": "no idea"}
 
@@ -505,7 +505,7 @@ def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
     )
 
 
-def test_a_csv_of_other_answers_is_noticed_and_left_alone(tmp_path: Path) -> None:
+def test_a_stale_csv_is_reported_and_unchanged(tmp_path: Path) -> None:
     assert not go(tmp_path, Scripted(), write_csv=True).stale_csv
     table = (tmp_path / "result_model_0-shot_open.csv").read_bytes()
     assert not go(tmp_path, Scripted()).stale_csv
@@ -514,14 +514,14 @@ def test_a_csv_of_other_answers_is_noticed_and_left_alone(tmp_path: Path) -> Non
     assert not go(tmp_path, Scripted(), write_csv=True).stale_csv
 
 
-def test_what_utf8_cannot_hold_is_replaced_and_all_else_kept(tmp_path: Path) -> None:
+def test_lone_surrogates_are_replaced(tmp_path: Path) -> None:
     text = "half a \ud83d pair, a whole \U0001f600, \0, \r\n, \u2028"
     result = go(tmp_path, Scripted(a=Response(text))).result
     assert result_of(tmp_path).records[0].full_response == text.replace("\ud83d", "\ufffd")
     assert result_of(tmp_path) == result
 
 
-def test_the_plan_skips_and_counts(tmp_path: Path) -> None:
+def test_the_plan_lists_skipped_problems_and_groups_identical_requests(tmp_path: Path) -> None:
     image = StoredImage("0" * 64, 1, b"x")
     alone = Problem("alone", (), Triplet("Alone?", "Yes", image))
     entries = (Defect("broken", "no image", ("Yes",)), alone, *ABC.entries)
@@ -539,7 +539,7 @@ def test_the_plan_skips_and_counts(tmp_path: Path) -> None:
     assert [skip.problem_id for skip in result.run.dataset.skipped] == ["broken"]
 
 
-def test_a_key_depends_on_all_that_is_sent_and_on_nothing_else() -> None:
+def test_request_keys_depend_only_on_what_is_sent() -> None:
     def keys(problems: ProblemSet, **decoding: object) -> list[str]:
         plan = make_plan(problems, Recipe(), "ICL", "open", seed=1, limit=None, decoding=decoding)
         return [item.request_key for item in plan.problems]
@@ -557,7 +557,7 @@ def test_a_key_depends_on_all_that_is_sent_and_on_nothing_else() -> None:
     assert keys(changed(replace(entry, problem_id="other")))[0] == first
 
 
-def test_the_journal_is_durable_before_the_next_batch_is_asked_for(tmp_path: Path) -> None:
+def test_the_journal_is_written_before_the_next_batch_is_requested(tmp_path: Path) -> None:
     class Watching(Scripted):
         def _one(self, request: Request) -> Response | Failure:
             lines = partial_of(tmp_path).read_text().splitlines()
@@ -569,7 +569,7 @@ def test_the_journal_is_durable_before_the_next_batch_is_asked_for(tmp_path: Pat
     assert seen == [0, 0, 3, 3]  # a and b with its twin, then c and d
 
 
-def test_a_journal_line_that_cannot_be_read_costs_that_problem_alone(tmp_path: Path) -> None:
+def test_an_invalid_journal_line_affects_only_its_problem(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(d=KeyboardInterrupt()))
     lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
@@ -579,7 +579,7 @@ def test_a_journal_line_that_cannot_be_read_costs_that_problem_alone(tmp_path: P
     assert backend.asked == ["a", "d"]
 
 
-def test_a_journal_removed_by_its_holder_is_not_mistaken_for_ours(tmp_path: Path) -> None:
+def test_a_journal_removed_by_its_previous_owner_is_not_reused(tmp_path: Path) -> None:
     file = tmp_path / "x.partial.jsonl"
 
     def opened() -> Journal[Record]:
@@ -593,10 +593,10 @@ def test_a_journal_removed_by_its_holder_is_not_mistaken_for_ours(tmp_path: Path
     assert not file.exists()
 
 
-def test_an_interrupt_while_the_first_answer_is_written_keeps_it(
+def test_an_interrupt_during_the_first_write_keeps_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal may fall between the write and the sync; the file is then not thrown away."""
+    """The signal may arrive between write and sync; the file must then not be removed."""
 
     def interrupted(_descriptor: int) -> None:
         if partial_of(tmp_path).read_bytes().count(b"\n") > 1:

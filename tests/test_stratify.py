@@ -343,7 +343,7 @@ def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
     says_in_one_line(strata_of(tmp_path / "r", "em", *words)[1], "no open-ended runs there")
     says_in_one_line(strata_of(tmp_path / "r", "mcqa", *words)[1], "no multiple-choice runs")
     says_in_one_line(strata_of(tmp_path / "r", "llm", "--model", "x", *words)[1], "--model x", "m ICL")
-    says_in_one_line(strata_of(tmp_path / "r", "llm", "--dataset-path", tmp_path / "no")[1], "is not there")
+    says_in_one_line(strata_of(tmp_path / "r", "llm", "--dataset-path", tmp_path / "no")[1], "not exist")
     (tmp_path / "r" / "result_m_ICL_open_evaluationllm.json").unlink()
     says_in_one_line(strata_of(tmp_path / "r", "llm", *words)[1], "no result files")
 

@@ -1,4 +1,4 @@
-"""What the user can mend, and how outside text is put on one line."""
+"""Errors that the user can fix, and text formatting for messages."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from __future__ import annotations
 class UsageError(Exception):
     """Wrong usage or a missing key, file, column or data set: shown as one line, exit code 2.
 
-    The message names what is wrong and the way out.
+    The message says what is wrong and how to fix it.
     """
 
 
 def pluralize(number: int, noun: str, plural: str | None = None) -> str:
-    """`number` with its noun: 1 problem, 2 problems; `plural` where that is not made with an s."""
+    """`number` with its noun: 1 problem, 2 problems. `plural` is for irregular nouns."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def one_line(text: object, limit: int = 300) -> str:
     """`text` on one printable line of at most `limit` characters.
 
-    Ids, answers and messages come from data sets and servers: control characters (line breaks,
-    terminal escapes) are written out as escapes.
+    Text from data sets and servers may be hostile: control characters (line breaks, terminal escapes)
+    are shown as backslash escapes.
     """
     shown = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
@@ -29,5 +29,5 @@ def one_line(text: object, limit: int = 300) -> str:
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` with lone surrogates, which no UTF-8 file or request can hold, replaced by U+FFFD."""
+    """`text` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes, and messages for folders that cannot be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smmile.errors import UsageError, one_line
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` with its parents. Raises UsageError where that cannot be done."""
+    """Create `folder` and its parents. Raises UsageError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -20,11 +20,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
-    """Put `content` in `file`'s place in one step, and on the disk before this returns.
+    """Replace `file` by `content` atomically; if `durable`, it is on disk when this returns.
 
-    What can be made again from other files need not be `durable`, which takes time. Raises UsageError
-    where it cannot be written; what stood there before is then untouched. A terminal, a pipe and the
-    like are written to as they are.
+    Files that can be recomputed need not be `durable`, which is slow. Terminals, pipes and the like are
+    written directly. Raises UsageError if writing fails; the previous file is then unchanged.
     """
     file = file.resolve() if file.is_symlink() else file
     if file.exists() and not file.is_file():
@@ -51,7 +50,7 @@ def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def _remove_abandoned_drafts(file: Path) -> None:
-    """Remove drafts of `file` whose processes were killed."""
+    """Remove temporary files of `file` whose processes were killed."""
     for draft in file.parent.glob(f"{glob.escape(file.name)}.*.tmp"):
         process = draft.name[len(file.name) + 1 : -len(".tmp")]
         if process.isdecimal() and not _is_alive(int(process)):
@@ -63,13 +62,13 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         return True
     return True
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames and removals in `folder` durable."""
+    """Flush renames and removals in `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -78,9 +77,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> UsageError:
-    """The one line for a file or folder that cannot be written."""
+    """The error for a file or folder that cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    way_out = "make room and run the same command again" if full else "choose another folder"
+    fix = "free some space and repeat the command" if full else "choose another folder"
     if error.errno == errno.ENAMETOOLONG:
-        way_out = "give a shorter name"
-    return UsageError(f"{one_line(path)} cannot be written ({error.strerror or error}); {way_out}")
+        fix = "use a shorter name"
+    return UsageError(f"{one_line(path)} cannot be written ({error.strerror or error}); {fix}")

@@ -1,4 +1,4 @@
-"""The two choices that define a run besides its model and its data set."""
+"""Inference modes and task formats."""
 
 from __future__ import annotations
 

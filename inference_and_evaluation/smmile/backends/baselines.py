@@ -1,4 +1,4 @@
-"""Baselines: what can be had from the in-context examples without understanding anything."""
+"""Baselines that answer from the in-context examples without a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Answers are made durable every so many, or so many seconds.
+# Answers are saved in batches of at most this many answers or seconds.
 _BATCH, _BATCH_SECONDS = 64, 0.2
 
 THUMBNAIL_SIDE = 16
@@ -24,13 +24,13 @@ HISTOGRAM_LEVELS = 4
 
 
 class BaselineBackend:
-    """Answers each request by a rule that is given the request's key."""
+    """Answers each request by applying a rule to its key."""
 
     def __init__(self, rule: Callable[[str], str]) -> None:
         self._rule = rule
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """Answer in the order asked."""
+        """Answer the requests in order."""
         batch: list[Answered] = []
         started = time.monotonic()
         for request in requests:
@@ -42,7 +42,7 @@ class BaselineBackend:
             yield batch
 
     def describe(self) -> BackendInfo:
-        """Nothing: there is no model."""
+        """Empty, since there is no model."""
         return BackendInfo()
 
     def _one(self, key: str) -> Response | Failure:
@@ -50,12 +50,12 @@ class BaselineBackend:
         try:
             text = self._rule(key)
         except (UnreadableImageError, MemoryError) as error:
-            return Failure(ErrorInfo("image", str(error) or "too large for the memory"))
+            return Failure(ErrorInfo("image", str(error) or "not enough memory to decode it"))
         return Response(text, finish_reason="stop", seconds=round(time.perf_counter() - started, 6))
 
 
 def majority_answer(problem: Problem) -> str:
-    """The most common in-context answer; the earliest of several equally common ones."""
+    """The most common in-context answer; the earliest on a tie."""
     return Counter(example.answer for example in problem.examples).most_common(1)[0][0]
 
 
@@ -64,10 +64,10 @@ def random_answers(
 ) -> dict[str, str]:
     """A random answer for every problem that has examples, by its id.
 
-    Open: one of the in-context answers. Multiple choice: one of the option letters, in the order in
-    which they are shown; these are the published picks. One generator (NumPy's legacy one, as
-    published) serves the whole data set, problems that cannot be asked included, so a pick depends
-    neither on a limit nor on a resumed run, nor on images that are still missing.
+    Open: one of the in-context answers. Multiple choice: one of the option letters in their shown order,
+    which reproduces the published picks. One generator (NumPy's legacy RandomState, as published) draws
+    for the whole data set, including defective problems, so picks do not depend on --limit, resuming or
+    missing images.
     """
     import numpy as np
 
@@ -76,7 +76,7 @@ def random_answers(
     for entry in problems.entries:
         choices: Sequence[str] = entry.answers[:-1]
         if options is not None:
-            choices = list(dict.fromkeys(entry.answers))  # for a defect only their number counts
+            choices = list(dict.fromkeys(entry.answers))  # for a defect, only their number matters
             if isinstance(entry, Problem):
                 entry_options = options[entry.problem_id]
                 choices = [entry_options.texts[letter] for letter in entry_options.shown_order]
@@ -86,13 +86,13 @@ def random_answers(
 
 
 class NearestImage:
-    """The rule of `nearest`: the answer of the example whose image is most like the query's."""
+    """The `nearest` baseline: the answer of the example whose image is most similar to the query's."""
 
     def __init__(self) -> None:
         self._descriptors: dict[str, NDArray[np.float64]] = {}
 
     def __call__(self, problem: Problem) -> str:
-        """The answer of the nearest example, the earliest of several equally near ones."""
+        """The answer of the nearest example, the earliest on a tie."""
         query = self._descriptor(problem.query.image)
         nearest = min(
             problem.examples,
@@ -107,12 +107,11 @@ class NearestImage:
 
 
 def image_descriptor(image: StoredImage) -> NDArray[np.float64]:
-    """An image in 832 numbers, of which the Euclidean distance says how unlike two images are.
+    """A descriptor of shape (832,); the Euclidean distance of two descriptors compares two images.
 
-    They are a 16 x 16 RGB thumbnail (768 values of 0..1, each divided by the square root of 768: where
-    things are) and the square roots of a 4 x 4 x 4 RGB histogram over the square root of 2 (64 values,
-    so that their distance is Hellinger's: which colours there are, wherever). Each half is at most 1
-    away from any other, and both count alike.
+    The first 768 values are a 16 x 16 RGB thumbnail in 0..1 divided by sqrt(768), for layout. The other 64
+    are sqrt(h / 2) of a 4 x 4 x 4 RGB histogram h, for colour: their Euclidean distance is the Hellinger
+    distance. Each part contributes a distance of at most 1.
     """
     import numpy as np
     from PIL import Image

@@ -1,1 +1,1 @@
-"""Data sets: rows from the hub, a folder or the demo set, checked and grouped into problems."""
+"""Data sets: rows from the hub, a folder or the demo set, validated and grouped into problems."""

@@ -1,4 +1,4 @@
-"""Where problems come from: the hub, a local folder, or the demo set."""
+"""Loading problems from the hub, a local folder or the demo set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLIT = "train"
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
-# Rows read at a time where parquet files are unpacked: a few MB of images.
+# Rows per batch when parquet files are converted: a few MB of images.
 _ROWS_AT_A_TIME = 16
 
 
@@ -30,8 +30,8 @@ _ROWS_AT_A_TIME = 16
 class DatasetSource:
     """Which rows to load.
 
-    `path` (a folder that `datasets` can load) wins over the hub's `hub_id` at `revision`; `name` says
-    which set it is, and is enough for the demo.
+    `path`, a folder that `datasets` can load, overrides the hub's `hub_id` at `revision`. `name` is the
+    kind of data set; the demo needs nothing else.
     """
 
     name: DatasetName
@@ -42,32 +42,32 @@ class DatasetSource:
 
     @property
     def label(self) -> str:
-        """The data set as result files name it."""
+        """The data set's id in result files."""
         if self.path is not None:
             return self.path.resolve().name
         return "demo" if self.name == "demo" else self.hub_id or HUB_IDS[self.name]
 
 
 def load_problems(source: DatasetSource) -> ProblemSet:
-    """The problems of `source`, checked, images hashed and test-decoded one after another.
+    """The problems of `source`, validated; every image is hashed and test-decoded.
 
-    Raises UsageError with one line for whatever keeps the data set from being read.
+    Raises UsageError if the data set cannot be read.
     """
     rows, revision = _load_rows(source)
     return problem_set(rows, source=source.label, revision=revision, image_dir=source.image_dir)
 
 
 def load_outlines(source: DatasetSource) -> list[Outline]:
-    """The problems of `source` as scoring needs them: no image is looked at, or looked for.
+    """The problems of `source` without their images, which are neither read nor required.
 
-    Raises UsageError as `load_problems` does.
+    Raises UsageError if the data set cannot be read.
     """
     rows, _ = _load_rows(source)
     return outlines(rows, source=source.label)
 
 
 def _load_rows(source: DatasetSource) -> tuple[Iterable[Row], str | None]:
-    """The rows, and the hub's revision."""
+    """The rows, and the hub's revision if they come from there."""
     if source.path is None and source.name == "demo":
         from smmile.data.demo import demo_rows
 
@@ -79,7 +79,7 @@ def _load_rows(source: DatasetSource) -> tuple[Iterable[Row], str | None]:
 
 def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
     if not folder.is_dir():
-        what = "is a file; name the folder that holds it" if folder.is_file() else "is not there"
+        what = "is a file; give the folder that contains it" if folder.is_file() else "does not exist"
         raise UsageError(f"--dataset-path {one_line(folder)} {what}")
     import datasets
 
@@ -92,10 +92,10 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
         return _prepared(builder, folder.name), None
     except _loading_errors() as error:
         empty = isinstance(error, FileNotFoundError | LookupError | StopIteration)
-        why = "no data files in it" if empty else one_line(_root_cause(error))
+        why = "it contains no data files" if empty else one_line(_root_cause(error))
         raise UsageError(
             f"--dataset-path {one_line(folder)} cannot be read as a data set ({why}); "
-            "it must hold parquet files or be saved with save_to_disk"
+            "use a folder with parquet files or one written by save_to_disk"
         ) from error
 
 
@@ -104,7 +104,7 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
     if not _HUB_ID.fullmatch(hub_id) or Path(hub_id).is_dir():
         raise UsageError(
             f"--dataset-id {one_line(hub_id)} is not a hub id such as smmile/SMMILE; "
-            "a folder is given with --dataset-path"
+            "use --dataset-path for a folder"
         )
     import datasets
     import huggingface_hub
@@ -119,8 +119,8 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
         raise UsageError(_not_found(hub_id, source.revision, str(error), has_token)) from error
     except (ConnectionError, huggingface_hub.errors.OfflineModeIsEnabled) as error:
         raise UsageError(
-            f"data set {hub_id}: the hub cannot be reached and there is no copy in the cache; "
-            "go online once, or use --dataset-path DIR or --dataset demo"
+            f"data set {hub_id}: the hub cannot be reached and the cache has no copy; "
+            "connect once, or use --dataset-path DIR or --dataset demo"
         ) from error
     except _loading_errors() as error:
         raise UsageError(
@@ -130,7 +130,7 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:
-    """What the libraries are known to raise over data that they cannot make rows of."""
+    """The exceptions that the libraries raise for data that they cannot load."""
     import yaml
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
@@ -139,32 +139,29 @@ def _loading_errors() -> tuple[type[Exception], ...]:
 
 
 def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool) -> str:
-    """The one line for a data set that the hub does not hand out, by what the library says of it."""
+    """The error message for a data set that the hub refuses, from the library's `message`."""
     if "gated" in message:
         if has_token:
             return (
-                f"data set {hub_id} is gated and the account of this HF_TOKEN has no access; "
-                "ask for it on the data set's page of the hub"
+                f"data set {hub_id} is gated and the account of HF_TOKEN has no access; "
+                "request it on the data set's page on the hub"
             )
-        return f"data set {hub_id} is gated: set HF_TOKEN to a token of an account that has access"
+        return f"data set {hub_id} is gated: set HF_TOKEN to the token of an account with access"
     if "Revision" in message:
         return f"data set {hub_id} has no revision {one_line(revision)}; check --dataset-revision"
     if has_token:
-        return f"there is no data set {hub_id} on the hub that HF_TOKEN can see; check --dataset-id"
-    return (
-        f"there is no public data set {hub_id} on the hub; check --dataset-id, or set HF_TOKEN if it "
-        "is private"
-    )
+        return f"the hub has no data set {hub_id} that HF_TOKEN can access; check --dataset-id"
+    return f"the hub has no public data set {hub_id}; check --dataset-id, or set HF_TOKEN if it is private"
 
 
 def _quiet(library: Any) -> None:
-    library.logging.set_verbosity(library.logging.CRITICAL)  # what it would log, it raises too
+    library.logging.set_verbosity(library.logging.CRITICAL)  # it also raises what it would log
     if not sys.stderr.isatty():
         library.disable_progress_bars()
 
 
 def _prepared(builder: datasets.DatasetBuilder, label: str) -> datasets.Dataset:
-    """The builder's rows, unpacked into the cache if they are not there yet."""
+    """The builder's rows, converted and cached on first use."""
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     if isinstance(builder, Parquet):
@@ -202,14 +199,14 @@ def _one_split(splits: Any, label: str, builder: Any = None) -> datasets.Dataset
     if name is None or (name != SPLIT and len(splits) > 1):
         raise UsageError(
             f"data set {one_line(label)} has the splits {', '.join(splits) or '(none)'}; "
-            f"one named {SPLIT} is needed"
+            f"it needs one named {SPLIT}"
         )
     dataset: datasets.Dataset = builder.as_dataset(name) if builder else splits[name]
     return dataset
 
 
 def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
-    """The rows, images as views into the memory-mapped file: nothing is copied or decoded."""
+    """The rows; images are views into the memory-mapped file, neither copied nor decoded."""
     text_columns = [name for name in dataset.column_names if name != "image"]
     texts = dataset.select_columns(text_columns).with_format(None)
     images = _stored_images(dataset.data.column("image"), label)
@@ -218,9 +215,9 @@ def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
 
 
 def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buffer | None, str | None]]:
-    """Each row's stored image (None: null or empty), and the path that stands there, if any.
+    """Each row's stored image (None if null or empty) and its path, if any.
 
-    Taking a row by its index would copy it, so the images are cut out of the column's own memory.
+    Indexing a row would copy its image, so this slices the column's own memory.
     """
     import numpy as np
     import pyarrow as pa
@@ -237,10 +234,10 @@ def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buf
         large = pa.types.is_large_binary(stored.type)
         if not (large or pa.types.is_binary(stored.type)):
             raise UsageError(
-                f"data set {one_line(label)}: its column image holds {chunk.type}, not images; "
-                "save it with the `datasets` feature Image"
+                f"data set {one_line(label)}: column image contains {chunk.type}, not images; "
+                "save it with the `datasets` feature type Image"
             )
-        held = np.logical_and(
+        has_bytes = np.logical_and(
             chunk.is_valid().to_numpy(zero_copy_only=False),
             stored.is_valid().to_numpy(zero_copy_only=False),
         )
@@ -248,7 +245,7 @@ def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buf
         offsets = np.frombuffer(offsets_buffer, np.int64 if large else np.int32)[stored.offset :]
         for index in range(len(chunk)):
             start, end = int(offsets[index]), int(offsets[index + 1])
-            buffer = data.slice(start, end - start) if held[index] and end > start else None
+            buffer = data.slice(start, end - start) if has_bytes[index] and end > start else None
             yield buffer, paths[index]
 
 
@@ -272,7 +269,7 @@ def _row(columns: Any, image: Any, image_path: str | None = None) -> Row:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost reason of a library's chain of errors, with its kind."""
+    """Type and message of the first exception in a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Images as they are stored: bytes with a hash, decoded only when somebody looks."""
+"""Stored images: bytes with a hash, decoded on demand."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class StoredImage:
     """One image as the data set stores it.
 
-    `sha256` is of the stored file's bytes and `size` their number. The bytes themselves stay where
-    the data set keeps them (a memory-mapped file, as a rule) until `read` is called.
+    `sha256` is the hash of the stored file and `size` its length in bytes. The bytes stay in the data set
+    (usually a memory-mapped file) until `read` is called.
     """
 
     sha256: str
@@ -37,22 +37,21 @@ class StoredImage:
         return decode_rgb(self.stored)
 
 
-# What `decode_rgb` makes of images, as result files tell it.
+# The decoding of `decode_rgb`, as recorded in result files; part of a run's identity.
 IMAGE_DECODING = "Pillow; upright by their EXIF orientation, 8 bits a sample, transparency over white"
 
 
 class UnreadableImageError(ValueError):
-    """Bytes that are no image, or none that can be shown."""
+    """Bytes that do not decode as an image."""
 
 
 def decode_rgb(stored: Buffer, reduction: Literal[1, 2, 4, 8] = 1) -> Image.Image:
-    """The image in `stored` as an 8-bit RGB image, the way every model gets it.
+    """The image in `stored` as an 8-bit RGB image, the input of every model.
 
-    The camera's orientation tag is applied. Images of more than 8 bits a sample are scaled down by
-    the power of two that just holds their brightest sample (Pillow by itself would clip them), and
-    transparency is laid over white. With a `reduction`, a JPEG comes with its sides divided by that,
-    rounded up (by less where a side has fewer pixels), for much less time and memory. Raises
-    UnreadableImageError.
+    The EXIF orientation is applied. Images with more than 8 bits per sample are divided by the smallest
+    power of two that brings their brightest sample to 8 bits (Pillow would clip them). Transparent
+    pixels are blended with white. A JPEG's sides are divided by `reduction`, rounded up (by less if a
+    side has fewer pixels), which saves time and memory. Raises UnreadableImageError.
     """
     try:
         pil_image = open_image(stored)
@@ -77,13 +76,13 @@ def _as_rgb(pil_image: Image.Image) -> Image.Image:
         return Image.fromarray(scaled).convert("RGB")
     if pil_image.has_transparency_data:
         pil_image = pil_image.convert("RGBA")
-        paper = Image.new("RGBA", pil_image.size, "white")
-        pil_image = Image.alpha_composite(paper, pil_image)
+        background = Image.new("RGBA", pil_image.size, "white")
+        pil_image = Image.alpha_composite(background, pil_image)
     return pil_image.convert("RGB")
 
 
 def image_size(image: StoredImage) -> tuple[int, int]:
-    """Width and height in pixels as stored, read from the file's head. Raises UnreadableImageError."""
+    """Width and height in pixels as stored, read from the file header. Raises UnreadableImageError."""
     try:
         return open_image(image.stored).size
     except Exception as error:  # as above
@@ -91,9 +90,9 @@ def image_size(image: StoredImage) -> tuple[int, int]:
 
 
 def inspect_images(stored: Iterable[Buffer]) -> Iterator[tuple[StoredImage, str | None]]:
-    """Hash every image and try to decode it, each released at once; in the order given.
+    """Hash every image and try to decode it; yields each with its decoding error or None, in order.
 
-    Gives the image and what is wrong with it (None: nothing). Byte-equal images are decoded once.
+    Identical images are decoded once. Decoded pixels are released immediately.
     """
     verdicts: dict[str, str | None] = {}
 
@@ -104,7 +103,7 @@ def inspect_images(stored: Iterable[Buffer]) -> Iterator[tuple[StoredImage, str 
             verdicts[image.sha256] = _decoding_error(data)
         return image, verdicts[image.sha256]
 
-    # Hashing and decoding release the interpreter's lock; more threads would only hold more images.
+    # Hashing and decoding release the GIL; more threads would only use more memory.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         yield from pool.map(inspect, stored)
 
@@ -114,21 +113,21 @@ def _decoding_error(stored: Buffer) -> str | None:
 
     try:
         pil_image = open_image(stored)
-        # A JPEG at an eighth of its size is read to its last byte, at a third of the cost.
+        # At an eighth of its size a JPEG is still read to its last byte, at a third of the cost.
         pil_image.draft("L", (max(1, pil_image.width // 8), max(1, pil_image.height // 8)))
         pil_image.load()
     except UnidentifiedImageError:
-        return "no image format that is known"
+        return "unknown image format"
     except Exception as error:  # as above
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def open_image(stored: Buffer) -> Image.Image:
-    """The image as Pillow opens it, not yet decoded. Raises whatever Pillow does."""
+    """The image as a Pillow image, not yet decoded. Raises whatever Pillow raises."""
     from PIL import Image
 
     with warnings.catch_warnings():
-        # A large image is no cause for alarm here; one over twice Pillow's limit is still refused.
+        # Large medical images are normal; Pillow still rejects those over twice its limit.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(memoryview(stored)))

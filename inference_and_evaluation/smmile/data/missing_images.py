@@ -1,4 +1,4 @@
-"""Images that a data set names but does not hold: where they are looked for in the image folder."""
+"""Finds images that a data set refers to by URL but does not contain, in the image folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _FORBIDDEN = re.compile(r'[\\/*?:"<>|]')
 def candidate_names(url: str) -> tuple[str, ...]:
     """File names under which the image at `url` may have been saved, the recommended one first.
 
-    They are the URL's last part without characters that file systems forbid (the published scripts'
-    name), as it is, and percent-decoded (as a browser may save it), with and without its query
-    string. Every name is a plain one: nothing in it can lead out of a folder.
+    They are the URL's last part without characters that file systems forbid (as the published scripts
+    name it), unchanged, and percent-decoded (as a browser may save it), with and without the query
+    string. No name contains a path separator.
     """
     try:
         path = urlsplit(url).path
@@ -27,14 +27,14 @@ def candidate_names(url: str) -> tuple[str, ...]:
 
 
 def find_image(url: str, folder: Path) -> bytes | None:
-    """The bytes of the image at `url` if `folder` holds it under one of its names, else None."""
+    """The bytes of the image at `url` if `folder` has it under one of its names, else None."""
     root = folder.resolve()
     for name in candidate_names(url):
         try:
             file = (root / name).resolve()
             if file.is_relative_to(root) and file.is_file():
                 return file.read_bytes()
-        except (OSError, RuntimeError):  # a name too long for the file system, a loop of links
+        except (OSError, RuntimeError):  # a name too long for the file system, a symlink loop
             continue
     return None
 

@@ -1,4 +1,4 @@
-"""A problem: a few question-image-answer triplets and the query that follows them."""
+"""Problems: a few question-image-answer triplets as examples, followed by a query."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from smmile.data.images import StoredImage
 
-# The hub's names of SMMILE and SMMILE++.
+# Ids of SMMILE and SMMILE++ on the hub.
 HUB_IDS = {"smmile": "smmile/SMMILE", "augmented": "smmile/SMMILE-plusplus"}
 
 
 @dataclass(frozen=True)
 class Triplet:
-    """One question about one image with its answer, character for character as the experts wrote it."""
+    """A question about an image, with its answer; texts are exactly as the experts wrote them."""
 
     question: str
     answer: str
@@ -23,9 +23,9 @@ class Triplet:
 
 @dataclass(frozen=True)
 class Problem:
-    """The rows of one `problem_id` by their `order`: the last is the query, the rest its examples.
+    """The rows with one `problem_id`, sorted by `order`: the last is the query, the rest its examples.
 
-    `flags` holds the data set's descriptive columns (`speciality`, `flag_*`) of the query's row.
+    `flags` holds the descriptive columns (`speciality`, `flag_*`) of the query's row.
     """
 
     problem_id: str
@@ -50,7 +50,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Defect:
-    """A problem that cannot be run, and why; its readable answers still take their turn in shuffles."""
+    """A problem that cannot be run, and why. Its `answers` still advance the random generators."""
 
     problem_id: str
     reason: str
@@ -59,7 +59,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class Outline:
-    """A problem without its images, as scoring needs it: its answers in order, the query's last.
+    """A problem without its images, for scoring: its answers in order, the query's last.
 
     `flags` are the query's, as in `Problem`.
     """
@@ -70,7 +70,7 @@ class Outline:
 
     def __post_init__(self) -> None:
         if not self.answers:
-            raise ValueError("a problem has a query, and that an answer")
+            raise ValueError("a problem needs at least the answer of its query")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class MissingImage:
-    """An image to be fetched by hand: its URL, and the name to save it under (None: it has none)."""
+    """An image that the user has to download: its URL, and the file name to use (None if it has none)."""
 
     problem_id: str
     url: str
@@ -94,9 +94,9 @@ class MissingImage:
 class ProblemSet:
     """A loaded data set.
 
-    `entries` are its problems in the order of their first row, unusable ones included.
-    `fingerprint` is a SHA-256 over everything a model may be sent, as the data set gives it.
-    `shared_names` are file names that images to be supplied at different URLs have in common.
+    `entries` are its problems in the order of their first row, including defective ones.
+    `fingerprint` is a SHA-256 of all questions, answers and images that the data set contains.
+    `shared_names` maps a file name to the URLs of the different missing images that share it.
     """
 
     source: str
@@ -111,5 +111,5 @@ _PERMUTATION = re.compile(r"_perm_\d+\Z")
 
 
 def base_problem_id(problem_id: str) -> str:
-    """The SMMILE problem that a SMMILE++ problem permutes: `problem_id` without its `_perm_<n>`."""
+    """The id of the SMMILE problem that a SMMILE++ problem permutes: without `_perm_<n>`."""
     return _PERMUTATION.sub("", problem_id)

@@ -1,4 +1,4 @@
-"""Rows of a data set, checked and put together into problems."""
+"""Validates the rows of a data set and groups them into problems."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ REQUIRED_COLUMNS = ("question", "answer", "image", "problem_id", "order")
 
 @dataclass(frozen=True)
 class Row:
-    """One row as its source gives it, nothing checked yet.
+    """One row of the source, not yet validated.
 
-    `image` is the stored file's bytes. An `image_path` without them is not followed: a data set must
-    not choose which files of this machine a model is sent.
+    `image` holds the stored file's bytes. If only `image_path` is given, it is not followed: a data set
+    must not choose which local files are sent to a model.
     """
 
     problem_id: str | None
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Inspected:
-    """A row with its image looked at: what was found, or what is wrong."""
+    """A row with its decoded-and-hashed image, or the decoding error."""
 
     row: Row
     image: StoredImage | None
@@ -48,21 +48,21 @@ class _Inspected:
 
 
 def check_columns(columns: Iterable[str], source: str) -> None:
-    """Raise UsageError where a column that every run needs is missing."""
+    """Raise UsageError if a required column is missing."""
     present = set(columns)
     missing = [column for column in REQUIRED_COLUMNS if column not in present]
     if missing:
         raise UsageError(
             f"data set {source}: no column {', '.join(missing)} (it has {', '.join(sorted(present))}); "
-            f"a data set needs {', '.join(REQUIRED_COLUMNS)}"
+            f"required: {', '.join(REQUIRED_COLUMNS)}"
         )
 
 
 def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image_dir: Path) -> ProblemSet:
-    """The problems in `rows`: in the order of their first rows, each one's rows by their `order`.
+    """The problems in `rows`, in the order of their first rows; the rows of each are sorted by `order`.
 
-    A problem that cannot be asked as it stands becomes a Defect with the reason. Raises UsageError
-    for rows that belong to no problem, or where there are none at all.
+    A problem that cannot be run becomes a Defect with the reason. Raises UsageError if a row has no
+    problem id or if there are no rows.
     """
     rows = list(rows)
     shared_names = _shared_names({row.image_url or "" for row in rows if row.image is None})
@@ -91,9 +91,9 @@ def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image
 
 
 def outlines(rows: Iterable[Row], *, source: str) -> list[Outline]:
-    """The problems in `rows` without their images, which may be missing: in the order of first rows.
+    """The problems in `rows` without their images, which may be missing, in the order of their first rows.
 
-    Those with a defect in their order or texts are left out. Raises UsageError as `problem_set` does.
+    Problems with invalid `order` or texts are left out. Raises UsageError as `problem_set` does.
     """
     found = []
     for problem_id, members in _by_problem((_Inspected(row, None, None) for row in rows), source).items():
@@ -112,7 +112,7 @@ def _by_problem(members: Iterable[_Inspected], source: str) -> dict[str, list[_I
             raise UsageError(f"data set {source}: row {number} has no problem_id; fill it in")
         by_problem.setdefault(member.row.problem_id, []).append(member)
     if not by_problem:
-        raise UsageError(f"data set {source} has no rows; is it the split 'train' that holds them?")
+        raise UsageError(f"data set {source} has no rows; check its split 'train'")
     return by_problem
 
 
@@ -121,7 +121,7 @@ def _in_order(members: Sequence[_Inspected]) -> list[_Inspected]:
 
 
 def _inspect(rows: Sequence[Row], image_dir: Path) -> Iterable[_Inspected]:
-    supplied: dict[str, bytes | None] = {}  # SMMILE++ names a missing image many times
+    supplied: dict[str, bytes | None] = {}  # SMMILE++ refers to the same missing image many times
     for url in {row.image_url or "" for row in rows if row.image is None}:
         supplied[url] = find_image(url, image_dir)
     found: list[Buffer | None] = [
@@ -157,7 +157,7 @@ def _text_defect(members: Sequence[_Inspected]) -> str | None:
         for column, text in (("question", member.row.question), ("answer", member.row.answer)):
             place = f"the {column} of its row with order {member.row.order}"
             if text is not None and not isinstance(text, str):
-                return f"{place} is {text!r}, which is no text"
+                return f"{place} is {text!r}, not text"
             if text is None or not text.strip():
                 return f"{place} is empty"
     return None
@@ -167,7 +167,7 @@ def _image_defect(members: Sequence[_Inspected], absent: Sequence[_Inspected]) -
     if absent:
         reason = f"{len(absent)} of its {len(members)} images missing"
         if any(member.row.image_path and member.row.image is None for member in absent):
-            reason += " (stored as paths, which are not followed: save the data set with save_to_disk)"
+            reason += " (stored as paths, which are not followed; use save_to_disk to embed them)"
         return reason
     for member in members:
         if member.image_error:
@@ -205,9 +205,9 @@ def _whole_number(value: object) -> int | None:
 
 
 def _fingerprint_line(member: _Inspected) -> bytes:
-    # An image supplied by hand is not part of the data set: adding it must not make the run another.
-    held = member.image.sha256 if member.image and member.row.image is not None else None
+    # A missing image that the user adds is not part of the data set: the run's identity must not change.
+    sha256 = member.image.sha256 if member.image and member.row.image is not None else None
     row = member.row
     order = _whole_number(row.order)
-    fields = [row.problem_id, row.order if order is None else order, row.question, row.answer, held]
+    fields = [row.problem_id, row.order if order is None else order, row.question, row.answer, sha256]
     return json.dumps(fields, default=str).encode() + b"\n"

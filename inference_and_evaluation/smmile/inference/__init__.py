@@ -1,1 +1,1 @@
-"""Runs: which requests a run sends, how its answers are kept, and the result file."""
+"""Inference runs: planning requests, saving responses, and writing the result file."""

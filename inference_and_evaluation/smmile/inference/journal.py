@@ -1,4 +1,4 @@
-"""A journal: answers appended to a file, each durable before the run continues."""
+"""The journal: a file to which responses are appended, each on disk before the run continues."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Entry = TypeVar("Entry")
 
 
 class _Header(msgspec.Struct):
-    """The first line. With `replaces_result` an older result file is not part of the run.
+    """The first line. With `replaces_result`, an older result file is ignored (--overwrite).
 
-    Journals of version 1 have a `run` in the place of `identity` and `started_at`.
+    Journals of schema 1 have `run` instead of `identity` and `started_at`.
     """
 
     schema_version: int
@@ -31,16 +31,15 @@ class _Header(msgspec.Struct):
     run: dict[str, Any] = {}
 
 
-# The last line of the journal of a process that has finished its share.
+# The last line of a journal whose process has finished its share.
 _FINISHED = b'{"finished":true}\n'
 
 
 class Journal(Generic[Entry]):
-    """The journal of one run, or of one process's share of it, locked as long as this object is open.
+    """The journal of a run, or of one process's share of it, locked while this object is open.
 
-    The lock is the kernel's and vanishes with the process, so a journal that can be locked may be
-    continued, whatever happened to the process that wrote it. A last line that a kill or a full disk
-    truncated is dropped.
+    The kernel releases the lock when the process ends, so a journal that can be locked can be continued.
+    A last line truncated by a kill or a full disk is dropped.
     """
 
     started_at: str
@@ -60,13 +59,12 @@ class Journal(Generic[Entry]):
         reads_version_1: bool = False,
         elsewhere: str = "--output-dir",
     ) -> None:
-        """Open the journal at `file` for the run with this `identity`, and read what it holds.
+        """Open the journal at `file` for the run with this `identity`, and read its entries.
 
-        The entries of `shares`, journals of an earlier launch with several processes, are moved into it.
-        `overwrite` discards all of them. `replaces_result` is written into a new journal (None: as
-        `overwrite`); `elsewhere` is what messages call another place for it. Raises UsageError where the
-        run is under way in another process, where a file belongs to a different run, or where it cannot be
-        written.
+        The entries of `shares`, journals of the processes of an earlier launch, are moved into it.
+        `overwrite` discards all of them. `replaces_result` is written into a new journal (None: same as
+        `overwrite`). `elsewhere` is the flag that messages suggest for another location. Raises UsageError
+        if another process is running this run, or if a file belongs to a different run or is not writable.
         """
         self.file = file
         self._end = -1
@@ -102,9 +100,9 @@ class Journal(Generic[Entry]):
         self.replaces_result = header.replaces_result
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Add entries; they are on the disk when this returns.
+        """Add entries; they are on disk when this returns.
 
-        Raises UsageError where they cannot be written; everything before them is kept.
+        Raises UsageError if they cannot be written; earlier entries are kept.
         """
         if entries:
             self._append(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
@@ -123,7 +121,7 @@ class Journal(Generic[Entry]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # By the file, not by `entries`: an interrupt may fall between writing and counting an answer.
+        # Check the file, not `entries`: an interrupt may occur between writing and counting an answer.
         if os.fstat(self._descriptor).st_size <= self._empty:
             self.file.unlink(missing_ok=True)
         os.close(self._descriptor)
@@ -136,7 +134,7 @@ class Journal(Generic[Entry]):
                 written += os.write(self._descriptor, content[written:])
             os.fsync(self._descriptor)
         except OSError as error:
-            # Whole lines that still fitted on the disk stay.
+            # Keep the complete lines that were written.
             whole = content.rfind(b"\n", 0, written) + 1
             os.ftruncate(self._descriptor, self._end + whole)
             raise cannot_write(self.file, error) from error
@@ -151,9 +149,9 @@ def read_journal(
     reads_version_1: bool = False,
     elsewhere: str = "--output-dir",
 ) -> tuple[bool, list[Entry]]:
-    """What another process has written to its journal: whether it replaces the result file, its entries.
+    """The `replaces_result` and entries of another process's journal.
 
-    A missing journal has nothing. Raises UsageError where it belongs to a different run.
+    A missing journal has no entries. Raises UsageError if it belongs to a different run.
     """
     try:
         content = file.read_bytes()
@@ -200,7 +198,7 @@ def _open_locked(file: Path, elsewhere: str) -> int:
         except BlockingIOError:
             os.close(descriptor)
             raise UsageError(
-                f"this run is under way in another process, which holds {one_line(file)}; "
+                f"this run is under way in another process, which has locked {one_line(file)}; "
                 f"wait for it, or choose another {elsewhere}"
             ) from None
         except OSError as error:
@@ -209,7 +207,7 @@ def _open_locked(file: Path, elsewhere: str) -> int:
                 f"{one_line(file)} cannot be locked ({error.strerror}); "
                 f"choose another {elsewhere}, on a file system with locks"
             ) from error
-        # The process that held the lock may have removed the file just before it released it.
+        # The previous owner of the lock may have removed the file just before releasing it.
         if _is_same_file(descriptor, file):
             return descriptor
         os.close(descriptor)
@@ -242,10 +240,10 @@ class _Reader(Generic[Entry]):
         self._reads_version_1, self._elsewhere = reads_version_1, elsewhere
 
     def read(self, content: bytes, file: Path) -> tuple[_Header | None, list[Entry], int]:
-        """The header, the entries, and the length of the whole lines.
+        """The header, the entries, and the length of the complete lines in bytes.
 
-        A line that cannot be read stays in the file, and its problem is asked again. Nothing is returned
-        for the journal of another run without answers. Raises UsageError where it has some.
+        An invalid line stays in the file, and its problem is sent again. The journal of a different run
+        is ignored if it has no entries; otherwise raises UsageError.
         """
         lines = content.splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
@@ -273,11 +271,11 @@ class _Reader(Generic[Entry]):
         return (None, [], 0) if found else (header, entries, sum(map(len, lines)))
 
     def _differences(self, header: _Header) -> str:
-        """Why a journal cannot be continued; empty where it can."""
+        """Why a journal cannot be continued; empty if it can."""
         theirs: Mapping[str, object] = header.identity
         if header.schema_version == 1:
             if not self._reads_version_1:
-                return "was begun by an earlier version of the suite, which did not record requests"
+                return "was started by an earlier version of the suite, which did not record requests"
             known = {**header.run, **header.run.get("generation", {})}
             theirs = {name: known.get(name) for name in self._identity}
         found = differences(self._identity, theirs)

@@ -1,4 +1,4 @@
-"""Families of models with weights of their own: from a script's data to its runs."""
+"""Runs the local models of a family, or sends their conversations to a server."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from smmile.prompting.conversation import Recipe
 if TYPE_CHECKING:
     from smmile.backends.local.model import Decoding, Dtype
 
-# Libraries that decide about a local model's answers.
+# Libraries that affect a local model's responses.
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
 _SERVER_PACKAGES = ("openai",)
 
 
 @dataclass(frozen=True)
 class Family:
-    """What models of one kind have in common.
+    """What the models of one family share.
 
-    `model_types` are transformers' names of the architectures that belong to it (empty: any).
+    `model_types` are the accepted architectures, as named in transformers (empty: any).
     `decoding` "checkpoint" follows the checkpoint's own generation config. `chat_template` replaces
     the checkpoint's.
     """
@@ -44,9 +44,9 @@ class Family:
 
 
 def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, str | Path]) -> int:
-    """Run every model of `models` (result name: hub id or folder) after the other; gives the exit code.
+    """Run each of `models` (result name: hub id or folder) in turn; returns the exit code.
 
-    A checkpoint that cannot be had does not keep the next from being run. Raises UsageError.
+    If a checkpoint cannot be loaded, the next model still runs. Raises UsageError.
     """
     if args.served_model is not None and args.server is None:
         raise UsageError("--served-model names a model on a server; give its --server URL")
@@ -96,7 +96,7 @@ def _specification(
             from smmile.backends.remote.openai_services import connect_to_server
 
             fields: dict[str, object] = {"max_tokens": args.max_new_tokens, "seed": args.seed}
-            if family.decoding == "greedy":  # else the server's own, on vLLM those of the checkpoint
+            if family.decoding == "greedy":  # else the server's default; on vLLM, the checkpoint's
                 fields["temperature"] = 0.0
 
             return connect_to_server(
@@ -158,7 +158,7 @@ def _check_type(family: Family, checkpoint: Checkpoint) -> None:
 
 
 def _free_memory() -> None:
-    """Let go of a model before the next is loaded."""
+    """Release a model's memory before the next is loaded."""
     gc.collect()
     if "torch" in sys.modules:
         import torch

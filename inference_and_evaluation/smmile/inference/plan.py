@@ -1,4 +1,4 @@
-"""A plan: which problems a run asks, as which conversations, and which of those are equal."""
+"""The plan of a run: its problems, their conversations, and which requests are identical."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from smmile.task import InferenceMode, TaskFormat
 
 @dataclass(frozen=True)
 class PlannedProblem:
-    """One problem as a run asks it.
+    """One problem with its request.
 
-    Equal requests have the same `request_key`. Problems with the same `key` share one response.
+    Identical requests have the same `request_key`. Problems with the same `key` share one response.
     """
 
     problem: Problem
@@ -38,7 +38,7 @@ class PlannedProblem:
         return self.problem.problem_id
 
     def as_data(self) -> dict[str, object]:
-        """The problem's line in the file that `--dry-run` writes."""
+        """The problem's line in the `--dry-run` file."""
         options = self.options
         return {
             "problem_id": self.problem_id,
@@ -52,11 +52,11 @@ class PlannedProblem:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run asks, in data-set order.
+    """Everything that a run sends, in data-set order.
 
-    `problems` are those that the run was told to ask and `others` the rest of the data set that can be
-    asked. `skipped` holds all problems that cannot be asked, and why. `positions` gives each problem's
-    place in the data set, and `chosen` the ids that the run was told to ask, skipped ones included.
+    `problems` are the selected problems (--limit, --problem) and `others` the rest of the data set, both
+    without those in `skipped`, which cannot be run. `positions` maps problem ids to positions in the data
+    set. `chosen` holds the ids of all selected problems, including skipped ones.
     """
 
     problems: tuple[PlannedProblem, ...]
@@ -67,7 +67,7 @@ class Plan:
 
     @cached_property
     def groups(self) -> Mapping[str, list[PlannedProblem]]:
-        """The problems to ask that share one response, by their `key`."""
+        """The selected problems by `key`; those of one group share one response."""
         groups: dict[str, list[PlannedProblem]] = {}
         for item in self.problems:
             groups.setdefault(item.key, []).append(item)
@@ -75,16 +75,16 @@ class Plan:
 
     @property
     def requests(self) -> list[Request]:
-        """The requests that the whole run sends."""
+        """The requests of the selected problems, deduplicated by `key`."""
         return [Request(key, group[0].conversation) for key, group in self.groups.items()]
 
     @cached_property
     def request_keys(self) -> Mapping[str, str]:
-        """The request key of every problem that can be asked, by the problem's id."""
+        """The request key of every problem that is not skipped, by problem id."""
         return {item.problem_id: item.request_key for item in (*self.problems, *self.others)}
 
     def skipped_among(self, problem_ids: Collection[str]) -> tuple[Skipped, ...]:
-        """Those of the problems that cannot be asked."""
+        """The skipped problems among `problem_ids`."""
         return tuple(skip for skip in self.skipped if skip.problem_id in problem_ids)
 
 
@@ -102,8 +102,8 @@ def make_plan(
 ) -> Plan:
     """The plan for the first `limit` problems (None: all), or for those with the ids `only`.
 
-    `decoding` holds whatever else must agree for two requests to be equal. With `share`, problems whose
-    requests are equal share one response. Raises UsageError where the data set lacks one of `only`.
+    `decoding` holds the settings that identical requests must also share. With `share`, problems with
+    identical requests share one response. Raises UsageError if the data set lacks an id of `only`.
     """
     options: Mapping[str, Options] = {}
     if task_format == "mcqa":
@@ -139,5 +139,5 @@ def make_plan(
 
 
 def data_hash(data: object) -> str:
-    """A SHA-256 of plain data, equal for equal data."""
+    """The SHA-256 of plain data in canonical JSON, hexadecimal."""
     return hashlib.sha256(json.dumps(msgspec.to_builtins(data), sort_keys=True).encode()).hexdigest()

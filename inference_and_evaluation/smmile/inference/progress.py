@@ -1,4 +1,4 @@
-"""How far a run is: a moving bar on a terminal, a line now and then in a log."""
+"""Progress of a run: a bar in a terminal, periodic lines in a log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts problems that are done out of `total` on standard error, with a rate and the time to go."""
+    """Shows finished problems out of `total` on standard error, with rate and remaining time."""
 
     def __init__(self, total: int, label: str) -> None:
         self._total, self._label, self._done, self._errors = total, label, 0, 0
@@ -41,7 +41,7 @@ class Progress:
         return self
 
     def advance(self, problems: int, errors: int = 0) -> None:
-        """Count `problems` more as done, of which `errors` ended in an error."""
+        """Count `problems` more as finished, `errors` of them failed."""
         self._done += problems
         self._errors += errors
         now = time.monotonic()
@@ -54,12 +54,12 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def _pace(self, seconds: float) -> str:
-        """The rate so far and the time to go; over all of the run, since batches may take minutes."""
+        """Rate and remaining time, averaged over the run because batches may take minutes."""
         rate = self._done / max(seconds, 1e-9)
         left = timedelta(seconds=round((self._total - self._done) / rate)) if rate else "-"
         shown = f"{rate:.1f} a second" if rate >= 1 else f"{rate * 60:.1f} a minute"
         failed = f", {pluralize(self._errors, 'error')}" if self._errors else ""
-        return f"{shown}, {left} to go{failed}"
+        return f"{shown}, {left} left{failed}"
 
     def __exit__(
         self,

@@ -1,7 +1,7 @@
-"""Several processes that share one run, as `torchrun` and `accelerate launch` start them.
+"""Several processes that share one run, as started by `torchrun` or `accelerate launch`.
 
-Each appends to a journal of its own. The first also holds the run's journal, takes over what an earlier
-launch left, and collects what the others answer.
+Each appends to its own journal. The first also locks the run's journal, reads what earlier launches left,
+and merges the responses of the others.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from smmile.inference.journal import Journal, is_finished, is_held, read_journal
 
 Entry = TypeVar("Entry")
 
-# How long a process waits for the others to have read the data set.
+# How long a process waits for the others to load the data set.
 _LONGEST_WAIT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Which of `count` processes this is, from 0; and which of those on its own machine."""
+    """The index of this process among `count` (from 0), and its index on its own machine."""
 
     index: int = 0
     count: int = 1
@@ -40,7 +40,7 @@ class Rank:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Rank:
-        """The rank that a launcher gave this process (RANK, WORLD_SIZE, …); without one, the only one."""
+        """The rank from the launcher's variables (RANK, WORLD_SIZE, …); a single process without them."""
 
         def number(name: str, otherwise: int) -> int:
             value = environment.get(name, "")
@@ -71,7 +71,7 @@ class RunFiles:
 
     @property
     def csv(self) -> Path:
-        """The same answers in the published columns."""
+        """The CSV with the published columns."""
         return self.folder / f"{self.stem}.csv"
 
     @property
@@ -88,7 +88,7 @@ class RunFiles:
         return [self.of_rank(index) for index in range(rank.count) if index != rank.index]
 
     def abandoned(self) -> list[Path]:
-        """The journals that the processes of an earlier launch left."""
+        """The journals left by the processes of an earlier launch."""
         return sorted(self.folder.glob(f"{self.stem}.partial.rank*.jsonl"))
 
     def remove_journals(self, rank: Rank) -> None:
@@ -107,9 +107,9 @@ def open_journal(
     overwrite: bool,
     started_at: str,
 ) -> Iterator[tuple[Journal[Entry], list[Entry]]]:
-    """This process's open journal, and all entries that are known when the run starts.
+    """This process's open journal, and all entries known when the run starts.
 
-    Raises UsageError as `Journal` does, and where the processes cannot meet.
+    Raises UsageError as `Journal` does, and if the processes cannot connect to each other.
     """
     with ExitStack() as stack:
 
@@ -128,39 +128,39 @@ def open_journal(
             journal = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
             yield journal, list(journal.entries)
             return
-        rendezvous = stack.enter_context(_Rendezvous(rank))
+        barrier = stack.enter_context(_StartBarrier(rank))
         replaces_result, known = False, list[Entry]()
         if rank.is_first:
             main = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
             replaces_result, known, started_at = main.replaces_result, list(main.entries), main.started_at
-        rendezvous.wait()  # the first has taken over earlier journals
+        barrier.wait()  # the first has read the earlier journals
         if not rank.is_first:
             replaces_result, known = read_journal(files.journal, identity, entry_type)
         own = opened(files.of_rank(rank.index), overwrite=True, replaces_result=replaces_result)
-        rendezvous.wait()  # every journal is open
+        barrier.wait()  # every journal is open
         yield own, known
 
 
 def responses_of_others(
     files: RunFiles, rank: Rank, identity: Mapping[str, object], entry_type: type[Entry]
 ) -> Iterator[list[Entry]]:
-    """What each other process has answered, when it has finished its share or is gone."""
+    """The entries of each other process, once it has finished its share or has ended."""
     for file in files.of_other_ranks(rank):
         while is_held(file) and not is_finished(file):
             time.sleep(0.2)
         yield read_journal(file, identity, entry_type)[1]
 
 
-class _Rendezvous:
-    """Where the processes of one run wait for each other while it starts.
+class _StartBarrier:
+    """A barrier for the processes of one run while it starts.
 
-    After that they communicate through files alone, so that one that dies blocks no other.
+    Afterwards they communicate only through files, so that a process that dies does not block others.
     """
 
     def __init__(self, rank: Rank) -> None:
         self._rank = rank
 
-    def __enter__(self) -> _Rendezvous:
+    def __enter__(self) -> _StartBarrier:
         import torch.distributed as distributed
 
         try:
@@ -170,7 +170,7 @@ class _Rendezvous:
         return self
 
     def wait(self) -> None:
-        """Return when every process has called this. Raises UsageError where one is gone."""
+        """Return when every process has called this. Raises UsageError if one has ended."""
         import torch.distributed as distributed
 
         try:
@@ -185,6 +185,6 @@ class _Rendezvous:
 
     def _failure(self, error: Exception) -> UsageError:
         return UsageError(
-            f"process {self._rank.index} of {self._rank.count} cannot meet the others "
-            f"({one_line(error, 120)}); look at their messages, and start the same command again"
+            f"process {self._rank.index} of {self._rank.count} cannot connect to the others "
+            f"({one_line(error, 120)}); check their messages, then repeat the command"
         )

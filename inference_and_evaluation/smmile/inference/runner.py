@@ -1,4 +1,4 @@
-"""Carries out a plan: sends what has no response yet and saves every response, whatever happens."""
+"""Executes a plan: sends requests that have no response yet, and saves every response durably."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ ChoiceReader = Callable[[str, Options], str | None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped from outside; the message says what is kept."""
+    """The run was interrupted; the message says what is kept."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; none of this makes it a different run. `price` is that of its tokens."""
+    """Settings that do not change a run's identity. `price` is that of its tokens."""
 
     overwrite: bool = False
     write_csv: bool = False
@@ -51,10 +51,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its file and content, and how many requests were sent this time.
+    """A finished run: its result file, and the number of requests sent this time.
 
-    `outdated` counts the answers to other requests, as those to a replaced image. `stale_csv`: a CSV of
-    this run's name exists and holds something else.
+    `outdated` counts dropped answers to other requests, such as those with an image that was replaced.
+    `stale_csv`: the run's CSV file exists but has other content.
     """
 
     file: Path
@@ -65,12 +65,12 @@ class Outcome:
 
     @property
     def errors(self) -> list[Record]:
-        """The problems that ended in an error."""
+        """The records of failed problems."""
         return [record for record in self.result.records if record.status == "error"]
 
 
 def now() -> str:
-    """The present time as result files give it (ISO 8601, UTC, seconds)."""
+    """The current time for result files (ISO 8601, UTC, in seconds)."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -84,11 +84,11 @@ def run_plan(
 ) -> Outcome | None:
     """Answer every problem of `plan` that has no answer in `folder` yet, and write the result file.
 
-    `connect` makes the back end, given what the known answers cost, and is called only if something is
-    left to ask; `read_choice` extracts the chosen letter from a response. Of several processes each
-    handles its share, and all but the first return None. Raises UsageError where the folder cannot be
-    written, is in use by another copy of the run or holds a different one, and Interrupted where the run
-    was stopped; answers are kept.
+    `connect` makes the back end, given the usage so far, and is called only if there is a request to send.
+    `read_choice` extracts the chosen letter from a response. With several processes, each handles its
+    share, and all but the first return None. Raises UsageError if the folder is not writable, is in use by
+    another copy of the run, or contains a different run, and Interrupted if the run is stopped; answers are
+    kept.
     """
     with _open_run(plan, run, read_choice, folder, options) as opened:
         sender = _Sender(opened, connect)
@@ -102,7 +102,7 @@ def run_plan(
             if rank.count > 1:
                 for records in responses_of_others(opened.files, rank, opened.identity, Record):
                     opened.add(records)
-                # What the share of a process that died has left.
+                # The unfinished share of a process that died.
                 sender.send(opened.pending(retry_errors=False), ONLY_PROCESS)
         except KeyboardInterrupt as error:
             raise Interrupted(opened.interruption()) from error
@@ -110,7 +110,7 @@ def run_plan(
 
 
 class _OpenRun:
-    """A run whose files are open, and its records so far."""
+    """A run with its open files and its records so far."""
 
     def __init__(
         self,
@@ -129,16 +129,16 @@ class _OpenRun:
         self._read_choice = read_choice
 
     def add(self, records: Iterable[Record]) -> None:
-        """Add known records, without those that answer another request than the problem's present one."""
+        """Add known records, except those whose request differs from the problem's current one."""
         for record in records:
             key = self.plan.request_keys.get(record.problem_id, record.request_key)
-            if key != record.request_key:  # an image supplied by hand was replaced
+            if key != record.request_key:  # a missing image that the user added was replaced
                 self.outdated += 1
             elif (known := self.records.get(record.problem_id)) is None or known.status == "error":
                 self.records[record.problem_id] = record
 
     def pending(self, *, retry_errors: bool = True) -> list[Request]:
-        """The requests without a response; with `retry_errors`, those that ended in an error too."""
+        """The requests without a response; with `retry_errors`, failed ones too."""
         return [
             Request(key, group[0].conversation)
             for key, group in self.plan.groups.items()
@@ -157,7 +157,7 @@ class _OpenRun:
         return records
 
     def share_known_responses(self) -> None:
-        """Give the responses of an earlier process to problems with an equal request."""
+        """Copy known responses to problems with an identical request."""
         for group in self.plan.groups.values():
             source = next(filter(self._is_answered, group), None)
             if source is not None:
@@ -169,11 +169,11 @@ class _OpenRun:
                 self.add(records)
 
     def problems_of(self, requests: Sequence[Request]) -> int:
-        """How many problems share `requests`."""
+        """The number of problems that `requests` belong to."""
         return sum(len(self.plan.groups[request.key]) for request in requests)
 
     def usage(self) -> Usage:
-        """What the records so far cost; equal requests cost it once if they share their response."""
+        """The usage of the records so far; a shared response counts once."""
         price = self.options.price or (self.earlier.run.usage.price if self.earlier else None)
         keys = {item.problem_id: item.key for item in (*self.plan.problems, *self.plan.others)}
         sent: dict[str, Record] = {}
@@ -198,7 +198,7 @@ class _OpenRun:
         )
 
     def interruption(self) -> str:
-        """What to say when the run is interrupted."""
+        """The message for an interrupted run."""
         rank = self.options.rank
         if not rank.is_first:
             return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
@@ -208,7 +208,7 @@ class _OpenRun:
         again = " without --overwrite" if self.options.overwrite else ""
         return (
             f"interrupted: {answered} of {len(self.plan.problems)} problems are answered and kept; "
-            f"the same command{again} continues from there"
+            f"repeat the command{again} to continue"
         )
 
     def _is_answered(self, problem: PlannedProblem) -> bool:
@@ -220,7 +220,7 @@ class _OpenRun:
 def _open_run(
     plan: Plan, run: Run, read_choice: ChoiceReader, folder: Path, options: RunOptions
 ) -> Iterator[_OpenRun]:
-    """Lock the run's files and read what is known of it."""
+    """Lock the run's files and read its known records."""
     make_folder(folder)
     files = RunFiles(folder, run.name.stem)
     with ExitStack() as stack:
@@ -245,8 +245,10 @@ def _earlier_result(file: Path, run: Run) -> ResultFile | None:
     except UsageError as error:
         raise UsageError(f"{error}; move it away, or start again with --overwrite") from error
     if earlier.schema_version == 1:
-        why = "was written by an earlier version of the suite, which did not record requests, so it can be "
-        why += "scored but not continued"
+        why = (
+            "was written by an earlier version of the suite, which did not record requests, so it can be "
+            "scored but not continued"
+        )
     elif found := differences(run.identity(), earlier.run.identity()):
         why = f"is of a different run: {'; '.join(found)}"
     else:
@@ -255,14 +257,14 @@ def _earlier_result(file: Path, run: Run) -> ResultFile | None:
 
 
 class _Sender:
-    """Sends requests to a back end, which it connects when there is something to send."""
+    """Sends requests to a back end, which it connects on first use."""
 
     def __init__(self, opened: _OpenRun, connect: Callable[[Usage], Backend]) -> None:
         self._opened, self._connect = opened, connect
         self.backend: Backend | None = None
 
     def send(self, requests: Sequence[Request], rank: Rank) -> None:
-        """Send `requests` and save the responses as they come."""
+        """Send `requests` and save the responses as they arrive."""
         if not requests:
             return
         if self.backend is None:
@@ -277,7 +279,7 @@ class _Sender:
 
 
 def answers(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-    """The back end's answers; a request that it leaves without one, silently or by an error, has failed."""
+    """The back end's answers; a request without one, silently or because of an error, has failed."""
     left = {request.key: request for request in requests}
     message = "the back end gave no answer"
     try:
@@ -320,8 +322,10 @@ def record_of(problem: PlannedProblem, outcome: Response | Failure, read_choice:
     follow_up = None if outcome.follow_up is None else replace_surrogates(outcome.follow_up)
     reason = None if outcome.finish_reason is None else replace_surrogates(outcome.finish_reason)
     record = change(record, full_response=text, finish_reason=reason, follow_up=follow_up)
-    if not text and outcome.finish_reason == "length":  # as of models that reason at length
-        truncated = ErrorInfo("empty", "--max_new_tokens was used up before the answer began; raise it")
+    if not text and outcome.finish_reason == "length":  # as with reasoning models
+        truncated = ErrorInfo(
+            "empty", "the response reached --max_new_tokens before its answer began; raise the limit"
+        )
         return change(record, error=truncated)
     if not text.strip() and outcome.finish_reason != "length":
         return record
@@ -370,7 +374,7 @@ def _finish(opened: _OpenRun, backend: Backend | None, sent: int) -> Outcome:
 
 
 def _result(opened: _OpenRun, backend: Backend | None) -> ResultFile:
-    """The result file: everything that is known, also of problems that this command did not ask."""
+    """The result file with all known records, including those of problems not selected now."""
     plan, run, earlier = opened.plan, opened.run, opened.earlier
     if backend is not None:
         info = backend.describe()

@@ -1,4 +1,4 @@
-"""What every inference script does: from a model and a command line to a result file."""
+"""The common part of inference scripts: from a run specification and flags to a result file."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from smmile.results.reading import relative_paths
 from smmile.results.run_names import RunName, file_safe
 from smmile.results.schema import DatasetInfo, Hardware, Run, Usage
 
-# Libraries whose versions can change what an image or a data set becomes; every run records them.
+# Libraries that affect how data sets and images are decoded; every run records their versions.
 _PACKAGES = ("datasets", "pillow", "numpy")
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a back end may need to know of its run.
+    """The run that a back end is connected for.
 
-    `revision` is the version of the checkpoint and `spent` what the known responses cost.
+    `revision` is the version of the checkpoint and `spent` the usage of known responses.
     """
 
     problems: ProblemSet
@@ -48,13 +48,13 @@ class RunContext:
 
 @dataclass(frozen=True)
 class RunSpecification:
-    """A model, or a baseline, and everything that is special about it.
+    """A model or baseline, and everything that is specific to it.
 
-    `generation` holds the settings that decide about responses (plain data; part of the run's identity).
-    `connect` makes the back end and is called only if there is something to ask; `read_choice` extracts
-    the chosen option from a response. `find_revision` finds out the version of the checkpoint. `price` is
-    that of its tokens, and `preview` yields more lines for `--dry-run`. Without `share` each problem is
-    answered separately, as a random draw must be.
+    `generation` holds the settings that affect responses (plain data; part of the run's identity).
+    `connect` makes the back end and is called only if there is a request to send. `read_choice` extracts
+    the chosen option from a response. `find_revision` returns the version of the checkpoint. `price` is
+    that of its tokens, and `preview` yields more lines for `--dry-run`. Without `share`, identical requests
+    are sent separately, as random draws must be.
     """
 
     name: str
@@ -71,9 +71,9 @@ class RunSpecification:
 
 
 def run_inference(args: argparse.Namespace, specification: RunSpecification) -> int:
-    """Run `specification` as an inference script's command line says; returns the exit code.
+    """Run `specification` with the flags of an inference script; returns the exit code.
 
-    Raises UsageError for whatever the user can fix.
+    Raises UsageError for errors that the user can fix.
     """
     options = RunOptions(args.overwrite, args.csv, specification.price, Rank.from_environment())
     folder = cli.output_folder(args)
@@ -98,7 +98,7 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification) -> 
     if not plan.problems:
         raise UsageError(
             f"data set {one_line(problems.source)}: none of the {pluralize(len(plan.chosen), 'problem')} "
-            "can be asked, for the reasons above"
+            "can be run, for the reasons above"
         )
     run = _describe_run(args, specification, problems, source, folder)
     if args.dry_run:
@@ -151,7 +151,7 @@ def _describe_run(
 
 
 def _report(outcome: Outcome) -> int:
-    """Print what a finished run has and what went wrong; returns the exit code."""
+    """Print the summary, errors and warnings of a finished run; returns the exit code."""
     result, errors = outcome.result, outcome.errors
     for record in errors:
         assert record.error is not None
@@ -179,11 +179,11 @@ def _report(outcome: Outcome) -> int:
         warnings.append(f"{pluralize(truncated, 'response')} truncated at --max_new_tokens")
     if outcome.stale_csv:
         csv = cli.shown_path(outcome.file.with_suffix(".csv"))
-        warnings.append(f"{csv} holds other answers; --csv rewrites it")
+        warnings.append(f"{csv} contains other answers; --csv rewrites it")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if errors:
-        print("the same command retries what ended in an error", file=sys.stderr)
+        print("repeat the command to retry failed problems", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if errors else cli.EXIT_OK
 
 
@@ -205,8 +205,8 @@ def _report_skipped(problems: ProblemSet, plan: Plan, image_dir: Path) -> None:
             )
     if any(image.file_name for image in missing):
         print(
-            f"save missing images in {cli.shown_path(image_dir)} (--image-dir) under these names and run "
-            "the same command again",
+            f"save missing images in {cli.shown_path(image_dir)} (--image-dir) under these names, then "
+            "repeat the command",
             file=sys.stderr,
         )
     for name, urls in problems.shared_names.items():

@@ -1,1 +1,1 @@
-"""Conversations: how a problem is put to a model, and how its chosen option is read from a response."""
+"""Prompts: building conversations from problems, and extracting the chosen option from a response."""

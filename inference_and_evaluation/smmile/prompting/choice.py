@@ -1,27 +1,27 @@
-"""Which option a multiple-choice reply chooses.
+"""Extracts the chosen option from a multiple-choice response.
 
-The rules, in order; the first that finds a choice ends the reading.
+The rules apply in this order; the first that finds a choice decides.
 
-1. The prompts' own example of an answer ("This is my thought.", "Correct letter.") is not read.
-2. A declared choice: what stands in `<answer>` (closed or not) or `\\boxed{}`, or follows "the answer is",
-   "Diagnosis:", "I choose" and the like. The last one that is a choice wins; but an answer tag that holds
-   none ends the reading: the model has answered, and with none of the options.
-3. A line that is a letter or begins with one ("B.", "B) text"), if all such lines agree. From here on the
-   reasoning in `<think>` is read only if nothing else is there.
-4. A sentence that concludes ("Therefore ..."), the last first; then the whole.
+1. The prompt's example of an answer ("This is my thought.", "Correct letter.") is ignored.
+2. A declared choice: the content of `<answer>` (closed or not) or `\\boxed{}`, or the text after
+   "the answer is", "Diagnosis:", "I choose" and the like. The last valid choice wins. An answer tag without
+   a valid choice ends the search: the model has answered with none of the options.
+3. A line that is a letter or begins with one ("B.", "B) text"), if all such lines agree. From this rule on,
+   the reasoning in `<think>` counts only if there is nothing else.
+4. A concluding sentence ("Therefore ..."), the last first; then the whole response.
 
-In each of these a letter goes before text:
+Within each rule, letters take precedence over text:
 
-- A letter counts if it stands first and is marked off ("B", "b.", "(B) text", "B because"), or if it is
-  the only one pointed out ("option B", "(B)", "B. text", whichever option has that text). All other
-  letters are prose. A letter outside the options is nothing.
-- Text counts if it names exactly one option, in full or by its initials, whatever the case, punctuation,
-  articles and plurals. A name within another option's name does not count, nor one that is denied ("not",
-  "rather than", "whether", "is unlikely"). Options that are equal but for these cannot be told apart.
-- Failing that, if up to three sentences have, in one of them and in any order, all words of exactly one
-  option, or of one of its clauses, and a "no" only if the option has one.
-- Failing that, where all options are a yes or a no: up to three sentences without a doubt say no if they
-  only deny, and yes if they only state a finding.
+- A letter counts if it comes first and is set off ("B", "b.", "(B) text", "B because"), or if it is the
+  only one marked as an option ("option B", "(B)", "B. text" with the text of any option). All other letters
+  are prose. A letter that is not an option is ignored.
+- Text counts if it names exactly one option, in full or by its initials, ignoring case, punctuation,
+  articles and plurals. A name inside another option's name does not count, nor does a negated one ("not",
+  "rather than", "whether", "is unlikely"). Options that differ only in what is ignored are ambiguous.
+- Otherwise, in a passage of at most three sentences: one sentence has all words of exactly one option, or
+  of one of its clauses, in any order, and a "no" only if the option has one.
+- Otherwise, if every option is a yes or a no: at most three sentences without an expression of doubt mean
+  no if they only negate, and yes if they only state a finding.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from functools import cached_property
 
 from smmile.prompting.options import Options
 
-_LAST_DECLARED = 100  # Of more declarations than a reply can have, the last are read.
-_NEAR = 150  # So many characters around a word are looked at, whatever the length of the reply.
+_MAX_DECLARATIONS = 100  # Only the last declarations are examined: more than any real response has.
+_CONTEXT = 150  # Characters of context around a match, so that long responses take linear time.
 
-# The prompts' example of a reply, as models echo it.
+# The prompt's example of an answer, as models echo it.
 _TEMPLATE = re.compile(
     r"<think>\s*This is my thought\.?\s*</think>\s*(?:<answer>\s*(?:X|Correct letter)\.?\s*</answer>)?"
     r"|This is my thought\b|Correct letter(?=\.|\s*(?:<|$))|<answer>X</answer> where X\b"
     r"|Alternatively:\s*The correct answer is X\b",
     re.IGNORECASE,
 )
-# Bold, code and formula marks, and LaTeX commands that only dress what they hold.
+# Markup for bold, code and formulas, and LaTeX commands for fonts.
 _MARKUP = re.compile(r"[*`$]+|\\(?:text|textbf|mathbf|mathrm|bf|rm)\b(?=\s*\{)")
 _TAG = re.compile(r"</?\s*(?:think|answer)\s*>", re.IGNORECASE)
 _END_OF_THOUGHT = re.compile(r"</\s*think\s*>", re.IGNORECASE)
 # Not after "B." or the "E." of "E. coli".
 _SENTENCE_END = re.compile(r"(?<=[.!?;])(?<!\b[A-Z]\.)\s+|\n+")
 
-# Where a choice is declared; it stands after the match. What is between must not deny it.
+# The choice follows the match. The words in between must not negate it.
 _DECLARED = re.compile(
     r"(?P<tag><\s*answer\s*>)|(?P<box>\\boxed\s*\{)"
     r"|(?<!to )(?<!incorrect )(?<!wrong )\b(?:answer|diagnosis"
@@ -65,14 +65,14 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 
-# What may stand before a letter that is a choice: "most likely option (".
+# Words that may precede a chosen letter: "most likely option (".
 _BEFORE_LETTER = re.compile(
     r"[\s\"'“‘(\[{]*(?:(?:the|most|likely|probably|definitely|clearly|simply|correct|answer|option|letter"
     r"|choice|thus|therefore|hence|so|it|is|must be|i['’]d say|i would say)\b[\s:,\"'“‘(\[{]*){0,5}",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"([A-Za-z]{1,2})(?!['’-]?\w)")
-# What must follow it, so that "A 45-year-old" and "B cells" are none.
+# What must follow it, to exclude "A 45-year-old" and "B cells".
 _AFTER_LETTER = re.compile(
     r"\s*(?:[])}.:,;!?\"'”’](?!\w)|[-–—]|$)|\s*\n"
     r"|\s+(?:because|since|as|for|which|with|based|due|given|is|are|was|but|in|and|or|rather|not)\b"
@@ -82,29 +82,29 @@ _ANOTHER_LETTER = re.compile(
     r"\W{0,3}(?:(?:[,/&]|\b(?:and|or)\b)\W{0,2}){1,2}(?:option )?\W?([A-Z]{1,2})\b(?!['’-]\w)"
 )
 _LINE_LETTER = re.compile(r"[ \t>•-]*[\"'(\[]?([A-Z]{1,2})(?:[.):\]]+(?!\w)|\s+[-–—]\s|\s*$)")
-_POINTED_OUT = re.compile(
+_MARKED_LETTER = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)[ :\"'“(\[]{1,4}([A-Z]{1,2})\b(?!['’-]\w)"
     r"|\(([A-Z]{1,2})\)|(?<![\w-])([A-Z]{1,2})[.):]\s+(?=\w)"
 )
 
-_DENIED_BEFORE = re.compile(
+_NEGATED_BEFORE = re.compile(
     r"\b(?:not?|never|neither|nor|cannot|\w+n't|(?:do|does|did|is|are|was|were|would)nt|without|incorrect"
     r"|wrong|except|rather than|instead of|opposed to|versus|unlike|unlikely|absence|rules? out|excludes?"
     r"|if|whether)\b",
     re.IGNORECASE,
 )
-_DENIED_AFTER = re.compile(
+_NEGATED_AFTER = re.compile(
     r"[^\w.]*(?:\w+ )?(?:is|are|was|were|seems?|appears?|can be|would be)\s+"
     r"(?:not|incorrect|wrong|unlikely|less likely|absent|ruled out|excluded)\b",
     re.IGNORECASE,
 )
-# Where a denial ends.
-_BUT = re.compile(
+# Where the scope of a negation ends.
+_NEGATION_END = re.compile(
     r"\b(?:but|however|although|though|while|whereas|instead(?! of)|so|therefore|thus|hence)\b|[.;!?\n]\s"
 )
 
-# These read `_words`.
-# Replies spell numbers out where options have digits.
+# The patterns below apply to the output of `_words`.
+# Responses spell out numbers that options give as digits.
 _NUMBERS = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8"}
 _FUNCTION_WORD = re.compile(
     r"\b(?:and|as|at|be|by|in|is|are|it|on|or|this|there|to|with|so|up|us|he|me|we|my|do|go|if|am)\b"
@@ -116,7 +116,7 @@ _DOUBT = re.compile(
     r"\b(?:if|whether|question|determine|possible|cannot|clear|unclear|difficult|need|may|might|could|can"
     r"|know|idea|provided|information|unable|sorry|available|access)\b"
 )
-# Something is found, and it is more than the kind of picture.
+# States a finding, not just the type of image.
 _FINDING = re.compile(
     r"\b(?:shows?|showing|shown|reveals?|demonstrates?|indicates?|suggests?|there (?:is|are)|consistent"
     r" with|present|evidence|signs?)\b(?! (?:\w+ ){0,2}(?:image|scan|xray|radiograph|ct|mri|computed"
@@ -124,9 +124,9 @@ _FINDING = re.compile(
 )
 
 
-def read_choice(reply: str, options: Options) -> str | None:
-    """The letter of the option that `reply` chooses by the rules above, or None."""
-    text = _MARKUP.sub("", _TEMPLATE.sub("", reply))
+def read_choice(response: str, options: Options) -> str | None:
+    """The letter of the option that `response` chooses by the rules above, or None."""
+    text = _MARKUP.sub("", _TEMPLATE.sub("", response))
     reader = _Reader(options.texts)
     thought, _, after = text.rpartition("</think>")
     if thought and not _DECLARED.search(after) and (choice := reader.letter(after.strip())):
@@ -142,7 +142,7 @@ def read_choice(reply: str, options: Options) -> str | None:
     for line in rest.splitlines():
         match = _LINE_LETTER.match(line)
         if match and match[1] in options.texts and not reader.begins_an_option(line[match.start(1) :]):
-            listed |= {match[1]} | reader.letters_pointed_out(line)
+            listed |= {match[1]} | reader.marked_letters(line)
         else:
             conclusions += filter(_CONCLUDES.search, _SENTENCE_END.split(line))
     if len(listed) == 1:
@@ -151,22 +151,22 @@ def read_choice(reply: str, options: Options) -> str | None:
 
 
 def _declared(text: str) -> Iterator[tuple[str, str]]:
-    """What is declared, the last first, and how: the name of the group of `_DECLARED`."""
+    """Declared choices, the last first, each with the name of its group in `_DECLARED`."""
     end = len(text)
-    for match in reversed(list(_DECLARED.finditer(text))[-_LAST_DECLARED:]):
+    for match in reversed(list(_DECLARED.finditer(text))[-_MAX_DECLARATIONS:]):
         kind = match.lastgroup or ""
         if kind == "tag":
             yield _TAG.split(text[match.end() : end], maxsplit=1)[0], kind
             end = match.start()
-        elif not _DENIED_BEFORE.search(match[kind]):
-            passage = _TAG.split(text[match.end() : match.end() + 2 * _NEAR].lstrip())[0]
+        elif not _NEGATED_BEFORE.search(match[kind]):
+            passage = _TAG.split(text[match.end() : match.end() + 2 * _CONTEXT].lstrip())[0]
             yield (passage.partition("}")[0] if kind == "box" else _SENTENCE_END.split(passage)[0]), kind
 
 
 class _Reader:
-    """Finds the options of one problem in a passage, by their letters and by their texts.
+    """Finds the options of one problem in a passage, by letter or by text.
 
-    A name is an option's text as `_words`; equal options share one.
+    An option's name is its text normalized by `_words`; options with equal names share it.
     """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -177,36 +177,36 @@ class _Reader:
                 self.letters_of[name].append(letter)
 
     def letter(self, passage: str) -> str | None:
-        """The letter that `passage` begins with, marked off from what follows."""
+        """The letter at the beginning of `passage`, if it is set off from what follows."""
         start = _BEFORE_LETTER.match(passage)
         match = _LETTER.match(passage, start.end() if start else 0)
         if not match or (letter := match[1].upper()) not in self.texts:
             return None
-        rest = passage[match.end() : match.end() + _NEAR]
+        rest = passage[match.end() : match.end() + _CONTEXT]
         if match[1].islower():
             return letter if _AFTER_SMALL_LETTER.match(rest) else None
         another = _ANOTHER_LETTER.match(rest)
-        if (another and another[1] in self.texts) or _DENIED_AFTER.match(rest):
+        if (another and another[1] in self.texts) or _NEGATED_AFTER.match(rest):
             return None
         if self.begins_an_option(passage[match.start() :]):
             return None
-        pointed_out = self.letters_pointed_out(passage)
-        if letter in pointed_out and len(pointed_out) > 1:  # "A) yes B) no"
+        marked = self.marked_letters(passage)
+        if letter in marked and len(marked) > 1:  # "A) yes B) no"
             return None
         return letter if _AFTER_LETTER.match(rest) or self._begins_with_name(rest) else None
 
-    def letters_pointed_out(self, passage: str) -> set[str]:
-        """The letters that `passage` points out and does not deny."""
+    def marked_letters(self, passage: str) -> set[str]:
+        """The letters that `passage` marks as options and does not negate."""
         return {
             letter
-            for match in _POINTED_OUT.finditer(passage)
+            for match in _MARKED_LETTER.finditer(passage)
             if (letter := match[1] or match[2] or match[3]) in self.texts
-            and not _is_denied(passage, match)
-            and (not match[3] or self._begins_with_name(passage[match.end() : match.end() + _NEAR]))
+            and not _is_negated(passage, match)
+            and (not match[3] or self._begins_with_name(passage[match.end() : match.end() + _CONTEXT]))
         }
 
     def begins_an_option(self, passage: str) -> bool:
-        """Whether the letter before `passage[1:]` is but the beginning of an option, as in "E. coli"."""
+        """Whether the first letter of `passage` is part of an option's text, as in "E. coli"."""
         texts = (text.strip().lower() for text in self.texts.values())
         return any(len(text) > 2 and passage[: len(text)].lower() == text for text in texts)
 
@@ -215,38 +215,40 @@ class _Reader:
         return any(words.startswith(f"{name} ") for name in self.letters_of)
 
     def choice(self, passage: str) -> str | None:
-        """The choice that `passage` makes, by letter or else by text."""
-        pointed_out = self.letters_pointed_out(passage)
-        letter = self.letter(passage) or (pointed_out.pop() if len(pointed_out) == 1 else None)
+        """The letter of the option that `passage` chooses, by letter or else by text."""
+        marked = self.marked_letters(passage)
+        letter = self.letter(passage) or (marked.pop() if len(marked) == 1 else None)
         return letter or self.text(passage)
 
     def text(self, passage: str) -> str | None:
-        """The letter of the only option that the words of `passage` fit."""
+        """The letter of the only option that matches the words of `passage`."""
         sentences = [words for sentence in _SENTENCE_END.split(passage) if (words := _words(sentence))]
         names = {" ".join(sentences) or passage.strip()} & set(self.letters_of)
         if not names:
             names = self._named(sentences)
             if len(names) < 2 and len(sentences) <= 3:
-                told = self._told(sentences)
-                if told and all(set(name.split()) < set(more.split()) for name in names for more in told):
-                    names = told
-                names = names or self._said(sentences)
+                by_words = self._with_all_words(sentences)
+                if by_words and all(
+                    set(name.split()) < set(more.split()) for name in names for more in by_words
+                ):
+                    names = by_words
+                names = names or self._implied_yes_or_no(sentences)
         letters = self.letters_of[names.pop()] if len(names) == 1 else []
         return letters[0] if len(letters) == 1 else None
 
     def _named(self, sentences: list[str]) -> set[str]:
-        """The options named."""
+        """The names of options that occur in the sentences without negation."""
         pattern, names = self._aliases
         return {
             names[match[0]]
             for sentence in sentences
             for match in pattern.finditer(sentence)
-            if match[0] in names and not _is_denied(sentence, match)
+            if match[0] in names and not _is_negated(sentence, match)
         }
 
     @cached_property
     def _aliases(self) -> tuple[re.Pattern[str], dict[str, str]]:
-        """A pattern for what options are called, and which: their names, or initials that only one has."""
+        """A pattern for names and unambiguous initials of options, and the name that each stands for."""
         shorter = defaultdict(set)
         for name in self.letters_of:
             words = name.split()
@@ -256,24 +258,24 @@ class _Reader:
         names = {short: min(of) for short, of in shorter.items() if len(of) == 1}
         names = {short: name for short, name in names.items() if not _FUNCTION_WORD.fullmatch(short)}
         names |= {name: name for name in self.letters_of}
-        # In prose a single letter is too common to be a name, and so is a yes or no but at the beginning.
+        # Single letters are too common in prose to be names; so are yes and no, except at the beginning.
         prose = [name for name in names if (len(name) > 1 or name.isdigit()) and name not in ("yes", "no")]
         parts = [*map(re.escape, sorted(prose, key=len, reverse=True)), "^(?:yes|no)"]
         return re.compile(rf"(?<!\S)(?:{'|'.join(parts)})(?!\S)"), names
 
-    def _told(self, sentences: list[str]) -> set[str]:
-        """The options that have all their words, or all of a clause, in one sentence."""
+    def _with_all_words(self, sentences: list[str]) -> set[str]:
+        """The names of options whose words, or those of one clause, all occur in one sentence."""
         fits = [
             (words, name)
             for has in (_with_no(sentence) for sentence in sentences if not _DOUBT.search(sentence))
-            for words, name in self._tellers
+            for words, name in self._word_sets
             if words <= has and ("no" in words) == ("no" in has)
         ]
         return {name for words, name in fits if not any(words < more for more, _ in fits)}
 
     @cached_property
-    def _tellers(self) -> list[tuple[set[str], str]]:
-        """The words that tell of an option, with its name."""
+    def _word_sets(self) -> list[tuple[set[str], str]]:
+        """The sets of words that identify an option, each with its name."""
         found = []
         for text in self.texts.values():
             name = _words(text)
@@ -286,30 +288,32 @@ class _Reader:
                     found.append((words, name))
         return found
 
-    def _said(self, sentences: list[str]) -> set[str]:
-        """What the sentences say to a yes-or-no question."""
+    def _implied_yes_or_no(self, sentences: list[str]) -> set[str]:
+        """The answer to a yes-or-no question that the sentences imply."""
         if not all(re.match(r"(?:yes|no)\b", name) for name in self.letters_of):
             return set()
         if any(_DOUBT.search(sentence) for sentence in sentences):
             return set()
-        denies = any(_NO.search(sentence) for sentence in sentences)
+        negates = any(_NO.search(sentence) for sentence in sentences)
         finds = any(_FINDING.search(sentence) and not _NO.search(sentence) for sentence in sentences)
-        return {"yes" if finds else "no"} & set(self.letters_of) if finds != denies else set()
+        return {"yes" if finds else "no"} & set(self.letters_of) if finds != negates else set()
 
 
 def _words(text: str) -> str:
-    """`text` as lower-case words between blanks, without articles, a plural s and punctuation."""
+    """`text` in lower case without articles, plural s and punctuation, words separated by spaces."""
     text = re.sub(r"[’'´`]|\b(?:an?|the|of)\b|(?<=\bx)[- ](?=ray)", "", text.lower())
     words = (_NUMBERS.get(word, word) for word in re.findall(r"[^\W_]+", text))
     return " ".join(re.sub(r"(?<=\w{4})(?<!s)s$", "", word) for word in words)
 
 
 def _with_no(words: str) -> set[str]:
-    """The set of `words`, and "no" if any of them denies."""
+    """The set of `words`, with "no" added if any of them is a negation."""
     return set(words.split()) | ({"no"} if _NO.search(words) else set())
 
 
-def _is_denied(text: str, name: re.Match[str]) -> bool:
-    """Whether the sentence around a name in `text` denies it."""
-    before = _BUT.split(text[max(0, name.start() - _NEAR) : name.start()])[-1]
-    return bool(_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(text[name.end() : name.end() + _NEAR]))
+def _is_negated(text: str, name: re.Match[str]) -> bool:
+    """Whether the words around a match in `text` negate it."""
+    before = _NEGATION_END.split(text[max(0, name.start() - _CONTEXT) : name.start()])[-1]
+    return bool(
+        _NEGATED_BEFORE.search(before) or _NEGATED_AFTER.match(text[name.end() : name.end() + _CONTEXT])
+    )

@@ -1,4 +1,4 @@
-"""What a model is sent: one typed conversation, built from a problem and a recipe."""
+"""Conversations, the input of every model, built from a problem and a recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message: who speaks, and its parts in the order sent."""
+    """One message: its role, and its parts in the order sent."""
 
     role: Role
     content: tuple[TextPart | ImagePart, ...]
@@ -38,13 +38,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """The turns a model is sent, before its chat template; the last is always the user's."""
+    """The turns sent to a model, before its chat template is applied; the last has the role user."""
 
     turns: tuple[Turn, ...]
 
     def __post_init__(self) -> None:
         if not self.turns or self.turns[-1].role != "user":
-            raise ValueError("a conversation ends with a user turn")
+            raise ValueError("a conversation must end with a user turn")
 
     @property
     def images(self) -> tuple[StoredImage, ...]:
@@ -63,12 +63,12 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Wording:
-    """How one task format is put into words. Every field is a template.
+    """The prompt templates of one task format.
 
-    `question` ({question}, {options}) writes the query's question. `without_examples` ({question}) and
-    `with_examples` ({examples}, {question}) go around it where the examples are text; then `example`
-    ({n}, {question}, {answer}) writes each of them. With `examples_show_options` the examples' questions
-    are written like the query's and answered by their letter.
+    `question` ({question}, {options}) formats the query. If `example` ({n}, {question}, {answer}) is set,
+    examples are text in the query's turn, and `with_examples` ({examples}, {question}) or
+    `without_examples` ({question}) wraps it. With `examples_show_options`, examples are formatted like
+    the query and answered with a letter.
     """
 
     question: str = "{question}"
@@ -80,11 +80,11 @@ class Wording:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes a model family's conversations special. The default suits most.
+    """How conversations are built for a model family. The defaults fit most families.
 
-    `parts` is the order of image and text in a user turn (without "image" no image is sent);
-    `answer_suffix` follows each example's answer in its turn, which goes out under `answer_role`. Whether
-    the examples are turns of their own or text in the query's turn is up to the format's `Wording.example`.
+    `parts` is the order of image and text in a user turn; without "image", no image is sent.
+    `answer_suffix` is appended to each example's answer, whose turn has the role `answer_role`. Examples
+    are separate turns unless `Wording.example` is set.
     """
 
     system: str | None = None
@@ -106,7 +106,7 @@ class Recipe:
         return "image" in self.parts
 
     def as_data(self, task_format: TaskFormat) -> dict[str, object]:
-        """Everything that decides about conversations of one task format, as plain data."""
+        """Everything that determines the conversations of one task format, as plain data."""
         data: dict[str, object] = {
             "system": self.system,
             "parts": list(self.parts),
@@ -122,10 +122,10 @@ class Recipe:
 def build_conversation(
     problem: Problem, recipe: Recipe, mode: InferenceMode, options: Options | None
 ) -> Conversation:
-    """The conversation for `problem`: with its examples (ICL) or its query alone (0-shot).
+    """The conversation for `problem`: with its examples (ICL) or only its query (0-shot).
 
-    `options` are those of the problem in multiple choice, None in the open format. All examples are
-    sent, in their order, with answers as stored.
+    `options` are the problem's in multiple choice, None in the open format. All examples are included,
+    in order, with their answers unchanged.
     """
     wording = recipe.wording("open" if options is None else "mcqa")
     option_lines = options.lines(recipe.option_line) if options else ""

@@ -24,7 +24,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if sorted(self.shown_order) != sorted(self.texts) or self.correct not in self.texts:
-            raise ValueError("shown_order must hold every letter once, and correct be one of them")
+            raise ValueError("shown_order must hold every letter once, and correct must be one of them")
 
     def letter_of(self, answer: str) -> str | None:
         """The letter of the option that is exactly `answer`, or None."""
@@ -52,9 +52,9 @@ def make_options(
 ) -> dict[str, Options]:
     """The options of every problem, by its id.
 
-    They are the distinct answers, exact strings, lettered by first appearance; then only the order in
-    which they are shown is shuffled, by one generator for the whole data set. So `entries` must be all
-    of it: a problem that cannot be run takes its turn too.
+    Options are the distinct answers (exact strings), lettered by first appearance. One generator for the
+    whole data set shuffles the order in which each problem's options are shown, so `entries` must be the
+    complete data set: defective problems advance the generator too.
     """
     generator = random.Random(seed)
     options = {}
@@ -70,9 +70,9 @@ def make_options(
 
 
 def lettered_options(answers: Sequence[str]) -> Options:
-    """The options of the problem with these answers, the query's last, shown by their letters.
+    """The options of a problem with these answers (the query's last), not shuffled.
 
-    `make_options` gives the same letters; to know what a letter stands for needs no shuffle.
+    The letters are the same as those of `make_options`.
     """
     texts = _lettered(answers)
     return Options(texts, tuple(texts), _letter_of(texts, answers[-1]))

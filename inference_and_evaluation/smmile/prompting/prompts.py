@@ -1,6 +1,6 @@
 """The published prompts (`prompts.json`: Rieff et al., SMMILE, arXiv 2506.21355, CC BY 4.0).
 
-They are data: what the models were sent, where every character counts.
+They are stored as data because every character matters.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def prompt(path: str) -> str:
 
 
 def fill(template: str, **values: str) -> str:
-    """`template` with every `{name}` that `values` has put in, in one pass.
+    """`template` with every `{name}` replaced by its value, if it has one, in one pass.
 
-    Braces inside the values are left alone: questions may hold anything.
+    Braces inside values are left unchanged: questions may contain any text.
     """
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)

@@ -1,1 +1,1 @@
-"""Result files: their schema, names, and how published CSV files are read into it."""
+"""Result files: schema, names, and reading of published CSV files."""

@@ -1,4 +1,4 @@
-"""The published CSV files: read into records, and written in the same columns."""
+"""Reads and writes CSV files with the published columns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from smmile.errors import UsageError, one_line
 from smmile.results.schema import Record
 from smmile.task import TaskFormat
 
-# How a published file writes that no option could be extracted.
+# The published value if no option could be extracted.
 NO_CHOICE = "EXTRACTION_FAILED"
 
 
 def read_published_csv(file: Path) -> list[Record]:
-    """The records in a published CSV file, whatever its columns. Raises UsageError where it is broken."""
+    """The records in a CSV file of any published layout. Raises UsageError if it is invalid."""
     csv.field_size_limit(sys.maxsize)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -32,7 +32,7 @@ def read_published_csv(file: Path) -> list[Record]:
 
 @dataclass(frozen=True)
 class _CsvColumns:
-    """In which column a published CSV keeps what; MedVLM-R1's files have names of their own."""
+    """Column indices of a published CSV; MedVLM-R1's files use other column names."""
 
     count: int
     problem_id: int
@@ -45,9 +45,9 @@ class _CsvColumns:
     is_correct: int | None
 
     @classmethod
-    def of(cls, head: Sequence[str], file: Path) -> _CsvColumns:
+    def of(cls, header: Sequence[str], file: Path) -> _CsvColumns:
         def first(*names: str) -> int | None:
-            return next((head.index(name) for name in names if name in head), None)
+            return next((header.index(name) for name in names if name in header), None)
 
         problem_id = first("problem_id")
         question = first("final_question", "original_question")
@@ -55,13 +55,13 @@ class _CsvColumns:
         generated, is_correct = first("generated_answer"), first("is_correct")
         if problem_id is None or question is None or true_answer is None:
             raise UsageError(
-                f"{one_line(file.name)} is no result file: it needs the columns problem_id, "
+                f"{one_line(file.name)} is not a result file: it needs the columns problem_id, "
                 "final_question and true_answer"
             )
         if generated is None and is_correct is None:
-            raise UsageError(f"{one_line(file.name)} has neither generated_answer nor is_correct to score")
+            raise UsageError(f"{one_line(file.name)} needs a column generated_answer or is_correct")
         return cls(
-            len(head),
+            len(header),
             problem_id,
             question,
             true_answer,
@@ -73,10 +73,10 @@ class _CsvColumns:
         )
 
     def record(self, row: Sequence[str]) -> Record:
-        """One row. Raises csv.Error where it has not as many cells as the head."""
+        """The record of one row. Raises csv.Error if its number of cells differs from the header's."""
         if len(row) != self.count:
             raise csv.Error(f"a row has {len(row)} cells, not {self.count}")
-        # An empty cell reads as the text nan, as it did in the published scoring.
+        # As in the published scoring, an empty cell is read as the text nan.
         row = [cell or "nan" for cell in row]
         answer = None if self.generated_answer is None else row[self.generated_answer]
         selected = None if self.selected_option is None else row[self.selected_option]
@@ -134,7 +134,7 @@ def encode_csv(records: Iterable[Record], task_format: TaskFormat) -> bytes:
             row["correct_option"] = record.correct_option
             row["selected_option"] = "ERROR" if failure else record.selected_option or NO_CHOICE
             row["is_correct"] = bool(record.is_correct)
-        # Python 3.11 leaves a lone carriage return unquoted, and then cannot read the row again.
+        # Python 3.11 does not quote a lone carriage return and then cannot parse the row.
         has_return = any("\r" in str(cell) for cell in row.values())
         (quoting_writer if has_return else writer).writerow(row)
     return out.getvalue().encode()

@@ -1,4 +1,4 @@
-"""A folder of results: which runs it holds, and what is in their files."""
+"""Finds and reads the runs in a results folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from smmile.task import InferenceMode, TaskFormat
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run's records as scoring sees them; `run` is None for a published CSV."""
+    """The records of a run; `run` is None for a published CSV."""
 
     name: RunName
     file: Path
@@ -30,7 +30,7 @@ class RunResults:
 
 
 class ResultFiles(dict[RunName, Path]):
-    """The result file of every run in a folder. `warnings` name files whose content contradicts them."""
+    """The result file of every run in a folder. `warnings` list misnamed and ignored files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class ResultFiles(dict[RunName, Path]):
 
 
 def read_run(name: RunName, file: Path) -> RunResults:
-    """The results of the run `name` in `file`. Raises UsageError where it is broken or empty."""
+    """The results of the run `name` in `file`. Raises UsageError if it is invalid or empty."""
     if any(0xD800 <= ord(character) < 0xE000 for character in file.name):
-        raise UsageError(f"{one_line(file.name)}: its name is not UTF-8; rename it")
+        raise UsageError(f"the name of {one_line(file.name)} is not UTF-8; rename it")
     run, records = None, tuple[Record, ...]()
     if file.suffix == ".csv":
         records = tuple(read_published_csv(file))
@@ -48,11 +48,11 @@ def read_run(name: RunName, file: Path) -> RunResults:
         result = read_result_file(file)
         run, records = result.run, result.records
     if not records:
-        raise UsageError(f"{one_line(file.name)} has no results in it")
+        raise UsageError(f"{one_line(file.name)} contains no records")
     seen: set[str] = set()
     for record in records:
         if record.problem_id in seen:
-            raise UsageError(f"{one_line(file.name)} has problem {one_line(record.problem_id)} twice")
+            raise UsageError(f"{one_line(file.name)} contains problem {one_line(record.problem_id)} twice")
         seen.add(record.problem_id)
     return RunResults(name, file, run, records)
 
@@ -60,23 +60,23 @@ def read_run(name: RunName, file: Path) -> RunResults:
 def result_files(folder: Path) -> ResultFiles:
     """The result files in `folder`, by run.
 
-    A JSON file belongs to the run that its content names, whatever the file is called. Where a run has
-    several files, one with the right name outweighs others, and JSON outweighs CSV. Raises UsageError
-    where there is no such folder.
+    A JSON file belongs to the run that its content names, not its file name. If several files contain
+    one run, JSON takes precedence over CSV, then a correctly named file over others. Raises UsageError
+    if there is no such folder.
     """
     if folder.is_file():
-        raise UsageError(f"{one_line(folder)} is a file; name the folder with the result files")
+        raise UsageError(f"{one_line(folder)} is a file; give the folder with the result files")
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {one_line(folder)}; name the one with the result files")
+        raise UsageError(f"there is no folder {one_line(folder)}; give the folder with the result files")
     found = ResultFiles()
     for file in sorted(folder.glob("result_*")):
         if file.suffix not in (".json", ".csv") or is_evaluation(file.stem) or not file.is_file():
             continue
-        called = RunName.parse(file.stem)
-        name = (_name_in_content(file, called) if file.suffix == ".json" else None) or called
+        parsed = RunName.parse(file.stem)
+        name = (_name_in_content(file, parsed) if file.suffix == ".json" else None) or parsed
         if name is None:
             continue
-        if file.suffix == ".json" and name != called:
+        if file.suffix == ".json" and name != parsed:
             found.warnings.append(
                 f"{one_line(file.name)} contains the run {one_line(name.stem)} and is treated as that run"
             )
@@ -84,7 +84,7 @@ def result_files(folder: Path) -> ResultFiles:
             ignored, file = sorted((found[name], file), key=lambda one: _preference(name, one))
             if ignored.suffix == file.suffix == ".json":
                 found.warnings.append(
-                    f"{one_line(ignored.name)} is ignored: {one_line(file.name)} holds the same run"
+                    f"{one_line(ignored.name)} is ignored: {one_line(file.name)} contains the same run"
                 )
         found[name] = file
     return found
@@ -109,17 +109,17 @@ class _FileHead(msgspec.Struct):
     run: _RunHead
 
 
-def _name_in_content(file: Path, called: RunName | None) -> RunName | None:
-    """The run that a JSON file says it holds; None where it is broken, which `read_run` reports.
+def _name_in_content(file: Path, parsed: RunName | None) -> RunName | None:
+    """The run that a JSON file contains; None if it is invalid, which `read_run` reports.
 
-    Of perturbations, files of version 1 say nothing: there the name counts by which the file is `called`.
+    Files of version 1 do not record perturbations: theirs are those in the file name, `parsed`.
     """
     try:
         run = msgspec.json.decode(file.read_bytes(), type=_FileHead).run
     except (OSError, ValueError, RecursionError):
         return None
     if run.perturbations is None:
-        perturbation = called.perturbation if called else ""
+        perturbation = parsed.perturbation if parsed else ""
     else:
         perturbation = "+".join(file_safe(perturbation.name) for perturbation in run.perturbations)
     return RunName(file_safe(run.model), run.inference_mode, run.task_format, perturbation)
@@ -136,16 +136,16 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def source_of_run(run: Run, folder: Path) -> DatasetSource:
-    """The data set that a run in `folder` names.
+    """The data set of a run in `folder`.
 
-    Raises UsageError where its file does not say enough to load it again.
+    Raises UsageError if its result file does not say where to load it from.
     """
     info = run.dataset
     name = next((known for known in _DATA_SETS if known == (info.name or _NAMES.get(info.id))), None)
     if name is None or (info.path is None and not _is_hub_id(info)):
         raise UsageError(
-            f"{one_line(run.name.stem)} is on the data set {one_line(info.id)}, and its result file does "
-            "not say where that is; name it with --dataset-path"
+            f"{one_line(run.name.stem)} uses the data set {one_line(info.id)}, but its result file does "
+            "not say where that is; give it with --dataset-path"
         )
     return DatasetSource(
         name=name,

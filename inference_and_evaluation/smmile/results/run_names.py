@@ -1,4 +1,4 @@
-"""What runs and models are called: in file names, in evaluations and in the paper's tables."""
+"""Names of runs and models in file names, evaluations and the paper's tables."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from smmile.task import MODES, InferenceMode, TaskFormat
 
-# Baselines that open every table, in this order; everything else follows by file name.
+# These come first in every table, in this order; all others follow, sorted by file name.
 BASELINES = ("majority", "random", "nearest", "llama33textonly")
 
-# How the published evaluation files call some models.
+# Names of models in the published evaluation files, where they differ.
 _EVALUATION_NAMES = {
     "llava_7b": "llava_7B",
     "llava_13b": "llava_13B",
@@ -20,7 +20,7 @@ _EVALUATION_NAMES = {
     "llavamed": "llavamed_7B",
 } | {name: f"{name} (baseline)" for name in BASELINES}
 
-# How the paper's LaTeX tables call them.
+# Names of models in the paper's LaTeX tables.
 _LATEX_NAMES = {
     "majority": "Majority",
     "random": "Random",
@@ -53,12 +53,12 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def file_safe(name: str) -> str:
-    """`name` with every character outside A-Za-z0-9._- made a dash, so that it can stand in a file name."""
+    """`name` with every character outside A-Za-z0-9._- replaced by a dash, for use in a file name."""
     return _UNSAFE.sub("-", name)
 
 
 def is_evaluation(stem: str) -> bool:
-    """Whether a file name without its suffix is that of an evaluation, not of a result file."""
+    """Whether a file name (without suffix) is that of an evaluation."""
     return _EVALUATION.search(stem) is not None
 
 
@@ -79,9 +79,9 @@ class RunName:
 
     @classmethod
     def parse(cls, stem: str) -> RunName | None:
-        """The run that a file name without suffix stands for; None if it is not that of a result file.
+        """The run that a file name (without suffix) belongs to; None if it is not a result file's.
 
-        Published open files of some models end with the mode: they are open.
+        The published open files of some models end with the mode.
         """
         match = _STEM.fullmatch(stem)
         if match is None or is_evaluation(stem):
@@ -95,13 +95,13 @@ class RunName:
 
     @property
     def sort_key(self) -> tuple[int, str, str, int]:
-        """Baselines first, then by file name; within a model 0-shot before ICL."""
+        """Baselines first, then by file name; 0-shot before ICL for each model."""
         rank = BASELINES.index(self.model) if self.model in BASELINES else len(BASELINES)
         return (rank, f"{self.model}_", self.perturbation, MODES.index(self.mode) * -1)
 
     @property
     def label(self) -> str:
-        """Model and perturbation for a plain table."""
+        """Model and perturbations for a text table."""
         return f"{self.model} [{self.perturbation}]" if self.perturbation else self.model
 
 
@@ -111,5 +111,5 @@ def evaluation_name(model: str) -> str:
 
 
 def latex_name(model: str) -> str | None:
-    """The model's name in the paper's tables, as LaTeX; None for a model that the paper does not have."""
+    """The model's name in the paper's tables, as LaTeX; None if the paper does not include it."""
     return _LATEX_NAMES.get(model)

@@ -1,6 +1,6 @@
-"""The schema of result files, version 2: how a run is described, and a record for every problem.
+"""The schema of result files, version 2: the description of a run, and one record per problem.
 
-Files of version 1, which lack requests, perturbations and the recipe, are still read. docs/results.md
+Files of version 1, without requests, perturbations and recipe, are still read. docs/results.md
 explains every field.
 """
 
@@ -62,9 +62,9 @@ class Record(msgspec.Struct, frozen=True):
     """The outcome of one problem.
 
     `turns` is the request that was sent and `request_key` its hash; both are None in files that lack them.
-    `full_response` is everything that the model generated; where it was asked a follow-up question, it
-    ends with the last response, `follow_up`. `seconds` is the time that its request took.
-    (A Struct is a frozen dataclass that is made ten times as fast; scoring makes many thousands.)
+    `full_response` is everything that the model generated; after a follow-up question it ends with the
+    last response, `follow_up`. `seconds` is the duration of the request.
+    (Scoring creates many thousands of records: a Struct takes a tenth of a dataclass's time.)
     """
 
     problem_id: str
@@ -90,16 +90,15 @@ class Record(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if (self.status == "error") != (self.error is not None):
-            raise ValueError("a record has an error if and only if its status is error")
+            raise ValueError("a record must have an error if and only if its status is error")
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """The data set of a run, and what is needed to load it again.
 
-    `problems` counts all problems that it has. `path` (of a local data set) and `image_dir` (where
-    images that the data set lacks were looked up) are relative to the folder of the results. `name` says
-    which set it is: smmile, augmented or demo.
+    `problems` is the number of its problems. `path` (of a local data set) and `image_dir` (the folder for
+    missing images) are relative to the results folder. `name` is smmile, augmented or demo.
     """
 
     id: str
@@ -122,7 +121,7 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the responses of a run cost.
+    """Tokens, time and cost of a run's responses.
 
     `seconds` is the sum over its unique requests; `dollars` is the cost of their tokens at `price`.
     """
@@ -138,10 +137,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where the responses were generated, as far as the process that finished the run knows.
+    """Where the responses were generated, as known to the process that finished the run.
 
-    `machine` is the computer on which the script ran and `processes` how many of them shared the run. The
-    other fields are those of `BackendInfo`.
+    `machine` is the computer that ran the script, `processes` the number that shared the run. The other
+    fields are those of `BackendInfo`.
     """
 
     machine: str = ""
@@ -161,7 +160,7 @@ class Hardware:
 class Run:
     """How the records of a result file were made.
 
-    `checkpoint_revision` is the hub's commit, or a hash of a local folder's files; None where it is
+    `checkpoint_revision` is the hub's commit, or a hash of a local folder's files; None if
     unknown. `recipe` describes how conversations were built. `generation` holds the settings that were
     requested, which are part of the run's identity, and `effective` those that took effect.
     """
@@ -190,7 +189,7 @@ class Run:
         return RunName(self.model, self.inference_mode, self.task_format, perturbation)
 
     def identity(self) -> dict[str, object]:
-        """Everything that must agree for two sets of answers to belong to one run, as plain data."""
+        """Everything that two sets of records must share to belong to one run, as plain data."""
         identity: dict[str, object] = {
             "model": self.model,
             "checkpoint": self.checkpoint,
@@ -208,7 +207,7 @@ class Run:
 
 
 def differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
-    """How the identities of two runs differ, in words; empty where they agree."""
+    """Descriptions of the differences between two runs' identities; empty if they agree."""
     unknown = [name for name in ("checkpoint_revision",) if None in (ours.get(name), theirs.get(name))]
     return [
         f"{name} is {one_line(theirs.get(name), 60)} there and {one_line(ours.get(name), 60)} here"
@@ -239,7 +238,7 @@ def encode_result_file(result: ResultFile) -> bytes:
 
 
 def read_result_file(file: Path) -> ResultFile:
-    """Read a JSON result file. Raises UsageError where it is broken or of a newer version."""
+    """Read a JSON result file. Raises UsageError if it is invalid or its schema is newer."""
     try:
         content = file.read_bytes()
         _check_version(file, content)
@@ -263,7 +262,7 @@ def _check_version(file: Path, content: bytes) -> None:
 
 
 def run_as_data(run: Run) -> dict[str, Any]:
-    """The `run` object of a result file, in the order of its documentation."""
+    """The `run` object of a result file, in documented order."""
     data: dict[str, Any] = msgspec.to_builtins(run)
     generation = data["generation"] | {"effective": data.pop("effective")}
     first = ("model", "checkpoint", "checkpoint_revision", "inference_mode", "task_format")
@@ -276,7 +275,7 @@ def run_as_data(run: Run) -> dict[str, Any]:
 
 
 def run_from_data(data: Mapping[str, Any]) -> Run:
-    """The run that a result file describes, of version 1 or 2. Raises ValueError where it is broken."""
+    """The run that a result file describes, in schema 1 or 2. Raises ValueError if it is invalid."""
     data = dict(data)
     generation = data.get("generation")
     if isinstance(generation, dict):
