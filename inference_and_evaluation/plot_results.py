@@ -1,4 +1,4 @@
-"""Figures of the runs in a folder: ICL against 0-shot per model, and each model's strata."""
+"""Figures of the runs in a folder: ICL against 0-shot per model, and models by stratum."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def main() -> int:
     parser.add_argument(
         "--with-published",
         action="store_true",
-        help="the published scores of all models beside the runs, with hollow markers",
+        help="also the published scores of all models, with hollow markers",
     )
+    parser.add_argument("--strata", action="store_true", help="also a figure of each model's strata")
     parser.add_argument(
         "--look",
         nargs="+",
@@ -32,17 +33,27 @@ def main() -> int:
         help="for print (PDF), light or dark screens (default: all three)",
     )
     parser.add_argument(
-        "--format", choices=("png", "svg"), default="png", help="kind of the files for screens"
+        "--format", choices=("png", "svg"), default="png", help="format of the files for screens"
     )
     parser.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="where figures go (default: where the results are)"
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the figures (default: that of the results)",
     )
     args = parser.parse_args()
 
     from smmile.errors import UsageError
     from smmile.files import make_folder, write_whole
     from smmile.reporting.analysis import read_scores
-    from smmile.reporting.figures import Plan, figure_files, models_plan, named_strata_plans
+    from smmile.reporting.figures import (
+        HeatMap,
+        Plan,
+        figure_files,
+        heat_map,
+        models_plan,
+        named_strata_plans,
+    )
     from smmile.reporting.published import published_scores, published_set
     from smmile.reporting.strata_files import read_strata
     from smmile.reporting.tables import METRIC_NAMES
@@ -62,7 +73,7 @@ def main() -> int:
         what = f"with --metric {args.metric}" if args.metric else "but perturbed ones (see --perturbed)"
         raise UsageError(f"{cli.shown_path(args.results_dir)} has no scored runs {what}")
 
-    plans: dict[str, Plan] = {}
+    plans: dict[str, Plan | HeatMap] = {}
     if scores:
         published = (
             published_scores(published_set(scores), args.inference_mode) if args.with_published else []
@@ -75,11 +86,17 @@ def main() -> int:
         except UsageError as error:
             broken.append(str(error))
             continue
-        plans |= named_strata_plans(metric, strata, scores)
+        if by_stratum := heat_map(metric, strata, scores):
+            plans[f"models_by_stratum_{metric}"] = by_stratum
+        if args.strata:
+            plans |= named_strata_plans(metric, strata, scores)
 
     folder = args.output_dir or args.results_dir
     make_folder(folder)
-    for file_name, content in figure_files(plans, args.look, args.format):
+    end = "\r" if sys.stderr.isatty() else "\n"
+    total = len(plans) * len(set(args.look))
+    for number, (file_name, content) in enumerate(figure_files(plans, args.look, args.format), start=1):
+        print(f"figure {number} of {total}", end=end, file=sys.stderr, flush=True)
         write_whole(folder / file_name, content, durable=False)
         print(cli.shown_path(folder / file_name))
     for reason in broken:
@@ -88,7 +105,7 @@ def main() -> int:
 
 
 def _chance_level(folder: Path) -> float | None:
-    """The accuracy of guessing among the options in per cent, where evaluate_MCQA.py has told it."""
+    """The accuracy of guessing among the options in per cent, if evaluate_MCQA.py has written it."""
     import msgspec
 
     from smmile.scoring.evaluations import evaluation_files
