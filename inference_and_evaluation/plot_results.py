@@ -1,4 +1,4 @@
-"""Figures of the runs in a folder: ICL against 0-shot per model, and each model's strata."""
+"""Figures of the runs in a folder: ICL against 0-shot per model, and models by stratum."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def main() -> int:
         action="store_true",
         help="also show the published scores of all models",
     )
+    parser.add_argument("--strata", action="store_true", help="also a figure of each model's strata")
     parser.add_argument(
         "--look",
         nargs="+",
@@ -40,7 +41,14 @@ def main() -> int:
 
     from smmile.errors import UsageError
     from smmile.files import make_folder, write_whole
-    from smmile.reporting.figures import Plan, figure_files, models_plan, named_strata_plans
+    from smmile.reporting.figures import (
+        HeatMap,
+        Plan,
+        figure_files,
+        heat_map,
+        models_plan,
+        named_strata_plans,
+    )
     from smmile.reporting.published import published_scores, published_set
     from smmile.reporting.strata_files import read_strata
     from smmile.scoring.folder import read_scores
@@ -58,7 +66,7 @@ def main() -> int:
         what = f"with --metric {args.metric}" if args.metric else "but perturbed ones (see --perturbed)"
         raise UsageError(f"{cli.shown_path(args.results_dir)} has no scored runs {what}")
 
-    plans: dict[str, Plan] = {}
+    plans: dict[str, Plan | HeatMap] = {}
     if scores:
         published = (
             published_scores(published_set(scores), args.inference_mode) if args.with_published else []
@@ -72,18 +80,24 @@ def main() -> int:
             broken.append(str(error))
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        plans |= named_strata_plans(metric, strata, scores)
+        if by_stratum := heat_map(metric, strata, scores):
+            plans[f"models_by_stratum_{metric}"] = by_stratum
+        if args.strata:
+            plans |= named_strata_plans(metric, strata, scores)
 
     folder = args.output_dir or args.results_dir
     make_folder(folder)
-    for file_name, content in figure_files(plans, args.look, args.format):
+    end = "\r" if sys.stderr.isatty() else "\n"
+    total = len(plans) * len(set(args.look))
+    for number, (file_name, content) in enumerate(figure_files(plans, args.look, args.format), start=1):
+        print(f"figure {number} of {total}", end=end, file=sys.stderr, flush=True)
         write_whole(folder / file_name, content, durable=False)
         print(cli.shown_path(folder / file_name))
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 
 def _chance_level(folder: Path) -> float | None:
-    """The accuracy of guessing among the options in per cent, where evaluate_MCQA.py has told it."""
+    """The accuracy of guessing among the options in per cent, if evaluate_MCQA.py has written it."""
     import msgspec
 
     from smmile.scoring.evaluation import evaluation_files

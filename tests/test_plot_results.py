@@ -15,10 +15,12 @@ from conftest import Finished, run_here, run_script, says_in_one_line
 from smmile.reporting.figures import (
     LOOKS,
     FileKind,
+    HeatMap,
     Look,
     Plan,
     Point,
     draw,
+    heat_map,
     make_figure,
     models_plan,
     shortened,
@@ -219,22 +221,22 @@ def crowd(folder: Path) -> Plan:
     return plan_of(folder)
 
 
-def texts_of(plan: Plan) -> list[tuple[str, tuple[float, float, float, float]]]:
+def texts_of(plan: Plan | HeatMap) -> list[tuple[str, tuple[float, float, float, float]]]:
     """Every text of the figure with its box, in pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with style():
         figure = make_figure(plan, LOOKS[0])
         FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call]
-    numbers = [
-        tick.label1
-        for axes in figure.axes
-        for tick in axes.xaxis.get_major_ticks()
-        if axes.get_xlim()[0] <= tick.get_loc() <= axes.get_xlim()[1]
-    ]
-    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    texts = [*figure.texts, *figure.legends[0].get_texts(), figure.legends[0].get_title()]
+    for axes in (axes for axes in figure.axes if axes.axison):
+        texts += [axes.xaxis.label, axes.title, axes._left_title, *axes.texts, *axes.get_yticklabels()]  # type: ignore[attr-defined]
+        low, high = axes.get_xlim()
+        texts += [tick.label2 for tick in axes.xaxis.get_major_ticks() if tick.label2.get_visible()]
+        texts += [tick.label1 for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    texts = [text for text in texts if text.get_text().strip() and text.get_visible()]
     assert not any(text.get_parse_math() for text in texts)
-    boxes = [(text.get_text(), text.get_window_extent().extents) for text in [*numbers, *texts]]
+    boxes = [(text.get_text(), text.get_window_extent().extents) for text in texts]
     for text, (left, bottom, right, top) in boxes:
         assert min(left, bottom) >= 0, text
         assert right <= figure.bbox.width, text
@@ -289,6 +291,47 @@ def test_nothing_overlaps_among_hostile_strata(tmp_path: Path) -> None:
     assert "Many (40 largest of 5000)" in [text for text, _ in texts]
 
 
+def test_models_by_stratum_have_the_files_accuracies_with_few_problems_greyed(published: Path) -> None:
+    file = published / "model_stratification_llm.json"
+    scores = read_scores(published, metrics=["llm"]).select(Selection()).scores
+    plan = heat_map("llm", read_strata(file), scores)
+    assert plan is not None
+    assert len(plan.models) == 9
+    model = plan.models.index("GPT-4o")
+    expected = json.loads(file.read_text())["gpt-4o:ICL"]
+    panels = {panel.title: {row.label: row for row in panel.rows} for panel in plan.panels}
+    for value, panel, few in (("CT", "Image type", False), ("EEG", "Image type", True)):
+        row = panels[panel][f"{value} ({expected['flag_image_type_total'][value]})"]
+        cell = row.cells[model]
+        assert cell is not None
+        assert cell.accuracy == pytest.approx(expected["flag_image_type_accuracy"][value])
+        assert (cell.few, row.few) == (few, few)
+    texts = texts_of(plan)
+    assert_no_overlap(texts)
+    assert not [text for text, _ in texts if "…" in text]
+    assert heat_map("mcqa", {}, scores) is None
+
+
+def test_nothing_overlaps_among_many_hostile_models_by_stratum(tmp_path: Path) -> None:
+    content = {}
+    for name in [*HOSTILE, *(f"model_{number}" for number in range(20))]:
+        judged(tmp_path, name, some(9))
+        values = {f"{value} {'value ' * 9}": 9 + i for i, value in enumerate(HOSTILE[:4])}
+        content[f"{name}:ICL"] = {
+            f"flag_{flag}_{what}": numbers
+            for flag in ("$x$ " * 20, "short")
+            for what, numbers in (("total", values), ("correct", dict.fromkeys(values, 9)))
+        }
+    (tmp_path / "model_stratification_llm.json").write_text(json.dumps(content))
+    scores = read_scores(tmp_path).select(Selection()).scores
+    plan = heat_map("llm", read_strata(tmp_path / "model_stratification_llm.json"), scores)
+    assert plan is not None
+    assert len(plan.models) == 30
+    texts = texts_of(plan)
+    assert_no_overlap(texts)
+    assert "$unclosed" in [text for text, _ in texts]
+
+
 def test_text_is_cut_to_the_room_it_has() -> None:
     assert shortened("short", 2) == "short"
     cut = shortened("a" * 300 + "the end", 1.5)
@@ -335,8 +378,8 @@ def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_trace(tmp_path: Pat
 def test_every_run_is_drawn_in_three_looks(published: Path, tmp_path: Path) -> None:
     finished = plot(published, "--model", "gpt-4o", "--output-dir", tmp_path / "figures")
     assert finished.code == 0, finished.err
-    assert finished.err == ""
-    stems = ["icl", "strata_gpt-4o_em", "strata_gpt-4o_llm"]
+    assert finished.err.splitlines()[-1] == "figure 9 of 9"
+    stems = ["icl", "models_by_stratum_em", "models_by_stratum_llm"]
     files = {f"figure_{stem}_{end}" for stem in stems for end in ("print.pdf", "light.png", "dark.png")}
     assert {file.name for file in (tmp_path / "figures").iterdir()} == files
     for name in files:
@@ -355,7 +398,10 @@ def test_every_run_is_drawn_in_three_looks(published: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "files"),
     [
-        (["--metric", "em", "--look", "light"], {"icl_light.png", "strata_qwen72B_em_light.png"}),
+        (
+            ["--metric", "em", "--look", "light", "--strata"],
+            {"icl_light.png", "models_by_stratum_em_light.png", "strata_qwen72B_em_light.png"},
+        ),
         (["--metric", "mcqa", "--look", "light", "dark"], {"icl_light.png", "icl_dark.png"}),
         (["--metric", "mcqa", "--look", "dark", "--format", "svg"], {"icl_dark.svg"}),
         (["--inference-mode", "0-shot", "--metric", "mcqa", "--look", "print"], {"icl_print.pdf"}),
@@ -393,8 +439,8 @@ def test_broken_strata_are_named_and_the_rest_drawn(content: str, tmp_path: Path
     (tmp_path / "model_stratification_llm.json").write_text(content)
     finished = plot(tmp_path, "--look", "light")
     assert finished.code == 3
-    assert finished.err.startswith("skipped: model_stratification_llm.json")
-    assert len(finished.err.splitlines()) == 1
+    [line] = [line for line in finished.err.splitlines() if not line.startswith("figure 1 of 1")]
+    assert line.startswith("skipped: model_stratification_llm.json")
     assert (tmp_path / "figure_icl_light.png").exists()
 
 
@@ -422,7 +468,7 @@ def test_published_scores_are_rows_of_the_tables(tmp_path: Path) -> None:
     assert "mymodel" in own
     assert "\\mathbf" in own
     assert "\\mathbf" not in below
-    assert below.count("\\\\\n") == 1 + 18
+    assert below.split("\\bottomrule")[0].count("\\\\\n") == 1 + 18
     only = run_here("variance_analysis.py", tmp_path, "--with-published", "--inference-mode", "ICL")
     assert "0-shot" not in only.out
 

@@ -1,7 +1,7 @@
-"""Figures: accuracies with intervals as dots in rows, for print and for light and dark screens.
+"""Figures of accuracies, as dots with intervals and as heat maps, for print and for screens.
 
-A figure is planned first, as panels of rows of points; one function draws every plan. Texts come from
-file names and data sets: they are shown literally, never obeyed as markup.
+A figure is planned first, as data; one function draws every plan with matplotlib's constrained layout.
+Texts come from file names and data sets: they are shown literally, never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
@@ -86,6 +87,33 @@ class Plan:
     whole_scale: bool = False
 
 
+@dataclass(frozen=True)
+class HeatRow:
+    """A stratum: a cell per model, None where the model has no score there; `few`: the label is grey."""
+
+    label: str
+    cells: tuple[Point | None, ...]
+    few: bool = False
+
+
+@dataclass(frozen=True)
+class HeatPanel:
+    """The strata of one flag."""
+
+    title: str
+    rows: tuple[HeatRow, ...]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A figure of models (columns) by strata (rows), a panel per flag; cells of `few` problems are grey."""
+
+    title: str
+    models: tuple[str, ...]
+    panels: tuple[HeatPanel, ...]
+    note: str
+
+
 # Models side by side.
 
 
@@ -137,7 +165,7 @@ def models_plan(
     note = "Bars: 95 % intervals"
     note += ", with the permutations of one problem as one cluster" if permuted else ""
     note += "; published scores on SMMILE++ have none" if permuted and published else ""
-    note += ". Errors and missing answers count as wrong."
+    note += ". Errors and missing answers count as incorrect."
     note += " Baselines in italics." if baselines else ""
     title = "Accuracy without (0-shot) and with (ICL) in-context examples"
     return Plan(title, tuple((panel,) for panel in panels), note)
@@ -238,36 +266,91 @@ def strata_plan(title: str, runs: Mapping[InferenceMode, StratifiedRun]) -> Plan
             for mode, run in runs.items()
             if flag in run.strata and not (flag in _OF_EXAMPLES and mode == "0-shot")
         }
-        name = (
-            flag.removeprefix("flag_").replace("_", " ").replace("difficulty llms", "difficulty for LLMs")
-        )
-        rows, values = _strata_rows(flag, shown)
+        values, count = _largest_strata([run.strata[flag] for run in shown.values()])
+        rows = []
+        for value, totals in values.items():
+            points = tuple(
+                run.point(mode, run.strata[flag][value])
+                for mode, run in shown.items()
+                if value in run.strata[flag]
+            )
+            rows.append(Row(f"{value} ({totals})", points, few=all(point.few for point in points)))
         if rows:
-            panel_title = _OF_EXAMPLES.get(flag) or name[:1].upper() + name[1:]
-            more = f" ({len(rows)} largest of {values})" if values > len(rows) else ""
-            panels.append(Panel(panel_title + more, rows))
-    permuted = any(run.rows_per_problem > 1 for run in runs.values())
-    guessed = permuted and not all(run.is_exact for run in runs.values())
+            panels.append(Panel(_flag_title(flag, len(rows), count), tuple(rows)))
     note = "Bars: 95 % intervals"
-    if guessed:
+    if _is_estimated(runs.values()):
         note += ", widened by as much as the permutations of one problem widen the whole run's"
-    note += ". In brackets: number of problems"
-    if any(row.few for panel in panels for row in panel.rows):
-        about = "about " if guessed else ""
-        note += f"; grey: under {f'{about}{FEW_PROBLEMS} base problems' if permuted else FEW_PROBLEMS}"
-    return Plan(title, _balanced(panels, 3), f"{note}.", whole_scale=True)
+    few = any(row.few for panel in panels for row in panel.rows)
+    note += f". In brackets: number of problems{_few_note(runs.values()) if few else ''}."
+    return Plan(title, _balanced(panels, 3), note, whole_scale=True)
 
 
-def _strata_rows(flag: str, runs: Mapping[InferenceMode, StratifiedRun]) -> tuple[tuple[Row, ...], int]:
-    """A row per value: numbers in their order, other values the most problems first.
+def heat_map(metric: str, strata: Mapping[str, Strata], scores: Sequence[Scores]) -> HeatMap | None:
+    """Returns a figure of the models of `scores` by stratum under `metric`; None without strata.
 
-    And how many values there are; the largest have a row.
+    It shows the runs with in-context examples, or those without if there are no others.
     """
-    points: dict[str, list[Point]] = {}
+    found = {
+        run: StratifiedRun.of(run, strata[run_key(run.name)])
+        for run in scores
+        if run.metric == metric and strata.get(run_key(run.name))
+    }
+    mode: InferenceMode = "ICL" if any(run.name.mode == "ICL" for run in found) else "0-shot"
+    runs = {
+        _model_label(run.name.model, run.name.perturbation): one
+        for run, one in found.items()
+        if run.name.mode == mode
+    }
+    panels = []
+    for flag in dict.fromkeys(flag for run in runs.values() for flag in run.strata):
+        if flag in _OF_EXAMPLES and mode == "0-shot":
+            continue
+        values, count = _largest_strata([run.strata.get(flag, {}) for run in runs.values()])
+        rows = []
+        for value, totals in values.items():
+            counts = [run.strata.get(flag, {}).get(value) for run in runs.values()]
+            cells = tuple(
+                run.point(mode, one) if one else None
+                for run, one in zip(runs.values(), counts, strict=True)
+            )
+            few = all(cell.few for cell in cells if cell)
+            rows.append(HeatRow(f"{value} ({totals})", cells, few))
+        if rows:
+            panels.append(HeatPanel(_flag_title(flag, len(rows), count), tuple(rows)))
+    few = any(cell and cell.few for panel in panels for row in panel.rows for cell in row.cells)
+    note = (
+        f"Accuracy in per cent. In brackets: number of problems{_few_note(runs.values()) if few else ''}."
+    )
+    title = f"{METRICS[metric].title}: accuracy of each model by stratum ({mode})"
+    return HeatMap(title, tuple(runs), tuple(panels), note) if panels else None
+
+
+def _is_estimated(runs: Collection[StratifiedRun]) -> bool:
+    """Whether intervals and numbers of base problems are estimated, as the file of strata has none."""
+    permuted = any(run.rows_per_problem > 1 for run in runs)
+    return permuted and not all(run.is_exact for run in runs)
+
+
+def _few_note(runs: Collection[StratifiedRun]) -> str:
+    about = "about " if _is_estimated(runs) else ""
+    base = "base " if any(run.rows_per_problem > 1 for run in runs) else ""
+    return f"; grey: fewer than {about}{FEW_PROBLEMS} {base}problems"
+
+
+def _flag_title(flag: str, shown: int, values: int) -> str:
+    name = flag.removeprefix("flag_").replace("_", " ").replace("difficulty llms", "difficulty for LLMs")
+    title = _OF_EXAMPLES.get(flag) or name[:1].upper() + name[1:]
+    return f"{title} ({shown} largest of {values})" if values > shown else title
+
+
+def _largest_strata(runs: Sequence[Mapping[str, Counts]]) -> tuple[dict[str, str], int]:
+    """Returns the totals, as shown, of the largest strata of a flag by value, and how many there are.
+
+    Numbers come in their order, other values the most problems first.
+    """
     totals: dict[str, list[int]] = {}
-    for mode, run in runs.items():
-        for value, counts in run.strata[flag].items():
-            points.setdefault(value, []).append(run.point(mode, counts))
+    for strata in runs:
+        for value, counts in strata.items():
             totals.setdefault(value, []).append(counts.total)
 
     def order(value: str) -> tuple[float, float, str]:
@@ -276,16 +359,11 @@ def _strata_rows(flag: str, runs: Mapping[InferenceMode, StratifiedRun]) -> tupl
         number = float(value) if re.fullmatch(r"\d{1,9}", value) else math.inf
         return (number, -max(totals[value]), value)
 
-    largest = sorted(points, key=lambda value: -max(totals[value]))[:_MOST_STRATA]
-    rows = tuple(
-        Row(
-            f"{value} ({'/'.join(map(str, dict.fromkeys(totals[value])))})",
-            tuple(points[value]),
-            few=all(point.few for point in points[value]),
-        )
-        for value in sorted(largest, key=order)
-    )
-    return rows, len(points)
+    largest = sorted(totals, key=lambda value: -max(totals[value]))[:_MOST_STRATA]
+    shown = {
+        value: "/".join(map(str, dict.fromkeys(totals[value]))) for value in sorted(largest, key=order)
+    }
+    return shown, len(totals)
 
 
 def _balanced(panels: Sequence[Panel], columns: int) -> tuple[tuple[Panel, ...], ...]:
@@ -299,15 +377,15 @@ def _balanced(panels: Sequence[Panel], columns: int) -> tuple[tuple[Panel, ...],
     return tuple(tuple(panels[index] for index in sorted(column)) for column in sorted(placed, key=min))
 
 
-# Drawing. All measures are in inches but those of text, which are in points.
+# Drawing. Widths and heights are in inches, sizes of text in points.
 
 
 @dataclass(frozen=True)
 class Look:
     """Colours and the kind of file of one of the places where a figure is seen.
 
-    The colours of modes are from Okabe and Ito's palette, which all kinds of colour vision tell apart;
-    their markers tell them apart without any.
+    The colours of modes are from Okabe and Ito's palette, which is safe for colour-blind readers; the
+    modes have different markers besides.
     """
 
     name: Literal["print", "light", "dark"]
@@ -315,7 +393,7 @@ class Look:
     text: str
     quiet: str  # rules, grids, frames
     band: str  # behind every other row
-    few: str  # points and labels that tell little
+    few: str  # points and labels of few problems
     modes: Mapping[InferenceMode, str]
 
 
@@ -340,14 +418,13 @@ _MARKERS: Mapping[InferenceMode, str] = {"0-shot": "o", "ICL": "D"}
 _LINE_STYLES = {"majority baseline": (0, (1, 1.5)), "chance": (0, (5, 2))}
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that figures are the same everywhere
 _TEXT, _TITLE = 7.5, 9.0
-_WIDTH, _MARGIN, _GAP = 7.2, 0.12, 0.16
-_BOLD = 1.15  # as much wider is bold text, at most
-_LANE = 0.085  # height of one point and its interval
-_LINE = 0.16  # height of a line of text
+_WIDTH = 7.2
+_BOLD = 1.15  # bold text is at most this much wider
+_CELL = 0.3  # width of a heat map's cell
 
 
-def draw(plan: Plan, look: Look, kind: FileKind) -> bytes:
-    """The figure as a file of that kind; the same plan gives the same bytes."""
+def draw(plan: Plan | HeatMap, look: Look, kind: FileKind) -> bytes:
+    """Returns the figure as a file of that kind; the same plan gives the same bytes."""
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
     out = io.BytesIO()
     with style():
@@ -357,9 +434,9 @@ def draw(plan: Plan, look: Look, kind: FileKind) -> bytes:
 
 
 def figure_files(
-    plans: Mapping[str, Plan], looks: Collection[str], screens: Literal["png", "svg"] = "png"
+    plans: Mapping[str, Plan | HeatMap], looks: Collection[str], screens: Literal["png", "svg"] = "png"
 ) -> Iterator[tuple[str, bytes]]:
-    """File names and contents of the figures of `plans`, whose keys are the names' middles.
+    """Yields names and contents of the files of `plans`, whose keys are the middles of the names.
 
     For print a figure is a PDF, for `screens` one of these.
     """
@@ -371,21 +448,38 @@ def figure_files(
 
 
 def style() -> AbstractContextManager[None]:
-    """matplotlib's own defaults and these settings, whatever the user's are; they end with the context."""
+    """Returns a context with matplotlib's own defaults and these settings, whatever the user's are."""
     import matplotlib.style
 
     settings = {
         "font.family": _FONT,
         "font.size": _TEXT,
+        "text.parse_math": False,
         "pdf.fonttype": 42,  # TrueType, which journals ask for
         "svg.hashsalt": "smmile",
         "axes.linewidth": 0.6,
+        "axes.titlesize": _TEXT + 0.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.titlepad": 4,
+        "legend.frameon": False,
+        "legend.borderpad": 0,
+        "legend.columnspacing": 1.2,
+        "xtick.labelsize": _TEXT - 0.5,
+        "xtick.major.size": 2,
+        "ytick.major.size": 0,
+        "figure.constrained_layout.w_pad": 0.06,
+        "figure.constrained_layout.h_pad": 0.05,
     }
     return matplotlib.style.context(["default", settings])
 
 
-def make_figure(plan: Plan, look: Look) -> Figure:
-    """The figure for matplotlib to draw, within `style`."""
+def make_figure(plan: Plan | HeatMap, look: Look) -> Figure:
+    """Returns the figure for matplotlib to draw, within `style`."""
+    return _heat_map(plan, look) if isinstance(plan, HeatMap) else _dot_plot(plan, look)
+
+
+def _dot_plot(plan: Plan, look: Look) -> Figure:
     from matplotlib.figure import Figure
 
     panels = [panel for column in plan.columns for panel in column]
@@ -393,72 +487,46 @@ def make_figure(plan: Plan, look: Look) -> Figure:
         {(point.mode, point.published) for panel in panels for row in panel.rows for point in row.points},
         key=lambda kind: (-MODES.index(kind[0]), kind[1]),
     )
-    row_height = max(0.16, _LANE * len(kinds) + 0.05)
-    label_limit = min(1.9, 0.65 * (_WIDTH - 2 * _MARGIN) / sum(c[0].labelled for c in plan.columns))
-    labels = [_label_width(column, label_limit) for column in plan.columns]
-    axis_width = (_WIDTH - 2 * _MARGIN - sum(labels) - _GAP * (len(labels) - 1)) / len(labels)
-    head = _MARGIN + 0.22
-    body = max(_column_height(column, row_height) for column in plan.columns)
-    legend = _legend_lines(panels, kinds)
-    note = _wrapped(plan.note, _WIDTH - 2 * _MARGIN)
-    height = head + body + _LINE * (len(legend) + len(note)) + _MARGIN
-    figure = Figure(figsize=(_WIDTH, height))
-
-    def put(left: float, top: float, text: str, **how: Any) -> None:
-        figure.text(
-            left / _WIDTH,
-            1 - top / height,
-            text,
-            parse_math=False,
-            **({"color": look.text, "va": "top"} | how),
+    row_height = max(0.16, 0.05 + 0.085 * len(kinds))
+    label_limit = min(1.9, 0.65 * _WIDTH / sum(column[0].labelled for column in plan.columns))
+    # A title and an axis take about the height of half an inch.
+    heights = [sum(0.5 + row_height * len(panel.rows) for panel in column) for column in plan.columns]
+    figure = Figure(figsize=(_WIDTH, max(heights) + 1.1), layout="constrained")
+    outer = figure.add_gridspec(1, len(heights))
+    columns: list[list[Axes]] = []
+    for number, column in enumerate(plan.columns):
+        place, spare = outer[number], (max(heights) - heights[number]) / row_height
+        ratios = [*(len(panel.rows) for panel in column), *([spare] if spare > 1 else [])]
+        # Panels side by side are as wide as each other only if they are in one grid.
+        grid = (
+            place.subgridspec(len(ratios), 1, height_ratios=ratios)
+            if len(panels) > len(heights)
+            else [place]
         )
-
-    title = shortened(plan.title, (_WIDTH - 2 * _MARGIN) / _BOLD, _TITLE)
-    put(_MARGIN, _MARGIN, title, size=_TITLE, weight="bold")
-    left = _MARGIN
-    for column, label_width in zip(plan.columns, labels, strict=True):
-        left += label_width
-        top = head
-        for panel in column:
-            top += 1.4 * _LINE
-            size = row_height * len(panel.rows)
-            box = (left / _WIDTH, 1 - (top + size) / height, axis_width / _WIDTH, size / height)
-            axes = figure.add_axes(box)
-            title_left = left - (label_width if len(plan.columns) > 1 and plan.whole_scale else 0)
-            room = left + axis_width - title_left
-            put(
-                title_left,
-                top - 0.06,
-                shortened(panel.title, room / _BOLD, _TEXT + 0.5),
-                size=_TEXT + 0.5,
-                weight="bold",
-                va="bottom",
-            )
-            _draw_panel(axes, panel, 103.0 if plan.whole_scale else _upper(panel), label_limit, look, kinds)
-            top += size + 1.3 * _LINE
-        put(left + axis_width / 2, top - 0.03, "Accuracy (%)", ha="center")
-        left += axis_width + _GAP
-    top = head + body
-    for line in legend:
-        _draw_legend_line(figure, line, look, top + _LINE / 2, height)
-        top += _LINE
-    for text in note:
-        put(_MARGIN, top + 0.05, text, color=look.text, size=_TEXT - 0.5)
-        top += _LINE
+        columns.append([figure.add_subplot(grid[index]) for index in range(len(column))])
+        for axes, panel in zip(columns[-1], column, strict=True):
+            limit = label_limit if panel.labelled else 0
+            _draw_panel(axes, panel, 103.0 if plan.whole_scale else _upper(panel), limit, look, kinds)
+        axes.set_xlabel("Accuracy (%)", color=look.text)
+        if spare > 1:
+            figure.add_subplot(grid[-1]).set_axis_off()
+    lines = dict.fromkeys(name for panel in panels for name in panel.lines)
+    _frame(figure, plan.title, plan.note, look, [*kinds, *lines])
+    figure.draw_without_rendering()
+    for all_axes, column in zip(columns, plan.columns, strict=True):
+        box = all_axes[0].get_window_extent()
+        left = box.x0
+        if plan.whole_scale:  # titles begin where the labels do
+            extents = [axes.get_tightbbox(for_layout_only=True) for axes in all_axes]
+            left = min(extent.x0 for extent in extents if extent)
+        for axes, panel in zip(all_axes, column, strict=True):
+            title = shortened(panel.title, (box.x1 - left) / figure.dpi / _BOLD, _TEXT + 0.5)
+            axes.set_title(title, x=(left - box.x0) / box.width, color=look.text)
     return figure
 
 
-def _column_height(column: Sequence[Panel], row_height: float) -> float:
-    return sum(2.7 * _LINE + row_height * len(panel.rows) for panel in column) + _LINE
-
-
-def _label_width(column: Sequence[Panel], limit: float) -> float:
-    labels = [shortened(row.label, limit) for panel in column if panel.labelled for row in panel.rows]
-    return max((text_width(label) for label in labels), default=0.0) + (0.1 if labels else 0)
-
-
 def _upper(panel: Panel) -> float:
-    """The end of the panel's axis: all that is drawn, and a little room."""
+    """The end of the panel's axis: all that is drawn, and some space."""
     ends = [*panel.lines.values(), 5.0]
     for row in panel.rows:
         ends += [point.interval[1] if point.interval else point.accuracy for point in row.points]
@@ -476,17 +544,13 @@ def _draw_panel(
     from matplotlib.ticker import MaxNLocator
 
     count = len(panel.rows)
-    axes.set_xlim(-0.03 * upper, upper)
-    axes.set_ylim(count - 0.5, -0.5)
-    axes.set_facecolor("none")
+    axes.set(xlim=(-0.03 * upper, upper), ylim=(count - 0.5, -0.5), facecolor="none")
+    axes.set_title(" ")  # keeps its height free; the text follows when its width is known
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(look.quiet)
-    ticks = max(2, min(5, int(axes.get_position().width * _WIDTH / 0.2)))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, steps=[1, 2, 2.5, 5, 10], integer=True))
-    axes.tick_params(
-        length=2, width=0.6, color=look.quiet, labelcolor=look.text, labelsize=_TEXT - 0.5, pad=2
-    )
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.tick_params(width=0.6, color=look.quiet, labelcolor=look.text, pad=2)
     axes.grid(axis="x", color=look.quiet, linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
     for index in range(0, count, 2):
@@ -495,38 +559,29 @@ def _draw_panel(
         axes.axhline(panel.rule - 0.5, color=look.quiet, linewidth=0.8, zorder=1)
     for name, level in panel.lines.items():
         axes.axvline(level, color=look.text, linewidth=0.8, linestyle=_LINE_STYLES[name], zorder=1.5)
-    axes.set_yticks([])
+    _label_rows(axes, panel.rows if label_limit else (), label_limit, look)
     for index, row in enumerate(panel.rows):
-        if panel.labelled:
-            axes.annotate(
-                shortened(row.label, label_limit),
-                (0, index),
-                (-5, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="center_baseline",
-                color=look.few if row.few else look.text,
-                style="oblique" if row.slanted else "normal",
-                parse_math=False,
-                annotation_clip=False,
-            )
         lanes = [kind for kind in kinds if kind in {(point.mode, point.published) for point in row.points}]
         for point in row.points:
             offset = lanes.index((point.mode, point.published)) - (len(lanes) - 1) / 2
-            _draw_point(axes, point, index + offset * 0.8 / max(len(kinds), 2), look)
+            y = index + offset * 0.8 / max(len(kinds), 2)
+            key = (point.mode, point.published)
+            colour = look.few if point.few else look.modes[point.mode]
+            low, high = point.interval or (point.accuracy, point.accuracy)
+            axes.hlines(y, low, high, color=colour, linewidth=0.7 if point.published else 1.1, zorder=2)
+            axes.plot([point.accuracy], [y], zorder=3, clip_on=False, **_marker(key, colour, look))
 
 
-def _draw_point(axes: Axes, point: Point, y: float, look: Look) -> None:
-    colour = look.few if point.few else look.modes[point.mode]
-    if point.interval:
-        axes.hlines(y, *point.interval, color=colour, linewidth=0.7 if point.published else 1.1, zorder=2)
-    axes.plot(
-        [point.accuracy], [y], zorder=3, clip_on=False, **_marker(point.mode, point.published, colour, look)
-    )
+def _label_rows(axes: Axes, rows: Sequence[Row | HeatRow], limit: float, look: Look) -> None:
+    axes.set_yticks(range(len(rows)), [shortened(row.label, limit) for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_parse_math(False)
+        label.set_color(look.few if row.few else look.text)
+        label.set_fontstyle("oblique" if isinstance(row, Row) and row.slanted else "normal")
 
 
-def _marker(mode: InferenceMode, published: bool, colour: str, look: Look) -> dict[str, Any]:
+def _marker(kind: tuple[InferenceMode, bool], colour: str, look: Look) -> dict[str, Any]:
+    mode, published = kind
     return {
         "marker": _MARKERS[mode],
         "markersize": 4.4 if mode == "0-shot" else 4.0,
@@ -537,53 +592,84 @@ def _marker(mode: InferenceMode, published: bool, colour: str, look: Look) -> di
     }
 
 
-# An entry of the legend: a mode, published or not, or the name of a line.
-_Entry = tuple[InferenceMode, bool] | str
-
-
-def _legend_lines(
-    panels: Iterable[Panel], kinds: Sequence[tuple[InferenceMode, bool]]
-) -> list[list[_Entry]]:
-    """The legend's entries, as many on a line as there is room for."""
-    entries: list[_Entry] = [*kinds, *dict.fromkeys(name for panel in panels for name in panel.lines)]
-    lines: list[list[_Entry]] = [[]]
-    for entry in entries:
-        if sum(map(_entry_width, [*lines[-1], entry])) > _WIDTH - 2 * _MARGIN:
-            lines.append([])
-        lines[-1].append(entry)
-    return lines
-
-
-def _entry_text(entry: _Entry) -> str:
-    if isinstance(entry, str):
-        return entry
-    return f"{entry[0]}, published" if entry[1] else entry[0]
-
-
-def _entry_width(entry: _Entry) -> float:
-    return 0.55 + text_width(_entry_text(entry))
-
-
-def _draw_legend_line(
-    figure: Figure, line: Sequence[_Entry], look: Look, top: float, height: float
+def _frame(
+    figure: Figure, title: str, note: str, look: Look, entries: Sequence[tuple[InferenceMode, bool] | str]
 ) -> None:
+    """Adds the title with the legend's `entries` (modes, published or not, and lines), and the note."""
     from matplotlib.lines import Line2D
 
-    left, y = _MARGIN, 1 - top / height
-    for entry in line:
-        xs = [left / _WIDTH, (left + 0.15) / _WIDTH, (left + 0.3) / _WIDTH]
+    handles = []
+    for entry in entries:
         if isinstance(entry, str):
-            style = _LINE_STYLES[entry]
-            figure.add_artist(Line2D(xs, [y] * 3, color=look.text, linewidth=0.8, linestyle=style))
+            shape: dict[str, Any] = {"color": look.text, "linewidth": 0.8, "linestyle": _LINE_STYLES[entry]}
+            handles.append(Line2D([], [], label=entry, **shape))
         else:
+            label = f"{entry[0]}, published" if entry[1] else entry[0]
             colour = look.modes[entry[0]]
-            figure.add_artist(Line2D(xs, [y] * 3, color=colour, linewidth=0.7 if entry[1] else 1.1))
-            figure.add_artist(Line2D(xs[1:2], [y], **_marker(*entry, colour, look)))
-        text = _entry_text(entry)
-        figure.text(
-            (left + 0.36) / _WIDTH, y, text, va="center_baseline", color=look.text, parse_math=False
+            shape = _marker(entry, colour, look) | {"linestyle": "-", "color": colour}
+            handles.append(Line2D([], [], label=label, **shape))
+    width = figure.get_figwidth()
+    legend = figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=max(1, len(handles)),
+        labelcolor=look.text,
+        title=shortened(title, (width - 0.2) / _BOLD, _TITLE),
+        title_fontproperties={"size": _TITLE, "weight": "bold"},
+        alignment="left",
+    )
+    legend.get_title().set_color(look.text)
+    lines = textwrap.fill(note, int(16.5 * width))
+    figure.supxlabel(lines, x=0.01, ha="left", size=_TEXT - 0.5, color=look.text)
+
+
+def _heat_map(plan: HeatMap, look: Look) -> Figure:
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    colours = LinearSegmentedColormap.from_list("accuracy", [look.band, look.modes["ICL"]])
+    columns = len(plan.models)
+    models = [shortened(model, 1.9) for model in plan.models]
+    name_height = max(map(text_width, models))
+    rows = sum(len(panel.rows) for panel in plan.panels)
+    height = 0.17 * rows + 0.32 * len(plan.panels) + name_height + 0.8
+    figure = Figure(figsize=(max(_WIDTH, 2.6 + _CELL * columns), height), layout="constrained")
+    grid = figure.subplots(
+        len(plan.panels), 1, squeeze=False, height_ratios=[len(panel.rows) for panel in plan.panels]
+    )
+    for index, (axes, panel) in enumerate(zip(grid[:, 0], plan.panels, strict=True)):
+        axes.set(xlim=(-0.5, columns - 0.5), ylim=(len(panel.rows) - 0.5, -0.5), facecolor="none")
+        axes.spines[:].set_color(look.quiet)
+        axes.tick_params(length=0, labelcolor=look.text, pad=2)
+        shown = [[math.nan if c is None or c.few else c.accuracy for c in row.cells] for row in panel.rows]
+        axes.pcolormesh(
+            range(columns), range(len(panel.rows)), shown, cmap=colours, vmin=0, vmax=100, shading="nearest"
         )
-        left += _entry_width(entry)
+        for y, row in enumerate(panel.rows):
+            for x, cell in enumerate(row.cells):
+                if cell is not None:
+                    red, green, blue, _ = colours(cell.accuracy / 100)
+                    on_dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18
+                    colour = look.few if cell.few else "#FFFFFF" if on_dark else "#000000"
+                    number = f"{cell.accuracy:.0f}"
+                    axes.text(x, y, number, ha="center", va="center_baseline", color=colour)
+        _label_rows(axes, panel.rows, 1.9, look)
+        axes.set_xticks(range(columns) if index == 0 else [], models if index == 0 else [], rotation=90)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.annotate(
+            shortened(panel.title, 2.2 / _BOLD, _TEXT + 0.5),
+            (0, 1),
+            (-3, 3),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            size=_TEXT + 0.5,
+            color=look.text,
+            weight="bold",
+        )
+    _frame(figure, plan.title, plan.note, look, [])
+    return figure
 
 
 # Text.
@@ -599,7 +685,7 @@ def _font() -> tuple[Any, frozenset[int]]:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with the code point of every character that the figures' font lacks."""
+    """Returns `text` on one line, with the code point of every character that the figures' font lacks."""
     _, characters = _font()
     return "".join(
         character if ord(character) in characters else f"[U+{ord(character):04X}]"
@@ -608,7 +694,7 @@ def printable(text: str) -> str:
 
 
 def text_width(text: str, size: float = _TEXT) -> float:
-    """The width of a line of text in inches; `size` in points."""
+    """Returns the width of a line of text in inches; `size` in points."""
     font, _ = _font()
     font.set_size(100, 72)
     font.set_text(text)
@@ -616,21 +702,10 @@ def text_width(text: str, size: float = _TEXT) -> float:
 
 
 def shortened(text: str, limit: float, size: float = _TEXT) -> str:
-    """`text` as it can be printed in `limit` inches: what is too long loses its middle."""
+    """Returns `text` as it can be printed in `limit` inches: what is too long loses its middle."""
     whole = printable(text)
     keep, shown = len(whole), whole
     while keep > 2 and text_width(shown, size) > limit:
         keep -= max(1, keep // 20)
         shown = f"{whole[: (keep + 1) // 2]}…{whole[-(keep // 2) :]}"
     return shown
-
-
-def _wrapped(text: str, limit: float) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and text_width(longer, _TEXT - 0.5) > limit:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines

@@ -112,9 +112,9 @@ def effective_sample(values: Sequence[float], clusters: Sequence[Hashable]) -> E
     - from the clusters' totals, SE^2 = sum of (total - size * mean)^2 / (1 - size/n) / n^2: Miller's
       clustered error with the correction CR2 of Bell & McCaffrey 2002 for few, unequal clusters;
     - from the intra-cluster correlation r (analysis of variance, Donner 1986, cut to 0..1), SE^2 =
-      s^2 * sum of size * (1 + (size - 1) r) / n^2, which is steadier where right answers are few.
+      s^2 * sum of size * (1 + (size - 1) r) / n^2, which is steadier where correct answers are few.
 
-    Where all values are equal r cannot be told and 1 is taken, Kish's n^2 / sum of size^2. Degrees of
+    Where all values are equal r cannot be estimated and 1 is taken, Kish's n^2 / sum of size^2. Degrees of
     freedom: the effective number of clusters, (sum size^2)^2 / sum size^4, less 1 (Carter, Schnepel &
     Steigerwald 2017), at least 1. Rows that are each their own cluster count fully, as many as they are.
     Raises ValueError where there are no values, or not one cluster for each.
@@ -211,7 +211,7 @@ def macro_average(scores: Sequence[float], clusters: Sequence[Hashable]) -> Macr
 def mcnemar_exact(first_only: int, second_only: int) -> float:
     """The two-sided p of no difference between two runs on independent problems.
 
-    Of the problems that just one run has right, each is the first's or the second's with probability
+    Of the problems that just one run has correct, each is the first's or the second's with probability
     1/2: p = 2 P(X <= min) for X binomial, at most 1, and 1 where there are none. McNemar 1947, in the
     exact form. Raises ValueError for a negative number.
     """
@@ -238,7 +238,7 @@ def sign_flip_test(differences: Sequence[int], clusters: Sequence[Hashable]) -> 
 
     totals, _, _ = _by_cluster(differences, clusters)
     if any(difference != int(difference) for difference in differences):
-        raise ValueError("differences of right and wrong answers are whole numbers")
+        raise ValueError("differences of correct and incorrect answers are whole numbers")
     steps = [int(total) for total in np.abs(totals) if total]
     reach = sum(steps)
     share = np.ones(1)  # of the choices so far, by their sum, from the least to the greatest
@@ -256,7 +256,7 @@ def tango_interval(
 ) -> Interval:
     """The score interval for the difference of two paired shares, first minus second.
 
-    Of `total` independent problems `first_only` are right in the first run alone, `second_only` in the
+    Of `total` independent problems `first_only` are correct in the first run alone, `second_only` in the
     second alone. Tango 1998, "Equivalence test and confidence interval for the difference in proportions
     for the paired-sample design": the D with |b - c - nD| <= z sqrt(n (2q + D (1 - D))), q the second's
     share where D is the difference, the greater root of 2n q^2 - (b + c - (2n - b + c) D) q - c D (1 - D).
@@ -292,7 +292,7 @@ def _tango(first_only: float, second_only: float, total: float, quantile: float)
 class PairedDifference:
     """Two runs on the same rows, first minus second; shares.
 
-    `first_only` and `second_only` count the rows that one run alone has right. `standard_error` is
+    `first_only` and `second_only` count the rows that one run alone answers correctly. `standard_error` is
     clustered. `smallest_detectable` is the true difference that so many rows show four times in five.
     """
 
@@ -363,7 +363,7 @@ def smallest_detectable_difference(
     """The smallest true difference that a paired test at level `alpha` shows with probability `power`.
 
     `size` is the number of independent problems (or the effective one), `discordant` the share of them
-    that one run alone has right. The D that solves sqrt(n) D = z_alpha sqrt(d) + z_power sqrt(d - D^2):
+    that one run alone has correct. The D that solves sqrt(n) D = z_alpha sqrt(d) + z_power sqrt(d - D^2):
     Miettinen 1968, "The matched pairs design in the case of all-or-none responses"; Connor 1987. A
     difference cannot be more than `discordant`: where it would be, all discordant problems are taken to be
     on one side, d = D. It is at most 1. Raises ValueError for a `size` that is not positive and for shares
@@ -409,12 +409,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def indistinguishable_sets(
     accuracies: Mapping[str, float], told_apart: Collection[frozenset[str]]
 ) -> list[tuple[str, ...]]:
-    """The largest sets of names no two of which are told apart.
+    """Returns the largest sets of names no two of which differ significantly.
 
     `told_apart` are the pairs that differ significantly. A set is listed where no other name could join
-    it; a name may stand in several sets, and stands alone in one where it differs from all others. (The
-    maximal cliques of the graph of pairs that do not differ, Bron & Kerbosch 1973: what the letters of
-    Piepho 2004, "An algorithm for a letter-based representation of all-pairwise comparisons", stand for.)
+    it; a name may be in several sets, and is alone in one where it differs from all others. (These are the
+    maximal cliques of the graph of pairs that do not differ, Bron & Kerbosch 1973: the letters of the
+    compact letter display of Piepho 2004, "An algorithm for a letter-based representation of all-pairwise
+    comparisons".)
     Best first, within a set and among sets; equals in the order given.
     """
     order = sorted(accuracies, key=lambda name: -accuracies[name])
