@@ -47,7 +47,6 @@ NEEDS: dict[str, tuple[list[str], set[str]]] = {
     "evaluate_LLMJudge.py": (["--visualize-only"], set()),
     "plot_results.py": ([], {"matplotlib", "pandas"}),
     "stratify.py": (["--eval_type", "em", "--dataset", "demo"], set()),
-    "published_errata.py": (["--dataset", "demo"], set()),
 }
 
 
@@ -86,8 +85,7 @@ def test_scoring_does_not_import_what_models_need(tmp_path: Path) -> None:
     assert run_script("inference_baselines.py", *words).code == 0
     for script in SCORING:
         more, needed = NEEDS.get(script, ([], set()))
-        folder = ["--published"] if script == "published_errata.py" else []
-        loaded = modules_after(script, *folder, str(tmp_path), *more)
+        loaded = modules_after(script, str(tmp_path), *more)
         assert "msgspec" in loaded
         assert not loaded & (NOT_FOR_SCORING - needed), script
 

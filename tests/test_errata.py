@@ -24,7 +24,7 @@ def write_csv(folder: Path, stem: str, columns: list[str], rows: Sequence[Sequen
 
 def errata(folder: Path, *words: object) -> tuple[str, Finished]:
     page = folder / "errata.md"
-    finished = run_here("published_errata.py", "--output", page, *words)
+    finished = run_here("../tools/published_errata.py", "--output", page, *words)
     return page.read_text() if page.exists() else "", finished
 
 
@@ -106,13 +106,13 @@ def test_everything_wrong_is_found_and_counted(data: Path, published: Path, tmp_
     assert (failed["Model"], failed["Failed"], failed["LLM"]) == ("qwen7B", "1", "33.33 → 50.00")
     assert "| qwen7B | an image over the service's limit | 1 |" in page
     [read] = table(section(page, "Multiple-choice"))
-    assert (read["No choice, published"], read["No choice, re-read"]) == ("1", "0")
+    assert (read["No choice, published"], read["No choice, re-extracted"]) == ("1", "0")
     assert read["MCQA"] == "66.67 → 66.67"  # p1 was right by a wrong letter, p3 is right once it is read
     [letters] = table(section(page, "MedVLM-R1"))
     assert (letters["Wrong letters"], letters["MCQA"]) == ("1 of 3", "66.67 → 33.33")
     cut = table(section(page, "Answers of Qwen"))
-    assert [line["Cut"] for line in cut] == ["1", "1"]
-    assert cut[1]["Judged wrong"] == "1"
+    assert [line["Truncated"] for line in cut] == ["1", "1"]
+    assert cut[1]["Judged incorrect"] == "1"
     reordered = table(section(page, "Qwen2.5-VL-3B"))
     assert {line["Model"]: line["Another query"] for line in reordered} == {"qwen3B": "2", "qwen7B": "1"}
     assert "gave 3 verdicts" in page
@@ -167,7 +167,7 @@ def test_a_hostile_name_cannot_break_the_page(data: Path, tmp_path: Path) -> Non
 
 
 def test_wrong_use_is_one_line(data: Path, published: Path, tmp_path: Path) -> None:
-    says_in_one_line(run_script("published_errata.py"), "--published")
+    says_in_one_line(run_script("../tools/published_errata.py"), "--published")
     _, finished = errata(tmp_path, "--published", published, "--dataset", "augmented")
     says_in_one_line(finished, "--published-augmented")
     _, finished = errata(tmp_path, "--published", tmp_path / "none", "--dataset-path", data)

@@ -7,22 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smmile.data.problems import HUB_IDS, base_problem_id
+from smmile.reporting.latex import Estimate, latex_escape, latex_metrics, latex_table
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.statistics import (
     bootstrap_standard_deviation,
     clustered_standard_error,
     macro_average,
 )
-from smmile.reporting.tables import (
-    WHOLE,
-    Estimate,
-    Layout,
-    latex_escape,
-    latex_metrics,
-    latex_table,
-    percent,
-    text_table,
-)
+from smmile.reporting.tables import WHOLE, Layout, percent, text_table
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
 

@@ -5,21 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-import unicodedata
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from smmile.errors import UsageError, one_line
-from smmile.results.run_names import BASELINES, RunName, latex_name
-from smmile.scoring.metrics import METRICS, Metric
+from smmile.results.run_names import RunName
 from smmile.scoring.reextraction import ReextractedRun
 from smmile.scoring.scores import Scores, natural_key
 from smmile.scoring.selection import suggestion
-from smmile.task import InferenceMode
-
-_TEMPLATES = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
@@ -200,148 +194,3 @@ def reextraction_table(runs: Sequence[ReextractedRun], layout: Layout = WHOLE) -
         "Left out",
     )
     return text_table(head, rows, secondary=secondary, layout=layout)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An accuracy with its error, both in per cent; no error where none is asked for."""
-
-    accuracy: float
-    error: float | None = None
-
-    @property
-    def shown(self) -> str:
-        """The accuracy as printed."""
-        return f"{self.accuracy:.2f}"
-
-
-_Row = tuple[str, str]  # model and perturbation
-_Column = tuple[str, InferenceMode]  # key of the metric, and mode
-Estimates = Mapping[tuple[RunName, str], Estimate]
-
-
-def latex_table(
-    estimates: Estimates, *, caption: str, label: str, published: Estimates | None = None
-) -> str:
-    """The paper's table as a complete LaTeX float; it needs the package booktabs.
-
-    `estimates` are by run and key of the metric. Baselines come first, then a rule, then the models by
-    file name; the best value of each column is bold, as printed. `published` ones follow below a further
-    rule, none of them bold. Names that are not the paper's are escaped. `caption` is LaTeX.
-    """
-    import jinja2
-
-    rows = _latex_rows(estimates)
-    metrics = latex_metrics({metric for _, metric in [*estimates, *(published or {})]})
-    columns: list[_Column] = [(metric.key, mode) for metric in metrics for mode in ("0-shot", "ICL")]
-    best = {
-        column: max((row[column].accuracy for row in rows.values() if column in row), default=None)
-        for column in columns
-    }
-
-    def cells(row: Mapping[_Column, Estimate], *, bold: bool = True) -> list[str]:
-        shown = []
-        for column in columns:
-            estimate, best_value = row.get(column), best[column]
-            is_best = bold and estimate is not None and estimate.shown == percent(best_value)
-            shown.append(_latex_cell(estimate, bold=is_best))
-        return shown
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        block_start_string="<%",
-        block_end_string="%>",
-        variable_start_string="<<",
-        variable_end_string=">>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - that is for HTML; names are escaped for LaTeX
-    )
-    named = [(key, [_latex_model(*key), *cells(row)]) for key, row in rows.items()]
-    return environment.get_template("table.tex.j2").render(
-        metrics=[metric.short_title for metric in metrics],
-        baselines=[row for key, row in named if key[0] in BASELINES],
-        models=[row for key, row in named if key[0] not in BASELINES],
-        published=[
-            [_latex_model(*key), *cells(row, bold=False)]
-            for key, row in _latex_rows(published or {}).items()
-        ],
-        caption=caption,
-        label=label,
-    )
-
-
-def latex_metrics(scored: Container[str]) -> list[Metric]:
-    """The metrics with columns in the LaTeX table: the paper's, and others of which there are scores."""
-    return [metric for metric in METRICS.values() if metric.in_paper or metric.key in scored]
-
-
-def _latex_rows(estimates: Estimates) -> dict[_Row, dict[_Column, Estimate]]:
-    rows: dict[_Row, dict[_Column, Estimate]] = {}
-    for (name, metric), estimate in sorted(estimates.items(), key=lambda item: item[0][0].sort_key):
-        rows.setdefault((name.model, name.perturbation), {})[metric, name.mode] = estimate
-    return rows
-
-
-def _latex_cell(estimate: Estimate | None, *, bold: bool) -> str:
-    if estimate is None:
-        return "-"
-    accuracy = f"\\mathbf{{{estimate.shown}}}" if bold else estimate.shown
-    if estimate.error is None:
-        return f"${accuracy}$"
-    return f"${accuracy} \\pm \\scriptstyle{{{estimate.error:.2f}}}$"
-
-
-def _latex_model(model: str, perturbation: str) -> str:
-    name = latex_name(model) or latex_escape(model)
-    return f"{name} ({latex_escape(perturbation)})" if perturbation else name
-
-
-_LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "-": "-{}",
-    "'": "'{}",
-    "`": "`{}",
-    "[": "{[}",
-    "]": "{]}",
-    "?": "?{}",
-    "!": "!{}",
-}
-
-
-def latex_escape(text: str) -> str:
-    """`text` so that every LaTeX prints it and none obeys it.
-
-    Accents are dropped and what no plain font has becomes its code point, so that it compiles with
-    any engine.
-    """
-    escaped = []
-    for character in text:
-        if character in _LATEX_SPECIAL:
-            escaped.append(_LATEX_SPECIAL[character])
-            continue
-        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-        if plain == character and character.isprintable():
-            escaped.append(character)
-        elif plain and plain.isalnum():
-            escaped.append(plain)
-        else:
-            escaped.append(" " if character.isspace() else f"{{[}}U+{ord(character):04X}{{]}}")
-    return "".join(escaped)

@@ -1,12 +1,16 @@
-"""What went wrong in the published runs: measures it on the published files and writes docs/errata.md."""
+"""Measure the errors in the published runs on the published files and write docs/errata.md."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from smmile import cli
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "inference_and_evaluation"))
 
-EXAMPLE = "python published_errata.py --published ../../smmile/results --output ../docs/errata.md"
+from smmile import cli  # noqa: E402
+
+EXAMPLE = "python tools/published_errata.py --published ../smmile/results"
 
 
 def main() -> int:
@@ -22,7 +26,7 @@ def main() -> int:
         "--published-augmented",
         type=Path,
         metavar="DIR",
-        help="its folder `results_augmented` (default: SMMILE++ is told of as the protocol has it)",
+        help="its folder `results_augmented` (default: SMMILE++ is described as in the protocol)",
     )
     parser.add_argument(
         "--augmented-path",
@@ -33,17 +37,17 @@ def main() -> int:
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path(__file__).resolve().parents[1] / "docs" / "errata.md",
+        default=ROOT / "docs" / "errata.md",
         metavar="FILE",
-        help="the page (default: ../docs/errata.md)",
+        help="the page (default: docs/errata.md)",
     )
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
+    from errata_measures import errata_page, read_published
     from smmile.data.dataset import DatasetSource, load_outlines
     from smmile.errors import UsageError
     from smmile.files import write_whole
-    from smmile.reporting.errata import errata_page, read_published
     from smmile.reporting.published import PublishedSet
 
     if cli.dataset_name(args) != "smmile":
@@ -66,7 +70,9 @@ def main() -> int:
         "--published-augmented": args.published_augmented,
         "--augmented-path": args.augmented_path,
     }
-    command = " ".join(["published_errata.py", *(f"{flag} DIR" for flag, given in flags.items() if given)])
+    command = " ".join(
+        ["tools/published_errata.py", *(f"{flag} DIR" for flag, given in flags.items() if given)]
+    )
     write_whole(args.output, errata_page(published, command).encode())
     print(cli.shown_path(args.output))
     return cli.EXIT_OK

@@ -1,7 +1,7 @@
 """What went wrong in the published runs, measured on the published files, and how much it moves the tables.
 
-`docs/errata.md` is made of this. What can be measured only on files that are not at hand is told in the
-template, as the protocol has it, and marked so.
+`docs/errata.md` is made of this. Counts of files that are not in the folder come from the protocol; the
+template marks them with a dagger.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from smmile.scoring.metrics import METRICS
 from smmile.scoring.reextraction import published_response, reextract_run
 from smmile.scoring.scores import Scores
 
-_TEMPLATES = Path(__file__).with_name("templates")
+_TEMPLATES = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _reextraction(published: Sequence[PublishedRuns]) -> _Finding:
         "Model",
         "Mode",
         "No choice, published",
-        "No choice, re-read",
+        "No choice, re-extracted",
         "MCQA",
         "MCQA of readable",
     ]
@@ -314,7 +314,7 @@ def _wrong_letters(published: Sequence[PublishedRuns]) -> _Finding:
 
 
 def _cut_replies(published: Sequence[PublishedRuns]) -> _Finding:
-    head = ["Data set", "Model", "Mode", "Cut", "EM", "Judged wrong"]
+    head = ["Data set", "Model", "Mode", "Truncated", "EM", "Judged incorrect"]
     rows, changes, count = [], [], 0
     for runs in published:
         for run in runs.open_runs:

@@ -1,0 +1,182 @@
+"""The paper's table in LaTeX."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from smmile.reporting.tables import percent
+from smmile.results.run_names import BASELINES, RunName, latex_name
+from smmile.scoring.metrics import METRICS, Metric
+from smmile.task import InferenceMode
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+_MODES: tuple[InferenceMode, ...] = ("0-shot", "ICL")
+_LONG_NAME = 34  # characters; longer names are wrapped
+_CELL_POINTS = 56  # the width of a cell with its spaces at \footnotesize
+
+# What the marks behind the paper's names mean.
+_NOTES = {
+    "llama33textonly": "$^*$ Sees no images, only the questions and the answers of the examples.",
+    "llavamed": "$^{**}$ No option could be extracted from 2,098 of its 2,298 published multiple-choice "
+    "responses on SMMILE and SMMILE++; they count as incorrect.",
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy with its error, both in per cent; the error is None if none is shown."""
+
+    accuracy: float
+    error: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """The accuracy as printed."""
+        return f"{self.accuracy:.2f}"
+
+
+_Row = tuple[str, str]  # model and perturbation
+_Column = tuple[str, InferenceMode]  # key of the metric, and mode
+Estimates = Mapping[tuple[RunName, str], Estimate]
+
+
+def latex_table(
+    estimates: Estimates, *, caption: str, label: str, published: Estimates | None = None
+) -> str:
+    """Returns the paper's table as a LaTeX float that fits a page of 6.5 inches; it needs booktabs.
+
+    `estimates` are by run and key of the metric. Baselines come first, then a rule, then the models by
+    file name; the best value of each column is bold, as printed. `published` ones follow below a further
+    rule, none of them bold. Names that are not the paper's are escaped; `caption` is LaTeX already.
+    """
+    import jinja2
+
+    own, theirs = _rows(estimates), _rows(published or {})
+    metrics = latex_metrics({metric for _, metric in estimates})
+    columns: list[_Column] = [(metric.key, mode) for metric in metrics for mode in _MODES]
+    best = {
+        column: percent(max((row[column].accuracy for row in own.values() if column in row), default=None))
+        for column in columns
+    }
+
+    def lines(rows: Mapping[_Row, Mapping[_Column, Estimate]], *, bold: bool = True) -> list[str]:
+        return [
+            " & ".join([_model(*key), *(_cell(row.get(c), best[c] if bold else None) for c in columns)])
+            for key, row in rows.items()
+        ]
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - that is for HTML; names are escaped for LaTeX
+    )
+    baselines = {key: row for key, row in own.items() if key[0] in BASELINES}
+    keys = [*own, *theirs]
+    return environment.get_template("table.tex.j2").render(
+        metrics=[metric.short_title for metric in metrics],
+        name_column=_name_column(keys, len(columns)),
+        baselines=lines(baselines),
+        models=lines({key: row for key, row in own.items() if key not in baselines}),
+        published=lines(theirs, bold=False),
+        notes=[note for model, note in _NOTES.items() if any(key[0] == model for key in keys)],
+        caption=caption,
+        label=label,
+    )
+
+
+def latex_metrics(scored: Container[str]) -> list[Metric]:
+    """Returns the metrics with columns: the paper's, and others of which there are scores."""
+    return [metric for metric in METRICS.values() if metric.in_paper or metric.key in scored]
+
+
+def _rows(estimates: Estimates) -> dict[_Row, dict[_Column, Estimate]]:
+    rows: dict[_Row, dict[_Column, Estimate]] = {}
+    for (name, metric), estimate in sorted(estimates.items(), key=lambda item: item[0][0].sort_key):
+        rows.setdefault((name.model, name.perturbation), {})[metric, name.mode] = estimate
+    return rows
+
+
+def _cell(estimate: Estimate | None, best: str | None) -> str:
+    if estimate is None:
+        return "--"
+    accuracy = rf"\mathbf{{{estimate.shown}}}" if estimate.shown == best else estimate.shown
+    if estimate.error is None:
+        return f"${accuracy}$"
+    return rf"${accuracy} \pm \scriptstyle{{{estimate.error:.2f}}}$"
+
+
+def _name_column(rows: Iterable[_Row], cells: int) -> str:
+    """Returns the column specification of the names: as wide as they are, or wrapped."""
+    if all(len(model) + len(perturbation) <= _LONG_NAME for model, perturbation in rows):
+        return "l"
+    return f"p{{\\dimexpr\\linewidth-{cells * _CELL_POINTS}pt\\relax}}"
+
+
+def _model(model: str, perturbation: str) -> str:
+    name = latex_name(model) or _breakable(model)
+    return f"{name} ({_breakable(perturbation)})" if perturbation else name
+
+
+def _breakable(text: str) -> str:
+    """Returns `text` escaped, with a place to break the line behind each character if it is long."""
+    if len(text) <= _LONG_NAME:
+        return latex_escape(text)
+    return r"\allowbreak{}".join(latex_escape(character) for character in text)
+
+
+_LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "-": "-{}",
+    "'": "'{}",
+    "`": "`{}",
+    "[": "{[}",
+    "]": "{]}",
+    "?": "?{}",
+    "!": "!{}",
+}
+
+
+def latex_escape(text: str) -> str:
+    """Returns `text` as LaTeX that prints it literally, with any engine.
+
+    Accents are dropped; characters that plain fonts lack become their code points.
+    """
+    escaped = []
+    for character in text:
+        if character in _LATEX_SPECIAL:
+            escaped.append(_LATEX_SPECIAL[character])
+            continue
+        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        if plain == character and character.isprintable():
+            escaped.append(character)
+        elif plain and plain.isalnum():
+            escaped.append(plain)
+        else:
+            escaped.append(" " if character.isspace() else f"{{[}}U+{ord(character):04X}{{]}}")
+    return "".join(escaped)
