@@ -203,12 +203,20 @@ def bench_dry_run(work: Path) -> list[Line]:
 
 def bench_exact_match(work: Path) -> list[Line]:
     """70 MB of results: 1,038 records a file, of the length that published answers have."""
-    from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_csv, encode_result_file
+    from smmile.results.published_csv import encode_csv
+    from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
     from smmile.task import InferenceMode
 
     response = "The image shows a consolidation in the right lower lobe. " * 9
     records = tuple(
-        Record(f"p{n // 12}_perm_{n % 12}", "Which?", "right", "ok", None, response, response)
+        Record(
+            f"p{n // 12}_perm_{n % 12}",
+            "Which?",
+            "right",
+            "ok",
+            generated_answer=response,
+            full_response=response,
+        )
         for n in range(PROBLEMS)
     )
     lines = []

@@ -25,7 +25,7 @@ def main() -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="write what is shown here, and beside it as JSON; a bare name lands in DIR "
+        help="write what is shown as text and JSON; a bare name is put into DIR "
         "(default: comparison.txt, which covers all runs)",
     )
     args = parser.parse_args()

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument(
         "--strict-match",
         action="store_true",
-        help="compare the strings as they are, not lower-cased and without punctuation",
+        help="compare exact strings; do not normalise case, punctuation and blanks",
     )
     cli.add_sort_flag(parser)
     args = parser.parse_args()
@@ -29,7 +29,7 @@ def main() -> int:
     from smmile.files import write_whole
     from smmile.reporting.reports import write_report
     from smmile.reporting.tables import Layout, comparison_table
-    from smmile.results.schema import read_run, result_files
+    from smmile.results.reading import read_run, result_files
     from smmile.scoring.evaluation import Evaluation, evaluation_file, make_evaluation
     from smmile.scoring.selection import Selection
 

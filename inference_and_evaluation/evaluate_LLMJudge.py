@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 from smmile import cli
 
 if TYPE_CHECKING:
+    from smmile.results.reading import RunResults
     from smmile.results.run_names import RunName
-    from smmile.results.schema import RunResults
     from smmile.scoring.judge.judged_runs import JudgedRun
-    from smmile.scoring.judge.judging import Asked
+    from smmile.scoring.judge.judging import Verdicts
 
 EXAMPLE = "python evaluate_LLMJudge.py ../results --judge ollama/llama3.3 --prompt hardened"
 
 # The paper's.
 DEFAULT_JUDGE = "ollama/llama3.3"
 
-# So many responses or replies of a kind are told one by one; the evaluation files have them all.
-_TOLD = 50
+# So many notes of a kind are printed; the evaluation files have them all.
+_MOST_NOTES = 50
 
 
 def main() -> int:
     args = _parser().parse_args()
 
     from smmile.errors import UsageError
-    from smmile.results.schema import result_files
+    from smmile.results.reading import result_files
     from smmile.scoring.evaluation import evaluation_files
     from smmile.scoring.selection import Selection
 
@@ -57,37 +57,46 @@ def _parser() -> cli.Parser:
     parser.add_argument(
         "--visualize-only",
         action="store_true",
-        help="show what the evaluation files say; nobody is asked and nothing written",
+        help="show saved evaluations; send and write nothing",
     )
     group = parser.add_argument_group("judge")
     group.add_argument(
         "--judge",
         action="append",
         metavar="PROVIDER/NAME",
-        help="ask this model (ollama/NAME, openai/NAME or anthropic/NAME); given several times, the "
-        f"majority counts (default: {DEFAULT_JUDGE})",
+        help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); with several judges, "
+        f"the majority of valid verdicts decides (default: {DEFAULT_JUDGE})",
     )
     group.add_argument(
         "--prompt",
         choices=("published", "hardened"),
         default="published",
-        help="the paper's wording, or ours, in which no response can pass for an instruction",
+        help="the paper's prompt, or ours, which resists instructions in responses",
     )
     group.add_argument(
         "--constrain",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="hold replies to 0 or 1 where the server can do that for any model, which ollama can",
+        help="restrict ollama's output to 0 or 1",
     )
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="judge anew; otherwise what the judge has decided is not asked again",
+        help="judge everything again instead of reusing saved verdicts",
     )
     group.add_argument(
-        "--base-url", metavar="URL", help="ask there (default: the client library's own place)"
+        "--base-url",
+        metavar="URL",
+        help="address of the judge (default: the client library's environment variable, or the provider)",
+    )
+    group.add_argument(
+        "--limit", type=cli.positive, metavar="N", help="send at most N requests per judge (default: all)"
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", help="count the requests and estimate their cost; send nothing"
     )
     cli.add_remote_flags(group)
+    cli.add_cost_flags(group)
     return parser
 
 
@@ -95,19 +104,21 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     """Have the runs judged, write their evaluations and the comparison, and show them."""
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
-    from smmile.results.schema import read_run
+    from smmile.results.reading import read_run
     from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.judge.cases import case_of
-    from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, left_to_ask, read_saved
-    from smmile.scoring.judge.judging import ClientOptions, Judge, ask
+    from smmile.scoring.judge.costs import JudgeBudgets, describe_job
+    from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, read_saved, unjudged
+    from smmile.scoring.judge.judging import ClientOptions, Judge, ask, preview
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
     judges = [Judge.named(name, args.prompt, constrain=args.constrain) for name in names]
     if args.base_url and len({judge.provider for judge in judges}) > 1:
         raise UsageError(
-            "--base-url is one place and the judges are of several providers; set OLLAMA_HOST, "
+            "--base-url is one address, but the judges have several providers; set OLLAMA_HOST, "
             "OPENAI_BASE_URL and ANTHROPIC_BASE_URL instead"
         )
+    budgets = JudgeBudgets.of(judges, args.prices, args.max_cost)
     runs: list[RunResults] = []
     for name in chosen:
         try:
@@ -118,32 +129,50 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     found = [case_of(record) for run in runs for record in run.records]
     cases = {case.key: case for case in found if case}
     print(
-        f"{len(found)} answers; {found.count(None)} of them are errors, which are wrong unasked, and "
-        f"{len(cases)} are different ones to be judged"
+        f"{pluralize(len(found), 'answer')}: {pluralize(found.count(None), 'error')}, which are incorrect "
+        f"without a judge, and {pluralize(len(cases), 'distinct answer')} to judge"
     )
-    ways = ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries)
-    asked = []
+    options = ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries)
+    if args.dry_run:
+        for judge in judges:
+            job = preview(
+                judge, cases.values(), args.results_dir, options, overwrite=args.overwrite, limit=args.limit
+            )
+            for line in describe_job(job, budgets.price(judge)):
+                print(line)
+        print("nothing was sent")
+        return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
+    verdicts: list[Verdicts] = []
     for judge in judges:
-        asked.append(ask(judge, cases.values(), args.results_dir, ways, overwrite=args.overwrite))
-        _report(asked[-1])
-    decisions = decide(cases.values(), asked)
+        verdicts.append(
+            ask(
+                judge,
+                cases.values(),
+                args.results_dir,
+                options,
+                overwrite=args.overwrite,
+                limit=args.limit,
+                make_budget=lambda job: budgets.make(job, verdicts),
+            )
+        )
+        _report(verdicts[-1])
+    decisions = decide(cases.values(), verdicts)
     judged = []
     for run in runs:
-        decided, left = judged_run(run, decisions), left_to_ask(run, asked)
-        if left:  # a judge that was not there must not make an evaluation of zeros
-            answers = f"{pluralize(left, 'answer')} could not be judged yet"
+        if left := unjudged(run, verdicts):  # a judge that is down must not write an evaluation of zeros
+            answers = f"{pluralize(left, 'answer')} not judged yet"
             print(f"not evaluated: {one_line(run.name.stem)}: {answers}", file=sys.stderr)
             continue
-        judged.append(decided)
-        write_whole(evaluation_file(run.file, "llm"), encode_judged(decided), durable=False)
+        judged.append(judged_run(run, decisions))
+        write_whole(evaluation_file(run.file, "llm"), encode_judged(judged[-1]), durable=False)
 
-    # The file compares all runs, the terminal shows those asked for.
+    # The file compares all runs, the terminal shows the chosen ones.
     done = {run.name for run in judged}
     others, *_ = read_saved([name for name in files if name not in done], files, {})
     if table := _tables([*judged, *others], perturbed=args.perturbed):
         write_whole(args.results_dir / "model_comparison_llm.txt", table.encode(), durable=False)
     _show(judged, perturbed=args.perturbed)
-    failed = any(one.failed for one in asked)
+    failed = any(one.failed for one in verdicts)
     return cli.EXIT_SOME_ERRORS if broken or failed else cli.EXIT_OK
 
 
@@ -160,8 +189,8 @@ def _show_saved(
     judged, missing, broken = read_saved(chosen, files, saved)
     if not judged and not broken:
         raise UsageError(
-            f"{cli.shown_path(args.results_dir)} has no evaluation by a judge there; leave out "
-            "--visualize-only to have one made"
+            f"{cli.shown_path(args.results_dir)} has no evaluation by a judge; leave out --visualize-only "
+            "to make one"
         )
     for name in missing:
         print(f"skipped: {one_line(name.stem)} has not been judged", file=sys.stderr)
@@ -171,20 +200,20 @@ def _show_saved(
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 
-def _report(asked: Asked) -> None:
+def _report(verdicts: Verdicts) -> None:
     from smmile.errors import one_line, pluralize
 
-    name = one_line(asked.judge.name)
-    print(f"{name}: {asked.sent} asked this time, {len(asked.records) - asked.sent} known from before")
-    if asked.left_out:
-        print(f"warning: {name} takes no {' and no '.join(asked.left_out)}", file=sys.stderr)
+    name, known = one_line(verdicts.judge.name), len(verdicts.records) - verdicts.sent
+    print(f"{name}: {pluralize(verdicts.sent, 'request')} sent, {known} known from before")
+    if verdicts.left_out:
+        print(f"warning: {name} accepts no {' and no '.join(verdicts.left_out)}", file=sys.stderr)
     errors = Counter(
-        f"{one.error.type}: {one_line(one.error.message)}" for one in asked.failed if one.error
+        f"{one.error.type}: {one_line(one.error.message)}" for one in verdicts.failed if one.error
     )
-    for error, count in errors.most_common(_TOLD):
+    for error, count in errors.most_common(_MOST_NOTES):
         print(f"{name}: {pluralize(count, 'answer')} not judged: {error}", file=sys.stderr)
     if errors:
-        print("the same command asks again for what ended in an error", file=sys.stderr)
+        print("the same command retries what ended in an error", file=sys.stderr)
 
 
 def _tables(judged: Sequence[JudgedRun], *, perturbed: bool) -> str:
@@ -198,27 +227,27 @@ def _tables(judged: Sequence[JudgedRun], *, perturbed: bool) -> str:
 
 
 def _show(judged: Sequence[JudgedRun], *, perturbed: bool) -> None:
-    """Print the tables, and what responses and replies a reader should look at."""
+    """Print the tables, and which responses a reader should look at."""
     from smmile.errors import one_line
 
-    notes: dict[str, list[str]] = {"speaks to its judge": [], "has no verdict": []}
+    notes: dict[str, list[str]] = {"addresses the judge": [], "unscored": []}
     for run in judged:
         where = f"{one_line(run.name.stem)}, problem"
         for problem_id, piece in run.file.judge_like.items():
-            notes["speaks to its judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")
+            notes["addresses the judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")
         for problem_id, verdict in run.file.verdicts.items():
             if verdict.verdict is None:
                 said = verdict.error or ("several judges" if verdict.judges else f'"{verdict.reply}"')
-                notes["has no verdict"].append(f"{where} {one_line(problem_id)}: {one_line(said, 120)}")
+                notes["unscored"].append(f"{where} {one_line(problem_id)}: {one_line(said, 120)}")
     for what, lines in notes.items():
-        for line in lines[:_TOLD]:
+        for line in lines[:_MOST_NOTES]:
             print(f"{what}: {line}", file=sys.stderr)
-        if len(lines) > _TOLD:
-            print(f"{what}: {len(lines) - _TOLD} more, in the evaluation files", file=sys.stderr)
+        if len(lines) > _MOST_NOTES:
+            print(f"{what}: {len(lines) - _MOST_NOTES} more, in the evaluation files", file=sys.stderr)
     if table := _tables(judged, perturbed=perturbed):
         print(table, end="")
     elif judged:
-        print("only perturbed runs there; show them with --perturbed", file=sys.stderr)
+        print("there are only perturbed runs; --perturbed shows them", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> int:
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
     from smmile.reporting.tables import Layout, reextraction_table
-    from smmile.results.schema import read_run, result_files
+    from smmile.results.reading import read_run, result_files
     from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.reextraction import ReextractedRun, choice_evaluation, reextract_run
     from smmile.scoring.selection import Selection

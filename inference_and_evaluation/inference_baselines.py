@@ -22,7 +22,7 @@ def main() -> int:
         choices=tuple(METHODS),
         required=True,
         help="random: an example's answer or an option at random; majority: the examples' most "
-        "common answer; nearest: the answer of the example whose image is most like the query's",
+        "common answer; nearest: the answer of the example with the most similar image",
     )
     cli.add_inference_flags(parser)
     args = parser.parse_args()
@@ -34,22 +34,19 @@ def main() -> int:
 
     from smmile.backends import baselines
     from smmile.backends.interface import Backend
-    from smmile.data.problems import ProblemSet
-    from smmile.inference.plan import Plan
-    from smmile.inference.script import RunSpecification, run_inference
+    from smmile.inference.script import RunContext, RunSpecification, run_inference
     from smmile.prompting.conversation import Recipe
     from smmile.prompting.options import Options, make_options
-    from smmile.results.schema import Usage
 
-    def connect(problems: ProblemSet, plan: Plan, _spent: Usage) -> Backend:
-        asked = {item.key: item.problem for item in plan.requests}
+    def connect(context: RunContext) -> Backend:
+        asked = {item.key: item.problem for item in context.plan.problems}
         if args.baseline == "majority":
             return baselines.BaselineBackend(lambda key: baselines.majority_answer(asked[key]))
         if args.baseline == "nearest":
             nearest = baselines.NearestImage()
             return baselines.BaselineBackend(lambda key: nearest(asked[key]))
-        options = make_options(problems.entries, args.seed) if args.task_format == "mcqa" else None
-        picks = baselines.random_answers(problems, options, args.seed)
+        options = make_options(context.problems.entries, args.seed) if args.task_format == "mcqa" else None
+        picks = baselines.random_answers(context.problems, options, args.seed)
         return baselines.BaselineBackend(lambda key: picks[asked[key].problem_id])
 
     def read_choice(reply: str, options: Options) -> str | None:

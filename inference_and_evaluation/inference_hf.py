@@ -12,7 +12,7 @@ EXAMPLE = "python inference_hf.py --checkpoint HuggingFaceTB/SmolVLM2-2.2B-Instr
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="ID|DIR", help="a model of the hub, or a folder with one"
+        "--checkpoint", required=True, metavar="ID|DIR", help="hub id or folder of an image-text model"
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)

@@ -52,7 +52,7 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
     from smmile.prompting.prompts import prompt
 
     def connect(plan: Plan, fields: Mapping[str, object], budget: Budget | None) -> Backend:
-        options = {item.key: item.options for item in plan.requests}
+        options = {item.key: item.options for item in plan.problems}
 
         def follow_up(key: str, response: str) -> str | None:
             """In multiple choice a model that has chosen no option is asked for its letter."""

@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument(
         "--published-roles",
         action="store_true",
-        help="send the examples' answers under the role system, as the paper did, not assistant",
+        help="send the examples' answers as system turns, as the paper did (default: assistant turns)",
     )
     args = parser.parse_args()
 

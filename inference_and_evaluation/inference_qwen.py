@@ -12,7 +12,7 @@ SIZES = ("3B", "7B", "32B", "72B")
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
-        "--models", nargs="+", choices=(*SIZES, "all"), default=["all"], help="sizes (default: all)"
+        "--models", nargs="+", choices=(*SIZES, "all"), default=["all"], help="model sizes (default: all)"
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)

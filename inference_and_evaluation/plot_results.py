@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument(
         "--with-published",
         action="store_true",
-        help="the published scores of all models beside the runs, with hollow markers",
+        help="also show the published scores of all models",
     )
     parser.add_argument(
         "--look",
@@ -31,10 +31,10 @@ def main() -> int:
         help="for print (PDF), light or dark screens (default: all three)",
     )
     parser.add_argument(
-        "--format", choices=("png", "svg"), default="png", help="kind of the files for screens"
+        "--format", choices=("png", "svg"), default="png", help="file format of figures for screens"
     )
     parser.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="where figures go (default: where the results are)"
+        "--output-dir", type=Path, metavar="DIR", help="folder for figures (default: the results folder)"
     )
     args = parser.parse_args()
 

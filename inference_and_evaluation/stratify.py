@@ -139,7 +139,7 @@ def _nothing_there(folder: Path, metric: Metric, *, perturbed: bool) -> str:
 
 def _without_evaluation(folder: Path, metric: Metric, selection: Selection) -> list[str]:
     """The result files asked for whose scores are missing, where these are saved in evaluation files."""
-    from smmile.results.schema import result_files
+    from smmile.results.reading import result_files
     from smmile.scoring.evaluation import evaluation_file
 
     return [

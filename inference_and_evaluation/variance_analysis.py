@@ -15,36 +15,35 @@ def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
     cli.add_metric_flag(parser, METRICS, "only this metric (default: all)")
-    parser.add_argument("--mean_only", action="store_true", help="observed accuracies without error bars")
+    parser.add_argument("--mean_only", action="store_true", help="show accuracies without error bars")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="the text table; a bare name lands in DIR (default: evaluation_results.txt)",
+        help="text table; a bare name is put into DIR (default: evaluation_results.txt)",
     )
     parser.add_argument("--generate_table", action="store_true", help="also write the LaTeX table")
     parser.add_argument(
         "--latex_output",
         type=Path,
         metavar="FILE",
-        help="write the LaTeX table here; a bare name lands in DIR (default: latex_table.tex)",
+        help="LaTeX table; a bare file name is put into DIR (default: latex_table.tex)",
     )
     parser.add_argument(
         "--error",
         type=cli.one_of("published", "clustered"),
         default="published",
         metavar="{published,clustered}",
-        help="error bars of the LaTeX table: the bootstrap over rows, as published, or the standard "
-        "error clustered by base problem",
+        help="error bars of the LaTeX table: bootstrap over rows, or clustered by base problem",
     )
     cli.add_choice_flag(parser)
     cli.add_sort_flag(parser)
     parser.add_argument(
-        "--resamples", type=cli.positive, default=1000, metavar="N", help="bootstrap resamples"
+        "--resamples", type=cli.positive, default=1000, metavar="N", help="number of bootstrap resamples"
     )
     parser.add_argument("--seed", type=cli.seed, default=42, metavar="N", help="bootstrap seed")
     parser.add_argument(
-        "--with-published", action="store_true", help="the published scores of all models below the runs"
+        "--with-published", action="store_true", help="also show the published scores of all models"
     )
     args = parser.parse_args()
 

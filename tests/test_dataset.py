@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from smmile.data.dataset import DatasetSource, load_problems
 from smmile.data.missing_images import candidate_names, find_image
 from smmile.data.problems import Defect, Problem, ProblemSet
 from smmile.errors import UsageError
+from smmile.results.reading import result_files, source_of_run
+from smmile.results.run_names import RunName
+from smmile.results.schema import ImageData, read_result_file
 
 
 def load(folder: Path, **other: Any) -> ProblemSet:
@@ -102,7 +106,7 @@ def test_numbers_are_no_text(tmp_path: Path) -> None:
     finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
     assert finished.code == 2
     assert "skipped problem p4: the answer of its row with order 1 is 1, which is no text" in finished.err
-    assert "none of its first 4 problems can be asked" in finished.err.splitlines()[-1]
+    assert "none of the 4 problems can be asked" in finished.err.splitlines()[-1]
 
 
 def test_a_missing_image_named_many_times_is_held_once(tmp_path: Path) -> None:
@@ -266,7 +270,7 @@ def test_missing_images_are_skipped_told_and_then_picked_up(tmp_path: Path) -> N
     (images / "my scan.png").write_bytes(make_image(9))
     found = run_script("inference_baselines.py", *words)
     assert found.code == 0
-    assert "4 problems answered, 0 errors, 0 skipped; 1 asked this time" in found.out
+    assert "4 problems answered, 0 errors, 0 skipped; 1 request sent" in found.out
 
 
 def test_images_at_different_urls_under_one_name_are_told(tmp_path: Path) -> None:
@@ -283,9 +287,49 @@ def test_images_at_different_urls_under_one_name_are_told(tmp_path: Path) -> Non
     assert finished.code == 0
     assert "4 problems answered" in finished.out
     assert "https://x.invalid/p1/image.png, https://x.invalid/p2/image.png" in finished.err
-    assert "all are looked for as image.png" in finished.err
+    assert "each is looked up as image.png" in finished.err
 
 
 def test_a_reason_is_the_same_each_time(tmp_path: Path) -> None:
     rows = changed("p2", 2, image={"bytes": b"no image", "path": None})
     assert only_defect(rows, tmp_path).endswith("does not decode (no image format that is known)")
+
+
+def test_a_replaced_image_is_asked_about_again_and_a_run_names_its_data(tmp_path: Path) -> None:
+    rows = [item | ({"image": None} if item["order"] == 3 else {}) for item in four_problems()]
+    folder = save_parquet(tmp_path / "d", rows)
+    images = tmp_path / "images"
+    images.mkdir()
+    for item in rows:
+        if item["image"] is None:
+            (images / f"{item['order']}.png").write_bytes(make_image(9))
+    words = ["--baseline", "nearest", "--dataset-path", folder, "--output-dir", tmp_path / "out"]
+    first = run_script("inference_baselines.py", *words, "--image-dir", images)
+    assert "4 requests sent" in first.out
+    (images / "3.png").write_bytes(make_image(10))
+    second = run_script("inference_baselines.py", *words, "--image-dir", images)
+    assert "4 problems answered, 0 errors, 0 skipped; 4 requests sent" in second.out
+    assert "warning: 4 earlier answers belonged to another request (an image was replaced)" in second.err
+    result = read_result_file(tmp_path / "out" / "result_nearest_ICL_open.json")
+    turns = result.records[0].turns or ()
+    hashes = {part.sha256 for part in turns[-1].content if isinstance(part, ImageData)}
+    assert hashes == {hashlib.sha256(make_image(10)).hexdigest()}
+    assert (result.run.dataset.path, result.run.dataset.image_dir) == ("../d", "../images")
+    source = source_of_run(result.run, tmp_path / "out")
+    assert load_problems(source).fingerprint == result.run.dataset.fingerprint
+
+
+def test_a_renamed_result_file_is_scored_as_what_it_contains(tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
+    assert run_script("inference_baselines.py", *words).code == 0
+    original = tmp_path / "result_majority_ICL_open.json"
+    copy = tmp_path / "result_gpt-4o_ICL_open.json"
+    copy.write_bytes(original.read_bytes())
+    found = result_files(tmp_path)
+    assert list(found.values()) == [original]
+    assert any(
+        "gpt-4o_ICL_open.json contains the run result_majority_ICL_open" in one for one in found.warnings
+    )
+    assert any("gpt-4o_ICL_open.json is ignored" in one for one in found.warnings)
+    original.unlink()
+    assert result_files(tmp_path) == {RunName("majority", "ICL", "open"): copy}

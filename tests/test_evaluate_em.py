@@ -14,8 +14,10 @@ import pytest
 from conftest import run_script, says_in_one_line
 from smmile.backends.interface import ErrorInfo
 from smmile.data.problems import Skipped
+from smmile.results.published_csv import encode_csv
+from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
-from smmile.results.schema import DatasetInfo, Record, Run, RunResults, encode_csv, read_run
+from smmile.results.schema import DatasetInfo, Record, Run
 from smmile.scoring.evaluation import Evaluation, make_evaluation
 from smmile.scoring.exact_match import normalise, score_exact_match
 
@@ -235,7 +237,10 @@ def test_a_file_name_that_is_no_text_is_named_and_skipped(tmp_path: Path) -> Non
 
 def test_our_csv_reads_back_whatever_is_in_it(tmp_path: Path) -> None:
     texts = ["a\rb", "a\r\nb", 'say "x"', "a,b", "\0", "", "\u2028", "=1+1", " "]
-    records = [Record(f"p{i}", "q\r", text, "ok", None, text, text) for i, text in enumerate(texts)]
+    records = [
+        Record(f"p{i}", "q\r", text, "ok", generated_answer=text, full_response=text)
+        for i, text in enumerate(texts)
+    ]
     file = tmp_path / "result_m_ICL_open.csv"
     file.write_bytes(encode_csv(records, "open"))
     back = read_run(RunName("m", "ICL", "open"), file).records

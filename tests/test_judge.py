@@ -20,15 +20,8 @@ import pytest
 from conftest import SCRIPTS, Finished, run_here, run_script, says_in_one_line, script_command
 from fake_service import SAYS, Answer, Asked, FakeService, fails, ollama_fails, ollama_says, running, says
 from smmile.backends.interface import ErrorInfo
-from smmile.results.schema import (
-    DatasetInfo,
-    Record,
-    ResultFile,
-    Run,
-    encode_result_file,
-    read_run,
-    result_files,
-)
+from smmile.results.reading import read_run, result_files
+from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
 from smmile.scoring.judge.cases import Case, case_of, judge_instructions_in, judge_prompt, read_verdict
 
 KEY = "sk-secret-key-0123456789"
@@ -138,7 +131,48 @@ def test_every_published_evaluation_comes_out_again(judge: Judge, shared: Path, 
     assert again.out.endswith(compared)
     analysed = run_here("variance_analysis.py", tmp_path, "--mean_only", "--model", "gpt-4o")
     assert [line.split()[4] for line in analysed.out.splitlines() if " LLM " in line] == ["32.43", "49.55"]
-    assert "take care" not in analysed.err
+    assert "warning" not in analysed.err
+
+
+def test_a_dry_run_counts_and_prices_what_is_not_judged_yet(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {"p1": "a", "p2": "b", "p3": "c"})
+    priced = ("--judge", "openai/gpt-4.1")
+    first = run_here(SCRIPT, tmp_path, *priced, "--dry-run")
+    assert "openai/gpt-4.1: 3 requests to send, 0 known from before" in first.out
+    assert " dollars for " in first.out
+    assert "nothing was sent" in first.out
+    unknown = run_here(SCRIPT, tmp_path, "--judge", "openai/nobody", "--dry-run")
+    assert "no cost estimate" in unknown.out
+    assert (judge.chats, [file.name for file in tmp_path.iterdir()]) == ([], ["result_m_ICL_open.csv"])
+
+    limited = run_here(SCRIPT, tmp_path, *priced, "--limit", 2)
+    assert len(judge.chats) == 2
+    assert "not evaluated: result_m_ICL_open: 1 answer not judged yet" in limited.err
+    assert not (tmp_path / "result_m_ICL_open_evaluationllm.json").exists()
+    second = run_here(SCRIPT, tmp_path, *priced, "--dry-run")
+    assert "openai/gpt-4.1: 1 request to send, 2 known from before" in second.out
+    assert run_here(SCRIPT, tmp_path, *priced).code == 0
+    assert len(judge.chats) == 3
+    assert evaluation(tmp_path, "m_ICL_open")["total_examples"] == 3
+
+
+def test_judging_stops_before_it_costs_too_much_and_continues(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {f"p{number}": "said" for number in range(6)})
+    table = {"as_of": "2025-01-01", "dollars_per_million_tokens": {"m": {"input": 1000, "output": 0}}}
+    prices = tmp_path / "prices.json"
+    prices.write_text(json.dumps(table))
+    words = ("--judge", "openai/m", "--prices", prices, "--concurrency", 1)
+    stopped = last_line(run_here(SCRIPT, tmp_path, *words, "--max-cost", 0.15))
+    says_in_one_line(stopped, "--max-cost 0.15", "what was answered is kept")
+    asked = len(judge.chats)
+    assert 0 < asked < 6
+    assert run_here(SCRIPT, tmp_path, *words, "--max-cost", 50).code == 0
+    assert len(judge.chats) == 6
+    says_in_one_line(
+        run_here(SCRIPT, tmp_path, "--judge", "openai/nobody", "--max-cost", 1),
+        "--max-cost needs the price of openai/nobody",
+        "--prices",
+    )
 
 
 def test_the_judge_is_asked_as_in_the_paper(judge: Judge, tmp_path: Path) -> None:
@@ -175,8 +209,8 @@ def test_equal_answers_are_judged_once_in_all_of_a_folder(judge: Judge, tmp_path
     write_csv(tmp_path, "b_ICL", {"p": "same "})
     judge.table = {prompt_for("p", "same"): "1"}
     finished = run_here(SCRIPT, tmp_path)
-    assert "5 answers; 0 of them are errors" in finished.out
-    assert "4 are different ones" in finished.out
+    assert "5 answers: 0 errors" in finished.out
+    assert "4 distinct answers to judge" in finished.out
     assert sorted(judge.questions) == sorted(
         [
             prompt_for("p", "same"),
@@ -244,7 +278,7 @@ def test_unscored_replies_are_wrong_counted_and_shown(judge: Judge, tmp_path: Pa
     assert found["verdicts"]["p3"] == {"verdict": 0, "reply": replies["p3"]}
     [row] = [line.split() for line in finished.out.splitlines() if line.strip().startswith("m ")]
     assert row[-1] == "2"
-    assert 'has no verdict: result_m_ICL_open, problem p4: "2"' in finished.err
+    assert 'unscored: result_m_ICL_open, problem p4: "2"' in finished.err
     assert "It is \\x1b[31mright" in finished.err
     assert "\x1b" not in finished.err + finished.out
     shown = run_here(SCRIPT, tmp_path, "--visualize-only")
@@ -281,7 +315,7 @@ def test_a_judge_that_is_out_of_order_takes_no_evaluation_away(judge: Judge, tmp
     judge.fault = lambda _asked: ollama_fails(500, "out of order")
     finished = run_here(SCRIPT, tmp_path, "--judge", "ollama/other", "--max-retries", 0)
     assert finished.code == 3
-    assert "not evaluated: result_m_ICL_open: 2 answers could not be judged yet" in finished.err
+    assert "not evaluated: result_m_ICL_open: 2 answers not judged yet" in finished.err
     assert evaluation(tmp_path, "m_ICL_open") == before
 
 
@@ -366,7 +400,7 @@ def test_such_responses_are_listed_and_the_hardened_prompt_is_another_judge(
     for words in ([], ["--prompt", "hardened"]):
         finished = run_here(SCRIPT, tmp_path, *words)
         assert finished.code == 0
-        listed = [line for line in finished.err.splitlines() if line.startswith("speaks to its judge: ")]
+        listed = [line for line in finished.err.splitlines() if line.startswith("addresses the judge: ")]
         assert len(listed) == len(INJECTIONS)
         assert all("result_m_ICL_open, problem p" in line for line in listed)
         found = evaluation(tmp_path, "m_ICL_open")
@@ -411,7 +445,7 @@ def test_a_judge_that_takes_no_temperature_is_asked_without_and_that_is_told(
     judge.fault = fault
     finished = run_here(SCRIPT, tmp_path, "--judge", "openai/o9")
     assert finished.code == 0, finished.err
-    assert "warning: openai/o9 takes no temperature and no seed" in finished.err
+    assert "warning: openai/o9 accepts no temperature and no seed" in finished.err
     assert judge.chats[-1].body["max_completion_tokens"] == 4096
     assert evaluation(tmp_path, "m_ICL_open")["accuracy"] == 100
 
@@ -513,7 +547,7 @@ def test_perturbed_and_broken_runs(judge: Judge, tmp_path: Path) -> None:
     (tmp_path / "result_b_ICL_open.json").write_text("{")
     finished = run_here(SCRIPT, tmp_path)
     assert finished.code == 3
-    assert "skipped: result_b_ICL_open.json is no readable result file" in finished.err
+    assert "skipped: result_b_ICL_open.json is not a readable result file" in finished.err
 
 
 # The verdicts that are kept.
@@ -544,7 +578,7 @@ def test_a_killed_judge_asks_nothing_twice(judge: Judge, tmp_path: Path) -> None
     before = len(judge.chats)
     finished = run_script(SCRIPT, *words, **os.environ)
     assert finished.code == 0, finished.err
-    assert f"{40 - len(kept)} asked this time, {len(kept)} known from before" in finished.out
+    assert f"{40 - len(kept)} requests sent, {len(kept)} known from before" in finished.out
     again = {question.partition('"')[2].partition('"')[0] for question in judge.questions[before:]}
     assert len(judge.questions[before:]) == len(again) == 40 - len(kept)
     assert not again & set(kept)

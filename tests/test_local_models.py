@@ -182,7 +182,7 @@ def test_another_checkpoint_under_the_same_name_is_another_run(tiny: Tiny, tmp_p
     says_in_one_line(finished, "different run", "checkpoint_revision", "--overwrite")
     finished = ask("inference_medr1.py", tmp_path, tiny("qwen2_vl"), "--dataset", "demo", "--limit", 2)
     assert finished.code == 0
-    assert "1 asked this time" in finished.out
+    assert "1 request sent" in finished.out
 
 
 def test_any_other_checkpoint_and_a_name_of_ones_own(tiny: Tiny, tmp_path: Path) -> None:

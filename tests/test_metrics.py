@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Finished, run_here, run_script, says_in_one_line
 from smmile.reporting.figures import models_plan
-from smmile.results.schema import RunResults
+from smmile.results.reading import RunResults
 from smmile.scoring.evaluation import records_hash
 from smmile.scoring.folder import read_scores
 from smmile.scoring.metrics import METRICS, Metric, ScoringOptions
@@ -206,7 +206,7 @@ def test_the_hash_is_of_what_decides_a_score(tmp_path: Path) -> None:
     assert scores.run is not None
     from msgspec.structs import replace
 
-    from smmile.results.schema import read_run
+    from smmile.results.reading import read_run
 
     records = read_run(scores.name, tmp_path / "result_random_ICL_mcqa.json").records
     whole = records_hash(records)

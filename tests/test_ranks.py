@@ -158,7 +158,7 @@ def test_all_killed_and_started_again_with_another_number_of_processes(
         outputs = [process.communicate(timeout=400) for process in again]
         code, (out, err) = max(process.returncode for process in again), outputs[0]
     assert code == 0, err
-    assert f"13 problems answered, 0 errors, 0 skipped; {13 - len(kept)} asked this time" in out
+    assert f"13 problems answered, 0 errors, 0 skipped; {13 - len(kept)} requests sent" in out
     records = json.loads((tmp_path / f"{STEM}.json").read_text())["records"]
     seconds = {record["problem_id"]: record["seconds"] for record in records}
     for record in kept:
@@ -177,7 +177,7 @@ def test_an_overwritten_run_of_several_processes_forgets_everything(tiny: Tiny, 
     again = [start(rank, 2, port, *command) for rank in (0, 1)]
     outputs = [process.communicate(timeout=400) for process in again]
     assert [process.returncode for process in again] == [0, 0], outputs
-    assert "3 asked this time" in outputs[0][0]
+    assert "3 requests sent" in outputs[0][0]
     assert [file.name for file in tmp_path.iterdir()] == [f"{STEM}.json"]
 
 

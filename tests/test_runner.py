@@ -16,10 +16,21 @@ from smmile.data.problems import Defect, Problem, ProblemSet, Triplet
 from smmile.errors import UsageError
 from smmile.inference.journal import Journal
 from smmile.inference.plan import Plan, make_plan
-from smmile.inference.runner import Interrupted, Outcome, run_plan
+from smmile.inference.runner import Interrupted, Outcome, RunOptions, run_plan
 from smmile.prompting.conversation import Recipe
 from smmile.prompting.options import Options
-from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, read_result_file
+from smmile.results.schema import (
+    DatasetInfo,
+    Hardware,
+    ImageData,
+    Perturbation,
+    Record,
+    ResultFile,
+    Run,
+    TextData,
+    TurnData,
+    read_result_file,
+)
 from smmile.task import TaskFormat
 
 
@@ -43,8 +54,8 @@ def a_run(problems: ProblemSet = ABC, task_format: TaskFormat = "open", **other:
     return replace(run, **other)
 
 
-def a_plan(problems: ProblemSet = ABC, task_format: TaskFormat = "open", limit: int | None = None) -> Plan:
-    return make_plan(problems, Recipe(), "0-shot", task_format, seed=42, limit=limit, decoding={})
+def a_plan(problems: ProblemSet = ABC, task_format: TaskFormat = "open", **how: Any) -> Plan:
+    return make_plan(problems, Recipe(), "0-shot", task_format, seed=42, decoding={}, **how)
 
 
 class Scripted:
@@ -62,7 +73,7 @@ class Scripted:
         return BackendInfo(devices=("a desk",), generation={"do_sample": False})
 
     def _one(self, request: Request) -> Response | Failure:
-        question = request.conversation.texts[-1]
+        question = request.conversation.texts[-1].strip().splitlines()[0]
         self.asked.append(question)
         outcome = self._otherwise.get(question, Response(f"re: {question}", "stop", 10, 2, 0.5))
         if isinstance(outcome, BaseException):
@@ -79,7 +90,7 @@ def go(
         lambda _spent: backend,
         lambda _text, _options: None,
         folder,
-        **how,
+        RunOptions(**how),
     )
     assert outcome is not None
     return outcome
@@ -117,7 +128,7 @@ def test_equal_requests_are_sent_once_and_shared(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["result_model_0-shot_open.json"]
 
     each = Scripted()
-    go(tmp_path / "each", each, share=False)
+    go(tmp_path / "each", each, plan=a_plan(share=False))
     assert each.asked == ["a", "b", "c", "b", "d"]
 
 
@@ -151,7 +162,7 @@ def test_a_half_shared_answer_is_not_asked_for_again(tmp_path: Path) -> None:
     assert result.records[3].generated_answer == "re: b"
 
 
-def test_an_answer_to_a_image_that_was_changed_is_asked_for_again(tmp_path: Path) -> None:
+def test_an_answer_to_an_image_that_was_changed_is_asked_for_again(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(d=KeyboardInterrupt()))
     first = ABC.entries[0]
@@ -161,6 +172,88 @@ def test_an_answer_to_a_image_that_was_changed_is_asked_for_again(tmp_path: Path
     backend = Scripted()
     go(tmp_path, backend, plan=a_plan(changed))
     assert backend.asked == ["a", "d"]
+
+
+def test_a_finished_run_asks_again_about_an_image_that_was_replaced(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(a=Response("to the wrong image")))
+    first = ABC.entries[0]
+    assert isinstance(first, Problem)
+    other = replace(first, query=replace(first.query, image=StoredImage("1" * 64, 1, b"y")))
+    backend = Scripted()
+    outcome = go(tmp_path, backend, plan=a_plan(replace(ABC, entries=(other, *ABC.entries[1:]))))
+    assert backend.asked == ["a"]
+    assert outcome.outdated == 1
+    assert outcome.result.records[0].full_response == "re: a"
+    assert outcome.result.records[0].turns == (TurnData("user", (ImageData("1" * 64), TextData("a"))),)
+
+
+def test_records_hold_the_request_that_they_answer(tmp_path: Path) -> None:
+    plan = a_plan()
+    for record, problem in zip(go(tmp_path, Scripted()).result.records, plan.problems, strict=True):
+        data = json.loads(msgspec.json.encode(problem.as_data()))
+        assert record.request_key == data["request_key"]
+        assert json.loads(msgspec.json.encode(record.turns)) == data["turns"]
+
+
+def test_the_run_says_what_it_is_made_of(tmp_path: Path) -> None:
+    noise = Perturbation("noise-random-1", {"kind": "random", "count": 1})
+    shots = Perturbation("shots-2", {"count": 2})
+    run = a_run(perturbations=(noise, shots), recipe=Recipe(system="Be brief.").as_data("open"))
+    outcome = go(tmp_path, Scripted(), run=run)
+    assert outcome.file.name == "result_model_0-shot_open_noise-random-1+shots-2.json"
+    written = json.loads(outcome.file.read_text())
+    assert written["schema_version"] == 2
+    assert [one["name"] for one in written["run"]["perturbations"]] == ["noise-random-1", "shots-2"]
+    assert written["run"]["recipe"]["system"] == "Be brief."
+    assert written["run"]["hardware"]["devices"] == ["a desk"]
+    assert written["run"]["generation"] == {"max_new_tokens": 512, "effective": {"do_sample": False}}
+    assert read_result_file(outcome.file) == outcome.result
+    idle = Scripted()
+    go(tmp_path, idle, run=run)
+    assert idle.asked == []
+    for other in (replace(run, perturbations=(shots, noise)), replace(run, recipe={"system": "Be long."})):
+        target = tmp_path / f"{other.name.stem}.json"
+        if target != outcome.file:
+            outcome.file.rename(target)
+        with pytest.raises(UsageError, match=r"is of a different run: (perturbations|recipe.system) is"):
+            go(tmp_path, Scripted(), run=other)
+        if target != outcome.file:
+            target.rename(outcome.file)
+
+
+def test_chosen_problems_alone_are_asked_and_known_ones_kept(tmp_path: Path) -> None:
+    backend = Scripted()
+    go(tmp_path, backend, plan=a_plan(only=["p5", "p2"]))
+    assert backend.asked == ["b", "d"]
+    assert [record.problem_id for record in result_of(tmp_path).records] == ["p2", "p5"]
+    rest = Scripted()
+    go(tmp_path, rest)
+    assert rest.asked == ["a", "c"]
+    with pytest.raises(UsageError, match="has no problem p9; check --problem"):
+        a_plan(only=["p9"])
+
+
+def test_files_of_version_1_are_read_and_not_continued(tmp_path: Path) -> None:
+    file = go(tmp_path, Scripted(), plan=a_plan(limit=2)).file
+    old = json.loads(file.read_text()) | {"schema_version": 1}
+    for field in ("perturbations", "recipe"):
+        del old["run"][field]
+    for field in ("name", "path", "image_dir"):
+        del old["run"]["dataset"][field]
+    old["run"]["hardware"] = "x86_64, 2 CPUs"
+    for record in old["records"]:
+        del record["turns"], record["request_key"]
+    file.write_text(json.dumps(old))
+    found = read_result_file(file)
+    assert [record.generated_answer for record in found.records] == ["re: a", "re: b"]
+    assert found.run.hardware.machine == "x86_64, 2 CPUs"
+    assert found.run.effective == {"do_sample": False}
+    with pytest.raises(UsageError, match=r"earlier version of the suite.*--overwrite starts again"):
+        go(tmp_path, Scripted())
+    assert json.loads(file.read_text()) == old
+    file.write_text(json.dumps(old | {"schema_version": 3}))
+    with pytest.raises(UsageError, match="schema_version 3"):
+        read_result_file(file)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])
@@ -250,7 +343,7 @@ def test_overwrite_starts_again_and_keeps_the_old_file_until_the_new_one_is_ther
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
     assert result_of(tmp_path).records[0].generated_answer == "old"
-    with pytest.raises(Interrupted, match="the same command without --overwrite goes on"):
+    with pytest.raises(Interrupted, match="the same command without --overwrite continues"):
         go(tmp_path, Scripted(c=KeyboardInterrupt()), overwrite=True)
     backend = Scripted()
     result = go(tmp_path, backend).result  # without the flag: the new run goes on
@@ -286,16 +379,16 @@ def test_a_different_run_is_not_mixed_in(run: Run, named: str, tmp_path: Path) -
 
 
 def test_where_it_ran_does_not_make_a_run_different(tmp_path: Path) -> None:
-    go(tmp_path, Scripted(), run=a_run(software={"torch": "1"}, hardware="a GPU"))
+    go(tmp_path, Scripted(), run=a_run(software={"torch": "1"}, hardware=Hardware("a GPU")))
     idle = Scripted()
-    go(tmp_path, idle, run=a_run(software={"torch": "2"}, hardware="another"))
+    go(tmp_path, idle, run=a_run(software={"torch": "2"}, hardware=Hardware("another")))
     assert idle.asked == []
 
 
 def test_a_broken_file_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "result_model_0-shot_open.json"
     file.write_text('{"schema_version": 1, "run"')
-    with pytest.raises(UsageError, match=r"result_model_0-shot_open.json is no readable.*--overwrite"):
+    with pytest.raises(UsageError, match=r"result_model_0-shot_open.json is not a readable.*--overwrite"):
         go(tmp_path, Scripted())
     assert file.read_text() == '{"schema_version": 1, "run"'
     file.unlink()
@@ -385,7 +478,7 @@ def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
         lambda _spent: Scripted(a=Response(texts["a"]), b=Response(texts["b"])),
         read,
         tmp_path,
-        write_csv=True,
+        RunOptions(write_csv=True),
     )
     first, second = read_result_file(tmp_path / "result_model_0-shot_mcqa.json").records
     assert first == Record(
@@ -394,6 +487,8 @@ def test_multiple_choice_records_have_everything(tmp_path: Path) -> None:
         true_answer="Yes",
         status="ok",
         generated_answer="Yes",
+        request_key=first.request_key,
+        turns=first.turns,
         full_response="B it is",
         options={"A": "No", "B": "Yes"},
         shown_order=first.shown_order,
@@ -432,14 +527,14 @@ def test_the_plan_skips_and_counts(tmp_path: Path) -> None:
     entries = (Defect("broken", "no image", ("Yes",)), alone, *ABC.entries)
     problems = replace(ABC, entries=entries)
     zero_shot = make_plan(problems, Recipe(), "0-shot", "open", seed=1, limit=3, decoding={})
-    assert [item.problem.problem_id for item in zero_shot.requests] == ["alone", "p1"]
+    assert [item.problem_id for item in zero_shot.problems] == ["alone", "p1"]
     assert [skip.problem_id for skip in zero_shot.skipped] == ["broken"]
     icl = make_plan(problems, Recipe(), "ICL", "open", seed=1, limit=None, decoding={})
-    assert [(skip.problem_id, "one row only" in skip.reason) for skip in icl.skipped] == [
+    assert [(skip.problem_id, "only one row" in skip.reason) for skip in icl.skipped] == [
         ("broken", False),
         ("alone", True),
     ]
-    assert make_plan(problems, Recipe(), "0-shot", "open", seed=1, limit=1, decoding={}).requests == ()
+    assert make_plan(problems, Recipe(), "0-shot", "open", seed=1, limit=1, decoding={}).problems == ()
     result = go(tmp_path, Scripted(), plan=zero_shot, run=a_run(problems)).result
     assert [skip.problem_id for skip in result.run.dataset.skipped] == ["broken"]
 
@@ -447,7 +542,7 @@ def test_the_plan_skips_and_counts(tmp_path: Path) -> None:
 def test_a_key_depends_on_all_that_is_sent_and_on_nothing_else() -> None:
     def keys(problems: ProblemSet, **decoding: object) -> list[str]:
         plan = make_plan(problems, Recipe(), "ICL", "open", seed=1, limit=None, decoding=decoding)
-        return [item.key for item in plan.requests]
+        return [item.request_key for item in plan.problems]
 
     first, second, *_ = keys(ABC)
     assert first != second
@@ -486,11 +581,15 @@ def test_a_journal_line_that_cannot_be_read_costs_that_problem_alone(tmp_path: P
 
 def test_a_journal_removed_by_its_holder_is_not_mistaken_for_ours(tmp_path: Path) -> None:
     file = tmp_path / "x.partial.jsonl"
-    with Journal(file, a_run(), overwrite=False) as journal:
-        journal.append([("k", Record("p1", "q", "a", "ok", generated_answer="x"))])
+
+    def opened() -> Journal[Record]:
+        return Journal(file, a_run().identity(), Record, overwrite=False, started_at="")
+
+    with opened() as journal:
+        journal.append([Record("p1", "q", "a", "ok", generated_answer="x")])
         journal.file.unlink()
-        with Journal(file, a_run(), overwrite=False) as other:
-            assert other.records == []
+        with opened() as other:
+            assert other.entries == []
     assert not file.exists()
 
 

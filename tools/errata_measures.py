@@ -20,8 +20,9 @@ from smmile.reporting.statistics import clustered_standard_error
 from smmile.reporting.strata import run_key
 from smmile.reporting.strata_files import Strata, read_strata
 from smmile.reporting.tables import percent
+from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
-from smmile.results.schema import Record, RunResults, read_run, result_files
+from smmile.results.schema import Record
 from smmile.scoring.exact_match import normalise
 from smmile.scoring.folder import read_scores
 from smmile.scoring.metrics import METRICS

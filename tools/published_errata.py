@@ -20,7 +20,7 @@ def main() -> int:
         type=Path,
         required=True,
         metavar="DIR",
-        help="the folder `results` of a checkout of the public repository",
+        help="folder `results` of a checkout of the public repository",
     )
     parser.add_argument(
         "--published-augmented",
@@ -32,7 +32,7 @@ def main() -> int:
         "--augmented-path",
         type=Path,
         metavar="DIR",
-        help="read the rows of SMMILE++ from this folder, not from the hub",
+        help="read the rows of SMMILE++ from this folder (default: the hub)",
     )
     parser.add_argument(
         "--output",

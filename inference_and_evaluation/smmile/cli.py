@@ -53,11 +53,29 @@ class Parser(argparse.ArgumentParser):
             spelled.append(known.get(_plain(flag), flag) + equals + value)
         return super().parse_known_args(spelled, namespace)
 
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As the library's; then the environment is set up as the flags say."""
+        parsed = super().parse_args(args, namespace)
+        _set_environment(parsed)
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         """Leave with the mistake in one line."""
         message = re.sub(r"//[^/\s@]*@", "//***@", message)  # a password in a URL
         print(f"error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
+
+
+def _set_environment(args: argparse.Namespace) -> None:
+    """Set what CUDA and the hub's libraries read from the environment when they load."""
+    if getattr(args, "gpu_devices", None) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu_devices
+    if getattr(args, "hf_cache_dir", None) is not None:
+        folder = args.hf_cache_dir.absolute()
+        os.environ["HF_HUB_CACHE"] = str(folder)
+        os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -75,7 +93,7 @@ def _plain(flag: str) -> str:
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Run a script's `main` and leave with its exit code; what the user can mend is one line."""
+    """Run a script's `main` and exit with its code; errors that the user can fix are one line."""
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± gets ?, not a traceback
@@ -86,10 +104,20 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except UsageError as error:
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)
         code = EXIT_USAGE
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "smmile":  # a defect of ours
+            raise
+        activate = f"source {shown_path(_SUITE / '.venv' / 'bin' / 'activate')}"
+        print(
+            f"error: this Python lacks the package {one_line(error.name)}; "
+            f"run `{activate}` (first `make setup` in the suite's folder, if you have not yet)",
+            file=sys.stderr,
+        )
+        code = EXIT_USAGE
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # whatever read our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except OSError as error:
@@ -109,7 +137,7 @@ def add_dataset_flags(parser: Parser) -> None:
     group.add_argument(
         "--dataset",
         choices=("augmented", "demo"),
-        help="augmented: SMMILE++; demo: the small set that comes with the suite (default: SMMILE)",
+        help="augmented: SMMILE++; demo: the small built-in set (default: SMMILE)",
     )
     group.add_argument(
         "--augmented",
@@ -122,25 +150,29 @@ def add_dataset_flags(parser: Parser) -> None:
         "--dataset-path",
         type=Path,
         metavar="DIR",
-        help="read the rows from this folder (parquet files, or saved with save_to_disk), not from the hub",
+        help="read the rows from this folder: parquet files, or saved with save_to_disk (default: the hub)",
     )
     group.add_argument(
         "--dataset-id",
         metavar="ID",
-        help="another data set of the hub (default: smmile/SMMILE, or smmile/SMMILE-plusplus)",
+        help="another data set on the hub (default: smmile/SMMILE, or smmile/SMMILE-plusplus)",
     )
-    group.add_argument("--dataset-revision", metavar="REV", help="a revision of the hub's data set")
+    group.add_argument(
+        "--dataset-revision",
+        metavar="REV",
+        help="commit, tag or branch of the hub's data set (default: main)",
+    )
     group.add_argument(
         "--hf_cache_dir",
-        type=_hf_cache_dir,
+        type=Path,
         metavar="DIR",
-        help="where hub files are cached (default: the hub library's own place)",
+        help="cache for files from the hub (default: the hub library's)",
     )
     group.add_argument(
         "--image-dir",
         type=Path,
         metavar="DIR",
-        help="where images that the data set lacks are looked for (default: ../missing_images)",
+        help="images that the data set lacks (default: ../missing_images)",
     )
 
 
@@ -188,7 +220,7 @@ def add_inference_flags(
         "--inference_mode",
         choices=("ICL", "0-shot"),
         default="ICL",
-        help="with the in-context examples, or the query alone",
+        help="with in-context examples, or the query alone",
     )
     parser.add_argument(
         "--task_format",
@@ -202,74 +234,81 @@ def add_inference_flags(
         "--output-dir",
         type=Path,
         metavar="DIR",
-        help="where results go (default: ../results, ../results_augmented for SMMILE++, "
+        help="folder for results (default: ../results, ../results_augmented for SMMILE++, "
         "../results_demo for the demo)",
     )
-    group.add_argument("--limit", type=positive, metavar="N", help="the first N problems (default: all)")
-    group.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of all shuffles")
+    group.add_argument(
+        "--limit", type=positive, metavar="N", help="run the first N problems (default: all)"
+    )
+    group.add_argument(
+        "--problem",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="run only this problem (repeatable; default: all)",
+    )
+    group.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of every random choice")
     group.add_argument(
         "--max_new_tokens",
         type=positive,
         default=max_new_tokens,
         metavar="N",
-        help="length of an answer" + ("" if max_new_tokens else " (default: no limit)"),
+        help="maximum tokens per response" + ("" if max_new_tokens else " (default: no limit)"),
     )
     group.add_argument("--gpu-devices", type=_gpu_devices, metavar="0,1", help="GPUs to use (default: all)")
     group.add_argument(
         "--dry-run",
         action="store_true",
-        help="build every request and write them down, ask nothing",
+        help="write the requests to a file; send nothing",
     )
     group.add_argument(
-        "--overwrite", action="store_true", help="start the run again; otherwise it is continued"
+        "--overwrite", action="store_true", help="start the run again instead of continuing it"
     )
+    group.add_argument("--no-share", action="store_true", help="do not deduplicate identical requests")
     group.add_argument(
-        "--no-share", action="store_true", help="send equal requests each for itself, not once"
-    )
-    group.add_argument(
-        "--csv", action="store_true", help="also write the published CSV columns beside the JSON"
+        "--csv", action="store_true", help="also write a CSV file with the published columns"
     )
 
 
 def add_local_model_flags(parser: Parser) -> None:
     """The flags of scripts whose models run on this machine, or on a server."""
     parser.add_argument(
-        "--name", metavar="NAME", help="the run's name in file names (default: the model's)"
+        "--name", metavar="NAME", help="name of the run in file names (default: the model's)"
     )
     group = parser.add_argument_group("model on this machine")
     group.add_argument(
         "--model-path",
         type=Path,
         metavar="DIR",
-        help="take the checkpoint from this folder, not from the hub",
+        help="load the checkpoint from this folder (default: the hub)",
     )
     group.add_argument(
         "--batch-size",
         type=_batch_size,
         default="auto",
         metavar="N|auto",
-        help="conversations answered at once; auto grows to what fits",
+        help="conversations per batch; auto grows to what fits in memory",
     )
     group.add_argument(
         "--dtype",
         choices=("bfloat16", "float16", "float32"),
-        help="type of the weights (default: the published one; float32 on a CPU)",
+        help="data type of the weights (default: the published one; float32 on a CPU)",
     )
     group.add_argument(
         "--attn",
         choices=("auto", "flash_attention_2", "sdpa", "eager"),
         default="auto",
-        help="attention kernel; auto takes flash attention where it is installed",
+        help="attention implementation; auto uses flash attention if installed",
     )
     group = parser.add_argument_group("model on a server")
     group.add_argument(
         "--server",
         "--base-url",
         metavar="URL",
-        help="send the conversations to this OpenAI-compatible server instead of loading weights",
+        help="send requests to this OpenAI-compatible server; load no weights",
     )
     group.add_argument(
-        "--served-model", metavar="NAME", help="the model's name there (default: what the server has)"
+        "--served-model", metavar="NAME", help="model name on the server (default: the only model there)"
     )
     add_remote_flags(group)
 
@@ -277,12 +316,14 @@ def add_local_model_flags(parser: Parser) -> None:
 def add_api_flags(parser: Parser, *, model: str) -> None:
     """The flags of scripts whose models are behind an API; `model` is the script's default."""
     group = parser.add_argument_group("model behind an API")
-    group.add_argument("--model", default=model, type=_name, metavar="NAME", help="the model's name there")
+    group.add_argument(
+        "--model", default=model, type=_name, metavar="NAME", help="model name at the service"
+    )
     group.add_argument(
         "--name",
         type=_name,
         metavar="NAME",
-        help="the run's name in file names (default: the published one, or the model's)",
+        help="name of the run in file names (default: the published one, or the model's)",
     )
     group.add_argument(
         "--set",
@@ -290,43 +331,48 @@ def add_api_flags(parser: Parser, *, model: str) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="one more field of each request, its value JSON or text, such as reasoning_effort=low or "
-        "temperature=0.7; null leaves one out (repeatable)",
+        help="set a field of every request, such as reasoning_effort=low; null removes it "
+        "(repeatable; default: none)",
     )
     group.add_argument(
         "--base-url",
         metavar="URL",
-        help="ask there, as a client library's own variable for it would (default: that, or the service)",
+        help="address of the service (default: the client library's environment variable, or the provider)",
     )
     add_remote_flags(group)
+    add_cost_flags(group)
+
+
+def add_cost_flags(group: argparse._ArgumentGroup) -> None:
+    """The flags of scripts whose requests may cost money."""
     group.add_argument(
         "--prices",
         type=Path,
         metavar="FILE",
-        help="a price table (default: the dated one that is included)",
+        help="price table (default: smmile/backends/prices.json, which is dated)",
     )
     group.add_argument(
         "--max-cost",
         type=_dollars,
         metavar="DOLLARS",
-        help="begin no request that might make the run dearer, all its answers counted",
+        help="stop before the whole run costs more than this",
     )
 
 
 def add_remote_flags(group: argparse._ArgumentGroup) -> None:
-    """The flags of whatever is asked over a network."""
+    """The flags of scripts that send requests over a network."""
     group.add_argument(
-        "--concurrency", type=positive, default=8, metavar="N", help="requests under way at once"
+        "--concurrency", type=positive, default=8, metavar="N", help="maximum requests in flight"
     )
     group.add_argument(
-        "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds to wait for an answer"
+        "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds to wait for a response"
     )
     group.add_argument(
         "--max-retries",
         type=_not_negative,
         default=10,
         metavar="N",
-        help="how often a request is sent again after a passing failure",
+        help="maximum retries after a transient error",
     )
 
 
@@ -347,7 +393,7 @@ def add_scoring_flags(parser: Parser) -> None:
         action=_StoreGiven,
         default=_SUITE / "results",
         metavar="DIR",
-        help="the folder with the result files (default: ../results)",
+        help="folder with result files (default: ../results)",
     )
     parser.add_argument(
         "--model",
@@ -389,7 +435,7 @@ def add_choice_flag(parser: Parser) -> None:
         type=one_of("stored", "reread"),
         default="stored",
         metavar="{stored,reread}",
-        help="multiple choice as result files have it, or re-extracted from the full responses",
+        help="multiple-choice answers as stored, or re-extracted from full responses",
     )
 
 
@@ -516,17 +562,7 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def _hf_cache_dir(text: str) -> Path:
-    """Put into effect at once: before the hub's libraries are imported and settle on their own place."""
-    folder = Path(text).absolute()
-    os.environ["HF_HUB_CACHE"] = str(folder)
-    os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
-    return folder
-
-
 def _gpu_devices(text: str) -> str:
-    """Checked, and put into effect at once: before anything can start CUDA."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of device numbers such as 0,1")
-    os.environ["CUDA_VISIBLE_DEVICES"] = text
     return text

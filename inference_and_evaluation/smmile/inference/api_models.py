@@ -13,11 +13,10 @@ from smmile.backends.remote.budget import Budget, Estimator, ImageTokens
 from smmile.backends.remote.sdk_chat import bytes_beside_images
 from smmile.backends.remote.sent_images import ImageFitter, ImageRules, TooLargeError
 from smmile.data.images import UnreadableImageError
-from smmile.data.problems import ProblemSet
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.runner import ChoiceReader
-from smmile.inference.script import RunSpecification, run_inference
+from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.choice import read_choice
 from smmile.prompting.conversation import Recipe
 from smmile.results.schema import Usage
@@ -65,13 +64,18 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         name: value for name, value in (dict(model.fields) | set_by_hand).items() if value is not None
     }
 
-    def connect(_problems: ProblemSet, plan: Plan, spent: Usage) -> Backend:
+    def connect(context: RunContext) -> Backend:
         if price is None or args.max_cost is None:
-            return model.connect(plan, fields, None)
-        return model.connect(plan, fields, _budget(args.max_cost, price, estimator, longest, plan, spent))
+            return model.connect(context.plan, fields, None)
+        return model.connect(
+            context.plan,
+            fields,
+            _budget(args.max_cost, price, estimator, longest, context.plan, context.spent),
+        )
 
     def preview(plan: Plan) -> Iterator[str]:
-        requests = list(plan.requests if args.no_share else plan.unique.values())
+        groups = plan.groups.values()
+        requests = [group[0] for group in groups]
         yield f"would ask {one_line(model.model)} of {one_line(model.generation['service'])}"
         yield from _image_changes(requests, model.rules)
         tokens = sum(estimator.prompt_tokens(request.conversation) for request in requests)
@@ -101,7 +105,7 @@ def _budget(
     limit: float, price: Price, estimator: Estimator, longest: int, plan: Plan, spent: Usage
 ) -> Budget:
     """A budget that knows what the answers so far have taken, and how far that is from the estimates."""
-    estimates = [estimator.prompt_tokens(request.conversation) for request in plan.unique.values()]
+    estimates = [estimator.prompt_tokens(request.conversation) for request in plan.requests]
     expected = spent.unique_requests * sum(estimates) / len(estimates)
     longest = max(longest, (spent.completion_tokens or 0) // max(1, spent.unique_requests))
     if spent.prompt_tokens is None:  # nobody says what it was

@@ -14,13 +14,10 @@ from smmile import cli
 from smmile.backends.interface import Backend
 from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, find_checkpoint, revision_of
 from smmile.data.images import IMAGE_DECODING
-from smmile.data.problems import ProblemSet
 from smmile.errors import UsageError, one_line
-from smmile.inference.plan import Plan
 from smmile.inference.ranks import Rank
-from smmile.inference.script import RunSpecification, run_inference
+from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.conversation import Recipe
-from smmile.results.schema import Usage
 
 if TYPE_CHECKING:
     from smmile.backends.local.model import Decoding, Dtype
@@ -88,7 +85,6 @@ def _specification(
     args: argparse.Namespace, family: Family, name: str, checkpoint: str | Path
 ) -> RunSpecification:
     label = checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
-    known: str | None = None
     generation: dict[str, object] = {
         "decoding": family.decoding,
         "max_new_tokens": args.max_new_tokens,
@@ -96,7 +92,7 @@ def _specification(
     }
     if args.server is not None:
 
-        def connect(_problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
+        def connect(_context: RunContext) -> Backend:
             from smmile.backends.remote.openai_services import connect_to_server
 
             fields: dict[str, object] = {"max_tokens": args.max_new_tokens, "seed": args.seed}
@@ -122,15 +118,10 @@ def _specification(
             packages=_SERVER_PACKAGES,
         )
 
-    def revision() -> str | None:
-        nonlocal known
-        known = revision_of(checkpoint)
-        return known
-
-    def load(_problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
+    def load(context: RunContext) -> Backend:
         from smmile.backends.local.model import LocalModel, LocalSettings
 
-        found = find_checkpoint(checkpoint, known)
+        found = find_checkpoint(checkpoint, context.revision)
         _check_type(family, found)
         settings = LocalSettings(
             family_dtype=family.dtype,
@@ -151,7 +142,7 @@ def _specification(
         recipe=family.recipe,
         connect=load,
         checkpoint=label,
-        revision=revision,
+        find_revision=lambda: revision_of(checkpoint),
         generation=generation,
         packages=_PACKAGES,
     )

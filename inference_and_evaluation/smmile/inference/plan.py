@@ -1,15 +1,21 @@
-"""A plan: which problems are asked, as which conversations, and which of those are equal."""
+"""A plan: which problems a run asks, as which conversations, and which of those are equal."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import msgspec
+
+from smmile.backends.interface import Request
 from smmile.data.problems import Defect, Problem, ProblemSet, Skipped
-from smmile.prompting.conversation import Conversation, ImagePart, Recipe, build_conversation
+from smmile.errors import UsageError, one_line
+from smmile.prompting.conversation import Conversation, Recipe, build_conversation
 from smmile.prompting.options import Options, make_options
+from smmile.results.schema import turns_as_data
 from smmile.task import InferenceMode, TaskFormat
 
 
@@ -17,7 +23,7 @@ from smmile.task import InferenceMode, TaskFormat
 class PlannedProblem:
     """One problem as a run asks it.
 
-    Equal requests have the same `request_key`. Problems with the same `key` share one answer.
+    Equal requests have the same `request_key`. Problems with the same `key` share one response.
     """
 
     problem: Problem
@@ -31,46 +37,55 @@ class PlannedProblem:
         """The problem's id."""
         return self.problem.problem_id
 
+    def as_data(self) -> dict[str, object]:
+        """The problem's line in the file that `--dry-run` writes."""
+        options = self.options
+        return {
+            "problem_id": self.problem_id,
+            "turns": turns_as_data(self.conversation),
+            "options": options and dict(options.texts),
+            "shown_order": options and options.shown_order,
+            "correct_option": options and options.correct,
+            "request_key": self.request_key,
+        }
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run asks.
+    """Everything that a run asks, in data-set order.
 
-    `requests` are those of the problems within the run's limit and `beyond` those past it, both in
-    data-set order; `positions` tells each problem's place in the data set, and `skipped` holds all
-    problems that cannot be asked, with their reasons. `reach` is the number of problems within the limit.
+    `problems` are those that the run was told to ask and `others` the rest of the data set that can be
+    asked. `skipped` holds all problems that cannot be asked, and why. `positions` gives each problem's
+    place in the data set, and `chosen` the ids that the run was told to ask, skipped ones included.
     """
 
-    requests: tuple[PlannedProblem, ...]
-    beyond: tuple[PlannedProblem, ...]
+    problems: tuple[PlannedProblem, ...]
+    others: tuple[PlannedProblem, ...]
     skipped: tuple[Skipped, ...]
     positions: Mapping[str, int]
-    reach: int
+    chosen: frozenset[str]
 
-    @property
-    def unique(self) -> dict[str, PlannedProblem]:
-        """The first problem of each request within the limit, by the request's key."""
-        unique: dict[str, PlannedProblem] = {}
-        for item in self.requests:
-            unique.setdefault(item.request_key, item)
-        return unique
-
-    @property
-    def groups(self) -> dict[str, list[PlannedProblem]]:
-        """The problems within the limit that share one answer, by their `key`."""
+    @cached_property
+    def groups(self) -> Mapping[str, list[PlannedProblem]]:
+        """The problems to ask that share one response, by their `key`."""
         groups: dict[str, list[PlannedProblem]] = {}
-        for item in self.requests:
+        for item in self.problems:
             groups.setdefault(item.key, []).append(item)
         return groups
 
     @property
-    def keys(self) -> dict[str, str]:
-        """The request's key of every problem that can be asked, by the problem's id."""
-        return {item.problem_id: item.request_key for item in (*self.requests, *self.beyond)}
+    def requests(self) -> list[Request]:
+        """The requests that the whole run sends."""
+        return [Request(key, group[0].conversation) for key, group in self.groups.items()]
 
-    def skipped_before(self, position: int) -> tuple[Skipped, ...]:
-        """The problems left out among the first `position`."""
-        return tuple(skip for skip in self.skipped if self.positions[skip.problem_id] < position)
+    @cached_property
+    def request_keys(self) -> Mapping[str, str]:
+        """The request key of every problem that can be asked, by the problem's id."""
+        return {item.problem_id: item.request_key for item in (*self.problems, *self.others)}
+
+    def skipped_among(self, problem_ids: Collection[str]) -> tuple[Skipped, ...]:
+        """Those of the problems that cannot be asked."""
+        return tuple(skip for skip in self.skipped if skip.problem_id in problem_ids)
 
 
 def make_plan(
@@ -80,71 +95,49 @@ def make_plan(
     task_format: TaskFormat,
     *,
     seed: int,
-    limit: int | None,
     decoding: Mapping[str, object],
+    limit: int | None = None,
+    only: Collection[str] = (),
     share: bool = True,
 ) -> Plan:
-    """The plan for the first `limit` problems (None: all).
+    """The plan for the first `limit` problems (None: all), or for those with the ids `only`.
 
-    `decoding` is whatever else must agree for two requests to be equal. With `share`, problems whose
-    requests are equal share one answer.
+    `decoding` holds whatever else must agree for two requests to be equal. With `share`, problems whose
+    requests are equal share one response. Raises UsageError where the data set lacks one of `only`.
     """
     options: Mapping[str, Options] = {}
     if task_format == "mcqa":
         options = make_options(problems.entries, seed, shuffled=recipe.shuffle_options)
     positions = {entry.problem_id: place for place, entry in enumerate(problems.entries)}
-    reach = len(positions) if limit is None else min(limit, len(positions))
-    requests: list[PlannedProblem] = []
+    if unknown := [problem_id for problem_id in only if problem_id not in positions]:
+        raise UsageError(
+            f"data set {one_line(problems.source)} has no problem {one_line(unknown[0])}; check --problem"
+        )
+    chosen = frozenset(only or list(positions)[:limit])
+    planned: list[PlannedProblem] = []
     skipped: list[Skipped] = []
     for entry in problems.entries:
         if isinstance(entry, Defect):
             skipped.append(Skipped(entry.problem_id, entry.reason))
         elif mode == "ICL" and not entry.examples:
-            skipped.append(Skipped(entry.problem_id, "it has one row only, so no examples for ICL"))
-        else:
-            entry_options = options.get(entry.problem_id)
-            conversation = build_conversation(entry, recipe, mode, entry_options)
-            key = _request_key(conversation, decoding)
-            requests.append(
-                PlannedProblem(entry, entry_options, conversation, key, key if share else entry.problem_id)
+            skipped.append(
+                Skipped(entry.problem_id, "it has only one row, so there are no examples for ICL")
             )
-    within = tuple(item for item in requests if positions[item.problem_id] < reach)
-    return Plan(within, tuple(requests[len(within) :]), tuple(skipped), positions, reach)
+        else:
+            own_options = options.get(entry.problem_id)
+            conversation = build_conversation(entry, recipe, mode, own_options)
+            request_key = data_hash({"turns": turns_as_data(conversation), "decoding": decoding})
+            key = request_key if share else entry.problem_id
+            planned.append(PlannedProblem(entry, own_options, conversation, request_key, key))
+    return Plan(
+        problems=tuple(item for item in planned if item.problem_id in chosen),
+        others=tuple(item for item in planned if item.problem_id not in chosen),
+        skipped=tuple(skipped),
+        positions=positions,
+        chosen=chosen,
+    )
 
 
-def turns_as_data(conversation: Conversation) -> list[dict[str, object]]:
-    """The turns as plain data, an image as its hash: what `--dry-run` shows."""
-    return [
-        {
-            "role": turn.role,
-            "content": [
-                {"type": "image", "sha256": part.image.sha256}
-                if isinstance(part, ImagePart)
-                else {"type": "text", "text": part.text}
-                for part in turn.content
-            ],
-        }
-        for turn in conversation.turns
-    ]
-
-
-def request_as_data(request: PlannedProblem) -> dict[str, object]:
-    """One line of `--dry-run`."""
-    options = request.options
-    return {
-        "problem_id": request.problem.problem_id,
-        "turns": turns_as_data(request.conversation),
-        "options": dict(options.texts) if options else None,
-        "shown_order": list(options.shown_order) if options else None,
-        "correct_option": options.correct if options else None,
-        "request_key": request.request_key,
-    }
-
-
-def fingerprint(data: object) -> str:
+def data_hash(data: object) -> str:
     """A SHA-256 of plain data, equal for equal data."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _request_key(conversation: Conversation, decoding: Mapping[str, object]) -> str:
-    return fingerprint({"turns": turns_as_data(conversation), "decoding": dict(decoding)})
+    return hashlib.sha256(json.dumps(msgspec.to_builtins(data), sort_keys=True).encode()).hexdigest()

@@ -1,54 +1,66 @@
-"""Runs a plan: asks what has not been answered yet and keeps every answer, whatever happens."""
+"""Carries out a plan: sends what has no response yet and saves every response, whatever happens."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from msgspec.structs import replace as change
 
-from smmile.backends.interface import Answered, Backend, BackendInfo, ErrorInfo, Failure, Request, Response
+from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Price
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.files import make_folder, sync_folder, write_whole
-from smmile.inference.journal import Entry, Journal, is_finished, is_held, read_journal
+from smmile.inference.journal import Journal, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
-from smmile.inference.ranks import ONLY_PROCESS, Rank, Rendezvous
+from smmile.inference.ranks import ONLY_PROCESS, Rank, RunFiles, open_journal, responses_of_others
 from smmile.prompting.options import Options
-from smmile.results.run_names import RunName
+from smmile.results.published_csv import encode_csv
 from smmile.results.schema import (
+    Hardware,
     Record,
     ResultFile,
     Run,
     Usage,
     differences,
-    encode_csv,
     encode_result_file,
     read_result_file,
+    turns_as_data,
 )
 
 ChoiceReader = Callable[[str, Options], str | None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped from outside; says what is kept."""
+    """The run was stopped from outside; the message says what is kept."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; none of this makes it a different run. `price` is that of its tokens."""
+
+    overwrite: bool = False
+    write_csv: bool = False
+    price: Price | None = None
+    rank: Rank = ONLY_PROCESS
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its file, what is in it, and how many requests were sent this time.
+    """A finished run: its file and content, and how many requests were sent this time.
 
-    `stale_csv`: a CSV of this run's name stands beside the file and holds something else.
+    `outdated` counts the answers to other requests, as those to a replaced image. `stale_csv`: a CSV of
+    this run's name exists and holds something else.
     """
 
     file: Path
     result: ResultFile
     sent: int
+    outdated: int
     stale_csv: bool
 
     @property
@@ -68,232 +80,161 @@ def run_plan(
     connect: Callable[[Usage], Backend],
     read_choice: ChoiceReader,
     folder: Path,
-    *,
-    overwrite: bool = False,
-    share: bool = True,
-    write_csv: bool = False,
-    price: Price | None = None,
-    rank: Rank = ONLY_PROCESS,
+    options: RunOptions,
 ) -> Outcome | None:
-    """Answer every request of `plan` that has no answer in `folder` yet, and write the result file.
+    """Answer every problem of `plan` that has no answer in `folder` yet, and write the result file.
 
-    `connect` gives the back end, told what the answers that are known have taken, and is called only if
-    something is left to ask; `read_choice` reads the chosen letter out of a reply in multiple choice.
-    Equal requests are sent once, unless `share` is false. `price` is that of the model's tokens, if known.
-    Of several processes each (`rank`) asks its part, and all but the first give None.
-    Raises UsageError where the folder cannot be written, is in use by another copy of the run or holds
-    a different one, and Interrupted where the run was stopped; answers are kept.
+    `connect` makes the back end, given what the known answers cost, and is called only if something is
+    left to ask; `read_choice` extracts the chosen letter from a response. Of several processes each
+    handles its share, and all but the first return None. Raises UsageError where the folder cannot be
+    written, is in use by another copy of the run or holds a different one, and Interrupted where the run
+    was stopped; answers are kept.
     """
-    make_folder(folder)
-    stem = RunName(run.model, run.inference_mode, run.task_format).stem
-    file = folder / f"{stem}.json"
-    own = [folder / f"{stem}.partial.rank{index}.jsonl" for index in range(rank.count)]
-    with ExitStack() as stack:
-        main = folder / f"{stem}.partial.jsonl"
-        rendezvous = stack.enter_context(Rendezvous(rank)) if rank.count > 1 else None
-        if rank.is_first:
-            shares = sorted(folder.glob(f"{stem}.partial.rank*.jsonl"))
-            journal = stack.enter_context(Journal(main, run, overwrite=overwrite, shares=shares))
-            replaces_result, known = journal.replaces_result, journal.records
-            started_at = journal.run.started_at
-        if rendezvous:
-            rendezvous.wait()  # the first has tidied up
-            if not rank.is_first:
-                replaces_result, known = read_journal(main, run)
-            journal = stack.enter_context(
-                Journal(own[rank.index], run, overwrite=True, replaces_result=replaces_result)
-            )
-            rendezvous.wait()  # everyone's journal is open
-        earlier = None if replaces_result else _earlier_result(file, run)
-        records = earlier.records if earlier else ()
-        state = _State(plan, journal, records, known, read_choice, share, record_shared=rank.is_first)
-        pending = state.pending()
-
-        def taken() -> Usage:
-            own_price = price or (earlier.run.usage.price if earlier else None)
-            return _usage(plan, list(state.records.values()), share, own_price)
-
-        asking = _Asking(state, lambda: connect(taken()), stem.removeprefix("result_"))
-        others = own[1:] if rank.is_first else []
+    with _open_run(plan, run, read_choice, folder, options) as opened:
+        sender = _Sender(opened, connect)
+        rank = options.rank
+        pending = opened.pending()
         try:
-            asking.ask(pending[rank.index :: rank.count], rank)
+            sender.send(pending[rank.index :: rank.count], rank)
             if not rank.is_first:
-                journal.finish()
+                opened.journal.finish()
                 return None
-            for other in others:
-                _await(other)
-                state.learn(read_journal(other, run)[1])
-            # What the share of a process that died has left.
-            asking.ask(state.pending(asked_before=False) if others else [], ONLY_PROCESS)
+            if rank.count > 1:
+                for records in responses_of_others(opened.files, rank, opened.identity, Record):
+                    opened.add(records)
+                # What the share of a process that died has left.
+                sender.send(opened.pending(retry_errors=False), ONLY_PROCESS)
         except KeyboardInterrupt as error:
-            for other in others:
-                state.learn(read_journal(other, run)[1])
-            raise Interrupted(_interruption(state, plan, overwrite, rank)) from error
-        made = replace(_as_made(run, asking, earlier, rank), usage=taken())
-        result = _result(plan, made, started_at, earlier, state.records)
-        if earlier is None or _without_times(earlier) != _without_times(result):
-            write_whole(file, encode_result_file(result))
-        else:
-            result = earlier
-        table, stale = file.with_suffix(".csv"), False
-        if write_csv or table.is_file():
-            content = encode_csv(result.records, run.task_format)
-            if write_csv:
-                write_whole(table, content)
-            else:
-                stale = table.read_bytes() != content
-        for done in (main, *(own if rendezvous else ())):
-            done.unlink(missing_ok=True)
-        sync_folder(folder)
-    return Outcome(file, result, len(pending), stale)
+            raise Interrupted(opened.interruption()) from error
+        return _finish(opened, sender.backend, len(pending))
 
 
-class _Asking:
-    """Asks a back end, once it is needed, and tells how far it is."""
-
-    def __init__(self, state: _State, connect: Callable[[], Backend], label: str) -> None:
-        self._state, self._connect, self._label = state, connect, label
-        self._backend: Backend | None = None
-
-    @property
-    def description(self) -> BackendInfo | None:
-        """What the back end says of itself; None where there was nothing to ask."""
-        return None if self._backend is None else self._backend.describe()
-
-    def ask(self, requests: Sequence[Request], rank: Rank) -> None:
-        """Ask, and keep the answers as they come."""
-        if not requests:
-            return
-        if self._backend is None:
-            self._backend = self._connect()
-        label = self._label if rank.count == 1 else f"{self._label}, process {rank.index} of {rank.count}"
-        with Progress(self._state.problems_of(requests), label) as progress:
-            for batch in guarded(self._backend, requests):
-                records = self._state.keep(batch)
-                progress.advance(len(records), sum(record.status == "error" for record in records))
-
-
-def _as_made(run: Run, asking: _Asking, earlier: ResultFile | None, rank: Rank) -> Run:
-    """`run` with what its back end says of itself, or what was told before if there was nothing to ask."""
-    if asking.description is not None:
-        hardware = {
-            name: value
-            for name, value in asdict(asking.description).items()
-            if value and name != "generation"
-        }
-        effective = (
-            {"effective": dict(asking.description.generation)} if asking.description.generation else {}
-        )
-        return replace(
-            run,
-            hardware={"machine": run.hardware, "processes": rank.count} | hardware,
-            generation=dict(run.generation) | effective,
-        )
-    if earlier is not None:
-        return replace(run, hardware=earlier.run.hardware, generation=earlier.run.generation)
-    return run
-
-
-def _await(journal: Path) -> None:
-    """Return when the process that writes `journal` has done its share, or is gone."""
-    while is_held(journal) and not is_finished(journal):
-        time.sleep(0.2)
-
-
-def _interruption(state: _State, plan: Plan, overwrite: bool, rank: Rank) -> str:
-    if not rank.is_first:
-        return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
-    return (
-        f"interrupted: {state.answered} of {len(plan.requests)} problems are answered and kept; the same "
-        f"command{' without --overwrite' if overwrite else ''} goes on from there"
-    )
-
-
-class _State:
-    """What is known of each problem of a plan."""
+class _OpenRun:
+    """A run whose files are open, and its records so far."""
 
     def __init__(
         self,
         plan: Plan,
-        journal: Journal,
-        earlier: Sequence[Record],
-        journaled: Sequence[Entry],
+        run: Run,
         read_choice: ChoiceReader,
-        share: bool,
-        *,
-        record_shared: bool,
+        options: RunOptions,
+        files: RunFiles,
+        journal: Journal[Record],
+        earlier: ResultFile | None,
     ) -> None:
-        self._plan, self._journal, self._read_choice = plan, journal, read_choice
+        self.plan, self.run, self.options, self.files = plan, run, options, files
+        self.identity, self.journal, self.earlier = run.identity(), journal, earlier
         self.records: dict[str, Record] = {}
-        for record in earlier:
-            self._learn(record)
-        self.learn(journaled)
-        self._groups = plan.groups
-        self._share_known_answers(record_shared)
+        self.outdated = 0
+        self._read_choice = read_choice
 
-    def learn(self, journaled: Sequence[Entry]) -> None:
-        """Take in what a journal holds."""
-        # An image supplied by hand may have been changed since: that answer is to another request.
-        keys = self._plan.keys
-        for key, record in journaled:
-            if keys.get(record.problem_id) == key:
-                self._learn(record)
+    def add(self, records: Iterable[Record]) -> None:
+        """Add known records, without those that answer another request than the problem's present one."""
+        for record in records:
+            key = self.plan.request_keys.get(record.problem_id, record.request_key)
+            if key != record.request_key:  # an image supplied by hand was replaced
+                self.outdated += 1
+            elif (known := self.records.get(record.problem_id)) is None or known.status == "error":
+                self.records[record.problem_id] = record
 
-    @property
-    def answered(self) -> int:
-        """Problems of the plan with an answer."""
-        return sum(self._is_answered(request) for request in self._plan.requests)
+    def pending(self, *, retry_errors: bool = True) -> list[Request]:
+        """The requests without a response; with `retry_errors`, those that ended in an error too."""
+        return [
+            Request(key, group[0].conversation)
+            for key, group in self.plan.groups.items()
+            if not self._is_answered(group[0]) and (retry_errors or group[0].problem_id not in self.records)
+        ]
+
+    def save(self, batch: Sequence[Answered]) -> list[Record]:
+        """Save a batch for all problems that share its requests; returns their records."""
+        records = [
+            record_of(problem, outcome, self._read_choice)
+            for request, outcome in batch
+            for problem in self.plan.groups[request.key]
+        ]
+        self.journal.append(records)
+        self.add(records)
+        return records
+
+    def share_known_responses(self) -> None:
+        """Give the responses of an earlier process to problems with an equal request."""
+        for group in self.plan.groups.values():
+            source = next(filter(self._is_answered, group), None)
+            if source is not None:
+                response = _response_in(self.records[source.problem_id])
+                missing = [item for item in group if not self._is_answered(item)]
+                records = [record_of(item, response, self._read_choice) for item in missing]
+                if self.options.rank.is_first:
+                    self.journal.append(records)
+                self.add(records)
 
     def problems_of(self, requests: Sequence[Request]) -> int:
         """How many problems share `requests`."""
-        return sum(len(self._groups[request.key]) for request in requests)
+        return sum(len(self.plan.groups[request.key]) for request in requests)
 
-    def pending(self, *, asked_before: bool = True) -> list[Request]:
-        """One request of each group that has no answer; those that ended in an error, if `asked_before`."""
-        return [
-            Request(key, group[0].conversation)
-            for key, group in self._groups.items()
-            if not self._is_answered(group[0])
-            and (asked_before or group[0].problem.problem_id not in self.records)
-        ]
+    def usage(self) -> Usage:
+        """What the records so far cost; equal requests cost it once if they share their response."""
+        price = self.options.price or (self.earlier.run.usage.price if self.earlier else None)
+        keys = {item.problem_id: item.key for item in (*self.plan.problems, *self.plan.others)}
+        sent: dict[str, Record] = {}
+        for problem_id, record in self.records.items():
+            sent.setdefault(keys.get(problem_id, problem_id), record)
 
-    def keep(self, batch: Sequence[Answered]) -> list[Record]:
-        """Journal a batch for all problems that share its requests; gives their records."""
-        records = [
-            (request.request_key, record_of(request, outcome, self._read_choice))
-            for asked, outcome in batch
-            for request in self._groups[asked.key]
-        ]
-        self._journal.append(records)
-        for _, record in records:
-            self._learn(record)
-        return [record for _, record in records]
+        def total(counts: Iterable[int | None]) -> int | None:
+            known = [count for count in counts if count is not None]
+            return sum(known) if known else None
 
-    def _learn(self, record: Record) -> None:
-        known = self.records.get(record.problem_id)
-        if known is None or known.status == "error":
-            self.records[record.problem_id] = record
+        prompt = total(record.prompt_tokens for record in sent.values())
+        completion = total(record.completion_tokens for record in sent.values())
+        price = None if prompt is None else price
+        return Usage(
+            requests=len(self.records),
+            unique_requests=len({record.request_key for record in self.records.values()}),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            seconds=round(sum(record.seconds or 0.0 for record in sent.values()), 3),
+            dollars=round(price.dollars(prompt or 0, completion or 0), 6) if price else None,
+            price=price,
+        )
 
-    def _is_answered(self, request: PlannedProblem) -> bool:
-        record = self.records.get(request.problem.problem_id)
+    def interruption(self) -> str:
+        """What to say when the run is interrupted."""
+        rank = self.options.rank
+        if not rank.is_first:
+            return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
+        for file in self.files.of_other_ranks(rank):
+            self.add(read_journal(file, self.identity, Record)[1])
+        answered = sum(map(self._is_answered, self.plan.problems))
+        again = " without --overwrite" if self.options.overwrite else ""
+        return (
+            f"interrupted: {answered} of {len(self.plan.problems)} problems are answered and kept; "
+            f"the same command{again} continues from there"
+        )
+
+    def _is_answered(self, problem: PlannedProblem) -> bool:
+        record = self.records.get(problem.problem_id)
         return record is not None and record.status == "ok"
 
-    def _share_known_answers(self, record: bool) -> None:
-        """Give answers of an earlier process to equal requests that it did not come to."""
-        shared = []
-        for group in self._groups.values():
-            source = next(filter(self._is_answered, group), None)
-            if source is not None:
-                reply = _reply(self.records[source.problem.problem_id])
-                shared += [
-                    (request.request_key, record_of(request, reply, self._read_choice))
-                    for request in group
-                    if not self._is_answered(request)
-                ]
-        if record:
-            self._journal.append(shared)
-        for _, shared_record in shared:
-            self._learn(shared_record)
+
+@contextmanager
+def _open_run(
+    plan: Plan, run: Run, read_choice: ChoiceReader, folder: Path, options: RunOptions
+) -> Iterator[_OpenRun]:
+    """Lock the run's files and read what is known of it."""
+    make_folder(folder)
+    files = RunFiles(folder, run.name.stem)
+    with ExitStack() as stack:
+        journal, known = stack.enter_context(
+            open_journal(
+                files, options.rank, run.identity(), Record, overwrite=options.overwrite, started_at=now()
+            )
+        )
+        earlier = None if journal.replaces_result else _earlier_result(files.result, run)
+        opened = _OpenRun(plan, run, read_choice, options, files, journal, earlier)
+        opened.add(earlier.records if earlier else ())
+        opened.add(known)
+        opened.share_known_responses()
+        yield opened
 
 
 def _earlier_result(file: Path, run: Run) -> ResultFile | None:
@@ -303,16 +244,40 @@ def _earlier_result(file: Path, run: Run) -> ResultFile | None:
         earlier = read_result_file(file)
     except UsageError as error:
         raise UsageError(f"{error}; move it away, or start again with --overwrite") from error
-    if found := differences(run, earlier.run):
-        raise UsageError(
-            f"{one_line(file)} is of a different run: {'; '.join(found)}; "
-            "--overwrite starts again, --output-dir keeps both"
-        )
-    return earlier
+    if earlier.schema_version == 1:
+        why = "was written by an earlier version of the suite, which did not record requests, so it can be "
+        why += "scored but not continued"
+    elif found := differences(run.identity(), earlier.run.identity()):
+        why = f"is of a different run: {'; '.join(found)}"
+    else:
+        return earlier
+    raise UsageError(f"{one_line(file)} {why}; --overwrite starts again, --output-dir keeps both")
 
 
-def guarded(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-    """The back end's answers; whatever it leaves without one, by an error or silence, as failures."""
+class _Sender:
+    """Sends requests to a back end, which it connects when there is something to send."""
+
+    def __init__(self, opened: _OpenRun, connect: Callable[[Usage], Backend]) -> None:
+        self._opened, self._connect = opened, connect
+        self.backend: Backend | None = None
+
+    def send(self, requests: Sequence[Request], rank: Rank) -> None:
+        """Send `requests` and save the responses as they come."""
+        if not requests:
+            return
+        if self.backend is None:
+            self.backend = self._connect(self._opened.usage())
+        label = self._opened.files.stem.removeprefix("result_")
+        if rank.count > 1:
+            label += f", process {rank.index} of {rank.count}"
+        with Progress(self._opened.problems_of(requests), label) as progress:
+            for batch in answers(self.backend, requests):
+                records = self._opened.save(batch)
+                progress.advance(len(records), sum(record.status == "error" for record in records))
+
+
+def answers(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+    """The back end's answers; a request that it leaves without one, silently or by an error, has failed."""
     left = {request.key: request for request in requests}
     message = "the back end gave no answer"
     try:
@@ -329,25 +294,24 @@ def guarded(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[
         yield [(request, failure) for request in left.values()]
 
 
-def record_of(request: PlannedProblem, outcome: Response | Failure, read_choice: ChoiceReader) -> Record:
-    """What became of one request, as result files and journals have it."""
-    problem, options = request.problem, request.options
+def record_of(problem: PlannedProblem, outcome: Response | Failure, read_choice: ChoiceReader) -> Record:
+    """The record of one problem's outcome."""
+    options = problem.options
     record = Record(
         problem_id=problem.problem_id,
-        question=problem.query.question,
-        true_answer=problem.query.answer,
+        question=problem.problem.query.question,
+        true_answer=problem.problem.query.answer,
         status="error",
-        error=ErrorInfo("empty", "the model answered with nothing"),
+        error=ErrorInfo("empty", "the model returned an empty response"),
+        request_key=problem.request_key,
+        turns=turns_as_data(problem.conversation),
         options=dict(options.texts) if options else None,
         shown_order=options.shown_order if options else None,
         correct_option=options.correct if options else None,
         is_correct=False if options else None,
-        seconds=outcome.seconds,
-    )
-    record = change(
-        record,
         prompt_tokens=outcome.prompt_tokens,
         completion_tokens=outcome.completion_tokens,
+        seconds=outcome.seconds,
         images_changed=outcome.images_changed,
     )
     if isinstance(outcome, Failure):
@@ -356,9 +320,9 @@ def record_of(request: PlannedProblem, outcome: Response | Failure, read_choice:
     follow_up = None if outcome.follow_up is None else replace_surrogates(outcome.follow_up)
     reason = None if outcome.finish_reason is None else replace_surrogates(outcome.finish_reason)
     record = change(record, full_response=text, finish_reason=reason, follow_up=follow_up)
-    if not text and outcome.finish_reason == "length":  # as models do that think at length
-        spent = ErrorInfo("empty", "all that --max_new_tokens allows went by without an answer; allow more")
-        return change(record, error=spent)
+    if not text and outcome.finish_reason == "length":  # as of models that reason at length
+        truncated = ErrorInfo("empty", "--max_new_tokens was used up before the answer began; raise it")
+        return change(record, error=truncated)
     if not text.strip() and outcome.finish_reason != "length":
         return record
     record = change(record, status="ok", error=None)
@@ -373,7 +337,7 @@ def record_of(request: PlannedProblem, outcome: Response | Failure, read_choice:
     )
 
 
-def _reply(record: Record) -> Response:
+def _response_in(record: Record) -> Response:
     return Response(
         record.full_response or "",
         record.finish_reason,
@@ -385,57 +349,51 @@ def _reply(record: Record) -> Response:
     )
 
 
-def _result(
-    plan: Plan,
-    run: Run,
-    started_at: str,
-    earlier: ResultFile | None,
-    known: Mapping[str, Record],
-) -> ResultFile:
-    """The result file: all that is known, what an earlier run had beyond this plan included."""
-    records = tuple(sorted(known.values(), key=lambda record: plan.positions[record.problem_id]))
-    earlier_skips = [skip.problem_id for skip in earlier.run.dataset.skipped] if earlier else []
-    there = [*known, *earlier_skips]
-    reach = max([plan.reach, *(plan.positions[problem_id] + 1 for problem_id in there)])
-    skipped = tuple(skip for skip in plan.skipped_before(reach) if skip.problem_id not in known)
+def _finish(opened: _OpenRun, backend: Backend | None, sent: int) -> Outcome:
+    """Write the result file and remove the journals."""
+    files, earlier = opened.files, opened.earlier
+    result = _result(opened, backend)
+    if earlier is None or _without_times(earlier) != _without_times(result):
+        write_whole(files.result, encode_result_file(result))
+    else:
+        result = earlier
+    stale_csv = False
+    if opened.options.write_csv or files.csv.is_file():
+        content = encode_csv(result.records, result.run.task_format)
+        if opened.options.write_csv:
+            write_whole(files.csv, content)
+        else:
+            stale_csv = files.csv.read_bytes() != content
+    files.remove_journals(opened.options.rank)
+    sync_folder(files.folder)
+    return Outcome(files.result, result, sent, opened.outdated, stale_csv)
+
+
+def _result(opened: _OpenRun, backend: Backend | None) -> ResultFile:
+    """The result file: everything that is known, also of problems that this command did not ask."""
+    plan, run, earlier = opened.plan, opened.run, opened.earlier
+    if backend is not None:
+        info = backend.describe()
+        hardware = Hardware.of(run.hardware.machine, opened.options.rank.count, info)
+        run = replace(run, hardware=hardware, effective=info.generation)
+    elif earlier is not None:
+        run = replace(run, hardware=earlier.run.hardware, effective=earlier.run.effective)
+    records = sorted(opened.records.values(), key=lambda record: plan.positions[record.problem_id])
+    seen = (
+        plan.chosen | {skip.problem_id for skip in earlier.run.dataset.skipped} if earlier else plan.chosen
+    )
+    skipped = plan.skipped_among(seen - opened.records.keys())
     run = replace(
         run,
         dataset=replace(run.dataset, skipped=skipped),
-        started_at=earlier.run.started_at if earlier else started_at,
+        started_at=earlier.run.started_at if earlier else opened.journal.started_at,
         finished_at=now(),
+        usage=opened.usage(),
     )
-    return ResultFile(run, records)
-
-
-def _usage(plan: Plan, records: Sequence[Record], share: bool, price: Price | None) -> Usage:
-    """What `records` took; equal requests took it once if they `share` their answer."""
-    keys = plan.keys
-    unique: dict[str, Record] = {}
-    for record in records:
-        unique.setdefault(keys.get(record.problem_id, record.problem_id), record)
-    sent = list(unique.values()) if share else records
-
-    def total(counts: Iterable[int | None]) -> int | None:
-        known = [count for count in counts if count is not None]
-        return sum(known) if known else None
-
-    prompt = total(record.prompt_tokens for record in sent)
-    completion = total(record.completion_tokens for record in sent)
-    priced = None if price is None or prompt is None else price
-    return Usage(
-        requests=len(records),
-        unique_requests=len(unique),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        seconds=round(sum(record.seconds or 0.0 for record in sent), 3),
-        dollars=round(priced.dollars(prompt or 0, completion or 0), 6) if priced else None,
-        price=priced,
-    )
+    return ResultFile(run, tuple(records))
 
 
 def _without_times(result: ResultFile) -> ResultFile:
-    dollars = result.run.usage.dollars
-    run = replace(
-        result.run, started_at="", finished_at="", usage=Usage(dollars=dollars), software={}, hardware=""
-    )
+    usage = Usage(dollars=result.run.usage.dollars)
+    run = replace(result.run, started_at="", finished_at="", usage=usage, software={}, hardware=Hardware())
     return replace(result, run=run)

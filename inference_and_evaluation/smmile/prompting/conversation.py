@@ -105,9 +105,18 @@ class Recipe:
         """Whether any image is sent."""
         return "image" in self.parts
 
-    def as_data(self) -> dict[str, object]:
-        """The recipe as plain data, from which a run's identity is told."""
-        return asdict(self)
+    def as_data(self, task_format: TaskFormat) -> dict[str, object]:
+        """Everything that decides about conversations of one task format, as plain data."""
+        data: dict[str, object] = {
+            "system": self.system,
+            "parts": list(self.parts),
+            "answer_suffix": self.answer_suffix,
+            "answer_role": self.answer_role,
+            "wording": asdict(self.wording(task_format)),
+        }
+        if task_format == "mcqa":
+            data |= {"option_line": self.option_line, "shuffle_options": self.shuffle_options}
+        return data
 
 
 def build_conversation(

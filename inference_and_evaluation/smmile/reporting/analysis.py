@@ -15,6 +15,7 @@ from smmile.reporting.statistics import (
     macro_average,
 )
 from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.results.run_names import RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
 
@@ -127,7 +128,7 @@ def table_in_latex(
 
     `published` scores follow below. They have no clustered errors, which take the answers.
     """
-    estimates = {
+    estimates: dict[tuple[RunName, str], Estimate] = {
         (analysis.scores.name, analysis.scores.metric): analysis.estimate(error) for analysis in analyses
     }
     data_set = _data_set(analyses)

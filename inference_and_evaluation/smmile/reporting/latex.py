@@ -56,7 +56,7 @@ def latex_table(
     import jinja2
 
     own, theirs = _rows(estimates), _rows(published or {})
-    metrics = latex_metrics({metric for _, metric in estimates})
+    metrics = latex_metrics({metric for _, metric in [*estimates, *(published or {})]})
     columns: list[_Column] = [(metric.key, mode) for metric in metrics for mode in _MODES]
     best = {
         column: percent(max((row[column].accuracy for row in own.values() if column in row), default=None))
@@ -98,7 +98,7 @@ def latex_table(
 
 
 def latex_metrics(scored: Container[str]) -> list[Metric]:
-    """Returns the metrics with columns: the paper's, and others of which there are scores."""
+    """Returns the metrics that have columns: the paper's, and others that have scores."""
     return [metric for metric in METRICS.values() if metric.in_paper or metric.key in scored]
 
 

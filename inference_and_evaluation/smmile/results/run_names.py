@@ -57,9 +57,14 @@ def file_safe(name: str) -> str:
     return _UNSAFE.sub("-", name)
 
 
+def is_evaluation(stem: str) -> bool:
+    """Whether a file name without its suffix is that of an evaluation, not of a result file."""
+    return _EVALUATION.search(stem) is not None
+
+
 @dataclass(frozen=True, order=True)
 class RunName:
-    """What tells one run from another within a folder."""
+    """What distinguishes a run from the others in its folder."""
 
     model: str
     mode: InferenceMode
@@ -68,18 +73,18 @@ class RunName:
 
     @property
     def stem(self) -> str:
-        """The run's result file without its ending."""
+        """The name of the run's result file, without its suffix."""
         tail = f"_{self.perturbation}" if self.perturbation else ""
         return f"result_{self.model}_{self.mode}_{self.task_format}{tail}"
 
     @classmethod
     def parse(cls, stem: str) -> RunName | None:
-        """The run that the file name `stem` (without ending) stands for; None if it is no result file's.
+        """The run that a file name without suffix stands for; None if it is not that of a result file.
 
         Published open files of some models end with the mode: they are open.
         """
         match = _STEM.fullmatch(stem)
-        if match is None or _EVALUATION.search(stem):
+        if match is None or is_evaluation(stem):
             return None
         return cls(
             match["model"],

@@ -5,34 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from smmile.data.dataset import DatasetName, DatasetSource, load_outlines
-from smmile.data.problems import HUB_IDS, Outline, base_problem_id
-from smmile.errors import UsageError, one_line
+from smmile.data.dataset import DatasetSource, load_outlines
+from smmile.data.problems import Outline, base_problem_id
+from smmile.results.reading import source_of_run
 from smmile.results.schema import Run
 from smmile.scoring.scores import Scores
-
-
-def source_of_run(run: Run, folder: Path) -> DatasetSource:
-    """The data set that a run in `folder` names.
-
-    Raises UsageError where its file does not say enough to load it again.
-    """
-    info = run.dataset
-    names: dict[str, DatasetName] = {"demo": "demo"}
-    names |= {hub_id: "augmented" if name == "augmented" else "smmile" for name, hub_id in HUB_IDS.items()}
-    path = getattr(info, "path", None)
-    name = getattr(info, "name", None) or names.get(info.id)
-    if path is None and info.id not in names and "/" not in info.id:
-        raise UsageError(
-            f"the runs of {one_line(run.model)} are on the data set {one_line(info.id)}, and their result "
-            "files do not say where that is; name it with --dataset-path"
-        )
-    return DatasetSource(
-        name=name or "smmile",
-        path=None if path is None else folder / path,
-        hub_id=info.id if path is None and info.id not in names else None,
-        revision=info.revision if path is None and name != "demo" else None,
-    )
 
 
 class ProblemsOfRuns:

@@ -11,8 +11,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from smmile.errors import UsageError, one_line
+from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
-from smmile.results.schema import Record, RunResults
+from smmile.results.schema import Record
 from smmile.scoring.metrics import METRICS, Metric
 from smmile.scoring.scores import Scores, mean_words
 

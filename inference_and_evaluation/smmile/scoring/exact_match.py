@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import string
 
-from smmile.results.schema import Record, RunResults
+from smmile.results.reading import RunResults
+from smmile.results.schema import Record
 from smmile.scoring.scores import Scores, score_records
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smmile.errors import UsageError, one_line
+from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
-from smmile.results.schema import RunResults, read_run, result_files
 from smmile.scoring.evaluation import NotEvaluatedError, lone_evaluations, read_scores_in
 from smmile.scoring.metrics import METRICS, Metric, ScoringOptions
 from smmile.scoring.scores import Scores, natural_key
@@ -107,7 +107,7 @@ def read_scores(
         tuple({*files, *(name for found in lone.values() for name in found)}),
         tuple(sorted(scores, key=lambda run: (natural_key(run.name), order.index(run.metric)))),
         tuple(sorted(unscored, key=lambda one: one.name.stem)),
-        tuple(getattr(files, "warnings", ())),
+        tuple(files.warnings),
     )
 
 

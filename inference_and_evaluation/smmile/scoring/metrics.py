@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from smmile.task import TaskFormat
 
 if TYPE_CHECKING:
-    from smmile.results.schema import RunResults
+    from smmile.results.reading import RunResults
     from smmile.scoring.scores import Scores
 
 

@@ -18,7 +18,8 @@ from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.choice import read_choice
 from smmile.prompting.options import Options, lettered_options
 from smmile.prompting.prompts import prompt
-from smmile.results.schema import Record, RunResults
+from smmile.results.reading import RunResults
+from smmile.results.schema import Record
 from smmile.scoring.evaluation import (
     Evaluation,
     NotEvaluatedError,

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from smmile.results.reading import RunResults
 from smmile.results.run_names import BASELINES, RunName
-from smmile.results.schema import Record, Run, RunResults
+from smmile.results.schema import Record, Run
 from smmile.task import MODES
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 from smmile.errors import one_line, replace_surrogates
-from smmile.inference.plan import fingerprint
+from smmile.inference.plan import data_hash
 from smmile.prompting.prompts import fill, prompt
 from smmile.results.schema import Record
 
@@ -41,7 +41,7 @@ class Case:
     @cached_property
     def key(self) -> str:
         """A SHA-256 of the three texts."""
-        return fingerprint([self.question, self.answer, self.response])
+        return data_hash([self.question, self.answer, self.response])
 
 
 def case_of(record: Record) -> Case | None:

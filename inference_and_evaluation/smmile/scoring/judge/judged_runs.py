@@ -1,4 +1,4 @@
-"""Runs as judges have decided them: majorities, evaluation files, tables."""
+"""Runs as judged: majorities of several judges, and evaluation files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal
 import msgspec
 
 from smmile.errors import UsageError
+from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
-from smmile.results.schema import Record, RunResults, read_run
 from smmile.scoring.evaluation import (
     Evaluation,
     decode_evaluation,
@@ -26,17 +26,17 @@ from smmile.scoring.judge.cases import (
     prompt_fingerprint,
     read_verdict,
 )
-from smmile.scoring.judge.judging import Asked
+from smmile.scoring.judge.judging import JudgeRecord, Verdicts
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, score_records
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was decided of one answer: 1 right, 0 wrong, None for a reply that is no verdict.
+    """The verdict on one answer: 1 correct, 0 incorrect, None if it is unscored.
 
-    `error` says why there is no reply. An answer that no judge is asked about, an error, is wrong and has
-    none either. Of several judges, each has a verdict of its own in `judges`, and this is the majority of
-    those that could be read; a tie is 0.
+    `reply` is the judge's response and `error` says why there is none. An error is incorrect without a
+    judge, so it has neither. With several judges, `judges` holds the verdict of each, and this is the
+    majority of the valid ones; a tie is 0.
     """
 
     verdict: Literal[0, 1] | None
@@ -46,7 +46,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def is_tie(self) -> bool:
-        """Do as many judges find the answer right as wrong?"""
+        """Whether as many judges find the answer correct as incorrect."""
         found = [verdict.verdict for verdict in self.judges.values()]
         return found.count(1) == found.count(0) > 0
 
@@ -54,9 +54,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 class JudgeEvaluation(Evaluation, frozen=True, kw_only=True):
     """A judge's evaluation file; published ones have none of these but `llm_err_count`.
 
-    `llm_err_count` counts the answers without a verdict. `judges` says who was asked and how, `judge_like`
-    which responses speak to a judge, each with the piece that does; `ties` names the problems on which
-    several judges are divided.
+    `llm_err_count` counts the unscored answers. `judges` lists the judges and their decoding, `judge_like`
+    the passages of responses that address a judge, and `ties` the problems on which the judges are divided.
     """
 
     judges: list[dict[str, object]] = msgspec.field(default_factory=list)
@@ -102,40 +101,43 @@ class JudgedRun:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided of every case, by its key; and which cases speak to a judge."""
+    """The verdict on each case that all judges decided, by case key, and the cases that address a judge."""
 
-    asked: Sequence[Asked]
+    judges: Sequence[Verdicts]
     verdicts: Mapping[str, Verdict]
     judge_like: Mapping[str, str]
 
 
-# Failures that asking again may well mend.
-_PASSING = ("server", "rate_limit", "timeout", "internal")
+# Errors that a retry may well resolve.
+_TRANSIENT = ("server", "rate_limit", "timeout", "internal")
 
 
-def left_to_ask(run: RunResults, asked: Sequence[Asked]) -> int:
-    """How many answers of `run` some judge has not judged for a reason that will pass."""
-    failed = {
-        key
-        for judge in asked
-        for key, record in judge.records.items()
-        if record.error is not None and record.error.type in _PASSING
-    }
-    return sum(case.key in failed for record in run.records if (case := case_of(record)))
+def unjudged(run: RunResults, judges: Sequence[Verdicts]) -> int:
+    """How many answers of `run` some judge has not seen, or failed to judge for a transient reason."""
+
+    def is_judged(key: str) -> bool:
+        records = [judge.records.get(key) for judge in judges]
+        return all(
+            record is not None and (record.error is None or record.error.type not in _TRANSIENT)
+            for record in records
+        )
+
+    return sum(not is_judged(case.key) for record in run.records if (case := case_of(record)))
 
 
-def decide(cases: Iterable[Case], asked: Sequence[Asked]) -> Decisions:
-    """The verdicts of the judges that were `asked` about `cases`."""
+def decide(cases: Iterable[Case], judges: Sequence[Verdicts]) -> Decisions:
+    """The verdicts of `judges` on those of the `cases` that all of them have decided."""
     verdicts, judge_like = {}, {}
     for case in cases:
-        own = {judge.judge.name: _verdict(judge.records[case.key]) for judge in asked}
-        verdicts[case.key] = _majority(own) if len(own) > 1 else next(iter(own.values()))
         if found := judge_instructions_in(case):
             judge_like[case.key] = found
-    return Decisions(asked, verdicts, judge_like)
+        if all(case.key in judge.records for judge in judges):
+            own = {judge.judge.name: _verdict(judge.records[case.key]) for judge in judges}
+            verdicts[case.key] = _majority(own) if len(own) > 1 else next(iter(own.values()))
+    return Decisions(judges, verdicts, judge_like)
 
 
-def _verdict(record: Record) -> Verdict:
+def _verdict(record: JudgeRecord) -> Verdict:
     if record.error is not None:
         return Verdict(None, record.full_response, f"{record.error.type}: {record.error.message}")
     reply = record.full_response or ""
@@ -144,9 +146,9 @@ def _verdict(record: Record) -> Verdict:
 
 def _majority(own: Mapping[str, Verdict]) -> Verdict:
     found = [verdict.verdict for verdict in own.values()]
-    right, wrong = found.count(1), found.count(0)
-    majority: Literal[0, 1] | None = 1 if right > wrong else 0
-    return Verdict(majority if right + wrong else None, None, judges=dict(own))
+    correct, incorrect = found.count(1), found.count(0)
+    majority: Literal[0, 1] = 1 if correct > incorrect else 0
+    return Verdict(majority if found.count(None) < len(found) else None, None, judges=dict(own))
 
 
 def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
@@ -160,14 +162,14 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
         else Verdict(0, None)
         for record in results.records
     }
-    first = decisions.asked[0].judge
+    first = decisions.judges[0].judge
     scores = score_verdicts(results, [verdict.verdict for verdict in verdicts.values()])
     file = make_evaluation(
         JudgeEvaluation,
         scores,
         results,
         llm_err_count=sum(verdict.verdict is None for verdict in verdicts.values()),
-        judges=[{"name": asked.judge.name} | asked.judge.decoding() for asked in decisions.asked],
+        judges=[{"name": one.judge.name} | one.judge.decoding() for one in decisions.judges],
         prompt=first.prompt,
         prompt_sha256=prompt_fingerprint(first.prompt),
         ties=[problem_id for problem_id, verdict in verdicts.items() if verdict.is_tie],

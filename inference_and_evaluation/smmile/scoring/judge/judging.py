@@ -1,26 +1,22 @@
-"""Judges, and the file in which each keeps its verdicts: nothing that it has decided is asked again."""
+"""Judges, and the file in which each keeps its responses, so that nothing is judged twice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from msgspec.structs import replace as change
+import msgspec
 
-from smmile.backends.interface import Backend, Failure, Request, Response
-from smmile.data.images import StoredImage
-from smmile.data.problems import Problem, Triplet
-from smmile.errors import UsageError, one_line
-from smmile.inference.journal import Entry, Journal
-from smmile.inference.plan import PlannedProblem
+from smmile.backends.interface import Backend, ErrorInfo, Failure, Request, Response
+from smmile.backends.remote.budget import Budget
+from smmile.errors import UsageError, one_line, replace_surrogates
+from smmile.inference.journal import Journal, read_journal
 from smmile.inference.progress import Progress
-from smmile.inference.runner import Interrupted, guarded, now, record_of
+from smmile.inference.runner import Interrupted, answers, now
 from smmile.prompting.conversation import Conversation, TextPart, Turn
 from smmile.results.run_names import file_safe
-from smmile.results.schema import DatasetInfo, Record, Run
 from smmile.scoring.judge.cases import Case, PromptName, judge_prompt, prompt_fingerprint
 
 if TYPE_CHECKING:
@@ -89,20 +85,21 @@ class ClientOptions:
     max_retries: int
 
 
-def connect(judge: Judge, ways: ClientOptions) -> Backend:
+def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) -> Backend:
     """The judge's back end. Raises UsageError where a key or an address is missing."""
     service: Service
     make_client: Callable[[], object]
-    how: dict[str, Any] = {"fields": _DECODING[judge.provider], "concurrency": ways.concurrency}
-    waiting = ways.timeout, ways.max_retries
+    how: dict[str, Any] = {"fields": _DECODING[judge.provider], "concurrency": options.concurrency}
+    how["budget"] = budget
+    waiting = options.timeout, options.max_retries
     if judge.provider == "ollama":
         from smmile.backends.remote import ollama_chat
 
-        service, make_client = ollama_chat.connect(judge.model, ways.base_url, ways.timeout)
+        service, make_client = ollama_chat.connect(judge.model, options.base_url, options.timeout)
         return ollama_chat.OllamaChat(
             make_client=make_client,
             service=_as_judge(service),
-            max_retries=ways.max_retries,
+            max_retries=options.max_retries,
             reply_schema=_ONLY_A_DIGIT if judge.constrained else None,
             **how,
         )
@@ -112,21 +109,21 @@ def connect(judge: Judge, ways: ClientOptions) -> Backend:
     if judge.provider == "openai":
         from smmile.backends.remote import openai_chat, openai_services
 
-        service, make_client = openai_services.connect(judge.model, ways.base_url, *waiting)
+        service, make_client = openai_services.connect(judge.model, options.base_url, *waiting)
         return openai_chat.OpenAIChat(make_client=make_client, service=_as_judge(service), **how)
     from smmile.backends.remote import anthropic_messages
 
-    service, make_client = anthropic_messages.connect(judge.model, ways.base_url, *waiting)
+    service, make_client = anthropic_messages.connect(judge.model, options.base_url, *waiting)
     return anthropic_messages.AnthropicMessages(make_client=make_client, service=_as_judge(service), **how)
 
 
-def _service(judge: Judge, ways: ClientOptions) -> str:
+def _service(judge: Judge, options: ClientOptions) -> str:
     """The kind of service that is asked."""
     if judge.provider != "openai":
         return judge.provider
     from smmile.backends.remote.openai_services import find_service
 
-    return find_service(ways.base_url)
+    return find_service(options.base_url)
 
 
 def _as_judge(service: Service) -> Service:
@@ -134,106 +131,175 @@ def _as_judge(service: Service) -> Service:
     return replace(service, if_unknown=service.if_unknown.replace("--model", "--judge"))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a judge has said of each case, by the case's key; how many cases it was asked this time.
+class JudgeRecord(msgspec.Struct, frozen=True):
+    """What a judge said about one case, whose key is `request_key`; fields are named as in `Record`."""
 
-    `left_out` names what was to be said of decoding and the model does not take.
+    request_key: str
+    question: str
+    true_answer: str
+    generated_answer: str
+    status: Literal["ok", "error"]
+    error: ErrorInfo | None = None
+    full_response: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, case: Case, outcome: Response | Failure) -> JudgeRecord:
+        """The record of what became of `case`."""
+        text = replace_surrogates(outcome.text) if isinstance(outcome, Response) else ""
+        error = outcome.error if isinstance(outcome, Failure) else None
+        if error is None and not text.strip():
+            error = ErrorInfo("empty", "the judge returned an empty response")
+        return cls(
+            request_key=case.key,
+            question=case.question,
+            true_answer=case.answer,
+            generated_answer=case.response,
+            status="error" if error else "ok",
+            error=error,
+            full_response=text or None,
+            finish_reason=outcome.finish_reason if isinstance(outcome, Response) else None,
+            prompt_tokens=outcome.prompt_tokens,
+            completion_tokens=outcome.completion_tokens,
+            seconds=outcome.seconds,
+        )
+
+
+def longest_response(judge: Judge) -> int:
+    """The most tokens that a judge's response can have."""
+    return _MAX_TOKENS if judge.provider != "ollama" else 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a judge is to decide: `cases`, of which `known` are decided in its file and `pending` are not.
+
+    `unasked` counts further undecided cases that a limit leaves out.
     """
 
     judge: Judge
-    records: Mapping[str, Record]
+    cases: Mapping[str, Case]
+    known: Mapping[str, JudgeRecord]
+    pending: tuple[Case, ...]
+    unasked: int
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests to send."""
+        return [Request(case.key, _conversation(case, self.judge.prompt)) for case in self.pending]
+
+
+def _conversation(case: Case, prompt: PromptName) -> Conversation:
+    return Conversation((Turn("user", (TextPart(judge_prompt(case, prompt)),)),))
+
+
+def _job(judge: Judge, cases: Iterable[Case], records: Iterable[JudgeRecord], limit: int | None) -> Job:
+    wanted = {case.key: case for case in cases}
+    known: dict[str, JudgeRecord] = {}
+    _add(known, (record for record in records if record.request_key in wanted))
+    undecided = [case for key, case in wanted.items() if key not in known or known[key].status == "error"]
+    pending = tuple(undecided[:limit])
+    return Job(judge, wanted, known, pending, len(undecided) - len(pending))
+
+
+def preview(
+    judge: Judge,
+    cases: Iterable[Case],
+    folder: Path,
+    options: ClientOptions,
+    *,
+    overwrite: bool = False,
+    limit: int | None = None,
+) -> Job:
+    """What `ask` would send, without sending or writing anything. Raises UsageError as `ask` does."""
+    records: list[JudgeRecord] = []
+    if not overwrite:
+        identity = _identity(judge, _service(judge, options))
+        file = folder / judge.file_name
+        records = read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder")[1]
+    return _job(judge, cases, records, limit)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge said about cases, by their keys, and how many requests were sent this time.
+
+    `left_out` names decoding settings that the model does not accept.
+    """
+
+    judge: Judge
+    records: Mapping[str, JudgeRecord]
     sent: int
     left_out: tuple[str, ...] = ()
 
     @property
-    def failed(self) -> list[Record]:
-        """The cases whose calls ended in an error."""
+    def failed(self) -> list[JudgeRecord]:
+        """The cases whose requests ended in an error."""
         return [record for record in self.records.values() if record.status == "error"]
 
 
 def ask(
-    judge: Judge, cases: Iterable[Case], folder: Path, ways: ClientOptions, *, overwrite: bool
-) -> Asked:
-    """Have `judge` decide the `cases` that it has not decided in `folder` yet.
+    judge: Judge,
+    cases: Iterable[Case],
+    folder: Path,
+    options: ClientOptions,
+    *,
+    overwrite: bool = False,
+    limit: int | None = None,
+    make_budget: Callable[[Job], Budget | None] = lambda _job: None,
+) -> Verdicts:
+    """Have `judge` decide the `cases` that it has not decided in `folder` yet, at most `limit` of them.
 
-    Every reply is on the disk before the next is awaited. A record's `full_response` is the reply, its
-    `generated_answer` the response that was judged. Raises UsageError where the judge cannot be asked, or
-    its file is in use or of other wording or decoding; Interrupted where it was stopped. Replies are kept.
+    Every response is on the disk before the next is awaited. Raises UsageError where the judge cannot be
+    asked, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
+    it was stopped. Responses are kept.
     """
-    wanted = {case.key: case for case in cases}
-    file, run = folder / judge.file_name, _run(judge, _service(judge, ways))
-    with Journal(file, run, overwrite=overwrite, elsewhere="folder") as journal:
-        known: dict[str, Record] = {}
-        _learn(known, journal.records)
-        pending = [
-            _planned(case, judge.prompt)
-            for key, case in wanted.items()
-            if key not in known or known[key].status == "error"
-        ]
-        backend = connect(judge, ways) if pending else None
+    journal = Journal(
+        folder / judge.file_name,
+        _identity(judge, _service(judge, options)),
+        JudgeRecord,
+        started_at=now(),
+        overwrite=overwrite,
+        reads_version_1=True,
+        elsewhere="folder",
+    )
+    with journal:
+        job = _job(judge, cases, journal.entries, limit)
+        known = dict(job.known)
+        backend = connect(judge, options, make_budget(job)) if job.pending else None
         try:
             if backend:
-                with Progress(len(pending), judge.name) as progress:
-                    for batch in guarded(
-                        backend, [Request(item.key, item.conversation) for item in pending]
-                    ):
-                        entries = [
-                            (
-                                item.key,
-                                _record(
-                                    _planned(wanted[item.key], judge.prompt), wanted[item.key], outcome
-                                ),
-                            )
-                            for item, outcome in batch
+                with Progress(len(job.pending), judge.name) as progress:
+                    for batch in answers(backend, job.requests):
+                        records = [
+                            JudgeRecord.of(job.cases[request.key], outcome) for request, outcome in batch
                         ]
-                        journal.append(entries)
-                        _learn(known, entries)
-                        progress.advance(len(entries))
+                        journal.append(records)
+                        _add(known, records)
+                        progress.advance(len(records))
         except KeyboardInterrupt as error:
-            done = sum(key in known and known[key].status == "ok" for key in wanted)
+            done = sum(record.status == "ok" for record in known.values())
             again = " without --overwrite" if overwrite else ""
             raise Interrupted(
-                f"interrupted: {one_line(judge.name)} has judged {done} of {len(wanted)} answers, which is "
-                f"kept; the same command{again} goes on from there"
+                f"interrupted: {one_line(judge.name)} has judged {done} of {len(job.cases)} answers; they "
+                f"are kept, and the same command{again} continues from there"
             ) from error
-    records = {key: known[key] for key in wanted}
-    return Asked(judge, records, len(pending), _left_out(judge, backend))
+    return Verdicts(judge, known, len(job.pending), _left_out(judge, backend))
 
 
-def _run(judge: Judge, service: str) -> Run:
-    """What must agree for verdicts to stand in one file."""
-    return Run(
-        model=judge.name,
-        checkpoint=judge.model,
-        inference_mode="0-shot",
-        task_format="open",
-        dataset=DatasetInfo("answers to be judged", None, "", 0),
-        generation={"service": service} | judge.decoding() | {"prompt": prompt_fingerprint(judge.prompt)},
-        seed=_SEED,
-        software={judge.provider: metadata.version(judge.provider)},
-        started_at=now(),
-    )
+def _identity(judge: Judge, service: str) -> dict[str, object]:
+    """What must agree for verdicts to be kept in one file."""
+    prompt = prompt_fingerprint(judge.prompt)
+    return {"model": judge.name, "service": service, **judge.decoding(), "prompt": prompt, "seed": _SEED}
 
 
-def _learn(known: dict[str, Record], entries: Iterable[Entry]) -> None:
-    for key, record in entries:
-        if key not in known or known[key].status == "error":
-            known[key] = record
-
-
-_NO_IMAGE = StoredImage("", 0, b"")
-
-
-def _planned(case: Case, prompt: PromptName) -> PlannedProblem:
-    problem = Problem(case.key, (), Triplet(case.question, case.answer, _NO_IMAGE))
-    message = Turn("user", (TextPart(judge_prompt(case, prompt)),))
-    return PlannedProblem(problem, None, Conversation((message,)), case.key, case.key)
-
-
-def _record(request: PlannedProblem, case: Case, outcome: Response | Failure) -> Record:
-    record = record_of(request, outcome, lambda _reply, _options: None)
-    return change(record, generated_answer=case.response)
+def _add(known: dict[str, JudgeRecord], records: Iterable[JudgeRecord]) -> None:
+    for record in records:
+        if record.request_key not in known or known[record.request_key].status == "error":
+            known[record.request_key] = record
 
 
 def _left_out(judge: Judge, backend: Backend | None) -> tuple[str, ...]:

@@ -1,0 +1,158 @@
+"""A folder of results: which runs it holds, and what is in their files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from smmile.data.dataset import DatasetName, DatasetSource
+from smmile.data.problems import HUB_IDS
+from smmile.errors import UsageError, one_line
+from smmile.results.published_csv import read_published_csv
+from smmile.results.run_names import RunName, file_safe, is_evaluation
+from smmile.results.schema import DatasetInfo, Record, Run, read_result_file
+from smmile.task import InferenceMode, TaskFormat
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run's records as scoring sees them; `run` is None for a published CSV."""
+
+    name: RunName
+    file: Path
+    run: Run | None
+    records: Sequence[Record]
+
+
+class ResultFiles(dict[RunName, Path]):
+    """The result file of every run in a folder. `warnings` name files whose content contradicts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warnings: list[str] = []
+
+
+def read_run(name: RunName, file: Path) -> RunResults:
+    """The results of the run `name` in `file`. Raises UsageError where it is broken or empty."""
+    if any(0xD800 <= ord(character) < 0xE000 for character in file.name):
+        raise UsageError(f"{one_line(file.name)}: its name is not UTF-8; rename it")
+    run, records = None, tuple[Record, ...]()
+    if file.suffix == ".csv":
+        records = tuple(read_published_csv(file))
+    else:
+        result = read_result_file(file)
+        run, records = result.run, result.records
+    if not records:
+        raise UsageError(f"{one_line(file.name)} has no results in it")
+    seen: set[str] = set()
+    for record in records:
+        if record.problem_id in seen:
+            raise UsageError(f"{one_line(file.name)} has problem {one_line(record.problem_id)} twice")
+        seen.add(record.problem_id)
+    return RunResults(name, file, run, records)
+
+
+def result_files(folder: Path) -> ResultFiles:
+    """The result files in `folder`, by run.
+
+    A JSON file belongs to the run that its content names, whatever the file is called. Where a run has
+    several files, one with the right name outweighs others, and JSON outweighs CSV. Raises UsageError
+    where there is no such folder.
+    """
+    if folder.is_file():
+        raise UsageError(f"{one_line(folder)} is a file; name the folder with the result files")
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {one_line(folder)}; name the one with the result files")
+    found = ResultFiles()
+    for file in sorted(folder.glob("result_*")):
+        if file.suffix not in (".json", ".csv") or is_evaluation(file.stem) or not file.is_file():
+            continue
+        called = RunName.parse(file.stem)
+        name = (_name_in_content(file) if file.suffix == ".json" else None) or called
+        if name is None:
+            continue
+        if file.suffix == ".json" and name != called:
+            found.warnings.append(
+                f"{one_line(file.name)} contains the run {one_line(name.stem)} and is treated as that run"
+            )
+        if name in found:
+            ignored, file = sorted((found[name], file), key=lambda one: _preference(name, one))
+            if ignored.suffix == file.suffix == ".json":
+                found.warnings.append(
+                    f"{one_line(ignored.name)} is ignored: {one_line(file.name)} holds the same run"
+                )
+        found[name] = file
+    return found
+
+
+def _preference(name: RunName, file: Path) -> tuple[bool, bool]:
+    return file.suffix == ".json", file.stem == name.stem
+
+
+class _NamedPerturbation(msgspec.Struct):
+    name: str
+
+
+class _RunHead(msgspec.Struct):
+    model: str
+    inference_mode: InferenceMode
+    task_format: TaskFormat
+    perturbations: Sequence[_NamedPerturbation] = ()
+
+
+class _FileHead(msgspec.Struct):
+    run: _RunHead
+
+
+def _name_in_content(file: Path) -> RunName | None:
+    """The run that a JSON file says it holds; None where it is broken, which `read_run` reports."""
+    try:
+        run = msgspec.json.decode(file.read_bytes(), type=_FileHead).run
+    except (OSError, ValueError, RecursionError):
+        return None
+    perturbation = "+".join(file_safe(perturbation.name) for perturbation in run.perturbations)
+    return RunName(file_safe(run.model), run.inference_mode, run.task_format, perturbation)
+
+
+def relative_paths(source: DatasetSource, folder: Path) -> tuple[str | None, str]:
+    """`path` and `image_dir` of `source`, relative to the results' `folder`, for `DatasetInfo`."""
+    path = None if source.path is None else _relative(source.path, folder)
+    return path, _relative(source.image_dir, folder)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
+
+
+def source_of_run(run: Run, folder: Path) -> DatasetSource:
+    """The data set that a run in `folder` names.
+
+    Raises UsageError where its file does not say enough to load it again.
+    """
+    info = run.dataset
+    name = next((known for known in _DATA_SETS if known == (info.name or _NAMES.get(info.id))), None)
+    if name is None or (info.path is None and not _is_hub_id(info)):
+        raise UsageError(
+            f"{one_line(run.name.stem)} is on the data set {one_line(info.id)}, and its result file does "
+            "not say where that is; name it with --dataset-path"
+        )
+    return DatasetSource(
+        name=name,
+        path=None if info.path is None else folder / info.path,
+        hub_id=None if info.path is not None or info.id in _NAMES else info.id,
+        revision=None if info.path is not None or name == "demo" else info.revision,
+        image_dir=folder / (info.image_dir or "../missing_images"),
+    )
+
+
+_DATA_SETS: tuple[DatasetName, ...] = get_args(DatasetName)
+_NAMES = {hub_id: name for name, hub_id in HUB_IDS.items()} | {"demo": "demo"}
+
+
+def _is_hub_id(info: DatasetInfo) -> bool:
+    return info.id in _NAMES or "/" in info.id
