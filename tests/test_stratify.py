@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -323,7 +322,9 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
     assert run_here("inference_baselines.py", *words).code == 0
     stem = "result_majority_ICL_open"
-    shutil.copyfile(tmp_path / f"{stem}.json", tmp_path / f"{stem}_shots-2.json")
+    result = json.loads((tmp_path / f"{stem}.json").read_text())
+    result["run"]["perturbations"] = [{"name": "shots-2"}]
+    (tmp_path / f"{stem}_shots-2.json").write_text(json.dumps(result))
     found, finished = strata_of(tmp_path, "em", "--dataset", "demo")
     assert (finished.code, finished.err) == (0, "")
     assert list(found) == ["majority (baseline):ICL"]
