@@ -200,6 +200,19 @@ def test_an_evaluation_alone_has_the_name_that_it_contains(tmp_path: Path) -> No
     assert "result_a_ICL_open_evaluationllm.json is an evaluation of gpt-4o ICL" in finished.err
 
 
+def test_the_evaluation_of_a_renamed_file_belongs_to_the_run_that_it_contains(tmp_path: Path) -> None:
+    baseline(tmp_path, "majority")
+    old = tmp_path / "result_majority_ICL_open.json"
+    assert run_here("evaluate_EM.py", tmp_path).code == 0
+    content = json.loads((tmp_path / "result_majority_ICL_open_evaluation.json").read_text())
+    new = old.rename(tmp_path / "result_gpt-4o_ICL_open.json")
+    judged(new, content["problem_accuracies"])
+    finished = run_here("variance_analysis.py", tmp_path)
+    assert {cells[0] for cells in rows(finished.out)} == {"majority"}
+    assert "contains the run result_majority_ICL_open" in finished.err
+    assert len(rows(finished.out)) == 2
+
+
 def test_the_hash_is_of_what_decides_a_score(tmp_path: Path) -> None:
     baseline(tmp_path, "random", "--task-format", "mcqa")
     [scores] = read_scores(tmp_path).scores
@@ -338,6 +351,20 @@ def test_strata_need_no_data_set_flag_where_the_runs_name_it(tmp_path: Path) -> 
     finished = run_here("stratify.py", tmp_path, "--eval_type", "em")
     assert (finished.code, finished.err) == (0, "")
     assert "majority (baseline):ICL" in (tmp_path / "model_stratification_em.json").read_text()
+
+
+def test_strata_find_a_local_data_set_again(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    base = ["--baseline", "majority", "--dataset-path", data, "--output-dir", folder]
+    assert run_here("inference_baselines.py", *base).code == 0
+    finished = run_here("stratify.py", folder, "--eval_type", "em")
+    assert (finished.code, finished.err) == (0, "")
+    data.rename(tmp_path / "moved")
+    saved = (folder / "model_stratification_em.json").read_bytes()
+    says_in_one_line(run_here("stratify.py", folder, "--eval_type", "em"), "--dataset-path")
+    words = ["--eval_type", "em", "--dataset-path", tmp_path / "moved"]
+    assert run_here("stratify.py", folder, *words).code == 0
+    assert (folder / "model_stratification_em.json").read_bytes() == saved
 
 
 def test_help_stays_quick() -> None:

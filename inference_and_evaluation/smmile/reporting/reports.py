@@ -8,9 +8,6 @@ from pathlib import Path
 from smmile.errors import UsageError, one_line
 from smmile.files import write_whole
 
-# For the --help of the scripts that write reports.
-RULE = "Filters narrow what is shown and files that are named; the default files in DIR cover all runs."
-
 
 def write_report(default: Path, named: Path | None, make: Callable[[bool], str | bytes]) -> Path:
     """Write a report and return its path.

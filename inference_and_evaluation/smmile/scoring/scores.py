@@ -102,5 +102,5 @@ def mean_words(records: Sequence[Record]) -> float:
 def natural_key(name: RunName) -> tuple[object, ...]:
     """Sorts baselines first, then models with numbers by size (3B, 7B, 32B); 0-shot before ICL."""
     rank = BASELINES.index(name.model) if name.model in BASELINES else len(BASELINES)
-    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.model.lower())]
+    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.model)]
     return (rank, parts, name.model, name.perturbation, -MODES.index(name.mode))
