@@ -234,7 +234,7 @@ def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buf
         large = pa.types.is_large_binary(stored.type)
         if not (large or pa.types.is_binary(stored.type)):
             raise UsageError(
-                f"data set {one_line(label)}: column image contains {chunk.type}, not images; "
+                f"data set {one_line(label)}: its column image contains {chunk.type}, not images; "
                 "save it with the `datasets` feature type Image"
             )
         has_bytes = np.logical_and(
