@@ -163,7 +163,7 @@ def test_mean_only_has_no_error_bars(tmp_path: Path) -> None:
     plus_plus(tmp_path, {"a": [True, False]})
     finished = analyse(tmp_path, "--mean-only", "--generate_table")
     assert "±" not in finished.out
-    assert table_rows(tmp_path)["m"] == ["-", "$\\mathbf{50.00}$", "-", "-", "-", "-"]
+    assert table_rows(tmp_path)["m"] == ["--", "$\\mathbf{50.00}$", "--", "--", "--", "--"]
 
 
 def test_files_land_in_the_folder_unless_a_path_is_given(tmp_path: Path) -> None:
