@@ -138,7 +138,7 @@ def _nothing_there(folder: Path, metric: Metric, *, perturbed: bool) -> str:
 
 
 def _without_evaluation(folder: Path, metric: Metric, selection: Selection) -> list[str]:
-    """The result files asked for whose scores are missing, where these are saved in evaluation files."""
+    """The chosen result files without an evaluation, where the metric needs one."""
     from smmile.results.reading import result_files
     from smmile.scoring.evaluation import evaluation_file
 

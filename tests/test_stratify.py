@@ -24,7 +24,7 @@ from smmile.data.dataset import DatasetSource, load_outlines, load_problems
 from smmile.data.problems import Outline, Problem
 from smmile.reporting.statistics import accuracy_interval, wilson_interval
 from smmile.reporting.strata import strata_table, stratify
-from smmile.reporting.strata_files import read_strata
+from smmile.reporting.strata_files import Counts, read_strata, strata_match
 from smmile.results.run_names import RunName
 from smmile.scoring.scores import Scores
 
@@ -330,6 +330,15 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     assert list(found) == ["majority (baseline):ICL"]
     found, _ = strata_of(tmp_path, "em", "--dataset", "demo", "--perturbed")
     assert list(found) == ["majority (baseline):ICL", "majority (baseline) [shots-2]:ICL"]
+
+
+def test_strata_of_other_answers_are_noticed() -> None:
+    right = {"p1": True, "p2": True, "p3": False}
+    strata = {"speciality": {"a": Counts(1, 2), "b": Counts(1, 1)}}
+    assert strata_match(strata, scores(ICL, right))
+    assert not strata_match(strata, scores(ICL, dict.fromkeys(right, True)))
+    assert not strata_match(strata, scores(ICL, {"p1": True, "p2": True}))
+    assert strata_match(strata, scores(ICL, right | {"p4": True}))  # p4 may have no such flag
 
 
 # What goes wrong.

@@ -41,7 +41,7 @@ class Analysis:
         return self.base_problems < self.scores.total
 
     def estimate(self, error: ErrorBars | None) -> Estimate:
-        """The accuracy with the error bars asked for."""
+        """The accuracy with these error bars."""
         bars = {"published": self.bootstrap_sd, "clustered": self.clustered_se, None: None}
         return Estimate(self.scores.accuracy, bars[error])
 
@@ -76,7 +76,7 @@ def results_table(
 ) -> str:
     """The text table: a line per run and metric, then one per `published` score.
 
-    Where runs permute base problems (SMMILE++), the clustered standard error stands beside the
+    Where runs permute base problems (SMMILE++), the clustered standard error is shown beside the
     bootstrap over rows, which takes the rows for independent.
     """
     permuted = any(analysis.is_permuted for analysis in analyses)

@@ -27,9 +27,9 @@ def judged_table(runs: Sequence[JudgedRun], layout: Layout = WHOLE) -> str:
     if len(labels) > 1:
         more["Judge"] = {run.name: run.file.label for run in runs}
     judge = f" ({one_line(next(iter(labels)))})" if len(labels) == 1 else ""
-    wrong = "errors, unscored replies and ties" if several else "errors and unscored replies"
+    treated = "errors, unscored replies and ties" if several else "errors and unscored replies"
     table = comparison_table([run.scores for run in runs], more, layout)
-    return f"LLM as a judge{judge}, {wrong} counted as wrong\n\n{table}"
+    return f"LLM as a judge{judge}, {treated} count as incorrect\n\n{table}"
 
 
 def agreement_table(runs: Sequence[JudgedRun]) -> str:

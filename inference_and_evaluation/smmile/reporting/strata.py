@@ -66,20 +66,20 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
     strata = []
     for run in runs:
         known = [
-            (outlines[problem_id], right)
-            for problem_id, right in zip(run.problem_ids, run.correct, strict=True)
+            (outlines[problem_id], correct)
+            for problem_id, correct in zip(run.problem_ids, run.correct, strict=True)
             if problem_id in outlines
         ]
         values = [
-            (_flags(outline, with_examples=run.name.mode == "ICL"), outline, right)
-            for outline, right in known
+            (_flags(outline, with_examples=run.name.mode == "ICL"), outline, correct)
+            for outline, correct in known
         ]
         for flag in flags:
             members: dict[str, list[tuple[str, bool]]] = {}
-            for of_problem, outline, right in values:
+            for of_problem, outline, correct in values:
                 if flag in of_problem:
                     cluster = base_problem_id(outline.problem_id)
-                    members.setdefault(of_problem[flag], []).append((cluster, right))
+                    members.setdefault(of_problem[flag], []).append((cluster, correct))
             of_flag = [_stratum(run.name, flag, value, found) for value, found in members.items()]
             by_value = flag == NUMBER_OF_EXAMPLES
             strata += sorted(of_flag, key=lambda one: int(one.value) if by_value else -one.total)
@@ -109,7 +109,7 @@ def _truth(value: bool) -> str:
 
 def _stratum(run: RunName, flag: str, value: str, members: Sequence[tuple[str, bool]]) -> Stratum:
     clusters = [cluster for cluster, _ in members]
-    scores = [right for _, right in members]
+    scores = [correct for _, correct in members]
     interval = accuracy_interval(scores, clusters)
     return Stratum(run, flag, value, len(members), sum(scores), len(set(clusters)), interval)
 
@@ -140,7 +140,7 @@ def published_form(strata: Iterable[Stratum]) -> Published:
 
 
 def run_key(run: RunName) -> str:
-    """The run as the published strata name it; a perturbation stands behind the model's name."""
+    """The run as the published strata name it; a perturbation follows the model's name."""
     perturbation = f" [{run.perturbation}]" if run.perturbation else ""
     return f"{evaluation_name(run.model)}{perturbation}:{run.mode}"
 

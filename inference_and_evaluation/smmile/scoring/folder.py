@@ -53,7 +53,7 @@ class FolderScores:
 
     @property
     def messages(self) -> list[str]:
-        """A line for everything that is wrong, for standard error."""
+        """A line for every problem found, for standard error."""
         lines = [f"warning: {warning}" for warning in self.warnings]
         return lines + [
             f"{'skipped' if one.is_broken else 'warning'}: {one.reason}" for one in self.unscored

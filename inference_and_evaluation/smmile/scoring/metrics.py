@@ -54,7 +54,7 @@ class Metric:
         return self.is_saved or (options.reextract and self.task_format == "mcqa")
 
 
-# Imports stand within the functions, so that a script's --help is quick.
+# These import what they need when they run, so that a script's --help is quick.
 
 
 def _by_a_judge(results: RunResults, options: ScoringOptions) -> Scores | None:

@@ -279,7 +279,7 @@ def _query_prompt(full_response: str) -> _QueryPrompt | None:
 
 @cache
 def _query_patterns() -> tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]:
-    """What stands before and after the option lines in each published prompt, however it is spaced."""
+    """The text before and after the option lines in each published prompt, however it is spaced."""
     patterns = []
     for template in ("standard", "stepwise", "stepwise_or_sentence"):
         before, after = prompt(f"mcqa.{template}.text").removeprefix("\n{question}").split("{options}")

@@ -41,7 +41,7 @@ class Selection:
     def resolved(self, names: Iterable[RunName], folder: Path) -> Selection:
         """The selection with the models as `folder` calls them, which letter case does not matter for.
 
-        Raises UsageError, with suggestions, where one of the models or all runs asked for are missing.
+        Raises UsageError, with suggestions, where a model or all the runs are missing.
         """
         there = sorted(names, key=lambda name: name.stem)
         if not there:
