@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test test-slow clean
 
 setup: .venv/installed  ## the environment, in .venv
 
@@ -24,11 +24,17 @@ demo: .venv/installed  ## three baselines on the demo set, scored and tabulated
 	cd inference_and_evaluation && $(BIN)/python evaluate_EM.py ../results_demo
 	cd inference_and_evaluation && $(BIN)/python variance_analysis.py ../results_demo --generate_table
 
-test: .venv/installed-dev  ## style, types and tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest
+# Test processes at a time.
+WORKERS ?= 2
+
+test: .venv/installed-dev  ## style, types and all tests but the slow ones
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: .venv/installed-dev  ## the slow tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache results_demo

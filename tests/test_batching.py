@@ -7,28 +7,34 @@ from typing import Any
 import pytest
 
 from smmile.backends.interface import Failure, Request, Response
-from smmile.backends.local.batching import BadRequestError, Batches, BatchSizer, OutOfMemoryError, Sized
+from smmile.backends.local.batching import (
+    Batches,
+    BatchSizer,
+    InvalidRequestError,
+    OutOfMemoryError,
+    SizedRequest,
+)
 from smmile.prompting.conversation import Conversation, TextPart, Turn
 
 
-def sized(name: str, tokens: int, kind: int = 0) -> Sized:
+def sized(name: str, tokens: int, kind: int = 0) -> SizedRequest:
     conversation = Conversation((Turn("user", (TextPart(name),)),))
-    return Sized(Request(name, conversation), tokens, kind)
+    return SizedRequest(Request(name, conversation), tokens, kind)
 
 
 class Model:
     """Answers with the request's name; `fits` says which batches do, and `broken` are not prepared."""
 
-    def __init__(self, most: int = 10**9, broken: str = "", room: float | None = None) -> None:
+    def __init__(self, most: int = 10**9, broken: str = "", headroom: float | None = None) -> None:
         self.batches: list[list[str]] = []
         self.prepared: list[list[str]] = []
-        self._most, self._broken, self._room = most, broken, room
+        self._most, self._broken, self._headroom = most, broken, headroom
 
     def prepare(self, requests: Sequence[Request]) -> list[str]:
         names = [request.key for request in requests]
         self.prepared.append(names)
         if self._broken in names:
-            raise BadRequestError("image", f"{self._broken} cannot be seen")
+            raise InvalidRequestError("image", f"{self._broken} cannot be seen")
         return names
 
     def generate(self, prepared: list[str]) -> list[Response]:
@@ -37,13 +43,13 @@ class Model:
             raise OutOfMemoryError("too much")
         return [Response(name) for name in prepared]
 
-    def room(self) -> float | None:
-        return self._room
+    def headroom(self) -> float | None:
+        return self._headroom
 
 
-def ask(model: Model, items: Sequence[Sized], size: int | None = None, **how: Any) -> dict[str, Any]:
+def ask(model: Model, items: Sequence[SizedRequest], size: int | None = None, **how: Any) -> dict[str, Any]:
     """The outcome of every request, each checked to come once."""
-    most = how.pop("most_tokens", float("inf"))
+    most = how.pop("max_tokens", float("inf"))
     batches = Batches(model, BatchSizer(size, most), lambda _: None, **how)
     found: dict[str, Any] = {}
     for batch in batches.answer(items):
@@ -54,7 +60,7 @@ def ask(model: Model, items: Sequence[Sized], size: int | None = None, **how: An
     return found
 
 
-def alike(number: int, tokens: int = 100) -> list[Sized]:
+def alike(number: int, tokens: int = 100) -> list[SizedRequest]:
     return [sized(f"r{index}", tokens) for index in range(number)]
 
 
@@ -65,11 +71,11 @@ def test_auto_grows_while_batches_fit() -> None:
     assert [len(batch) for batch in model.batches] == [16, 16, 32, 32, 64, 64, 26]
 
 
-def test_room_that_is_known_decides_how_far_it_grows() -> None:
-    tight = Model(room=1.0)
+def test_known_headroom_limits_growth() -> None:
+    tight = Model(headroom=1.0)
     ask(tight, alike(80))
     assert {len(batch) for batch in tight.batches} == {16}
-    wide = Model(room=4.0)
+    wide = Model(headroom=4.0)
     ask(wide, alike(80))
     assert [len(batch) for batch in wide.batches] == [16, 16, 48]
 
@@ -79,14 +85,14 @@ def test_what_has_not_fitted_is_not_tried_again() -> None:
     found = ask(model, alike(60))
     assert all(isinstance(outcome, Response) for outcome in found.values())
     sizes = [len(batch) for batch in model.batches]
-    assert sizes[:4] == [16, 8, 4, 4]  # halved and halved again; all others at once by what was learned
+    assert sizes[:4] == [16, 8, 4, 4]  # halved twice; the rest at once, with the size learned
     assert [size for size in sizes[4:] if size > 5] == [6]
     assert sum(size for size in sizes if size <= 5) == 60
 
 
 def test_shorter_requests_make_larger_batches() -> None:
     model = Model()
-    ask(model, [*alike(16, 400), *(sized(f"s{index}", 100) for index in range(64))], most_tokens=6400)
+    ask(model, [*alike(16, 400), *(sized(f"s{index}", 100) for index in range(64))], max_tokens=6400)
     assert [len(batch) for batch in model.batches] == [16, 64]
     assert all(name.startswith("r") for name in model.batches[0])  # the largest first
 
@@ -113,7 +119,7 @@ def test_kinds_are_not_mixed() -> None:
 def test_padding_ends_a_batch_when_it_costs_more_than_another() -> None:
     lengths = [1000, 990, 980, 400, 390, 100]
     model = Model()
-    ask(model, [sized(f"r{length}", length) for length in lengths], most_padding=100)
+    ask(model, [sized(f"r{length}", length) for length in lengths], max_padding=100)
     assert model.batches == [["r1000", "r990", "r980"], ["r400", "r390"], ["r100"]]
 
 
@@ -135,7 +141,7 @@ def test_the_next_batch_is_prepared_while_one_generates() -> None:
             return super().prepare(requests)
 
         def generate(self, prepared: list[str]) -> list[Response]:
-            assert second.wait(30)  # else this would wait for ever
+            assert second.wait(30)  # would time out otherwise
             return super().generate(prepared)
 
     ask(Overlapping(), alike(4), size=2)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import SHARED, Finished, four_problems, row, run_here, save_parquet, says_in_one_line
+from conftest import Finished, four_problems, row, run_here, save_parquet, says_in_one_line
 from smmile.data.demo import save_demo
 from tiny_checkpoints import change_json
 
@@ -66,7 +66,7 @@ def test_batches_change_no_answer(
     one_by_one = answers(tmp_path / "1", name)
     assert one_by_one == answers(tmp_path / "4", name)
     assert len(one_by_one) == 13
-    assert len({answer[1] for answer in one_by_one}) > 10  # the model does look at what it is sent
+    assert len({answer[1] for answer in one_by_one}) > 10  # responses do depend on the request
 
 
 @EVERY_FAMILY
@@ -113,6 +113,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_readmes_commands_of_local_models_give_whole_result_files(
     shared: Path, tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -146,7 +147,7 @@ def test_the_readmes_commands_of_local_models_give_whole_result_files(
     assert count == 16
 
 
-def test_a_result_tells_how_it_was_made(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_result_says_how_it_was_made(tiny: Tiny, tmp_path: Path) -> None:
     checkpoint = tmp_path / "my_model"
     shutil.copytree(tiny("qwen2_5_vl"), checkpoint)
     own = {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05, "eos_token_id": [2, 0]}
@@ -160,7 +161,7 @@ def test_a_result_tells_how_it_was_made(tiny: Tiny, tmp_path: Path) -> None:
     assert run["checkpoint_revision"].startswith("files-")
     assert run["generation"]["decoding"] == "checkpoint"
     assert run["generation"]["effective"].items() >= own.items()
-    assert run["generation"]["dtype"] == "bfloat16"  # asked for; what a CPU made of it:
+    assert run["generation"]["dtype"] == "bfloat16"  # requested; on a CPU:
     assert run["generation"]["effective"]["dtype"] == "float32"
     assert run["hardware"]["devices"] == ["CPU"]
     assert {"torch", "transformers", "pillow"} <= set(run["software"])
@@ -185,7 +186,7 @@ def test_another_checkpoint_under_the_same_name_is_another_run(tiny: Tiny, tmp_p
     assert "1 asked this time" in finished.out
 
 
-def test_any_other_checkpoint_and_a_name_of_ones_own(tiny: Tiny, tmp_path: Path) -> None:
+def test_any_other_checkpoint_and_a_name_of_your_own(tiny: Tiny, tmp_path: Path) -> None:
     base = ["--dataset", "demo", "--limit", 2, "--output-dir", tmp_path, "--max_new_tokens", 4]
     assert run_here("inference_hf.py", "--checkpoint", tiny("llava_next"), *base).code == 0
     assert len(result(tmp_path, "llava_next")["records"]) == 2
@@ -211,7 +212,7 @@ def test_multiple_choice_is_the_default_of_the_mcqa_scripts(tiny: Tiny, tmp_path
     assert len(result(tmp_path, "llavamed", "ICL_mcqa")["records"]) == 3
 
 
-def test_zero_shot_on_permuted_problems_asks_each_question_once(tiny: Tiny, tmp_path: Path) -> None:
+def test_zero_shot_on_permuted_problems_sends_each_question_once(tiny: Tiny, tmp_path: Path) -> None:
     """As in SMMILE++, whose 1,038 problems have 86 queries."""
     from itertools import permutations
 
@@ -232,7 +233,7 @@ def test_zero_shot_on_permuted_problems_asks_each_question_once(tiny: Tiny, tmp_
 
 
 def problems_with(folder: Path, **other: Any) -> Path:
-    """Three problems; the second one's query is as told."""
+    """Three problems; `other` changes the query of the second."""
     rows = [row(item, order, "yes") for item in ("p1", "p2", "p3") for order in (1, 2)]
     rows[3] |= other
     return save_parquet(folder, rows)
@@ -256,7 +257,7 @@ def test_a_text_with_placeholders_is_sent_as_text(
     held, without = (result(folder, name)["records"] for folder in (tmp_path, tmp_path / "2"))
     assert [record["status"] for record in held] == ["ok"] * 3
     assert held[1]["prompt_tokens"] > without[1]["prompt_tokens"] + 20
-    for place in (0, 2):  # its batch takes no notice
+    for place in (0, 2):  # the others in its batch are not affected
         assert held[place]["full_response"] == without[place]["full_response"]
         assert held[place]["prompt_tokens"] == without[place]["prompt_tokens"]
 
@@ -279,7 +280,9 @@ def test_odd_images_are_answered_or_fail_alone(
         assert finished.code == 0
 
 
-def test_a_image_of_a_thousand_million_pixels_costs_its_own_problem(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_image_of_a_thousand_million_pixels_skips_only_its_own_problem(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -295,7 +298,9 @@ def test_a_image_of_a_thousand_million_pixels_costs_its_own_problem(tiny: Tiny, 
     assert len(result(tmp_path, "MedVLM-R1")["records"]) == 2
 
 
-def test_a_conversation_beyond_the_context_is_an_error_and_never_cut(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_conversation_beyond_the_context_is_an_error_and_never_truncated(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / "short"
     shutil.copytree(tiny("llava_llama"), checkpoint)
     config = json.loads((checkpoint / "config.json").read_text())
@@ -313,7 +318,7 @@ def test_a_conversation_beyond_the_context_is_an_error_and_never_cut(tiny: Tiny,
     assert records[1]["error"]["type"] == "context_overflow"
     assert f"{lengths[1]} tokens" in records[1]["error"]["message"]
 
-    # Room for five tokens: five are given, and the reply counts as cut.
+    # Room for five tokens: five are generated, and the response counts as truncated.
     config["text_config"]["max_position_embeddings"] = lengths[1] + 5
     change_json(checkpoint / "config.json", **config)
     ask(command, tmp_path / "five", checkpoint, "--dataset-path", data)
@@ -329,7 +334,7 @@ def memory_for(fits: Callable[[tuple[int, ...]], bool]) -> Iterator[list[int]]:
     seen: list[int] = []
 
     def check(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        # Only prompts: of the words' table, and more than one token long.
+        # Only prompts: through the table of token embeddings, and longer than one token.
         if (
             isinstance(module, torch.nn.Embedding)
             and inputs
@@ -359,7 +364,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
         finished = ask("inference_medr1.py", tmp_path, tiny("qwen2_vl"), *words, size)
     assert finished.code == 0, finished.err
     assert "does not fit into memory; halving it" in finished.err
-    assert seen.count(max(seen)) == 1  # what did not fit is not tried again
+    assert seen.count(max(seen)) == 1  # what did not fit is not retried
     assert max(seen) == (13 if size == "auto" else 8)
     assert answers(tmp_path, "MedVLM-R1") == answers(tmp_path / "1", "MedVLM-R1")
 
@@ -392,13 +397,13 @@ def test_a_checkpoint_of_another_family_is_refused(tiny: Tiny, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-def test_half_a_checkpoint_is_named_before_it_is_loaded(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_refused_before_it_is_loaded(tiny: Tiny, tmp_path: Path) -> None:
     def refused(folder: Path, *parts: str) -> None:
         finished = ask("inference_medr1.py", tmp_path / "out", folder, "--dataset", "demo", "--limit", 1)
         says_in_one_line(finished, *parts)
 
     whole = tiny("qwen2_vl")
-    refused(tmp_path / "none", "none is not there")
+    refused(tmp_path / "none", "none does not exist")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "empty has no config.json")
     refused(whole / "config.json", "is a file")
@@ -406,7 +411,7 @@ def test_half_a_checkpoint_is_named_before_it_is_loaded(tiny: Tiny, tmp_path: Pa
     cut = copied(whole, tmp_path / "cut")
     weights = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    refused(cut, "cut: model.safetensors is broken or was cut off", "fetch it again")
+    refused(cut, "cut: model.safetensors is broken or truncated", "download it again")
 
     bare = copied(whole, tmp_path / "bare")
     (bare / "model.safetensors").unlink()
@@ -461,7 +466,7 @@ def test_half_a_checkpoint_is_named_before_it_is_loaded(tiny: Tiny, tmp_path: Pa
     says_in_one_line(finished, "type qwen9", "no processor")
 
 
-def test_a_broken_decoding_file_is_not_passed_over(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_broken_decoding_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     """Qwen is decoded by it."""
     broken = copied(tiny("qwen2_5_vl"), tmp_path / "broken")
     (broken / "generation_config.json").write_text("xx")
@@ -483,7 +488,7 @@ def test_a_broken_original_llava_is_one_line(tiny: Tiny, tmp_path: Path) -> None
 
 
 def test_a_checkpoint_that_does_not_fit_says_so_with_sizes(tiny: Tiny, tmp_path: Path) -> None:
-    """The file claims 4 TB, and keeps as much, but holds nothing: a sparse file."""
+    """The file claims 4 TB and is as large, but occupies nothing: a sparse file."""
     huge = copied(tiny("qwen2_vl"), tmp_path / "huge")
     size = 4 << 40
     head = json.dumps({"w": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
@@ -499,14 +504,13 @@ def test_a_checkpoint_that_does_not_fit_says_so_with_sizes(tiny: Tiny, tmp_path:
     says_in_one_line(finished, "4096.0 GiB of weights in bfloat16", "--server")
 
 
-def test_flash_attention_where_it_cannot_be_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_flash_attention_is_refused_where_it_is_not_available(tiny: Tiny, tmp_path: Path) -> None:
     words = ["--dataset", "demo", "--attn", "flash_attention_2"]
     finished = ask("inference_medr1.py", tmp_path, tiny("qwen2_vl"), *words)
     says_in_one_line(finished, "flash-attn", "--attn sdpa")
 
 
-def test_one_checkpoint_that_cannot_be_had_does_not_keep_the_others(tiny: Tiny, tmp_path: Path) -> None:
-    """The first size cannot be written, the others can."""
+def test_a_checkpoint_that_cannot_be_loaded_does_not_stop_the_others(tiny: Tiny, tmp_path: Path) -> None:
     cut = copied(tiny("qwen2_5_vl"), tmp_path / "cut")
     (cut / "model.safetensors").unlink()
     finished = run_here(
@@ -532,7 +536,7 @@ def test_one_checkpoint_that_cannot_be_had_does_not_keep_the_others(tiny: Tiny, 
     assert "qwen3B, qwen7B are all run with" in finished.err
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the published data in ../shared, which is not here")
+@pytest.mark.slow
 def test_all_of_smmile_is_answered(shared: Path, tiny: Tiny, tmp_path: Path) -> None:
     data = shared / "data" / "smmile_recovered"
     finished = ask("inference_medr1.py", tmp_path, tiny("qwen2_vl"), "--dataset-path", data)

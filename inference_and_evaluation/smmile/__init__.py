@@ -5,7 +5,7 @@ Data flows one way: data set -> problems -> conversation -> model -> record -> s
 
 # Each layer's modules may import from their own layer and from the layers before it; a test checks this.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "task", "cli"),
+    ("compat", "errors", "files", "task", "cli"),
     ("data",),
     ("prompting",),
     ("backends",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import sys
 from collections.abc import Mapping
@@ -88,7 +89,6 @@ def _specification(
     args: argparse.Namespace, family: Family, name: str, checkpoint: str | Path
 ) -> RunSpecification:
     label = checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
-    known: str | None = None
     generation: dict[str, object] = {
         "decoding": family.decoding,
         "max_new_tokens": args.max_new_tokens,
@@ -122,16 +122,16 @@ def _specification(
             packages=_SERVER_PACKAGES,
         )
 
+    @functools.cache
     def revision() -> str | None:
-        nonlocal known
-        known = revision_of(checkpoint)
-        return known
+        return revision_of(checkpoint)
 
     def load(_problems: ProblemSet, _plan: Plan, _spent: Usage) -> Backend:
         from smmile.backends.local.model import LocalModel, LocalSettings
 
-        found = find_checkpoint(checkpoint, known)
+        found = find_checkpoint(checkpoint, revision())
         _check_type(family, found)
+        rank = Rank.from_environment()
         settings = LocalSettings(
             family_dtype=family.dtype,
             decoding=family.decoding,
@@ -141,7 +141,8 @@ def _specification(
             attention=args.attn,
             batch_size=None if args.batch_size == "auto" else args.batch_size,
             chat_template=family.chat_template,
-            rank=Rank.from_environment(),
+            device_share=(rank.local_index, rank.local_count),
+            verbose=rank.is_first,
         )
         return LocalModel(found, settings)
 
