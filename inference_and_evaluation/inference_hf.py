@@ -1,4 +1,4 @@
-"""Any other image-text model of the hub, or your own: its own chat template, image before text."""
+"""Any other image-text model, from the hub or a folder: its own chat template, image before text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXAMPLE = "python inference_hf.py --checkpoint HuggingFaceTB/SmolVLM2-2.2B-Instr
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="ID|DIR", help="a model of the hub, or a folder with one"
+        "--checkpoint", required=True, metavar="ID|DIR", help="model on the hub, or folder with one"
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)

@@ -6,7 +6,7 @@ from smmile import cli
 
 EXAMPLE = "python inference_llava.py --model_name llava_7b --inference_mode ICL"
 
-# The checkpoint of each, and its architecture.
+# Name: checkpoint, architecture.
 MODELS = {
     "llava_7b": ("llava-hf/llava-1.5-7b-hf", "llava"),
     "llava_13b": ("llava-hf/llava-1.5-13b-hf", "llava"),
@@ -18,7 +18,7 @@ MODELS = {
 
 def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
     parser = cli.Parser(description, example)
-    parser.add_argument("--model_name", choices=tuple(MODELS), required=True, help="which of them")
+    parser.add_argument("--model_name", choices=tuple(MODELS), required=True, help="the model to run")
     cli.add_inference_flags(parser, task_format=task_format)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""LLaVA-Med 1.5, from its own checkpoint's layout or a converted one."""
+"""LLaVA-Med 1.5, from its original checkpoint or one converted to transformers' layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EXAMPLE = "python inference_llavamed.py --inference_mode ICL"
 
 def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
     parser = cli.Parser(description, example)
-    parser.add_argument("--model_name", metavar="NAME", help="accepted for old command lines, and ignored")
+    parser.add_argument("--model_name", metavar="NAME", help="ignored; accepted for old command lines")
     cli.add_inference_flags(parser, task_format=task_format)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()

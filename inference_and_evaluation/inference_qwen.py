@@ -1,4 +1,4 @@
-"""Qwen2.5-VL, four sizes, decoded as their own generation config says."""
+"""Qwen2.5-VL in four sizes, decoded with each checkpoint's own generation config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZES = ("3B", "7B", "32B", "72B")
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
-        "--models", nargs="+", choices=(*SIZES, "all"), default=["all"], help="sizes (default: all)"
+        "--models", nargs="+", choices=(*SIZES, "all"), default=["all"], help="sizes to run (default: all)"
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)

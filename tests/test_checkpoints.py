@@ -53,7 +53,6 @@ def test_a_gated_model_is_fetched_with_a_token_once_and_named(tiny: Tiny, tmp_pa
     # A finished run needs neither the hub nor the cache.
     elsewhere = run(hub, tmp_path, "--csv", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
     assert elsewhere.code == 0, elsewhere.err
-    assert "nothing was left to ask" in elsewhere.out
 
 
 def test_the_hubs_other_refusals_each_have_their_line(tiny: Tiny, tmp_path: Path) -> None:

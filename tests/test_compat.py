@@ -54,11 +54,11 @@ def test_parquet_converted_in_small_batches_is_what_the_library_converts(tmp_pat
     [file] = map(str, (folder / "data").iterdir())
     builder = datasets.load_dataset_builder(str(folder))
     assert isinstance(builder, Parquet)
-    [(_, whole)] = builder._generate_tables([file], [None])
+    [(_, expected)] = builder._generate_tables([file], [None])
     compat.convert_parquet_in_small_batches(builder)
     batches = [table for _, table in builder._generate_tables([file], [None])]
     assert [table.num_rows for table in batches] == [16, 16, 16]
-    assert [row for table in batches for row in table.to_pylist()] == whole.to_pylist()
+    assert [row for table in batches for row in table.to_pylist()] == expected.to_pylist()
 
     called = []
     generate = builder._generate_tables

@@ -85,9 +85,9 @@ def prepared(processor: Any, *conversations: Conversation, **how: Any) -> Any:
 
 
 def greedy(model: Any, inputs: Any, tokens: int = 12, **how: Any) -> list[list[int]]:
-    asked = inputs["input_ids"].shape[1]
+    prompt_length = inputs["input_ids"].shape[1]
     output = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, **how)
-    answers: list[list[int]] = output[:, asked:].tolist()
+    answers: list[list[int]] = output[:, prompt_length:].tolist()
     return answers
 
 
@@ -474,9 +474,9 @@ def test_the_checkpoints_type_holds_unless_another_is_asked_for(copied: Path) ->
 
     change_config(copied, torch_dtype="bfloat16")
     assert load_original_llava_model(copied).dtype == torch.bfloat16
-    asked = load_original_llava_model(copied, dtype=torch.float32, attn_implementation="eager")
-    assert {parameter.dtype for parameter in asked.parameters()} == {torch.float32}
-    assert asked.config.text_config._attn_implementation == "eager"
+    reloaded = load_original_llava_model(copied, dtype=torch.float32, attn_implementation="eager")
+    assert {parameter.dtype for parameter in reloaded.parameters()} == {torch.float32}
+    assert reloaded.config.text_config._attn_implementation == "eager"
 
 
 def test_the_towers_configuration_is_the_named_folders(copied: Path, tmp_path: Path) -> None:
