@@ -110,7 +110,11 @@ def kill_at_random_moments_and_finish(run: Run, kills: int, tmp_path: Path) -> N
     for number, moment in enumerate(moments):
         folder = tmp_path / str(number)
         process = run.start(folder)
-        time.sleep(run.seconds * (0.2 + 0.8 * moment / 1000))
+        if number % 2:  # at any moment of the run; its speed varies with what else the machine does
+            time.sleep(run.seconds * (0.2 + 0.8 * moment / 1000))
+        else:  # between two answers
+            run.wait_for_answers(folder, process)
+            time.sleep(0.4 * moment / 1000)
         process.kill()
         process.communicate()
         if folder.exists():
