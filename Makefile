@@ -2,7 +2,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test test-slow clean
 
 setup: .venv/installed  ## the environment, in .venv
 	@echo "The environment is ready. Activate it: source .venv/bin/activate"
@@ -37,11 +37,17 @@ demo: .venv/installed  ## three baselines on the demo set, scored and tabulated
 	@echo "  python inference_hf.py --help"
 	@echo "README.md, \"Compare your model with the published ones\", has the five commands."
 
-test: .venv/installed-dev  ## style, types and tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest
+# Test processes at a time.
+WORKERS ?= 2
+
+test: .venv/installed-dev  ## style, types and all tests but the slow ones
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: .venv/installed-dev  ## the slow tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache results_demo

@@ -1,4 +1,4 @@
-"""Any other image-text model of the hub, or your own: its own chat template, image before text."""
+"""Any other image-text model, from the hub or a folder: its own chat template, image before text."""
 
 from __future__ import annotations
 

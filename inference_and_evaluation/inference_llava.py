@@ -6,7 +6,7 @@ from smmile import cli
 
 EXAMPLE = "python inference_llava.py --model_name llava_7b --inference_mode ICL"
 
-# The checkpoint of each, and its architecture.
+# Name: checkpoint, architecture.
 MODELS = {
     "llava_7b": ("llava-hf/llava-1.5-7b-hf", "llava"),
     "llava_13b": ("llava-hf/llava-1.5-13b-hf", "llava"),

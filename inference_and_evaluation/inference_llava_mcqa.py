@@ -1,4 +1,4 @@
-"""LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision, multiple choice unless told otherwise."""
+"""LLaVA 1.5, LLaVA-NeXT and LLaVA-OneVision, multiple choice by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaVA-Med 1.5, from its own checkpoint's layout or a converted one."""
+"""LLaVA-Med 1.5, from its original checkpoint or one converted to transformers' layout."""
 
 from __future__ import annotations
 

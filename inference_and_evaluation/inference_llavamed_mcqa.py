@@ -1,4 +1,4 @@
-"""LLaVA-Med 1.5, multiple choice unless told otherwise."""
+"""LLaVA-Med 1.5, multiple choice by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MedGemma 4B; gated on the hub, so HF_TOKEN must be set."""
+"""MedGemma 4B; gated on the hub: set HF_TOKEN."""
 
 from __future__ import annotations
 

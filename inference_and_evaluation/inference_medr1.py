@@ -1,4 +1,4 @@
-"""MedVLM-R1, a Qwen2-VL that was taught to reason; its examples are text before the query's question."""
+"""MedVLM-R1, a Qwen2-VL trained to reason; its examples are text before the query's question."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXAMPLE = "python inference_medr1.py --inference_mode 0-shot --task_format mcqa"
 
 
 def recipe() -> Recipe:
-    """One user turn with the query's image alone; in multiple choice examples show all options."""
+    """One user turn with only the query's image; in multiple choice, examples show all options."""
     from smmile.prompting.conversation import Recipe, Wording
     from smmile.prompting.prompts import fill, prompt
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL, four sizes, decoded as their own generation config says."""
+"""Qwen2.5-VL in four sizes, decoded with each checkpoint's own generation config."""
 
 from __future__ import annotations
 

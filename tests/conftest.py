@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,13 @@ SUITE = Path(__file__).resolve().parents[1]
 SCRIPTS = SUITE / "inference_and_evaluation"
 SHARED = SUITE.parent / "shared"
 
-# No test reaches for the hub: what loads from it talks to a server on loopback.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.pop("HF_TOKEN", None)
-# Tables have all their columns.
-os.environ["COLUMNS"] = "300"
+# Set before any library reads them. No test uses the hub (a server on loopback stands in for it) or the
+# user's cache, and several test processes share the cores.
+_CACHE = tempfile.TemporaryDirectory(prefix="smmile_tests_", ignore_cleanup_errors=True)
+for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+    os.environ.pop(_name, None)
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _CACHE.name, "OMP_NUM_THREADS": "1"}
+os.environ["COLUMNS"] = "300"  # tables have all their columns
 
 
 def make_image(shade: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
@@ -98,7 +101,7 @@ def four_problems() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Gives the folder of a tiny checkpoint, made when it is first asked for."""
+    """Returns the folder of a tiny checkpoint, which is made at the first call."""
     from original_llava import save_original_llava
     from tiny_checkpoints import save_tiny
 
@@ -117,17 +120,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def data(tmp_path: Path) -> Path:
     """The four problems as a data set folder."""
     return save_parquet(tmp_path / "data_set", four_problems())
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what `datasets` unpacks out of the user's cache."""
-    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
-    from datasets import config
-    from huggingface_hub import constants
-
-    config.HF_DATASETS_CACHE = Path(os.environ["HF_HOME"]) / "datasets"
-    constants.HF_HUB_CACHE = str(Path(os.environ["HF_HOME"]) / "hub")
 
 
 @pytest.fixture(scope="session")
@@ -160,10 +152,20 @@ def script_command(name: str, *words: object) -> list[str]:
     return [sys.executable, name, *map(str, words)]
 
 
+def scripted_command(name: str, *words: object) -> list[str]:
+    """A script with a scripted model in place of a real one, which needs no torch."""
+    return script_command(str(SUITE / "tests" / "scripted_model.py"), name, *words)
+
+
 def run_script(name: str, *words: object, **environment: str) -> Finished:
     """Run a script as its users do, from its own folder."""
+    return run_command(script_command(name, *words), **environment)
+
+
+def run_command(command: Sequence[str], **environment: str) -> Finished:
+    """Run a command in the scripts' folder."""
     done = subprocess.run(
-        script_command(name, *words),
+        command,
         cwd=SCRIPTS,
         env=os.environ | environment,
         capture_output=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Finished, run_script, says_in_one_line
+from conftest import Finished, run_command, says_in_one_line, script_command, scripted_command
 from fake_hub import SHA, FakeHub, running
 from smmile.backends.local.checkpoints import find_checkpoint, is_hub_id, revision_of
 
@@ -16,11 +16,21 @@ Tiny = Callable[[str], Path]
 MODEL = "google/medgemma-4b-it"
 
 
-def run(hub: FakeHub, tmp_path: Path, *words: str, **environment: str) -> Finished:
-    return run_script(
+def run(
+    hub: FakeHub,
+    tmp_path: Path,
+    *words: str,
+    make_command: Callable[..., list[str]] = scripted_command,
+    **environment: str,
+) -> Finished:
+    """Fetch the model and run it, or a scripted one in its place."""
+    command = make_command(
         "inference_medgemma.py",
         *("--dataset", "demo", "--limit", "1", "--max_new_tokens", "4"),
         *("--output-dir", tmp_path / "out", *words),
+    )
+    return run_command(
+        command,
         **{"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"} | environment,
     )
 
@@ -31,7 +41,7 @@ def test_a_gated_model_is_fetched_with_a_token_once_and_named(tiny: Tiny, tmp_pa
         refused = run(hub, tmp_path, HF_TOKEN="hf_wrong")
         says_in_one_line(refused, MODEL, "is gated and the account of this HF_TOKEN has no access")
         assert "hf_wrong" not in refused.err
-        finished = run(hub, tmp_path, HF_TOKEN="hf_right")
+        finished = run(hub, tmp_path, HF_TOKEN="hf_right", make_command=script_command)
         assert finished.code == 0, finished.err
     result = json.loads((tmp_path / "out" / "result_medgemma_4b_ICL_open.json").read_text())
     assert result["run"]["checkpoint"] == MODEL
@@ -43,7 +53,6 @@ def test_a_gated_model_is_fetched_with_a_token_once_and_named(tiny: Tiny, tmp_pa
     # A finished run needs neither the hub nor the cache.
     elsewhere = run(hub, tmp_path, "--csv", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
     assert elsewhere.code == 0, elsewhere.err
-    assert "nothing was left to ask" in elsewhere.out
 
 
 def test_the_hubs_other_refusals_each_have_their_line(tiny: Tiny, tmp_path: Path) -> None:

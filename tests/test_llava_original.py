@@ -85,9 +85,9 @@ def prepared(processor: Any, *conversations: Conversation, **how: Any) -> Any:
 
 
 def greedy(model: Any, inputs: Any, tokens: int = 12, **how: Any) -> list[list[int]]:
-    asked = inputs["input_ids"].shape[1]
+    prompt_length = inputs["input_ids"].shape[1]
     output = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, **how)
-    answers: list[list[int]] = output[:, asked:].tolist()
+    answers: list[list[int]] = output[:, prompt_length:].tolist()
     return answers
 
 
@@ -161,7 +161,7 @@ def test_each_piece_is_tokenized_alone_as_the_original_code_did(checkpoint: Path
     assert processor(text=prompt, images=images or None)["input_ids"] == [expected]
 
 
-def test_a_new_line_after_a_image_has_the_dummy_blank(checkpoint: Path) -> None:
+def test_a_new_line_after_an_image_has_the_dummy_space(checkpoint: Path) -> None:
     tokenizer = load_original_llava_processor(checkpoint).tokenizer
     assert tokenizer.tokenize("<image>\nWhat")[:3] == ["<image>", "▁", "<0x0A>"]
     assert tokenizer.tokenize("<image>") == ["<image>"]
@@ -399,7 +399,7 @@ def test_old_buffers_are_no_weights(copied: Path) -> None:
     assert model.state_dict().keys() == renamed_by_hand(random_weights(0)).keys()
 
 
-def test_what_is_left_over_or_missing_is_said_in_one_line(copied: Path) -> None:
+def test_unexpected_or_missing_parameters_are_named_in_one_line(copied: Path) -> None:
     weights = random_weights(0)
     some = [name for name in weights if ".mlp.fc1." in name]
     assert len(some) == 4
@@ -409,16 +409,16 @@ def test_what_is_left_over_or_missing_is_said_in_one_line(copied: Path) -> None:
     save_shards(copied, without, 4)
     refused(copied, "lacks 4 parameters: ", first, ", …")
     save_shards(copied, weights | {"lm_head.bias": weights[first].clone()}, 4)
-    refused(copied, "has left over 1 parameter: lm_head.bias")
+    refused(copied, "adds 1 parameter: lm_head.bias")
     # a name of transformers' own is no name of this layout, even where it means a weight of the model
     save_shards(
         copied, weights | {"model.language_model.norm.weight": weights["model.norm.weight"].clone()}, 4
     )
-    refused(copied, "left over 1 parameter: model.language_model.norm.weight")
+    refused(copied, "adds 1 parameter: model.language_model.norm.weight")
     save_shards(copied, without | {f"x\n{index}": weights[first] + 1 for index in range(5)}, 4)
-    refused(copied, "lacks 4 parameters: ", r"; has left over 5 parameters: x\n0, x\n1, x\n2, …")
+    refused(copied, "lacks 4 parameters: ", r"; adds 5 parameters: x\n0, x\n1, x\n2, …")
     save_shards(copied, weights | {"model.norm.weight": weights["model.norm.weight"][:8].clone()}, 4)
-    refused(copied, "model.norm.weight [8] for [64]")
+    refused(copied, "model.norm.weight [8] instead of [64]")
 
 
 def test_a_broken_or_missing_file_is_said_in_one_line(checkpoint: Path, copied: Path) -> None:
@@ -456,7 +456,7 @@ def test_a_broken_or_missing_file_is_said_in_one_line(checkpoint: Path, copied: 
         ("mm_vision_select_feature", "cls_patch"),
     ],
 )
-def test_what_the_mapping_does_not_know_is_refused(copied: Path, setting: str, value: Any) -> None:
+def test_unsupported_settings_are_refused(copied: Path, setting: str, value: Any) -> None:
     change_config(copied, **{setting: value})
     for load in (load_original_llava_model, load_original_llava_processor):
         refused(copied, setting, load=load)
@@ -474,9 +474,9 @@ def test_the_checkpoints_type_holds_unless_another_is_asked_for(copied: Path) ->
 
     change_config(copied, torch_dtype="bfloat16")
     assert load_original_llava_model(copied).dtype == torch.bfloat16
-    asked = load_original_llava_model(copied, dtype=torch.float32, attn_implementation="eager")
-    assert {parameter.dtype for parameter in asked.parameters()} == {torch.float32}
-    assert asked.config.text_config._attn_implementation == "eager"
+    reloaded = load_original_llava_model(copied, dtype=torch.float32, attn_implementation="eager")
+    assert {parameter.dtype for parameter in reloaded.parameters()} == {torch.float32}
+    assert reloaded.config.text_config._attn_implementation == "eager"
 
 
 def test_the_towers_configuration_is_the_named_folders(copied: Path, tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def test_a_new_metric_is_in_every_output(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     plan = models_plan(read_scores(tmp_path).select(Selection()).scores)
     assert [panel.title for column in plan.columns for panel in column] == ["Exact match", "Short answers"]
-    assert run_here("plot_results.py", tmp_path, "--metric", "short", "--look", "light").code == 0
+    assert (
+        run_here("plot_results.py", tmp_path, "--metric", "short", "--look", "light", "--strata").code == 0
+    )
     assert "figure_strata_a_short_light.png" in {file.name for file in tmp_path.iterdir()}
     for script in (
         "evaluate_EM.py",

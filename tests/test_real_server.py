@@ -1,4 +1,4 @@
-"""The same conversations to a real server and to the model in process: the same answers."""
+"""A real server and the model in process give the same responses to the same conversations."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def wait_for(server: Running, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"`transformers serve` did not start:\n{server.log.read_text()[-3000:]}")
 
 
-def a_image(seed: int, size: tuple[int, int], kind: str, mode: str = "RGB", **how: Any) -> StoredImage:
+def an_image(seed: int, size: tuple[int, int], kind: str, mode: str = "RGB", **how: Any) -> StoredImage:
     samples = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(samples).convert("RGBA").convert(mode).save(out, kind, **how)
@@ -97,9 +97,9 @@ def turned() -> Image.Exif:
 
 def requests() -> list[Request]:
     """Conversations of one to four images, of many kinds."""
-    a, b = a_image(1, (80, 60), "PNG"), a_image(2, (50, 90), "JPEG")
-    grey, clear = a_image(3, (64, 64), "PNG", "L"), a_image(4, (70, 50), "PNG", "RGBA")
-    upright, cmyk = a_image(5, (90, 40), "JPEG", exif=turned()), a_image(6, (60, 60), "JPEG", "CMYK")
+    a, b = an_image(1, (80, 60), "PNG"), an_image(2, (50, 90), "JPEG")
+    grey, clear = an_image(3, (64, 64), "PNG", "L"), an_image(4, (70, 50), "PNG", "RGBA")
+    upright, cmyk = an_image(5, (90, 40), "JPEG", exif=turned()), an_image(6, (60, 60), "JPEG", "CMYK")
     contents = [
         [(a, "What is the diagnosis?")],
         [(b, "Is there a finding? "), (a, "Answer with one letter:\n A")],
@@ -121,7 +121,7 @@ def requests() -> list[Request]:
     return found
 
 
-def answers_in_process(checkpoint: Path, conversations: list[Conversation]) -> list[str]:
+def responses_in_process(checkpoint: Path, conversations: list[Conversation]) -> list[str]:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -163,22 +163,22 @@ def connect(server: Running, **how: Any) -> Any:
 
 
 def test_a_server_answers_as_the_model_in_process(server: Running) -> None:
-    asked = requests()
-    answered = [pair for batch in connect(server).answer(asked) for pair in batch]
-    replies = {request.key: reply for request, reply in answered}
-    expected = answers_in_process(server.checkpoint, [request.conversation for request in asked])
-    assert len(set(expected)) == len(expected)  # they do depend on the conversation
-    for request, text in zip(asked, expected, strict=True):
-        reply = replies[request.key]
-        assert isinstance(reply, Response), (reply, server.log.read_text()[-3000:])
-        assert reply.text == text
-        assert reply.finish_reason in ("stop", "length")
-        assert reply.prompt_tokens is not None
-        assert reply.prompt_tokens > 10
-        assert reply.completion_tokens is not None
-        assert 0 < reply.completion_tokens <= NEW_TOKENS
-    assert [change.index for change in replies["p3"].images_changed] == [0, 1, 2]
-    assert not any(replies[key].images_changed for key in ("p0", "p1", "p2", "p4"))
+    sent = requests()
+    answered = [pair for batch in connect(server).answer(sent) for pair in batch]
+    responses = {request.key: response for request, response in answered}
+    expected = responses_in_process(server.checkpoint, [request.conversation for request in sent])
+    assert len(set(expected)) == len(expected)  # responses do depend on the conversation
+    for request, text in zip(sent, expected, strict=True):
+        response = responses[request.key]
+        assert isinstance(response, Response), (response, server.log.read_text()[-3000:])
+        assert response.text == text
+        assert response.finish_reason in ("stop", "length")
+        assert response.prompt_tokens is not None
+        assert response.prompt_tokens > 10
+        assert response.completion_tokens is not None
+        assert 0 < response.completion_tokens <= NEW_TOKENS
+    assert [change.index for change in responses["p3"].images_changed] == [0, 1, 2]
+    assert not any(responses[key].images_changed for key in ("p0", "p1", "p2", "p4"))
 
 
 def test_another_models_name_is_refused_in_one_line(server: Running) -> None:
@@ -186,19 +186,21 @@ def test_another_models_name_is_refused_in_one_line(server: Running) -> None:
         list(connect(server, served_model="other").answer(requests()))
 
 
-def test_what_a_server_breaks_on_is_its_error(server: Running) -> None:
-    """Such as a field that it takes and cannot read: this server then says no more than its status."""
+def test_an_internal_error_of_a_server_is_a_server_error(server: Running) -> None:
+    """Such as for a field that it accepts but cannot parse; this server then reports only its status."""
     [[(_, outcome)]] = connect(server, fields={"generation_config": "{"}).answer(requests()[:1])
     assert isinstance(outcome, Failure)
     assert (outcome.error.type, outcome.error.message) == ("server", "HTTP 500: Internal Server Error")
 
 
-def test_a_script_asks_a_server_and_answers_as_it_does_by_itself(server: Running, tmp_path: Path) -> None:
+def test_a_script_gives_the_same_responses_through_a_server_as_in_process(
+    server: Running, tmp_path: Path
+) -> None:
     words = [*("--model_name", "llava_7b", "--dataset", "demo", "--max_new_tokens", 12)]
-    by_itself = run_here(
+    in_process = run_here(
         "inference_llava.py", *words, "--model-path", server.checkpoint, "--output-dir", tmp_path / "1"
     )
-    assert by_itself.code == 0, by_itself.err
+    assert in_process.code == 0, in_process.err
     asking = ["--server", server.url, "--served-model", server.checkpoint, "--output-dir", tmp_path / "2"]
     finished = run_here("inference_llava.py", *words, *asking)
     assert finished.code == 0, finished.err
@@ -211,6 +213,6 @@ def test_a_script_asks_a_server_and_answers_as_it_does_by_itself(server: Running
     assert two["run"]["hardware"]["server"] == "OpenAI-compatible"
     assert two["run"]["generation"]["effective"]["temperature"] == 0
 
-    # Answers of the one are not mixed with those of the other.
+    # Responses of the two are not mixed.
     mixed = run_here("inference_llava.py", *words, *asking[:4], "--output-dir", tmp_path / "1")
     says_in_one_line(mixed, "different run", "generation.server")

@@ -136,13 +136,13 @@ def tokenizer(
 def without_video(processor_class: type) -> type:
     """The processor class without its part for videos, which needs torchvision."""
 
-    class ForPictures(processor_class):  # type: ignore[misc]
+    class ImagesOnly(processor_class):  # type: ignore[misc]
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in super().get_attributes() if name != "video_processor"]
 
-    ForPictures.__name__ = ForPictures.__qualname__ = processor_class.__name__
-    return ForPictures
+    ImagesOnly.__name__ = ImagesOnly.__qualname__ = processor_class.__name__
+    return ImagesOnly
 
 
 @dataclass(frozen=True)
@@ -442,7 +442,7 @@ def main() -> None:
 
 
 def change_json(file: Path, **changes: Any) -> None:
-    """Put other values into a JSON file."""
+    """Change values in a JSON file."""
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 

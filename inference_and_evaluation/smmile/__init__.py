@@ -14,7 +14,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - reached by scripts under an olde
 
 # Each layer's modules may import from their own layer and from the layers before it; a test checks this.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "task"),
+    ("compat", "errors", "files", "task"),
     ("data",),
     ("cli",),
     ("prompting",),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from smmile import compat
 from smmile.data.problems import HUB_IDS, Outline, ProblemSet
 from smmile.data.rows import Row, check_columns, outlines, problem_set
 from smmile.errors import UsageError, one_line
@@ -21,9 +22,6 @@ DatasetName = Literal["smmile", "augmented", "demo"]
 SPLIT = "train"
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
-# Rows per batch when parquet files are converted: a few MB of images.
-_ROWS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -161,37 +159,11 @@ def _quiet(library: Any) -> None:
 
 
 def _prepared(builder: datasets.DatasetBuilder, label: str) -> datasets.Dataset:
-    """The builder's rows, converted and cached on first use."""
-    from datasets.packaged_modules.parquet.parquet import Parquet
-
-    if isinstance(builder, Parquet):
-        _unpack_slowly(builder)
+    """The builder's rows, converted into the cache if they are not there yet."""
+    compat.convert_parquet_in_small_batches(builder)
     builder.download_and_prepare()
     splits = builder.info.splits or {}
     return _one_split({name: name for name in splits}, label, builder)
-
-
-def _unpack_slowly(builder: Any) -> None:
-    """Let `builder` unpack parquet a few rows at a time.
-
-    The library's own way reads whole row groups ahead: over 2 GB of memory for as much of images
-    (docs/benchmarks.md), where this takes a fraction.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets.builder import Key
-
-    def generate_tables(
-        files: Sequence[str], row_groups_list: Sequence[object]
-    ) -> Iterator[tuple[Key, pa.Table]]:
-        for file_index, file in enumerate(files):
-            with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
-                batches = parquet.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False)
-                for batch_index, batch in enumerate(batches):
-                    table = pa.Table.from_batches([batch])
-                    yield Key(file_index, batch_index), builder._cast_table(table)
-
-    builder._generate_tables = generate_tables
 
 
 def _one_split(splits: Any, label: str, builder: Any = None) -> datasets.Dataset:

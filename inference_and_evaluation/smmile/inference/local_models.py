@@ -123,6 +123,7 @@ def _specification(
 
         found = find_checkpoint(checkpoint, context.revision)
         _check_type(family, found)
+        rank = Rank.from_environment()
         settings = LocalSettings(
             family_dtype=family.dtype,
             decoding=family.decoding,
@@ -132,7 +133,8 @@ def _specification(
             attention=args.attn,
             batch_size=None if args.batch_size == "auto" else args.batch_size,
             chat_template=family.chat_template,
-            rank=Rank.from_environment(),
+            device_share=(rank.local_index, rank.local_count),
+            verbose=rank.is_first,
         )
         return LocalModel(found, settings)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: found on the hub or in a folder, and looked at before anything is loaded."""
+"""Finds checkpoints, on the hub or in a folder, and checks them before anything is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smmile.errors import UsageError, one_line, pluralize
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
-# What is fetched of a model's files: weights as safetensors alone, since pickled ones can run code.
+# The files to download. Weights as safetensors only: pickled ones can run code.
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 _UNWANTED = ("original/*", "consolidated*", "onnx/*")
 
@@ -31,12 +31,12 @@ _GIB = 1 << 30
 
 
 class CheckpointError(UsageError):
-    """What keeps one checkpoint from being loaded; another may do."""
+    """A checkpoint cannot be loaded; other models of the same command may still run."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's folder, whole as far as can be seen from outside.
+    """A checkpoint's folder; its files are present and their headers are valid.
 
     `parameters` is the number of its weights, `config` the content of its config.json.
     """
@@ -53,14 +53,15 @@ class Checkpoint:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether `text` can name a model of the hub."""
+    """Whether `text` has the form of a hub id, such as org/name."""
     return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
 def revision_of(checkpoint: str | Path) -> str | None:
-    """Which version a checkpoint is: the commit of a hub id, a hash of a folder's files.
+    """The version of a checkpoint: the commit of a hub id, or a hash of a folder's files.
 
-    Of weights, samples go into the hash. None where it cannot be found out just now.
+    Large files are hashed by samples. None if there is no such folder, or the hub cannot be reached and
+    the cache has no copy.
     """
     if isinstance(checkpoint, Path):
         return _hash_of_files(checkpoint) if checkpoint.is_dir() else None
@@ -75,16 +76,16 @@ def revision_of(checkpoint: str | Path) -> str | None:
 
 
 def find_checkpoint(checkpoint: str | Path, revision: str | None) -> Checkpoint:
-    """The checkpoint in a folder, or that of a hub id at `revision`, downloaded where it is not yet.
+    """The checkpoint in a folder, or that of a hub id at `revision` (None: main), downloaded if needed.
 
-    Raises CheckpointError with one line for whatever keeps it from being had whole.
+    Raises CheckpointError if it is missing, incomplete or broken, or cannot be downloaded.
     """
     if isinstance(checkpoint, Path):
         if not checkpoint.is_dir():
-            what = "is a file; name the folder" if checkpoint.is_file() else "is not there"
+            what = "is a file; give its folder" if checkpoint.is_file() else "does not exist"
             raise CheckpointError(f"checkpoint {one_line(checkpoint)} {what}")
-        return _look_at(one_line(checkpoint), checkpoint)
-    return _look_at(checkpoint, _download(checkpoint, revision))
+        return _inspect(one_line(checkpoint), checkpoint)
+    return _inspect(checkpoint, _download(checkpoint, revision))
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
@@ -101,23 +102,23 @@ def _download(hub_id: str, revision: str | None) -> Path:
             info = HfApi().model_info(hub_id, revision=revision, files_metadata=True, timeout=30)
         except HfHubHTTPError:
             raise
-        except (HTTPError, OSError) as error:  # no network: what is in the cache will do
+        except (HTTPError, OSError) as error:  # no network: use the cache
             try:
                 return Path(snapshot_download(hub_id, local_files_only=True, **patterns))
             except OSError:
                 raise CheckpointError(
-                    f"model {hub_id}: there is no such folder, the hub cannot be reached "
-                    f"({one_line(error, 100)}) and there is no copy in the cache; go online once, or use "
+                    f"model {hub_id}: no such folder, the hub cannot be reached "
+                    f"({one_line(error, 100)}) and the cache has no copy; go online once, or use "
                     "--model-path DIR"
                 ) from error
-        _check_room(hub_id, info)
-        folder = Path(snapshot_download(hub_id, **patterns))  # so the cache learns which commit is main
+        _check_disk_space(hub_id, info)
+        folder = Path(snapshot_download(hub_id, **patterns))  # records in the cache which commit is main
         if revision is not None and folder.name != revision:
             folder = Path(snapshot_download(hub_id, revision=revision, **patterns))
         return folder
     except GatedRepoError as error:
         raise CheckpointError(
-            f"model {hub_id} is gated and {account}: ask for access on its page of the hub and set HF_TOKEN"
+            f"model {hub_id} is gated and {account}: request access on its hub page and set HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
@@ -125,16 +126,17 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
     except HTTPError as error:
         raise CheckpointError(
-            f"model {hub_id} cannot be fetched ({one_line(error, 200)}); what has come is kept, try again"
+            f"model {hub_id} cannot be downloaded ({one_line(error, 200)}); run the same command again to "
+            "resume"
         ) from error
     except OSError as error:
         raise CheckpointError(
             f"model {hub_id} cannot be stored in {one_line(_cache())} "
-            f"({error.strerror or one_line(error)}); --hf_cache_dir DIR names another place"
+            f"({error.strerror or one_line(error)}); use another folder with --hf_cache_dir DIR"
         ) from error
 
 
-def _check_room(hub_id: str, info: ModelInfo) -> None:
+def _check_disk_space(hub_id: str, info: ModelInfo) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     needed = sum(
@@ -145,12 +147,12 @@ def _check_room(hub_id: str, info: ModelInfo) -> None:
         and not isinstance(try_to_load_from_cache(hub_id, file.rfilename, revision=info.sha), str)
     )
     cache = _cache()
-    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free
+    existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise CheckpointError(
             f"model {hub_id} needs {needed / _GIB:.1f} GiB of disk and {one_line(cache)} has "
-            f"{free / _GIB:.1f} GiB free; make room, or name another place with --hf_cache_dir DIR"
+            f"{free / _GIB:.1f} GiB free; free some space, or use another folder with --hf_cache_dir DIR"
         )
 
 
@@ -160,7 +162,7 @@ def _cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _look_at(name: str, folder: Path) -> Checkpoint:
+def _inspect(name: str, folder: Path) -> Checkpoint:
     config = read_json(name, folder, "config.json")
     shapes = [weight_shapes(name, file) for file in weight_files(name, folder)]
     return Checkpoint(name, folder, config, sum(prod(shape) for of in shapes for shape in of.values()))
@@ -169,7 +171,7 @@ def _look_at(name: str, folder: Path) -> Checkpoint:
 def weight_files(name: str, folder: Path) -> list[Path]:
     """The files that hold the weights of the checkpoint `name` in `folder`.
 
-    Raises CheckpointError where there are none, or some are missing.
+    Raises CheckpointError if there are none or some are missing.
     """
     index = "model.safetensors.index.json"
     single = folder / "model.safetensors"
@@ -186,16 +188,16 @@ def weight_files(name: str, folder: Path) -> list[Path]:
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise CheckpointError(
-            f"checkpoint {name} is not whole: {len(missing)} of its {pluralize(len(files), 'weight file')} "
-            f"missing ({', '.join(missing[:3])}); fetch it again"
+            f"checkpoint {name} is incomplete: {len(missing)} of its "
+            f"{pluralize(len(files), 'weight file')} missing ({', '.join(missing[:3])}); download it again"
         )
     return [folder / file for file in files]
 
 
 def weight_shapes(name: str, file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a weight file, by its head alone.
+    """The shape of every tensor in a weight file; reads only its header.
 
-    Raises CheckpointError where the file is broken; one that was cut off is found out by its size.
+    Raises CheckpointError if the file is broken or truncated.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -207,25 +209,25 @@ def weight_shapes(name: str, file: Path) -> dict[str, tuple[int, ...]]:
             }
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"checkpoint {name}: {file.name} is broken or was cut off ({one_line(error, 100)}); "
-            "fetch it again"
+            f"checkpoint {name}: {file.name} is broken or truncated ({one_line(error, 100)}); "
+            "download it again"
         ) from error
 
 
 def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
-    """The object in a JSON file of the checkpoint `name`. Raises CheckpointError where there is none."""
+    """The object in a JSON file of the checkpoint `name`. Raises CheckpointError if there is none."""
     try:
         content = json.loads((folder / file).read_bytes())
     except FileNotFoundError:
         raise CheckpointError(
-            f"checkpoint {name} has no {file}; name the folder with a model's files"
+            f"checkpoint {name} has no {file}; give the folder with the model's files"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"checkpoint {name}: {file} cannot be read ({one_line(error, 100)})"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"checkpoint {name}: {file} holds no object")
+        raise CheckpointError(f"checkpoint {name}: {file} is not a JSON object")
     return content
 
 

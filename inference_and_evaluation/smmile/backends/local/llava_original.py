@@ -1,9 +1,9 @@
 """Checkpoints in the layout of the original LLaVA code, such as LLaVA-Med v1.5, in transformers' classes.
 
 Such a checkpoint is a text model (Mistral, Llama) with a CLIP tower and a projector, under names of its
-own, with a sentencepiece tokenizer and without a processor. What the original code did around the model
-(haotian-liu/LLaVA, `mm_utils.py` and `builder.py`) is told to transformers' classes here; the weights
-are read once, by `from_pretrained`, under their new names.
+own, with a sentencepiece tokenizer and without a processor. This module configures transformers' classes
+to do what the original code did around the model (haotian-liu/LLaVA, `mm_utils.py` and `builder.py`).
+`from_pretrained` reads the weights once, under their new names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smmile import compat
 from smmile.backends.local.checkpoints import CheckpointError, read_json, weight_files, weight_shapes
 from smmile.errors import one_line, pluralize
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     )
     from transformers.image_processing_backends import PilBackend
 
-# As in Mistral's instruct models; an image part goes before its text, on a line of its own.
+# As in Mistral's instruct models; an image precedes its text, on its own line.
 MISTRAL_INSTRUCT = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -49,7 +50,7 @@ IMAGE_TOKEN = "<image>"  # noqa: S105
 TEXT_MODELS = {"llava_mistral": "mistral", "llava_llama": "llama"}
 ARCHITECTURES = {"LlavaMistralForCausalLM": "mistral", "LlavaLlamaForCausalLM": "llama"}
 
-# The names' beginnings in the original layout, and what transformers calls them.
+# Prefixes of parameter names in the original layout, and in transformers.
 RENAMED = {
     "model.embed_tokens.": "model.language_model.embed_tokens.",
     "model.layers.": "model.language_model.layers.",
@@ -58,10 +59,10 @@ RENAMED = {
     "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
     "model.vision_tower.vision_tower.vision_model.": "model.vision_tower.",
 }
-# Old versions saved these too; they are no parameters, and transformers computes them itself.
+# Buffers that old versions saved; transformers computes them itself.
 _NO_PARAMETER = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
-# What the mapping below is written for; each setting's first value holds where a checkpoint has none.
+# Supported settings; the first value is the default.
 _UNDERSTOOD: dict[str, tuple[Any, ...]] = {
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_vision_select_feature": ("patch",),
@@ -82,18 +83,17 @@ _CLIP_LARGE_336: dict[str, Any] = {
 
 
 def is_original_llava(config: Mapping[str, Any]) -> bool:
-    """Whether `config`, the content of a `config.json`, is of a checkpoint in the original layout."""
+    """Whether `config`, the content of a config.json, belongs to a checkpoint in the original layout."""
     return _text_model(config) is not None
 
 
 def load_original_llava_processor(folder: Path) -> LlavaProcessor:
-    """What turns conversations into the ids and pixels that the original code made of them.
+    """The processor that gives the ids and pixels of the original code. Batches are padded on the left.
 
-    The chat template is Mistral's; the llama flavour has none, for its checkpoints do not say theirs.
-    Batches are padded on the left.
+    The chat template is Mistral's; Llama checkpoints do not name theirs and get none.
 
     Raises:
-        CheckpointError: A file is missing or broken, or the configuration is not understood.
+        CheckpointError: A file is missing or broken, or the configuration is not supported.
     """
     from transformers import LlavaProcessor
 
@@ -109,16 +109,15 @@ def load_original_llava_processor(folder: Path) -> LlavaProcessor:
 
 
 def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForConditionalGeneration:
-    """Load the weights shard by shard, without a second copy; `loading` is `from_pretrained`'s.
+    """The model, loaded shard by shard without a second copy; `loading` is passed to `from_pretrained`.
 
-    Names and shapes are compared with the model's before a weight is read. Where the id of `<image>`
-    does not fit the embeddings, rows of zeros are added. The model's `generation_config` lists the
-    added ids in `suppress_tokens`, so that they are never generated, and names the tokenizer's padding
-    id: one who replaces it keeps both.
+    Names and shapes are checked before any weight is read. If the embeddings have no row for `<image>`,
+    rows of zeros are added. The model's `generation_config` lists the added ids in `suppress_tokens`, so
+    that they are never generated, and the tokenizer's padding id; keep both when you replace it.
 
     Raises:
-        CheckpointError: A shard is missing or broken; a parameter is missing, left over or of another
-            shape; or the configuration is not understood.
+        CheckpointError: A shard is missing or broken; a parameter is missing, unexpected or of another
+            shape; or the configuration is not supported.
     """
     from transformers import LlavaForConditionalGeneration
 
@@ -133,9 +132,9 @@ def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForCondition
         output_loading_info=True,
         **loading,
     )
-    _refuse(folder, {"has not filled": report["missing_keys"]})
-    del model._weight_conversions  # else `save_pretrained` would write the original names again
-    _make_room(model, tokenizer.image_token_id)
+    _check(folder, {"did not fill": report["missing_keys"]})
+    compat.save_under_current_names(model)
+    _add_image_token(model, tokenizer.image_token_id)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
 
@@ -152,20 +151,20 @@ def _text_model(config: Mapping[str, Any]) -> str | None:
 def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(one_line(folder), folder, "config.json")
     if not is_original_llava(config):
-        raise CheckpointError(f"{folder} is not in the original LLaVA layout: see its config.json")
+        raise CheckpointError(f"{folder} is not in the original LLaVA layout: check its config.json")
     for setting, values in _UNDERSTOOD.items():
         if config.get(setting, values[0]) not in values:
             raise CheckpointError(
-                f"{folder / 'config.json'}: {setting} {one_line(config[setting], 40)!r} is not supported;"
-                f" convert the checkpoint to transformers' own layout"
+                f"{folder / 'config.json'}: {setting} {one_line(config[setting], 40)!r} is not supported; "
+                f"convert the checkpoint to transformers' own layout"
             )
     if not isinstance(config.get("mm_vision_select_layer", -2), int):
-        raise CheckpointError(f"{folder / 'config.json'}: mm_vision_select_layer is no whole number")
+        raise CheckpointError(f"{folder / 'config.json'}: mm_vision_select_layer is not an integer")
     return config
 
 
 def _llava_config(folder: Path, image_token_id: int) -> LlavaConfig:
-    """The checkpoint's configuration as transformers writes one."""
+    """The checkpoint's configuration in transformers' form."""
     from transformers import AutoConfig, LlavaConfig
 
     config = _read_config(folder)
@@ -187,9 +186,9 @@ def _llava_config(folder: Path, image_token_id: int) -> LlavaConfig:
 
 
 def _clip_file(folder: Path, config: Mapping[str, Any], name: str) -> Path | None:
-    """A file of the local folder that `mm_vision_tower` names, if there is one."""
+    """A file in the local folder that `mm_vision_tower` names; None if it does not exist."""
     tower = config.get("mm_vision_tower")
-    file = folder / str(tower) / name  # an absolute path stays what it is
+    file = folder / str(tower) / name  # an absolute path is kept
     return file if tower and file.is_file() else None
 
 
@@ -200,12 +199,14 @@ def _vision_config(folder: Path, config: Mapping[str, Any]) -> CLIPVisionConfig:
     if file is None:
         return CLIPVisionConfig(**_CLIP_LARGE_336)
     read_json(one_line(file.parent), file.parent, file.name)
-    return CLIPVisionConfig.from_pretrained(file.parent)  # a whole CLIP's has the tower's within
+    return CLIPVisionConfig.from_pretrained(
+        file.parent
+    )  # also finds the tower in the configuration of a full CLIP
 
 
 def _image_processor(folder: Path, config: Mapping[str, Any]) -> PilBackend:
-    """CLIP's, with the padding to a square in the mean colour where the checkpoint asks for it."""
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+    """CLIP's, which pads to a square in the mean colour if the checkpoint says so."""
+    from transformers import LlavaImageProcessorPil
 
     pad = config.get("image_aspect_ratio") == "pad"
     file = _clip_file(folder, config, "preprocessor_config.json")
@@ -219,17 +220,16 @@ def _image_processor(folder: Path, config: Mapping[str, Any]) -> PilBackend:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The sentencepiece tokenizer as the original code used it, with `<image>` as one more token.
+    """The sentencepiece tokenizer as the original code used it, with `<image>` as an added token.
 
-    The original cut a prompt at `<image>` and at special tokens and had each piece tokenized alone, so
-    each begins with sentencepiece's dummy blank, also where it begins with a blank of its own; what
-    transformers' LlamaTokenizer does there differs.
+    The original split a prompt at `<image>` and at special tokens and tokenized each piece alone, so each
+    starts with sentencepiece's dummy space, even if it has a space of its own; transformers'
+    LlamaTokenizer differs there.
     """
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer, decoders, normalizers, processors
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
     file = folder / "tokenizer.model"
     try:
@@ -239,9 +239,9 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"{file}, a sentencepiece model, cannot be read: {one_line(error)}"
         ) from error
     unk, bos, eos = map(trained.id_to_piece, (trained.unk_id(), trained.bos_id(), trained.eos_id()))
-    parts = SentencePieceExtractor(str(file)).extract(BPE)
+    vocabulary, merges = compat.sentencepiece_vocabulary(str(file))
     tokenizer = Tokenizer(
-        BPE(vocab=parts["vocab"], merges=parts["merges"], unk_token=unk, fuse_unk=True, byte_fallback=True)
+        BPE(vocab=vocabulary, merges=merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
     )
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -268,7 +268,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the model by its original name."""
+    """The shape of every parameter of the model, by its original name."""
     import torch
     from transformers import LlavaForConditionalGeneration
 
@@ -285,7 +285,7 @@ def _original_name(name: str) -> str:
 
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Every tensor in the shards; their headers alone are read."""
+    """The shape of every tensor in the shards; reads only their headers."""
     name = one_line(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(name, folder):
@@ -297,13 +297,13 @@ def _compare(
     folder: Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
 ) -> None:
     common = expected.keys() & stored.keys()
-    _refuse(
+    _check(
         folder,
         {
             "lacks": expected.keys() - common,
-            "has left over": stored.keys() - common,
-            "has in another shape than its config.json says": {
-                f"{name} {list(stored[name])} for {list(expected[name])}"
+            "adds": stored.keys() - common,
+            "has, in a shape that differs from its config.json,": {
+                f"{name} {list(stored[name])} instead of {list(expected[name])}"
                 for name in common
                 if stored[name] != expected[name]
             },
@@ -311,8 +311,8 @@ def _compare(
     )
 
 
-def _refuse(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
-    """Raise a CheckpointError that shows up to three of the names of each kind, if there is any."""
+def _check(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
+    """Raise CheckpointError if there are any wrong names; shows up to three of each kind."""
     kinds = []
     for what, names in wrong.items():
         if names:
@@ -323,14 +323,14 @@ def _refuse(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
         raise CheckpointError(f"{folder} {'; '.join(kinds)}")
 
 
-def _make_room(model: LlavaForConditionalGeneration, image_token_id: int) -> None:
-    """Give `<image>` a row in the embeddings, and see to it that it is never generated."""
+def _add_image_token(model: LlavaForConditionalGeneration, image_token_id: int) -> None:
+    """Give `<image>` a row in the embeddings, and keep it from being generated."""
     import torch
 
     rows: int = model.config.get_text_config().vocab_size
     if image_token_id >= rows:
         model.resize_token_embeddings(image_token_id + 1, mean_resizing=False)
-        with torch.no_grad():  # zeros, not chance; the image's features take their place
+        with torch.no_grad():  # zeros, not random; the image's features replace them
             for table in (model.get_input_embeddings(), model.get_output_embeddings()):
                 table.get_parameter("weight")[rows:] = 0
     settings = model.generation_config

@@ -1,4 +1,4 @@
-"""Puts a checkpoint into memory: which devices, its processor, its weights, the attention kernel."""
+"""Loads a checkpoint: the devices to use, its processor, its weights, the attention kernel."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from smmile import compat
 from smmile.backends.local import llava_original
 from smmile.backends.local.checkpoints import Checkpoint, CheckpointError
 from smmile.errors import UsageError, one_line
-from smmile.inference.ranks import Rank
 
 if TYPE_CHECKING:
     import torch
 
-# Files that hold a tokenizer's words. Without one the library makes an empty tokenizer.
+# Files that hold a tokenizer's vocabulary. Without any, transformers makes an empty tokenizer.
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
@@ -27,14 +27,14 @@ _TOKENIZERS = (
     "tekken.json",
 )
 
-# Of a device's memory, how much may be filled; the rest is for the libraries and for fragmentation.
+# The share of a device's memory that may be used; the rest is for the libraries and for fragmentation.
 USABLE = 0.92
 _GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a model runs: the kind of device, its CUDA devices, and their free memory in bytes."""
+    """Where a model runs: the kind of device, the devices' names, and the free memory of each in bytes."""
 
     kind: Literal["cuda", "mps", "cpu"]
     names: tuple[str, ...]
@@ -42,7 +42,7 @@ class Hardware:
 
     @property
     def placement(self) -> dict[str, Any]:
-        """The arguments of from_pretrained that put a model there."""
+        """The arguments of `from_pretrained` that load a model onto these devices."""
         if self.kind != "cuda":
             return {"device_map": {"": self.kind}}
         if len(self.free) == 1:
@@ -53,53 +53,56 @@ class Hardware:
         }
 
 
-def find_hardware(rank: Rank) -> Hardware:
-    """This process's part of the machine: its share of the GPUs that are visible, or what else there is."""
+def find_hardware(device_share: tuple[int, int] = (0, 1)) -> Hardware:
+    """The devices that this process may use: the visible GPUs, else an Apple GPU, else the CPU.
+
+    `device_share` is (index, count): `count` processes share this machine, and this one is number `index`.
+    Raises UsageError if there are more processes than GPUs.
+    """
     import psutil
     import torch
 
+    index, count = device_share
     if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        each = count // rank.local_count
+        gpus = torch.cuda.device_count()
+        each = gpus // count
         if each == 0:
-            raise UsageError(
-                f"{rank.local_count} processes on a machine share {count} GPUs; start at most {count}"
-            )
-        mine = range(rank.local_index * each, (rank.local_index + 1) * each)
+            raise UsageError(f"{count} processes on this machine share {gpus} GPUs; start at most {gpus}")
+        mine = range(index * each, (index + 1) * each)
         return Hardware(
             "cuda",
             tuple(torch.cuda.get_device_name(device) for device in mine),
             {device: torch.cuda.mem_get_info(device)[0] for device in mine},
         )
-    free = psutil.virtual_memory().available // rank.local_count
+    free = psutil.virtual_memory().available // count
     if torch.backends.mps.is_available():
         return Hardware("mps", ("Apple GPU",), {"mps": free})
     return Hardware("cpu", ("CPU",), {"cpu": free})
 
 
-def check_room(name: str, weights: int, dtype: str, hardware: Hardware) -> None:
-    """Raise CheckpointError, with sizes, where `weights` bytes do not fit."""
+def check_fits(name: str, weights: int, dtype: str, hardware: Hardware) -> None:
+    """Raise CheckpointError, with sizes, if `weights` bytes of weights do not fit into memory."""
     free = sum(hardware.free.values())
     if weights > USABLE * free:
-        way_out = {
-            "cuda": "name more with --gpu-devices, or serve it over several machines (--server)",
-            "mps": "choose a smaller model, or a server (--server)",
-            "cpu": "choose a smaller model or --dtype bfloat16, or a server (--server)",
+        fix = {
+            "cuda": "add GPUs with --gpu-devices, or use a server that spans several machines (--server)",
+            "mps": "choose a smaller model, or use a server (--server)",
+            "cpu": "choose a smaller model or --dtype bfloat16, or use a server (--server)",
         }[hardware.kind]
         raise CheckpointError(
             f"checkpoint {name} does not fit: {weights / _GIB:.1f} GiB of weights in {dtype}, "
-            f"{free / _GIB:.1f} GiB free on {listed(hardware.names)}; {way_out}"
+            f"{free / _GIB:.1f} GiB free on {device_list(hardware.names)}; {fix}"
         )
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's processor, with the image part that needs Pillow alone and none for videos."""
-    import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+    """The checkpoint's processor, with an image part that needs only Pillow and without a video part.
 
+    Raises CheckpointError if there is none or it cannot be loaded.
+    """
     is_original = llava_original.is_original_llava(checkpoint.config)
-    name = "LlavaProcessor" if is_original else PROCESSOR_MAPPING_NAMES.get(checkpoint.model_type)
-    if name is None:
+    kind = compat.processor_class("llava" if is_original else checkpoint.model_type)
+    if kind is None:
         raise CheckpointError(
             f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, "
             "which has no processor for images and text in this version of transformers"
@@ -107,12 +110,9 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     if not any((checkpoint.folder / file).is_file() for file in _TOKENIZERS):
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded (none of "
-            f"{', '.join(_TOKENIZERS)} is there); fetch it again"
+            f"{', '.join(_TOKENIZERS)} exists); download it again"
         )
-    kind = getattr(transformers, str(name))
-    if "video_processor" in kind.get_attributes():
-        kind = _without_video(kind)
-    kind = _counting_real_placeholders(kind)
+    kind = compat.ignoring_escaped_placeholders(compat.without_video(kind))
     try:
         if is_original:
             return llava_original.load_original_llava_processor(checkpoint.folder)
@@ -122,40 +122,17 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     except _loading_errors() as error:
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded "
-            f"({one_line(error, 160)}); fetch it again"
+            f"({one_line(error, 160)}); download it again"
         ) from error
-
-
-def _without_video(kind: Any) -> Any:
-    """A processor class without its part for videos, which would need torchvision."""
-    attributes = [name for name in kind.get_attributes() if name != "video_processor"]
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: attributes)})
-
-
-def _counting_real_placeholders(kind: Any) -> Any:
-    """A processor class whose checks leave out what is sent as text; some take it for an image's place."""
-    from transformers.processing_utils import _MARKED_RE
-
-    def unmarked(texts: Any) -> Any:
-        return None if texts is None else [_MARKED_RE.sub("", text) for text in texts]
-
-    def validate_inputs(self: Any, images: Any = None, text: Any = None, **how: Any) -> None:
-        kind.validate_inputs(self, images=images, text=unmarked(text), **how)
-
-    def check_special_tokens(self: Any, text: Any, *others: Any, **how: Any) -> None:
-        kind._check_special_mm_tokens(self, unmarked(text), *others, **how)
-
-    checks = {"validate_inputs": validate_inputs, "_check_special_mm_tokens": check_special_tokens}
-    return type(kind.__name__, (kind,), checks)
 
 
 def load_model(
     checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, attention: str
 ) -> tuple[Any, str]:
-    """The checkpoint's model on `hardware`, and the attention kernel it got.
+    """The checkpoint's model on `hardware`, in evaluation mode, and the attention kernel that it uses.
 
-    `attention` is a kernel's name, or auto: flash attention where it can be, else SDPA. Raises UsageError
-    where the kernel cannot be had here, and CheckpointError where the checkpoint is broken.
+    `attention` is a kernel's name, or auto: flash attention if available, else SDPA, else eager. Raises
+    UsageError if the kernel is not available here and CheckpointError if the checkpoint is broken.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.utils import is_flash_attn_2_available
@@ -180,7 +157,7 @@ def load_model(
                     attn_implementation=choice,
                     local_files_only=True,
                     use_safetensors=True,
-                    ignore_mismatched_sizes=True,  # they are told of, and refused, below
+                    ignore_mismatched_sizes=True,  # reported, and refused below
                     output_loading_info=True,
                     **loading,
                 )
@@ -189,13 +166,13 @@ def load_model(
             raise
         except _loading_errors() as error:
             if choice != choices[-1] and "attention" in str(error).lower():
-                continue  # not every architecture has every kind
+                continue  # not every architecture supports every kernel
             raise CheckpointError(
                 f"checkpoint {checkpoint.name} cannot be loaded ({type(error).__name__}: "
-                f"{one_line(error, 160)}); check that it is a model of this script, and whole"
+                f"{one_line(error, 160)}); check that it is complete and a model for this script"
             ) from error
         return model.eval(), choice
-    raise AssertionError("one choice at least was tried")
+    raise AssertionError("at least one choice was tried")
 
 
 def _check_weights(name: str, found: Mapping[str, Any]) -> None:
@@ -204,12 +181,12 @@ def _check_weights(name: str, found: Mapping[str, Any]) -> None:
         if keys:
             raise CheckpointError(
                 f"checkpoint {name} {words} {len(keys)} of the model's weights "
-                f"({one_line(', '.join(keys[:3]), 200)}); fetch it again"
+                f"({one_line(', '.join(keys[:3]), 200)}); download it again"
             )
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:
-    """What the libraries are known to raise over files that they cannot make a model of."""
+    """What the libraries are known to raise for files that they cannot load."""
     from huggingface_hub.errors import StrictDataclassError
 
     return (
@@ -218,14 +195,14 @@ def _loading_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def listed(names: Sequence[str]) -> str:
-    """Devices in words: 4 x NVIDIA H200."""
+def device_list(names: Sequence[str]) -> str:
+    """Devices as shown to the user: 4 x NVIDIA H200."""
     return f"{len(names)} x {names[0]}" if len(names) > 1 else names[0]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' advice off the screen; what goes wrong is raised as well."""
+    """Silence transformers' warnings and advice; errors are still raised."""
     import transformers
 
     transformers.logging.set_verbosity_error()

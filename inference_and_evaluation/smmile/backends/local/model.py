@@ -1,4 +1,4 @@
-"""Models that run on this machine, by transformers."""
+"""The back end for models that run on this machine with transformers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from smmile import compat
 from smmile.backends.interface import Answered, BackendInfo, Request, Response
 from smmile.backends.local import llava_original
-from smmile.backends.local.batching import BadRequestError, Batches, BatchSizer, OutOfMemoryError, Sized
+from smmile.backends.local.batching import (
+    Batches,
+    BatchSizer,
+    InvalidRequestError,
+    OutOfMemoryError,
+    SizedRequest,
+)
 from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, read_json
 from smmile.backends.local.loading import (
     USABLE,
-    check_room,
+    check_fits,
+    device_list,
     find_hardware,
-    listed,
     load_model,
     load_processor,
     quiet,
 )
 from smmile.data.images import UnreadableImageError, image_size
 from smmile.errors import one_line
-from smmile.inference.ranks import ONLY_PROCESS, Rank
 from smmile.prompting.conversation import Conversation, ImagePart
 
 if TYPE_CHECKING:
@@ -33,8 +39,8 @@ if TYPE_CHECKING:
 Decoding = Literal["greedy", "checkpoint"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 
-# Architectures in which a batch may mix conversations with different numbers of images. In others
-# (Mllama: text before an image attends to what pads the shorter ones) that changes answers.
+# Architectures in which a batch may mix conversations with different numbers of images. In others that
+# changes responses (Mllama: text before an image attends to the padding of conversations with fewer).
 _MIXES_IMAGE_COUNTS = {
     "gemma3",
     "llava",
@@ -44,18 +50,19 @@ _MIXES_IMAGE_COUNTS = {
     "qwen2_vl",
 }
 
-# How many tokens of a prompt cost as much as one step of decoding a batch, which decides what padding is
-# worth: as measured on a CPU, else by data sheets' ratio of arithmetic to memory.
-_TOKENS_FOR_A_STEP = {"cuda": 150, "mps": 100, "cpu": 100}
-# What a step costs however small the model is, in weights times tokens.
-_LEAST_COST_OF_A_STEP = 1e8
+# How many prompt tokens take as long as one decoding step of a batch, which decides how much padding
+# pays: measured on a CPU, else from data sheets' ratio of arithmetic to memory bandwidth.
+_STEP_COST_IN_TOKENS = {"cuda": 150, "mps": 100, "cpu": 100}
+# The cost of a step of the smallest model, in weights times tokens.
+_MIN_STEP_COST = 1e8
 
 
 @dataclass(frozen=True)
 class LocalSettings:
     """How a checkpoint is run.
 
-    `dtype` None stands for `family_dtype`, or float32 on a CPU; `batch_size` None for auto.
+    `dtype` None means `family_dtype`, or float32 on a CPU; `batch_size` None means auto. `device_share` is
+    (index, count) of this process among those on this machine; `verbose` reports progress on stderr.
     """
 
     family_dtype: Dtype
@@ -66,23 +73,24 @@ class LocalSettings:
     attention: str = "auto"
     batch_size: int | None = None
     chat_template: str | None = None
-    rank: Rank = ONLY_PROCESS
+    device_share: tuple[int, int] = (0, 1)
+    verbose: bool = True
 
 
 class LocalModel:
-    """A checkpoint loaded into memory: a back end."""
+    """A checkpoint in memory; a back end (`smmile.backends.interface.Backend`)."""
 
     def __init__(self, checkpoint: Checkpoint, settings: LocalSettings) -> None:
-        """Load `checkpoint`. Raises CheckpointError where it does not fit or cannot be loaded."""
+        """Load `checkpoint`. Raises CheckpointError if it does not fit or cannot be loaded."""
         import torch
 
         self._settings = settings
-        self._hardware = hardware = find_hardware(settings.rank)
+        self._hardware = hardware = find_hardware(settings.device_share)
         on_cpu = hardware.kind == "cpu"
         self._dtype = settings.dtype or ("float32" if on_cpu else settings.family_dtype)
         dtype: torch.dtype = getattr(torch, self._dtype)
         self._parameters = max(checkpoint.parameters, 1)
-        check_room(checkpoint.name, checkpoint.parameters * dtype.itemsize, self._dtype, hardware)
+        check_fits(checkpoint.name, checkpoint.parameters * dtype.itemsize, self._dtype, hardware)
         with quiet():
             self._processor = load_processor(checkpoint)
             self._model, self._attention = load_model(checkpoint, dtype, hardware, settings.attention)
@@ -94,10 +102,10 @@ class LocalModel:
             raise CheckpointError(
                 f"checkpoint {checkpoint.name} has no chat template to write prompts with"
             )
-        self._try_template(checkpoint.name)
+        self._check_template(checkpoint.name)
         own_decoding = checkpoint.folder / "generation_config.json"
         if settings.decoding == "checkpoint" and own_decoding.is_file():
-            # The library passes over a broken one in silence.
+            # transformers ignores a broken file without a word.
             read_json(checkpoint.name, checkpoint.folder, own_decoding.name)
         self._text_config = self._model.config.get_text_config()
         self._context: int | None = getattr(self._text_config, "max_position_embeddings", None)
@@ -108,18 +116,19 @@ class LocalModel:
         self._template_with_bos = "{{ bos_token }}" + self._processor.chat_template
         tokens = self._processor.tokenizer.added_tokens_decoder.values()
         self._control_tokens = [token.content for token in tokens if token.special]
-        self._tell(
-            f"{checkpoint.name}: {self._dtype} on {listed(hardware.names)}, attention {self._attention}"
+        self._report(
+            f"{checkpoint.name}: {self._dtype} on {device_list(hardware.names)}, "
+            f"attention {self._attention}"
             + (
-                f"; {settings.family_dtype} is the published type, a CPU takes float32 and is slow"
+                f"; {settings.family_dtype} is the published dtype; a CPU uses float32 and is slow"
                 if on_cpu and self._dtype != settings.family_dtype and settings.dtype is None
                 else ""
             )
-            + ("; no GPU can be used here" if on_cpu and os.environ.get("CUDA_VISIBLE_DEVICES") else "")
+            + ("; no GPU is usable here" if on_cpu and os.environ.get("CUDA_VISIBLE_DEVICES") else "")
         )
 
     def describe(self) -> BackendInfo:
-        """Device, types and the decoding in effect."""
+        """Devices, dtype, attention kernel and the decoding settings in effect."""
         config = self._model.generation_config.to_diff_dict()
         return BackendInfo(
             devices=self._hardware.names,
@@ -132,24 +141,24 @@ class LocalModel:
         )
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """Answer in batches, the largest first."""
-        sizer = BatchSizer(self._settings.batch_size, self._most_tokens())
-        step = _TOKENS_FOR_A_STEP[self._hardware.kind] + _LEAST_COST_OF_A_STEP / self._parameters
+        """Respond in batches, the longest requests first."""
+        sizer = BatchSizer(self._settings.batch_size, self._max_tokens())
+        step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.max_new_tokens
-        batches: Batches[Mapping[str, Any]] = Batches(self, sizer, self._tell, padding)
+        batches: Batches[Mapping[str, Any]] = Batches(self, sizer, self._report, padding)
         yield from batches.answer([self._sized(request) for request in requests])
 
-    # What Batches asks for.
+    # The interface `BatchModel`.
 
     def prepare(self, requests: Sequence[Request]) -> Mapping[str, Any]:
-        """The model's inputs, left-padded, on the CPU. Raises BadRequestError for what cannot be asked."""
+        """The model's inputs, left-padded, on the CPU. Raises InvalidRequestError."""
         try:
             messages = [_messages(request.conversation) for request in requests]
         except UnreadableImageError as error:
-            raise BadRequestError("image", str(error)) from error
+            raise InvalidRequestError("image", str(error)) from error
         how: dict[str, Any] = {}
         if any(self._holds_control_token(request.conversation) for request in requests):
-            # Such text is sent as text. That needs a template which writes the first token itself.
+            # Send such text as plain text. That needs a template which writes the first token itself.
             how["sanitize_control_tokens"] = True
             if self._adds_first_token():
                 how["chat_template"] = self._template_with_bos
@@ -164,24 +173,25 @@ class LocalModel:
                 **how,
             )
         except ValueError as error:
-            self._blame_images(messages, error)
+            self._check_images(messages, error)
             raise
         longest = int(inputs["attention_mask"].sum(1).max())
         if self._context is not None and longest >= self._context:
-            raise BadRequestError(
+            raise InvalidRequestError(
                 "context_overflow",
                 f"the conversation has {longest} tokens, the model's context {self._context}",
             )
         context = float("inf") if self._context is None else self._context
         if len(requests) > 1 and longest + self._settings.max_new_tokens > context:
-            # The limit on new tokens is the batch's, so this one's must not be the others'.
-            raise BadRequestError(
-                "context_overflow", "too little room in the context to be asked with others"
+            # A batch has one limit on new tokens, and this conversation's must not apply to the others.
+            raise InvalidRequestError(
+                "context_overflow",
+                "the context has too little room left for this conversation to share a batch",
             )
         return inputs
 
     def generate(self, prepared: Mapping[str, Any]) -> list[Response]:
-        """The decoded new tokens of each conversation. Raises batching.OutOfMemoryError."""
+        """The response to each conversation. Raises batching.OutOfMemoryError."""
         import torch
 
         used = prepared["attention_mask"].sum(1).tolist()
@@ -198,30 +208,31 @@ class LocalModel:
         else:
             seconds = round((time.perf_counter() - started) / len(used), 6)
             return [
-                self._reply(tokens, prompt, seconds) for tokens, prompt in zip(answers, used, strict=True)
+                self._response(tokens, prompt, seconds)
+                for tokens, prompt in zip(answers, used, strict=True)
             ]
-        # Out of the handler: only now nothing holds the failed batch's tensors.
+        # Outside the handler, where the exception no longer holds the failed batch's tensors.
         if self._hardware.kind == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemoryError(message)
 
-    def room(self) -> float | None:
-        """By the last batch's peak on each GPU: its memory over what the batch took."""
+    def headroom(self) -> float | None:
+        """The memory beside the weights over the last batch's peak, on the GPU where that is least."""
         if self._hardware.kind != "cuda":
             return None
         import torch
 
-        rooms = []
+        ratios = []
         for device in self._hardware.free:
             total = torch.cuda.get_device_properties(device).total_memory * USABLE
             weights = torch.cuda.memory_allocated(device)
             taken = torch.cuda.max_memory_allocated(device) - weights
-            rooms.append((total - weights) / max(taken, 1))
-        return min(rooms)
+            ratios.append((total - weights) / max(taken, 1))
+        return min(ratios)
 
     # Inside.
 
-    def _try_template(self, name: str) -> None:
+    def _check_template(self, name: str) -> None:
         from jinja2 import TemplateError
 
         parts = [{"type": "image"}, {"type": "text", "text": "?"}]
@@ -246,7 +257,7 @@ class LocalModel:
         answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
         return answers
 
-    def _reply(self, tokens: list[int], prompt_tokens: int, seconds: float) -> Response:
+    def _response(self, tokens: list[int], prompt_tokens: int, seconds: float) -> Response:
         ends = self._model.generation_config.eos_token_id
         ends = set(ends) if isinstance(ends, list) else {ends}
         stop = next((place for place, token in enumerate(tokens) if token in ends), None)
@@ -283,16 +294,16 @@ class LocalModel:
             return GenerationConfig.from_dict(settings)
         return GenerationConfig(do_sample=False, **tokens)
 
-    def _sized(self, request: Request) -> Sized:
-        """The request with an estimate of its length; only the order and the size of batches follow it."""
+    def _sized(self, request: Request) -> SizedRequest:
+        """The request with its estimated length, which decides only the order and size of batches."""
         conversation = request.conversation
         letters = sum(map(len, conversation.texts))
         sizes = [image_size(image) for image in conversation.images]
         tokens = letters // 3 + self._image_tokens(sizes) + self._settings.max_new_tokens
-        return Sized(request, tokens, 0 if self._mixes else len(sizes))
+        return SizedRequest(request, tokens, 0 if self._mixes else len(sizes))
 
     def _image_tokens(self, sizes: Sequence[tuple[int, int]]) -> int:
-        count = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        count = compat.image_token_counter(self._processor)
         if count is None or not sizes:
             return sum(width * height for width, height in sizes) // 784
         heights_first = [(height, width) for width, height in sizes]
@@ -301,11 +312,11 @@ class LocalModel:
         except ValueError:  # an image that the processor will refuse
             return 0
 
-    def _most_tokens(self) -> float:
-        """On a CPU nobody says that memory ran out, so a batch ends where half of it might be taken.
+    def _max_tokens(self) -> float:
+        """On a CPU, the padded tokens that take half of the free memory: running out kills the process.
 
-        A token takes its keys and values, and in one layer at a time its hidden states and the three
-        products of the feed-forward part.
+        Each token needs its keys and values in all layers, and in one layer at a time its hidden states and
+        the three products of the feed-forward part.
         """
         if self._hardware.kind == "cuda":
             return float("inf")
@@ -331,15 +342,15 @@ class LocalModel:
         rendered = self._processor.apply_chat_template([turn], tokenize=False)
         return not str(rendered).startswith(tokenizer.bos_token)
 
-    def _blame_images(self, messages: list[list[dict[str, Any]]], error: ValueError) -> None:
-        """Raise BadRequestError if it is an image that the processor does not take."""
+    def _check_images(self, messages: list[list[dict[str, Any]]], error: ValueError) -> None:
+        """Raise InvalidRequestError if the processor refuses an image."""
         for turns in messages:
             for part in (part for turn in turns for part in turn["content"] if part["type"] == "image"):
                 try:
                     self._processor.image_processor(part["image"], return_tensors="pt")
                 except ValueError as refusal:
                     width, height = part["image"].size
-                    raise BadRequestError(
+                    raise InvalidRequestError(
                         "image", f"an image of {width}x{height} pixels: {refusal}"
                     ) from error
 
@@ -351,8 +362,8 @@ class LocalModel:
         value = value.to(self._model.device)
         return value.to(self._model.dtype) if value.is_floating_point() else value
 
-    def _tell(self, line: str) -> None:
-        if self._settings.rank.is_first:
+    def _report(self, line: str) -> None:
+        if self._settings.verbose:
             print(line, file=sys.stderr, flush=True)
 
 

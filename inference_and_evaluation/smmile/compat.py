@@ -1,0 +1,124 @@
+"""Every use of a library's internals, in one place; nothing else in the suite touches them.
+
+Each function says why it is needed. `SEEN_WITH` holds the versions that they were written against;
+`tests/test_compat.py` fails when a library changes what they build on. Libraries are imported on use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import LlavaForConditionalGeneration
+
+SEEN_WITH = {"datasets": "5.2.0", "transformers": "5.23.0"}
+
+# Rows per batch when parquet files are converted: a few MB of images.
+_ROWS_PER_BATCH = 16
+
+
+def convert_parquet_in_small_batches(builder: Any) -> None:
+    """Make a `datasets` builder of parquet files convert them a few rows at a time; ignores any other.
+
+    Why: `Parquet._generate_tables` holds a whole row group in memory, over 2 GB for a data set of that
+    many images (docs/benchmarks.md); small batches need a fraction. It uses `Parquet._cast_table`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets.builder import Key
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    if not isinstance(builder, Parquet):
+        return
+
+    def generate_tables(
+        files: Sequence[str], row_groups_list: Sequence[object]
+    ) -> Iterator[tuple[Key, pa.Table]]:
+        for file_index, file in enumerate(files):
+            with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
+                batches = parquet.iter_batches(batch_size=_ROWS_PER_BATCH, use_threads=False)
+                for batch_index, batch in enumerate(batches):
+                    table = pa.Table.from_batches([batch])
+                    yield Key(file_index, batch_index), builder._cast_table(table)
+
+    builder._generate_tables = generate_tables
+
+
+def processor_class(model_type: str) -> Any | None:
+    """The transformers processor class of an architecture; None if it has none for images and text.
+
+    Why: `AutoProcessor` decides by the checkpoint's files and falls back to a tokenizer alone, and we
+    need the class itself to adapt it. Uses `PROCESSOR_MAPPING_NAMES`.
+    """
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    name = PROCESSOR_MAPPING_NAMES.get(model_type)
+    return None if name is None else getattr(transformers, str(name))
+
+
+def without_video(kind: Any) -> Any:
+    """A processor class without its video part.
+
+    Why: the video part needs torchvision, and the suite has no videos. Replaces
+    `ProcessorMixin.get_attributes`, by which `from_pretrained` decides what to load.
+    """
+    if "video_processor" not in kind.get_attributes():
+        return kind
+    attributes = [name for name in kind.get_attributes() if name != "video_processor"]
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: attributes)})
+
+
+def ignoring_escaped_placeholders(kind: Any) -> Any:
+    """A processor class whose checks count only placeholders that stand for an image.
+
+    Why: with `sanitize_control_tokens` transformers marks an `<image>` that a user typed as plain text,
+    but some processors' checks count it as an image's placeholder and refuse the conversation. Wraps
+    `ProcessorMixin.validate_inputs` and `_check_special_mm_tokens`; uses `processing_utils._MARKED_RE`.
+    """
+    from transformers.processing_utils import _MARKED_RE
+
+    def unmarked(texts: Any) -> Any:
+        return None if texts is None else [_MARKED_RE.sub("", text) for text in texts]
+
+    def validate_inputs(self: Any, images: Any = None, text: Any = None, **how: Any) -> None:
+        kind.validate_inputs(self, images=images, text=unmarked(text), **how)
+
+    def check_special_tokens(self: Any, text: Any, *others: Any, **how: Any) -> None:
+        kind._check_special_mm_tokens(self, unmarked(text), *others, **how)
+
+    checks = {"validate_inputs": validate_inputs, "_check_special_mm_tokens": check_special_tokens}
+    return type(kind.__name__, (kind,), checks)
+
+
+def image_token_counter(processor: Any) -> Callable[..., Any] | None:
+    """The processor's method that counts the tokens of images from their sizes, if it has one.
+
+    It takes `image_sizes`, a list of (height, width), and returns an object whose `num_image_tokens` is a
+    list of counts. Why: otherwise an image's tokens are known only after it has been processed.
+    """
+    return getattr(processor, "_get_num_multimodal_tokens", None)
+
+
+def save_under_current_names(model: LlavaForConditionalGeneration) -> None:
+    """Make `model.save_pretrained` write the names that the weights have now.
+
+    Why: after `from_pretrained(key_mapping=…)` the model keeps the renaming in `_weight_conversions`, and
+    saving would restore the checkpoint's original names.
+    """
+    del model._weight_conversions
+
+
+def sentencepiece_vocabulary(file: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The vocabulary (piece: id) and the BPE merges of a sentencepiece model file.
+
+    Why: sentencepiece stores no merges, and `SentencePieceExtractor`, which derives them, belongs to
+    transformers' undocumented converters.
+    """
+    from tokenizers.models import BPE
+    from transformers.convert_slow_tokenizer import SentencePieceExtractor
+
+    parts = SentencePieceExtractor(file).extract(BPE)
+    return parts["vocab"], parts["merges"]

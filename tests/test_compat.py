@@ -1,0 +1,189 @@
+"""What `smmile.compat` builds on is still there; these tests fail when a library changes it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SCRIPTS, SUITE, four_problems, save_parquet
+from smmile import compat
+
+Tiny = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("library", compat.SEEN_WITH)
+def test_the_libraries_are_those_that_compat_was_written_against(library: str) -> None:
+    assert metadata.version(library) == compat.SEEN_WITH[library], (
+        f"{library} has changed: read what smmile/compat.py uses of it again, then update SEEN_WITH"
+    )
+
+
+def test_no_other_module_touches_a_librarys_internals() -> None:
+    """Two exceptions: `_replace` of named tuples is public, and `argparse` groups have no public name."""
+    for file in (SCRIPTS / "smmile").rglob("*.py"):
+        if file.name == "compat.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names] + (node.module or "").split(".")
+                assert not [name for name in names if re.match("_[^_]", name)], (file, names)
+            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and node.attr != "_replace":
+                owner = ast.unparse(node.value)
+                assert owner in ("self", "cls", "super()", "argparse"), f"{file}: {owner}.{node.attr}"
+
+
+def test_parquet_converted_in_small_batches_is_what_the_library_converts(tmp_path: Path) -> None:
+    import datasets
+    from datasets.builder import Key
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    assert list(inspect.signature(Parquet._generate_tables).parameters) == [
+        "self",
+        "files",
+        "row_groups_list",
+    ]
+    assert list(inspect.signature(Key).parameters)[:2] == ["original_shard_id", "item_or_batch_id"]
+    folder = save_parquet(tmp_path / "data_set", four_problems() * 4)  # three batches of 16 rows
+    [file] = map(str, (folder / "data").iterdir())
+    builder = datasets.load_dataset_builder(str(folder))
+    assert isinstance(builder, Parquet)
+    [(_, expected)] = builder._generate_tables([file], [None])
+    compat.convert_parquet_in_small_batches(builder)
+    batches = [table for _, table in builder._generate_tables([file], [None])]
+    assert [table.num_rows for table in batches] == [16, 16, 16]
+    assert [row for table in batches for row in table.to_pylist()] == expected.to_pylist()
+
+    called = []
+    generate = builder._generate_tables
+
+    def watched(**given: Any) -> Any:
+        called.append(given)
+        return generate(**given)
+
+    builder._generate_tables = watched
+    builder.download_and_prepare()
+    assert called, "`datasets` no longer reads parquet through _generate_tables"
+
+
+def test_builders_of_other_formats_are_left_alone(tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    builder = datasets.load_dataset_builder("csv", data_files=str(tmp_path / "rows.csv"))
+    compat.convert_parquet_in_small_batches(builder)
+    assert "_generate_tables" not in vars(builder)
+
+
+def test_architectures_have_the_processors_of_their_names() -> None:
+    import transformers
+
+    assert compat.processor_class("qwen2_5_vl") is transformers.Qwen2_5_VLProcessor
+    assert compat.processor_class("gemma3") is transformers.Gemma3Processor
+    assert compat.processor_class("no_such_model") is None
+
+
+def test_a_processor_is_loaded_without_its_video_part(tiny: Tiny) -> None:
+    import transformers
+
+    whole = transformers.Qwen2VLProcessor
+    assert "video_processor" in whole.get_attributes()
+    bare = compat.without_video(whole)
+    assert sorted(bare.get_attributes()) == ["image_processor", "tokenizer"]
+    loaded = bare.from_pretrained(tiny("qwen2_vl"), backend="pil")
+    assert getattr(loaded, "video_processor", None) is None
+    assert compat.without_video(transformers.LlavaProcessor) is transformers.LlavaProcessor
+
+
+def test_escaped_placeholders_are_not_counted_as_images() -> None:
+    """Both checks still exist, are called with these arguments, and get texts without what was marked."""
+    from transformers.processing_utils import _MARKED_RE, ProcessorMixin
+
+    assert list(inspect.signature(ProcessorMixin.validate_inputs).parameters)[:3] == [
+        "self",
+        "images",
+        "text",
+    ]
+    check = ProcessorMixin._check_special_mm_tokens
+    assert list(inspect.signature(check).parameters) == ["self", "text", "text_inputs", "modalities"]
+
+    seen: dict[str, Any] = {}
+
+    class Kind:
+        def validate_inputs(self, images: Any = None, text: Any = None, **how: Any) -> None:
+            seen["validate"] = (images, text, how)
+
+        def _check_special_mm_tokens(self, text: Any, *others: Any) -> None:
+            seen["check"] = (text, others)
+
+    adapted = compat.ignoring_escaped_placeholders(Kind)()
+    marked = marked_placeholder("<image>")
+    assert _MARKED_RE.search(marked)
+    adapted.validate_inputs(images=[1], text=[f"<image> What is {marked}?"], videos=None)
+    assert seen["validate"] == ([1], ["<image> What is ?"], {"videos": None})
+    adapted._check_special_mm_tokens([marked], {}, ["image"])
+    assert seen["check"] == ([""], ({}, ["image"]))
+
+
+def marked_placeholder(token: str) -> str:
+    """A control token as transformers marks it where a user typed it."""
+    from transformers import processing_utils
+
+    return f"{processing_utils._CONTROL_TOKEN_START}{token}{processing_utils._CONTROL_TOKEN_END}"
+
+
+def test_the_tokens_of_images_are_counted_before_processing(tiny: Tiny) -> None:
+    import transformers
+    from PIL import Image
+
+    bare = compat.without_video(transformers.Qwen2VLProcessor)
+    processor = bare.from_pretrained(tiny("qwen2_vl"), backend="pil")
+    count = compat.image_token_counter(processor)
+    assert count is not None
+    sizes = [(56, 84), (112, 56)]
+    images = [Image.new("RGB", (width, height)) for height, width in sizes]
+    text = "<|vision_start|><|image_pad|><|vision_end|>" * 2
+    ids = processor(text=[text], images=images)["input_ids"][0]
+    token = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert sum(count(image_sizes=sizes).num_image_tokens) == list(ids).count(token) > 0
+
+
+def test_a_renamed_checkpoint_is_saved_under_its_new_names(tiny: Tiny, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from transformers import LlavaForConditionalGeneration
+
+    from smmile.backends.local.llava_original import load_original_llava_model
+
+    model = load_original_llava_model(tiny("original_llava"))
+    assert not hasattr(model, "_weight_conversions")
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as saved:
+        assert not [name for name in saved.keys() if "mm_projector" in name]  # noqa: SIM118
+    plain = LlavaForConditionalGeneration.from_pretrained(tmp_path, key_mapping={"^no_such_name": "x"})
+    assert hasattr(plain, "_weight_conversions"), "transformers keeps the renaming elsewhere now"
+
+
+def test_a_sentencepiece_models_vocabulary_and_merges(tiny: Tiny) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    file = str(tiny("original_llava") / "tokenizer.model")
+    trained = SentencePieceProcessor(model_file=file)
+    vocabulary, merges = compat.sentencepiece_vocabulary(file)
+    assert vocabulary == {trained.id_to_piece(number): number for number in range(len(trained))}
+    assert all(first + second in vocabulary for first, second in merges)
+    assert len(merges) > 50
+
+
+def test_the_pinned_versions_are_those_seen() -> None:
+    pinned = dict(
+        line.split("==")
+        for line in (SUITE / "requirements.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    assert {name: pinned[name] for name in compat.SEEN_WITH} == compat.SEEN_WITH
