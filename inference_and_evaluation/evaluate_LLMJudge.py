@@ -90,13 +90,14 @@ def _parser() -> cli.Parser:
 
 def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[RunName, Path]) -> int:
     """Have the runs judged, write their evaluations and the comparison, and show them."""
+    from smmile.backends.remote.client import ClientOptions
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
     from smmile.results.schema import read_run
     from smmile.scoring.evaluations import evaluation_file
     from smmile.scoring.judge.cases import case_of
     from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, left_to_ask, read_saved
-    from smmile.scoring.judge.judging import ClientOptions, Judge, ask
+    from smmile.scoring.judge.judging import Judge, ask
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
     judges = [Judge.named(name, args.prompt, constrain=args.constrain) for name in names]

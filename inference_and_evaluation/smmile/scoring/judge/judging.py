@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import get_args
 
 from msgspec.structs import replace as change
 
 from smmile.backends.interface import Backend, Failure, Request, Response
+from smmile.backends.remote import client
+from smmile.backends.remote.client import ClientOptions, Provider
 from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet
 from smmile.errors import UsageError, one_line
@@ -22,11 +24,6 @@ from smmile.prompting.conversation import Conversation, TextPart, Turn
 from smmile.results.run_names import file_safe
 from smmile.results.schema import DatasetInfo, Record, Run
 from smmile.scoring.judge.cases import Case, PromptName, judge_prompt, prompt_fingerprint
-
-if TYPE_CHECKING:
-    from smmile.backends.remote.services import Service
-
-Provider = Literal["ollama", "openai", "anthropic"]
 
 _SEED = 42
 # Room for what a reasoning judge thinks; others stop after the digit.
@@ -79,59 +76,25 @@ class Judge:
         return dict(_DECODING[self.provider]) | {"constrained": self.constrained}
 
 
-@dataclass(frozen=True)
-class ClientOptions:
-    """How a judge's service is asked; `base_url` None is the client library's own place."""
-
-    base_url: str | None
-    concurrency: int
-    timeout: float
-    max_retries: int
-
-
-def connect(judge: Judge, ways: ClientOptions) -> Backend:
+def connect(judge: Judge, options: ClientOptions) -> Backend:
     """The judge's back end. Raises UsageError where a key or an address is missing."""
-    service: Service
-    make_client: Callable[[], object]
-    how: dict[str, Any] = {"fields": _DECODING[judge.provider], "concurrency": ways.concurrency}
-    waiting = ways.timeout, ways.max_retries
-    if judge.provider == "ollama":
-        from smmile.backends.remote import ollama_chat
-
-        service, make_client = ollama_chat.connect(judge.model, ways.base_url, ways.timeout)
-        return ollama_chat.OllamaChat(
-            make_client=make_client,
-            service=_as_judge(service),
-            max_retries=ways.max_retries,
-            reply_schema=_ONLY_A_DIGIT if judge.constrained else None,
-            **how,
-        )
-    from smmile.backends.remote.sent_images import ImageRules
-
-    how["rules"] = ImageRules()
-    if judge.provider == "openai":
-        from smmile.backends.remote import openai_chat, openai_services
-
-        service, make_client = openai_services.connect(judge.model, ways.base_url, *waiting)
-        return openai_chat.OpenAIChat(make_client=make_client, service=_as_judge(service), **how)
-    from smmile.backends.remote import anthropic_messages
-
-    service, make_client = anthropic_messages.connect(judge.model, ways.base_url, *waiting)
-    return anthropic_messages.AnthropicMessages(make_client=make_client, service=_as_judge(service), **how)
+    return client.connect(
+        judge.provider,
+        judge.model,
+        options,
+        _DECODING[judge.provider],
+        model_flag="--judge",
+        reply_schema=_ONLY_A_DIGIT if judge.constrained else None,
+    )
 
 
-def _service(judge: Judge, ways: ClientOptions) -> str:
+def _service(judge: Judge, options: ClientOptions) -> str:
     """The kind of service that is asked."""
     if judge.provider != "openai":
         return judge.provider
     from smmile.backends.remote.openai_services import find_service
 
-    return find_service(ways.base_url)
-
-
-def _as_judge(service: Service) -> Service:
-    """`service` with the flag of this script in the place of the inference scripts' own."""
-    return replace(service, if_unknown=service.if_unknown.replace("--model", "--judge"))
+    return find_service(options.base_url)
 
 
 @dataclass(frozen=True)
@@ -153,7 +116,7 @@ class Asked:
 
 
 def ask(
-    judge: Judge, cases: Iterable[Case], folder: Path, ways: ClientOptions, *, overwrite: bool
+    judge: Judge, cases: Iterable[Case], folder: Path, options: ClientOptions, *, overwrite: bool
 ) -> Asked:
     """Have `judge` decide the `cases` that it has not decided in `folder` yet.
 
@@ -162,7 +125,7 @@ def ask(
     its file is in use or of other wording or decoding; Interrupted where it was stopped. Replies are kept.
     """
     wanted = {case.key: case for case in cases}
-    file, run = folder / judge.file_name, _run(judge, _service(judge, ways))
+    file, run = folder / judge.file_name, _run(judge, _service(judge, options))
     with Journal(file, run, overwrite=overwrite, elsewhere="folder") as journal:
         known: dict[str, Record] = {}
         _learn(known, journal.records)
@@ -171,7 +134,7 @@ def ask(
             for key, case in wanted.items()
             if key not in known or known[key].status == "error"
         ]
-        backend = connect(judge, ways) if pending else None
+        backend = connect(judge, options) if pending else None
         try:
             if backend:
                 with Progress(len(pending), judge.name) as progress:
