@@ -102,6 +102,7 @@ def _parser() -> cli.Parser:
 
 def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[RunName, Path]) -> int:
     """Have the runs judged, write their evaluations and the comparison, and show them."""
+    from smmile.backends.remote.client import ClientOptions
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
     from smmile.results.reading import read_run
@@ -109,7 +110,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.scoring.judge.cases import case_of
     from smmile.scoring.judge.costs import JudgeBudgets, describe_job
     from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, read_saved, unjudged
-    from smmile.scoring.judge.judging import ClientOptions, Judge, ask, preview
+    from smmile.scoring.judge.judging import Judge, ask, preview
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
     judges = [Judge.named(name, args.prompt, constrain=args.constrain) for name in names]

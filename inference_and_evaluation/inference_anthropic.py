@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from smmile import cli
 
 EXAMPLE = "python inference_anthropic.py --inference_mode ICL --task_format mcqa --dry-run"
@@ -18,35 +16,16 @@ def main() -> int:
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
     args = parser.parse_args()
 
-    from smmile.backends.interface import Backend
-    from smmile.backends.remote import anthropic_messages as claude
-    from smmile.backends.remote.budget import Budget
     from smmile.inference.api_models import ApiModel, run_api_model
-    from smmile.inference.plan import Plan
     from smmile.prompting.conversation import Recipe
     from smmile.prompting.prompts import prompt
 
-    def connect(_plan: Plan, fields: Mapping[str, object], budget: Budget | None) -> Backend:
-        service, make_client = claude.connect(args.model, args.base_url, args.timeout, args.max_retries)
-        return claude.AnthropicMessages(
-            make_client=make_client,
-            service=service,
-            fields=fields,
-            concurrency=args.concurrency,
-            rules=claude.IMAGE_RULES,
-            budget=budget,
-        )
-
     model = ApiModel(
+        provider="anthropic",
         name=PUBLISHED.get(args.model, args.model),
-        model=args.model,
         recipe=Recipe(system=prompt("system.anthropic"), parts=("text", "image")),
-        generation={"service": "Anthropic", "temperature": 0},
+        decoding={"temperature": 0},
         fields={"max_tokens": args.max_new_tokens, "temperature": 0},
-        connect=connect,
-        packages=("anthropic",),
-        rules=claude.IMAGE_RULES,
-        image_tokens=claude.image_tokens,
     )
     return run_api_model(args, model)
 

@@ -1,14 +1,14 @@
-"""Llama 3.3, or another model of ollama, which is shown no image: what can be had from the text alone."""
+"""Llama 3.3 or another model of ollama, without images: the text-only baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from smmile import cli
 
 if TYPE_CHECKING:
     from smmile.prompting.conversation import Recipe
+    from smmile.prompting.options import Options
 
 EXAMPLE = "python inference_llama33textonly.py --inference_mode ICL"
 
@@ -17,7 +17,7 @@ PUBLISHED = {"llama3.3": "llama33textonly"}
 
 
 def recipe() -> Recipe:
-    """One user turn of text with the examples in it, which show no options in multiple choice either."""
+    """One user turn of text, with the examples in it; in multiple choice they show no options."""
     from smmile.prompting.conversation import Recipe, Wording
     from smmile.prompting.prompts import prompt
 
@@ -43,44 +43,23 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
     args = parser.parse_args()
 
-    from smmile.backends.interface import Backend
-    from smmile.backends.remote import ollama_chat
-    from smmile.backends.remote.budget import Budget
     from smmile.inference.api_models import ApiModel, run_api_model
-    from smmile.inference.plan import Plan
     from smmile.prompting.choice import read_choice
     from smmile.prompting.prompts import prompt
 
-    def connect(plan: Plan, fields: Mapping[str, object], budget: Budget | None) -> Backend:
-        options = {item.key: item.options for item in plan.problems}
-
-        def follow_up(key: str, response: str) -> str | None:
-            """In multiple choice a model that has chosen no option is asked for its letter."""
-            shown = options[key]
-            if shown is None or read_choice(response, shown) is not None:
-                return None
-            return prompt("text_only.mcqa.follow_up")
-
-        service, make_client = ollama_chat.connect(args.model, args.base_url, args.timeout)
-        return ollama_chat.OllamaChat(
-            make_client=make_client,
-            service=service,
-            fields=fields,
-            max_retries=args.max_retries,
-            concurrency=args.concurrency,
-            follow_up=follow_up,
-            budget=budget,
-        )
+    def follow_up(options: Options | None, response: str) -> str | None:
+        """In multiple choice, a response without a choice gets a follow-up question for the letter."""
+        if options is None or read_choice(response, options) is not None:
+            return None
+        return prompt("text_only.mcqa.follow_up")
 
     model = ApiModel(
+        provider="ollama",
         name=PUBLISHED.get(args.model, args.model),
-        model=args.model,
         recipe=recipe(),
-        generation={"service": "ollama", "decoding": "the model's own in ollama"},
+        decoding={"decoding": "the model's own in ollama"},
         fields={} if args.max_new_tokens is None else {"num_predict": args.max_new_tokens},
-        connect=connect,
-        packages=("ollama",),
-        is_paid=False,
+        follow_up=follow_up,
     )
     return run_api_model(args, model)
 

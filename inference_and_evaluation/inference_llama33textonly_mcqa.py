@@ -1,4 +1,4 @@
-"""Llama 3.3, or another model of ollama, which is shown no image, in multiple choice."""
+"""Llama 3.3 or another model of ollama, without images, in multiple choice."""
 
 from __future__ import annotations
 

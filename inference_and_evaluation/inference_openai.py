@@ -1,8 +1,6 @@
-"""GPT-4o and any model that speaks OpenAI's protocol: Azure, OpenAI, or a server of your own."""
+"""GPT-4o or any model behind OpenAI's API: from Azure, OpenAI, or your own server."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from smmile import cli
 
@@ -16,54 +14,26 @@ def main() -> int:
     parser.add_argument(
         "--published-roles",
         action="store_true",
-        help="send the examples' answers as system turns, as the paper did (default: assistant turns)",
+        help="give the examples' answers the role system, as published (default: assistant)",
     )
     args = parser.parse_args()
 
-    from smmile.backends.interface import Backend
-    from smmile.backends.remote import openai_services
-    from smmile.backends.remote.budget import Budget
-    from smmile.backends.remote.openai_chat import OpenAIChat
-    from smmile.backends.remote.sent_images import ImageRules
     from smmile.inference.api_models import ApiModel, run_api_model
-    from smmile.inference.plan import Plan
     from smmile.prompting.conversation import Recipe
     from smmile.prompting.prompts import prompt
 
-    service_kind = openai_services.find_service(args.base_url)
-    is_own_server = service_kind == "OpenAI-compatible"
-    rules = ImageRules() if is_own_server else openai_services.IMAGE_RULES
-
-    def connect(_plan: Plan, fields: Mapping[str, object], budget: Budget | None) -> Backend:
-        service, make_client = openai_services.connect(
-            args.model, args.base_url, args.timeout, args.max_retries
-        )
-        return OpenAIChat(
-            make_client=make_client,
-            service=service,
-            fields=fields,
-            detail="high",
-            concurrency=args.concurrency,
-            rules=rules,
-            budget=budget,
-        )
-
-    generation = {"service": service_kind, "temperature": 0, "logprobs": True, "detail": "high"}
+    decoding: dict[str, object] = {"temperature": 0, "logprobs": True, "detail": "high"}
     model = ApiModel(
+        provider="openai",
         name=args.model,
-        model=args.model,
         recipe=Recipe(
             system=prompt("system.openai"),
             parts=("text", "image"),
             answer_role="system" if args.published_roles else "assistant",
         ),
-        generation=generation | ({"published_roles": True} if args.published_roles else {}),
+        decoding=decoding | ({"published_roles": True} if args.published_roles else {}),
         fields={"max_tokens": args.max_new_tokens, "temperature": 0, "logprobs": True},
-        connect=connect,
-        packages=("openai",),
-        rules=rules,
-        image_tokens=openai_services.image_tokens,
-        is_paid=not is_own_server,
+        detail="high",
     )
     return run_api_model(args, model)
 

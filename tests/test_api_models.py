@@ -311,6 +311,26 @@ def test_a_missing_key_or_address_is_one_line_and_a_dry_run_needs_none(
     assert not list(tmp_path.glob("result_*"))
 
 
+def test_a_local_server_that_is_not_started_is_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the default number of retries, and one line."""
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://localhost:9")
+    for script, *words in (
+        (LLAMA,),
+        (LLAMA, "--base-url", "http://127.0.0.1:9"),
+        (CLAUDE,),
+        (GPT, "--base-url", "http://127.0.0.1:9/v1"),
+    ):
+        started = time.monotonic()
+        finished = ask(script, tmp_path, *words)
+        assert time.monotonic() - started < 10
+        error = Finished(finished.code, finished.out, last_line(finished.err))
+        says_in_one_line(error, words[0] if words else "check ")
+
+
 def last_line(text: str) -> str:
     """The last line, without the progress bar before it."""
     return text.strip().splitlines()[-1]
@@ -409,11 +429,11 @@ def test_every_mistake_is_a_recorded_error_with_its_type(
         (CLAUDE, claude_fails(404, "model: claude-3-7-sonnet-20250219"), ["has no model", "--model"]),
         (CLAUDE, claude_fails(400, "Your credit balance is too low to access the API."), ["no quota left"]),
         (CLAUDE, claude_fails(400, "You have reached your specified API usage limits."), ["no quota left"]),
-        (CLAUDE, claude_fails(429, "daily", headers={"Retry-After": "7200"}), ["7200 seconds", "is kept"]),
-        (CLAUDE, claude_fails(529, "later", headers={"Retry-After": "7200"}), ["7200 seconds", "is kept"]),
+        (CLAUDE, claude_fails(429, "daily", headers={"Retry-After": "7200"}), ["7200 seconds", "are kept"]),
+        (CLAUDE, claude_fails(529, "later", headers={"Retry-After": "7200"}), ["7200 seconds", "are kept"]),
         (CLAUDE, claude_fails(429, "later", headers={"Retry-After-Ms": "7200000"}), ["7200 seconds"]),
-        (CLAUDE, claude_fails(429, "later", headers={"Retry-After": IN_2099}), ["no more requests"]),
-        (LLAMA, ollama_fails(503, "later", headers={"Retry-After": IN_2099}), ["no more requests"]),
+        (CLAUDE, claude_fails(429, "later", headers={"Retry-After": IN_2099}), ["accepts no requests for"]),
+        (LLAMA, ollama_fails(503, "later", headers={"Retry-After": IN_2099}), ["accepts no requests for"]),
         (GPT, fails(401, f"Access denied: {KEY}"), ["Azure OpenAI", "AZURE_OPENAI_API_KEY"]),
         (GPT, fails(404, "The API deployment does not exist", "DeploymentNotFound"), ["--model names"]),
         (GPT, fails(429, "You exceeded your current quota", "insufficient_quota"), ["no quota left"]),
@@ -523,11 +543,11 @@ def test_who_answered_and_who_was_asked_is_told(
     hardware = result(tmp_path, "gpt-4o_ICL_open")["run"]["hardware"]
     assert hardware["answered_by"] == ["gpt-4o-2024-08-06"]
     assert hardware["server"] == "Azure OpenAI, API version 2024-06-01"
-    assert "would ask gpt-4o of Azure OpenAI" in ask(GPT, tmp_path, "--dry-run").out
+    assert "would send 13 requests to gpt-4o of Azure OpenAI" in ask(GPT, tmp_path, "--dry-run").out
     monkeypatch.delenv("AZURE_OPENAI_API_VERSION")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
     elsewhere = ask(GPT, tmp_path, "--name", "other")
-    assert "is asked, not Azure, for want of AZURE_OPENAI_API_VERSION" in elsewhere.err
+    assert "using OpenAI-compatible, not Azure: AZURE_OPENAI_API_VERSION not set" in elsewhere.err
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f" {KEY}", f"{KEY}\r", "schlüssel-0123456789"])
@@ -545,7 +565,7 @@ def test_a_key_that_no_header_can_hold_is_one_line(
 def test_that_a_service_is_busy_is_told_now_and_then(
     server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("smmile.backends.remote.services._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("smmile.backends.remote.retries._SECONDS_BETWEEN_NOTES", 0.0)
     at_once = {"Retry-After-Ms": "1", "Retry-After": "0.001"}
     for script, busy in (
         (CLAUDE, claude_fails(529, "x", headers=at_once)),
@@ -555,7 +575,7 @@ def test_that_a_service_is_busy_is_told_now_and_then(
         server.fault = lambda _asked, busy=busy: busy if len(server.chats) == 1 else None  # type: ignore[misc]
         finished = ask(script, tmp_path, "--limit", 1)
         assert finished.code == 0
-        assert "is busy, failing or out of reach: asked again 1 time" in finished.err
+        assert "is busy, failing or unreachable: 1 retry so far" in finished.err
 
 
 def test_words_of_a_header_are_no_secret_and_its_key_is(

@@ -20,11 +20,12 @@ from PIL import Image
 from conftest import SCRIPTS, SUITE, encoded, make_image, stored
 from fake_service import Answer, FakeService, fails, lists, running, says
 from smmile.backends.interface import BackendInfo, Failure, Request, Response
-from smmile.backends.remote.concurrent import Session, answer_concurrently, redacted
+from smmile.backends.remote.concurrent import Session, answer_concurrently
 from smmile.backends.remote.openai_chat import OpenAIChat
 from smmile.backends.remote.openai_services import connect_to_server
+from smmile.backends.remote.redaction import redact_error
 from smmile.backends.remote.sent_images import ImageRules
-from smmile.backends.remote.services import Service
+from smmile.backends.remote.service import Service
 from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet
 from smmile.errors import UsageError
@@ -61,13 +62,16 @@ def a_backend(server: FakeService, *, timeout: float = 20, max_retries: int = 0,
     def make_client() -> openai.AsyncOpenAI:
         import openai
 
-        return openai.AsyncOpenAI(
-            base_url=f"{server.url}/v1", api_key=key, timeout=timeout, max_retries=max_retries
-        )
+        return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key, timeout=timeout, max_retries=0)
 
     key = how.pop("key", KEY)
     service = Service("The API", "OpenAI", "m", "check THE_KEY", "check --model", secrets=(key,))
-    given: dict[str, Any] = {"fields": FIELDS, "concurrency": 4, "rules": ImageRules(as_decoded=True)}
+    given: dict[str, Any] = {
+        "fields": FIELDS,
+        "concurrency": 4,
+        "max_retries": max_retries,
+        "rules": ImageRules(as_decoded=True),
+    }
     return OpenAIChat(make_client=make_client, service=service, **(given | how))
 
 
@@ -351,6 +355,24 @@ def test_what_all_requests_would_meet_with_stops_the_run_at_once(answer: Answer,
     assert KEY[:12] not in str(stopped.value)
 
 
+def test_a_short_password_in_a_url_leaves_responses_alone_and_is_in_no_error() -> None:
+    """Only a secret of 16 characters or more, which cannot be a word, is removed from a response."""
+    finding = "The finding is pneumonia."
+    with running(FakeService({"q": [says(finding)], "e": [fails(400, "pneumonia?")]})) as server:
+        backend = connect(server.url.replace("//", "//user:pneumonia@"))
+        found = outcomes(backend, requests_for("q", "e"))
+    response, failure = found["q"], found["e"]
+    assert isinstance(response, Response)
+    assert response.text == finding
+    assert isinstance(failure, Failure)
+    assert failure.error.message == "HTTP 400: ***?"
+    for length, text in ((15, "x" * 15), (16, "***")):
+        with running(FakeService({"q": [says("x" * length)]})) as server:
+            response = outcomes(a_backend(server, key="x" * length), requests_for("q"))["q"]
+        assert isinstance(response, Response)
+        assert response.text == text
+
+
 def test_a_key_is_in_no_message() -> None:
     echo = f"You sent Bearer {KEY} again and again"
     found = errors(
@@ -369,7 +391,7 @@ def test_a_key_is_in_no_message() -> None:
     with_line_break = errors(FakeService({"a": [says("unheard")]}), key=f"{KEY}\n")
     assert with_line_break["a"][0] == "server"
     assert KEY[:8] not in with_line_break["a"][1]
-    assert redacted("a b key0", "", "b", "key0") == "a b ***"
+    assert redact_error("a b key0", ("", "b", "key0")) == "a b ***"
 
 
 # Several at once.
@@ -528,10 +550,10 @@ from smmile.data.problems import Problem, ProblemSet, Triplet
 from smmile.inference.plan import make_plan
 from smmile.results.schema import DatasetInfo, Run
 from smmile.inference.runner import run_plan
-from conftest import image
+from conftest import make_image
 
 def main():
-    image = StoredImage("0" * 64, 1, image(1))
+    image = StoredImage("0" * 64, 1, make_image(1))
     entries = tuple(Problem(f"p{{n}}", (), Triplet(f"q{{n}}", "yes", image)) for n in range(9))
     plan = make_plan(ProblemSet("s", None, "f", entries), Recipe(), "0-shot", "open", seed=1, limit=None,
                      decoding={{}})
@@ -648,13 +670,15 @@ def test_what_is_no_url_is_one_line(url: str) -> None:
         connect(url)
 
 
-def test_a_server_that_is_not_there_is_told_before_the_first_problem(tmp_path: Any) -> None:
+def test_a_server_that_is_not_there_is_reported_at_once() -> None:
     with running(FakeService()) as server:
         pass
+    started = time.monotonic()
     with pytest.raises(
         UsageError, match=r"the server at .*/v1 does not answer .*start it, or check --server"
     ):
-        connect(server.url.replace("//", "//user:secret@"), max_retries=5)
+        connect(server.url.replace("//", "//user:secret@"), max_retries=50)
+    assert time.monotonic() - started < 5
     for answer in (Answer(502, b"<html>"), Answer(503, {"error": "starting"})):
         with (
             running(FakeService(models=answer)) as gateway,
@@ -663,7 +687,7 @@ def test_a_server_that_is_not_there_is_told_before_the_first_problem(tmp_path: A
             connect(gateway.url)
     with (
         running(FakeService(models=fails(401, "Unauthorized"))) as locked,
-        pytest.raises(UsageError, match=r"asks for a key; --server sends no key"),
+        pytest.raises(UsageError, match=r"requires a key; --server sends no key"),
     ):
         connect(locked.url)
 
@@ -695,7 +719,7 @@ def test_the_served_models_name(
     )
     told = capsys.readouterr().err
     if name == "only":
-        assert "lists one model, only; it is taken for org/checkpoint (--served-model" in told
+        assert "lists one model, only; using it for org/checkpoint (--served-model" in told
     else:
         assert told == ""
 

@@ -433,7 +433,7 @@ def test_requests_of_nearly_the_same_text_are_sent_the_same_images() -> None:
 
 def test_a_request_that_cannot_be_short_enough_is_told() -> None:
     rules = ImageRules(max_request_bytes=10_000)
-    with pytest.raises(TooLargeError, match=r"10,001 bytes without its images, .* 10,000 in all"):
+    with pytest.raises(TooLargeError, match=r"10,001 bytes without its images; .* 10,000 in all"):
         ImageFitter(rules).fit([stored(b"never looked at")], 10_001)
     with pytest.raises(TooLargeError):
         ImageFitter(rules).fit([], 10_001)
@@ -504,7 +504,7 @@ def test_a_changed_image_is_made_once_and_an_unchanged_one_is_not_kept() -> None
 def test_what_is_kept_is_bounded_and_the_last_used_stay() -> None:
     images = [stored(encoded(noise(size=(60, 60), seed=seed))) for seed in range(4)]
     one = len(fit_one(images[0].read(), ImageRules(max_side=50)).content)
-    fitter = ImageFitter(ImageRules(max_side=50), kept_bytes=one * 5 // 2)
+    fitter = ImageFitter(ImageRules(max_side=50), cache_bytes=one * 5 // 2)
 
     def made(index: int) -> bytes:
         return fitter.fit([images[index]])[0].content
@@ -517,7 +517,7 @@ def test_what_is_kept_is_bounded_and_the_last_used_stay() -> None:
     again = made(1)
     assert again == second
     assert again is not second
-    nothing = ImageFitter(ImageRules(max_side=50), kept_bytes=10)
+    nothing = ImageFitter(ImageRules(max_side=50), cache_bytes=10)
     assert nothing.fit(images[:1])[0].content is not nothing.fit(images[:1])[0].content
 
 

@@ -1,4 +1,4 @@
-"""What tokens cost: a dated table that comes with the suite, or the user's own."""
+"""What tokens cost: the dated table of the suite, or the user's own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _INCLUDED = Path(__file__).with_name("prices.json")
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars for a million tokens, of a prompt and of a reply, on the day `as_of`."""
+    """Dollars per million tokens of a prompt and of a response, on the day `as_of`."""
 
     input: float
     output: float
     as_of: str
 
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """What so many tokens cost."""
+        """The cost of this many tokens, in dollars."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
 
@@ -32,7 +32,7 @@ class _ModelPrice(msgspec.Struct, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not (0 <= self.input < 1e6 and 0 <= self.output < 1e6):
-            raise ValueError("a price is a number of dollars from 0")
+            raise ValueError("a price is a number of dollars, 0 or more")
 
 
 class _Table(msgspec.Struct):
@@ -41,9 +41,9 @@ class _Table(msgspec.Struct):
 
 
 def find_price(model: str, file: Path | None = None) -> Price | None:
-    """The price of `model` in the table `file` (None: the one included); None where it is not there.
+    """The price of `model` in the table `file` (None: the suite's); None if the table does not have it.
 
-    Raises UsageError where the table cannot be read.
+    Raises UsageError if the table cannot be read.
     """
     try:
         table = msgspec.json.decode((file or _INCLUDED).read_bytes(), type=_Table)

@@ -1,16 +1,19 @@
-"""Models behind an API: from a script's data to its run, with what it may cost."""
+"""Models behind an API: from the command line to a run, with its estimated cost."""
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 
 from smmile.backends.interface import Backend, ImageChange
 from smmile.backends.prices import Price, find_price
-from smmile.backends.remote.budget import Budget, Estimator, ImageTokens
-from smmile.backends.remote.sdk_chat import bytes_beside_images
+from smmile.backends.remote.backend import bytes_without_images
+from smmile.backends.remote.budget import Budget, Estimator
+from smmile.backends.remote.client import ClientOptions, Provider, connect, provider_info
+from smmile.backends.remote.openai_chat import Detail
 from smmile.backends.remote.sent_images import ImageFitter, ImageRules, TooLargeError
 from smmile.data.images import UnreadableImageError
 from smmile.errors import UsageError, one_line, pluralize
@@ -19,104 +22,118 @@ from smmile.inference.runner import ChoiceReader
 from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.choice import read_choice
 from smmile.prompting.conversation import Recipe
+from smmile.prompting.options import Options
 from smmile.results.schema import Usage
 
-# What a reply may come to in estimates where its length has no limit, in tokens.
-_LONG_REPLY = 4_096
+# The length of a response in estimates if it has no limit, in tokens.
+_LONG_RESPONSE = 4_096
+
+# Given a problem's options (None in the open format) and the response, the follow-up question or None.
+FollowUp = Callable[[Options | None, str], str | None]
 
 
 @dataclass(frozen=True)
 class ApiModel:
     """A model behind an API, and all that is special about it.
 
-    `name` is the run's, `model` what the service calls it. `generation` is how answers are made, and
-    `fields` what a request says of it. `connect` gives the back end for a plan, fields and any budget;
-    is one; `rules` says which images the service takes, `image_tokens` what it counts for one.
-    `is_paid`: somebody will send a bill.
+    `name` is the run's default name. `decoding` is recorded as how responses are generated, `fields` are
+    the request's fields besides model and messages. `detail` is OpenAI's, `follow_up` ollama's.
     """
 
+    provider: Provider
     name: str
-    model: str
     recipe: Recipe
-    generation: Mapping[str, object]
+    decoding: Mapping[str, object]
     fields: Mapping[str, object]
-    connect: Callable[[Plan, Mapping[str, object], Budget | None], Backend]
-    packages: tuple[str, ...]
-    rules: ImageRules = field(default_factory=ImageRules)
-    image_tokens: ImageTokens = lambda _size: 0
-    is_paid: bool = True
+    detail: Detail | None = None
+    follow_up: FollowUp | None = None
     read_choice: ChoiceReader = read_choice
 
 
 def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
-    """Do what the command line asks for `model`; gives the exit code. Raises UsageError."""
-    price = find_price(model.model, args.prices)
+    """Run `model` as the command line says; returns the exit code. Raises UsageError."""
+    info = provider_info(model.provider, args.base_url)
+    price = find_price(args.model, args.prices)
     if price is None and args.max_cost is not None:
         raise UsageError(
-            f"--max-cost needs the price of {one_line(model.model)}, and the price table does not have it; "
+            f"--max-cost needs the price of {one_line(args.model)}, which the price table does not have; "
             "give a table that does with --prices FILE"
         )
-    estimator = Estimator(model.image_tokens)
-    longest = args.max_new_tokens or _LONG_REPLY
+    estimator = Estimator(info.image_tokens)
+    longest = args.max_new_tokens or _LONG_RESPONSE
 
-    set_by_hand = dict(args.set)
-    fields = {
-        name: value for name, value in (dict(model.fields) | set_by_hand).items() if value is not None
-    }
+    overrides = dict(args.set)
+    fields = {name: value for name, value in (dict(model.fields) | overrides).items() if value is not None}
 
-    def connect(context: RunContext) -> Backend:
-        if price is None or args.max_cost is None:
-            return model.connect(context.plan, fields, None)
-        return model.connect(
-            context.plan,
+    def make_backend(context: RunContext) -> Backend:
+        budget = None
+        if price is not None and args.max_cost is not None:
+            budget = _budget(args.max_cost, price, estimator, longest, context.plan, context.spent)
+        return connect(
+            model.provider,
+            args.model,
+            ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries),
             fields,
-            _budget(args.max_cost, price, estimator, longest, context.plan, context.spent),
+            budget=budget,
+            detail=model.detail,
+            follow_up=model.follow_up and partial(_follow_up, model.follow_up, context.plan),
         )
 
     def preview(plan: Plan) -> Iterator[str]:
-        groups = plan.groups.values()
-        requests = [group[0] for group in groups]
-        yield f"would ask {one_line(model.model)} of {one_line(model.generation['service'])}"
-        yield from _image_changes(requests, model.rules)
+        requests = [group[0] for group in plan.groups.values()]
+        number = pluralize(len(requests), "request")
+        yield f"would send {number} to {one_line(args.model)} of {info.service}"
+        yield from _image_changes(requests, info.rules)
         tokens = sum(estimator.prompt_tokens(request.conversation) for request in requests)
-        yield from _cost_estimate(model, price, tokens, len(requests) * longest)
+        if price is not None:
+            yield _cost_estimate(price, tokens, len(requests) * longest)
+        elif info.is_paid:
+            yield (
+                f"no cost estimate: the price table does not have {one_line(args.model)} "
+                f"(about {tokens} prompt tokens; give a table that does with --prices FILE)"
+            )
 
-    limits = {name: value for name, value in asdict(model.rules).items() if value and name != "source"}
-    generation = dict(model.generation) | {"max_new_tokens": args.max_new_tokens}
-    if set_by_hand:
-        generation["set"] = set_by_hand
+    generation = {"service": info.service, **model.decoding, "max_new_tokens": args.max_new_tokens}
+    if overrides:
+        generation["set"] = overrides
     if model.recipe.shows_images:
-        generation["image_limits"] = limits
+        limits = asdict(info.rules).items()
+        generation["image_limits"] = {name: value for name, value in limits if value and name != "source"}
     specification = RunSpecification(
         name=args.name or model.name,
         recipe=model.recipe,
-        connect=connect,
+        connect=make_backend,
         read_choice=model.read_choice,
-        checkpoint=model.model,
+        checkpoint=args.model,
         generation=generation,
-        packages=model.packages,
+        packages=(model.provider,),
         price=price,
         preview=preview,
     )
     return run_inference(args, specification)
 
 
+def _follow_up(follow_up: FollowUp, plan: Plan, key: str, response: str) -> str | None:
+    return follow_up(plan.groups[key][0].options, response)
+
+
 def _budget(
     limit: float, price: Price, estimator: Estimator, longest: int, plan: Plan, spent: Usage
 ) -> Budget:
-    """A budget that knows what the answers so far have taken, and how far that is from the estimates."""
+    """A budget that starts with the cost of earlier answers, and how far that is above the estimates."""
     estimates = [estimator.prompt_tokens(request.conversation) for request in plan.requests]
     expected = spent.unique_requests * sum(estimates) / len(estimates)
     longest = max(longest, (spent.completion_tokens or 0) // max(1, spent.unique_requests))
-    if spent.prompt_tokens is None:  # nobody says what it was
-        dollars, too_low = price.dollars(expected, longest * spent.unique_requests), 1.0
-    else:
-        dollars, too_low = spent.dollars or 0.0, spent.prompt_tokens / max(1.0, expected)
-    return Budget(limit, dollars, price, estimator, longest, too_low)
+    if spent.prompt_tokens is None:  # the service did not report it
+        return Budget(
+            limit, price.dollars(expected, longest * spent.unique_requests), price, estimator, longest
+        )
+    correction = spent.prompt_tokens / max(1.0, expected)
+    return Budget(limit, spent.dollars or 0.0, price, estimator, longest, correction)
 
 
 def _image_changes(requests: list[PlannedProblem], rules: ImageRules) -> Iterator[str]:
-    """Which images would not be sent as they are stored, each told once for all its requests."""
+    """The images that would not be sent as stored, each listed once for all its requests."""
     fitter = ImageFitter(rules)
     places: dict[tuple[str, str], list[str]] = defaultdict(list)
     changes: dict[tuple[str, str], tuple[ImageChange, int, int]] = {}
@@ -124,7 +141,7 @@ def _image_changes(requests: list[PlannedProblem], rules: ImageRules) -> Iterato
         problem = one_line(request.problem_id)
         images = request.conversation.images
         try:
-            sent = fitter.fit(images, bytes_beside_images(request.conversation))
+            sent = fitter.fit(images, bytes_without_images(request.conversation))
         except (UnreadableImageError, TooLargeError) as error:
             yield f"warning: problem {problem} cannot be sent: {one_line(error)}"
             continue
@@ -142,22 +159,16 @@ def _image_changes(requests: list[PlannedProblem], rules: ImageRules) -> Iterato
         )
     if requests and requests[0].conversation.images:
         number = pluralize(len({sha256 for sha256, _ in changes}), "image")
-        yield f"{number} would be changed to what the service takes, all others sent as stored"
+        yield f"{number} would be changed to fit the limits of the service, all others sent as stored"
 
 
 def _pixels(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _cost_estimate(model: ApiModel, price: Price | None, prompt: int, reply: int) -> Iterator[str]:
-    if price is not None:
-        yield (
-            f"estimated cost: about {price.dollars(prompt, 0):.2f} dollars for {prompt} prompt tokens, "
-            f"and at most {price.dollars(0, reply):.2f} for the replies, at the prices of "
-            f"{one_line(price.as_of)}"
-        )
-    elif model.is_paid:
-        yield (
-            f"no cost estimate: the price table does not have {one_line(model.model)} "
-            f"(about {prompt} prompt tokens; --prices FILE gives a table of your own)"
-        )
+def _cost_estimate(price: Price, prompt: int, completion: int) -> str:
+    return (
+        f"estimated cost: about {price.dollars(prompt, 0):.2f} dollars for {prompt} prompt tokens, and at "
+        f"most {price.dollars(0, completion):.2f} for the responses, at the prices of "
+        f"{one_line(price.as_of)}"
+    )

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from smmile.backends.interface import Failure, Response
-from smmile.backends.remote.sdk_chat import SdkChat
+from smmile.backends.remote.backend import SdkBackend
 from smmile.backends.remote.sent_images import ImageRules
-from smmile.backends.remote.services import (
+from smmile.backends.remote.service import (
     Service,
-    ask_not_in_vain,
-    count_in,
-    failure,
     header_secrets,
-    key_from,
+    is_local_address,
     login_secrets,
-    service_address,
-    words_of,
+    parse_address,
+    read_key,
 )
+from smmile.backends.remote.service_errors import error_message, failure, token_count
 from smmile.errors import UsageError
 from smmile.prompting.conversation import Turn
 
 if TYPE_CHECKING:
     import anthropic
 
-# "32 MB" is taken for 32,000,000 bytes: what fits that fits the other reading as well.
+    from smmile.backends.remote.client import ClientOptions
+
+# "32 MB" is read as 32,000,000 bytes, the smaller of the two readings.
 IMAGE_RULES = ImageRules(
     source="Anthropic, Vision and Errors: request size limits (2025); the published runs' errors",
     max_image_bytes=5_242_880,
@@ -43,7 +43,7 @@ IMAGE_RULES = ImageRules(
 # All tokens of a prompt, from a cache or not.
 _PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
-# How a reply ended, in the words of result files.
+# How a response ended, in the words of result files.
 _FINISH_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -62,8 +62,8 @@ def image_tokens(size: tuple[int, int]) -> int:
     return min(1600, math.ceil(size[0] * scale * size[1] * scale / 750))
 
 
-class AnthropicMessages(SdkChat):
-    """A Claude."""
+class AnthropicMessages(SdkBackend):
+    """A Claude model."""
 
     sdk = "anthropic"
     path = "/v1/messages"
@@ -80,10 +80,13 @@ class AnthropicMessages(SdkChat):
     def _read(self, body: object) -> Response | Failure:
         message = msgspec.convert(body, _Message)
         if message.content is None:
-            raise ValueError(words_of(message.error or "the reply has no content"))
+            raise ValueError(error_message(message.error or "the response has no content"))
         text = "".join(block.text or "" for block in message.content if block.type == "text")
         stopped = message.stop_reason
-        prompt, completion = count_in(message.usage, *_PROMPT), count_in(message.usage, "output_tokens")
+        prompt, completion = (
+            token_count(message.usage, *_PROMPT),
+            token_count(message.usage, "output_tokens"),
+        )
         if stopped == "refusal":
             refused = failure("refusal", text or "the model refused to answer")
             return replace(refused, prompt_tokens=prompt, completion_tokens=completion)
@@ -92,22 +95,25 @@ class AnthropicMessages(SdkChat):
 
 
 def connect(
-    model: str, base_url: str | None, timeout: float, max_retries: int
+    model: str, options: ClientOptions, model_flag: str
 ) -> tuple[Service, Callable[[], anthropic.AsyncAnthropic]]:
-    """Anthropic, and how a client of it is made. Raises UsageError where the key is missing."""
+    """Anthropic, and a function that makes a client for it. Raises UsageError if the key is missing."""
     import anthropic
 
-    key = key_from("ANTHROPIC_API_KEY") or key_from("ANTHROPIC_AUTH_TOKEN")
+    key = read_key("ANTHROPIC_API_KEY") or read_key("ANTHROPIC_AUTH_TOKEN")
     if not key:
         raise UsageError("Anthropic needs ANTHROPIC_API_KEY in the environment; set it")
-    url = base_url or os.environ.get("ANTHROPIC_BASE_URL")
-    address = service_address(url, "--base-url" if base_url else "ANTHROPIC_BASE_URL") if url else None
+    flag = "--base-url" if options.base_url else "ANTHROPIC_BASE_URL"
+    url = options.base_url or os.environ.get("ANTHROPIC_BASE_URL")
+    address = parse_address(url, flag) if url else None
     service = Service(
         name="Anthropic",
         kind="Anthropic",
         model=model,
-        if_refused="check ANTHROPIC_API_KEY",
-        if_unknown="--model asks for another model; Anthropic retires old ones",
+        credentials_hint="check ANTHROPIC_API_KEY",
+        model_hint=f"choose another with {model_flag}; Anthropic retires old ones",
+        connection_hint=f"check {flag}" if url else "check the network connection",
+        is_local=address is not None and is_local_address(address),
         secrets=(
             key,
             *(login_secrets(address) if address else ()),
@@ -116,17 +122,13 @@ def connect(
     )
 
     def make_client() -> anthropic.AsyncAnthropic:
-        return anthropic.AsyncAnthropic(
-            base_url=url,
-            timeout=anthropic.Timeout(timeout, connect=min(timeout, 10.0)),
-            max_retries=max_retries,
-            http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [ask_not_in_vain]}),
-        )
+        timeout = anthropic.Timeout(options.timeout, connect=min(options.timeout, 10.0))
+        return anthropic.AsyncAnthropic(base_url=url, timeout=timeout, max_retries=0)
 
     return service, make_client
 
 
-# What is read of a reply; everything else in it may be as it likes.
+# The parts of a response that are read; the rest is ignored.
 
 
 class _Block(msgspec.Struct):

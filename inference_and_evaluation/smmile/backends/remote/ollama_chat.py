@@ -1,68 +1,67 @@
-"""Chat: the protocol of ollama, for models that see text alone."""
+"""Chat: the protocol of ollama, for text-only conversations."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from smmile.backends.interface import Failure, Request, Response
-from smmile.backends.remote.base import RemoteBackend
-from smmile.backends.remote.concurrent import UnreachableError
-from smmile.backends.remote.services import (
-    LONGEST_WAIT,
+from smmile.backends.remote.backend import RemoteBackend
+from smmile.backends.remote.retries import TransientError, UnreachableError
+from smmile.backends.remote.service import (
     Service,
-    asking_again,
-    failure,
-    key_from,
+    is_local_address,
     login_secrets,
-    retry_after,
-    service_address,
+    parse_address,
+    read_key,
 )
+from smmile.backends.remote.service_errors import error_outcome, failure
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.prompting.conversation import Conversation
 
 if TYPE_CHECKING:
     import ollama
 
-# What the client breaks on where a reply is not as it should be.
-_GARBLED = (ValueError, TypeError, AttributeError)
+    from smmile.backends.remote.client import ClientOptions
 
-# Given a request's key and the model's response, the follow-up question; None: there is none.
+# What the client raises for a malformed response.
+_MALFORMED = (ValueError, TypeError, AttributeError)
+
+# Given a request's key and the model's response, returns the follow-up question or None.
 FollowUp = Callable[[str, str], str | None]
 
 
 class OllamaChat(RemoteBackend):
-    """A model that ollama serves; `fields` are ollama's options, its defaults where there are none.
+    """A model that ollama serves; `fields` are ollama's options, which override the model's defaults.
 
-    Its client does not ask again by itself, which is done here up to `max_retries` times. Where
-    `follow_up` has something to ask about a reply, it goes out once, after the conversation and that reply.
-    `reply_schema`, a JSON schema, is what ollama holds replies to.
+    If `follow_up` returns a question about a response, it is sent once, after the conversation and that
+    response. `reply_schema`, a JSON schema, constrains responses.
     """
 
     def __init__(
         self,
         *,
-        max_retries: int,
         follow_up: FollowUp | None = None,
-        reply_schema: dict[str, object] | None = None,
-        **how: Any,
+        reply_schema: Mapping[str, object] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(**how)
-        self._max_retries, self._follow_up, self._reply_schema = max_retries, follow_up, reply_schema
+        super().__init__(**options)
+        self._follow_up, self._reply_schema = follow_up, reply_schema
 
-    async def _ask(self, client: ollama.AsyncClient, request: Request) -> Response | Failure:
+    async def _answer(self, client: ollama.AsyncClient, request: Request) -> Response | Failure:
         started = time.perf_counter()
         messages = _messages(request.conversation)
-        outcome = await self._chat(client, messages)
+        outcome = await self._retries.run(partial(self._chat, client, messages))
         if self._follow_up and isinstance(outcome, Response) and outcome.text.strip():
             question = self._follow_up(request.key, outcome.text)
             if question is not None:
-                said = {"role": "assistant", "content": replace_surrogates(outcome.text)}
-                second = await self._chat(client, [*messages, said, {"role": "user", "content": question}])
-                outcome = _joined(outcome, second)
+                messages.append({"role": "assistant", "content": replace_surrogates(outcome.text)})
+                messages.append({"role": "user", "content": question})
+                outcome = _joined(outcome, await self._retries.run(partial(self._chat, client, messages)))
         return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
     async def _chat(self, client: ollama.AsyncClient, messages: list[dict[str, str]]) -> Response | Failure:
@@ -70,28 +69,27 @@ class OllamaChat(RemoteBackend):
         import ollama
 
         try:
-            response: ollama.ChatResponse = await asking_again(
-                self._max_retries, self._retries, _may_pass, _asked_to_wait
-            )(
-                client.chat,
+            response: ollama.ChatResponse = await client.chat(
                 self._service.model,
                 messages,
                 options=self._fields or None,
-                format=self._reply_schema,
+                format=dict(self._reply_schema) if self._reply_schema else None,
             )
         except ollama.ResponseError as error:
-            return self._service.failure(error.status_code, error.error, retry_after=_asked_to_wait(error))
+            return error_outcome(self._service, error.status_code, error.error, _headers(error))
         except (ConnectionError, httpx.ConnectTimeout) as error:
             raise UnreachableError(
-                f"{self._service.name} cannot be reached; start it with `ollama serve`, or set OLLAMA_HOST"
+                f"{self._service.name} cannot be reached; {self._service.connection_hint}"
             ) from error
         except httpx.TimeoutException as error:
-            return failure("timeout", f"no reply in the time that --timeout gives ({type(error).__name__})")
+            message = f"no response within --timeout seconds ({type(error).__name__})"
+            raise TransientError(failure("timeout", message)) from error
+        except (httpx.TransportError, *_MALFORMED) as error:
+            message = f"broken or malformed response ({type(error).__name__}: {error})"
+            raise TransientError(failure("server", message)) from error
         except httpx.HTTPError as error:
             return failure("server", f"{type(error).__name__}: {error}")
-        except _GARBLED as error:
-            return failure("server", f"the reply is no chat response ({type(error).__name__}: {error})")
-        self._note_answering(response.model)
+        self._note_answering_model(response.model)
         return Response(
             response.message.content or "",
             response.done_reason,
@@ -101,14 +99,18 @@ class OllamaChat(RemoteBackend):
 
 
 def connect(
-    model: str, base_url: str | None, timeout: float
+    model: str, options: ClientOptions, model_flag: str
 ) -> tuple[Service, Callable[[], ollama.AsyncClient]]:
-    """ollama, and how a client of it is made. Raises UsageError where the address is none."""
-    host = base_url or os.environ.get("OLLAMA_HOST") or ""
-    secrets: tuple[str, ...] = tuple(filter(None, [key_from("OLLAMA_API_KEY")]))
-    if host:  # looked at before ollama is imported, which breaks on what is none
-        whole = host if "://" in host else f"http://{'127.0.0.1' if host.startswith(':') else ''}{host}"
-        secrets += login_secrets(service_address(whole, "--base-url" if base_url else "OLLAMA_HOST"))
+    """ollama, and a function that makes a client for it. Raises UsageError if its address is malformed."""
+    flag = "--base-url" if options.base_url else "OLLAMA_HOST"
+    host = options.base_url or os.environ.get("OLLAMA_HOST") or ""
+    secrets: tuple[str, ...] = tuple(filter(None, [read_key("OLLAMA_API_KEY")]))
+    is_local = True
+    if host:  # checked before ollama is imported, which fails on a malformed address
+        url = host if "://" in host else f"http://{'127.0.0.1' if host.startswith(':') else ''}{host}"
+        address = parse_address(url, flag)
+        secrets += login_secrets(address)
+        is_local = is_local_address(address)
     import httpx
     import ollama
 
@@ -116,17 +118,19 @@ def connect(
         name="ollama",
         kind="ollama",
         model=model,
-        if_refused="check OLLAMA_HOST and OLLAMA_API_KEY",
-        if_unknown=f"get it with `ollama pull {one_line(model)}`, or choose another with --model",
+        credentials_hint=f"check {flag} and OLLAMA_API_KEY",
+        model_hint=f"get it with `ollama pull {one_line(model)}`, or choose another with {model_flag}",
+        connection_hint=f"start it with `ollama serve`, or check {flag}",
+        is_local=is_local,
         secrets=secrets,
     )
 
     def make_client() -> ollama.AsyncClient:
-        patience = httpx.Timeout(timeout, connect=min(timeout, 10.0))
+        timeout = httpx.Timeout(options.timeout, connect=min(options.timeout, 10.0))
         try:
-            return ollama.AsyncClient(host or None, timeout=patience)
+            return ollama.AsyncClient(host or None, timeout=timeout)
         except (ValueError, httpx.InvalidURL):
-            raise UsageError("OLLAMA_HOST is no address such as 127.0.0.1:11434") from None
+            raise UsageError(f"{flag} is no address such as 127.0.0.1:11434") from None
 
     return service, make_client
 
@@ -141,7 +145,7 @@ def _messages(conversation: Conversation) -> list[dict[str, str]]:
 
 
 def _joined(first: Response, second: Response | Failure) -> Response | Failure:
-    """What a conversation of two replies came to."""
+    """The outcome of a conversation with a follow-up question."""
 
     def total(counts: tuple[int | None, int | None]) -> int | None:
         return None if None in counts else sum(filter(None, counts))
@@ -154,21 +158,9 @@ def _joined(first: Response, second: Response | Failure) -> Response | Failure:
     return Response(text, second.finish_reason, prompt, completion, follow_up=second.text)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether it is worth asking again."""
-    import httpx
-    import ollama
-
-    if isinstance(error, ollama.ResponseError):
-        wait = _asked_to_wait(error)
-        passing = error.status_code in (408, 429) or error.status_code >= 500
-        return passing and (wait is None or wait <= LONGEST_WAIT)
-    return isinstance(error, (ConnectionError, httpx.TransportError, *_GARBLED))
-
-
-def _asked_to_wait(error: BaseException) -> float | None:
-    """A response's Retry-After: the client hides the response behind its own error."""
+def _headers(error: ollama.ResponseError) -> Mapping[str, str]:
+    """The headers of an error response, which the client hides behind its own error."""
     import httpx
 
     hidden = error.__context__
-    return retry_after(hidden.response.headers) if isinstance(hidden, httpx.HTTPStatusError) else None
+    return hidden.response.headers if isinstance(hidden, httpx.HTTPStatusError) else {}

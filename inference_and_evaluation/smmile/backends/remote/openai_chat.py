@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from smmile.backends.interface import Failure, Response
-from smmile.backends.remote.sdk_chat import SdkChat
-from smmile.backends.remote.services import count_in, error_type, failure, is_unknown_model, words_of
+from smmile.backends.remote.backend import SdkBackend
+from smmile.backends.remote.service_errors import (
+    error_message,
+    error_type,
+    failure,
+    is_unknown_model,
+    token_count,
+)
 from smmile.errors import one_line
 from smmile.prompting.conversation import Turn
 
@@ -21,14 +27,14 @@ if TYPE_CHECKING:
 Detail = Literal["low", "high", "auto"]
 
 
-class OpenAIChat(SdkChat):
-    """A model behind an OpenAI-compatible API; `detail` is how closely images are looked at."""
+class OpenAIChat(SdkBackend):
+    """A model behind an OpenAI-compatible API; `detail` is the resolution at which it sees images."""
 
     sdk = "openai"
     path = "/chat/completions"
 
-    def __init__(self, *, detail: Detail | None = None, **how: Any) -> None:
-        super().__init__(**how)
+    def __init__(self, *, detail: Detail | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self._detail = detail
 
     def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
@@ -39,7 +45,7 @@ class OpenAIChat(SdkChat):
         }
 
     def _conversation(self, turns: Sequence[tuple[Turn, list[dict[str, object]]]]) -> dict[str, object]:
-        """System turns and answers, which are one text each, as plain strings: all servers take those."""
+        """System and assistant turns, of one text each, as plain strings, which all servers accept."""
         return {
             "messages": [
                 {"role": turn.role, "content": parts if turn.role == "user" else parts[0]["text"]}
@@ -50,25 +56,25 @@ class OpenAIChat(SdkChat):
     def _read(self, body: object) -> Response | Failure:
         completion = msgspec.convert(body, _Completion)
         if not completion.choices:
-            words = words_of(completion.error or "the reply has no choices")
-            if error_type(200, words) == "server":
-                raise ValueError(words)
-            return failure(error_type(200, words), words)
+            message = error_message(completion.error or "the response has no choices")
+            if error_type(200, message) == "server":
+                raise ValueError(message)
+            return failure(error_type(200, message), message)
         choice, refusal = completion.choices[0], completion.choices[0].message.refusal
         text = choice.message.content
         if isinstance(text, list):
             text = "".join(part.text or "" for part in text)
-        prompt = count_in(completion.usage, "prompt_tokens")
-        reply = Response(
-            text or "", choice.finish_reason, prompt, count_in(completion.usage, "completion_tokens")
-        )
+        prompt = token_count(completion.usage, "prompt_tokens")
+        completion_tokens = token_count(completion.usage, "completion_tokens")
+        response = Response(text or "", choice.finish_reason, prompt, completion_tokens)
         if choice.finish_reason == "content_filter":
-            return _paid(failure("content_filter", "the service's content filter stopped the reply"), reply)
+            message = "the service's content filter stopped the response"
+            return _with_usage(failure("content_filter", message), response)
         if refusal and not text:
-            return _paid(failure("refusal", refusal), reply)
-        return reply
+            return _with_usage(failure("refusal", refusal), response)
+        return response
 
-    async def _offers(self, client: Any, status: int, body: object) -> str:
+    async def _available_models(self, client: Any, status: int, body: object) -> str:
         import openai
 
         if not is_unknown_model(status, body):
@@ -89,19 +95,21 @@ class ListedModel(msgspec.Struct):
 
 
 async def listed_models(client: openai.AsyncOpenAI) -> list[ListedModel]:
-    """The models that a server lists; none where it keeps no list. Raises openai.APIError."""
+    """The models that a server lists; empty if it has no list. Raises openai.APIError."""
     raw = await client.models.with_raw_response.list()
     try:
         return msgspec.convert(json.loads(raw.content), _Models).data
-    except ValueError:  # it answers, but not with a list of models
+    except ValueError:  # something else than a list of models
         return []
 
 
-def _paid(failed: Failure, reply: Response) -> Failure:
-    return replace(failed, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
+def _with_usage(failed: Failure, response: Response) -> Failure:
+    return replace(
+        failed, prompt_tokens=response.prompt_tokens, completion_tokens=response.completion_tokens
+    )
 
 
-# What is read of a reply; everything else in it may be as it likes.
+# The parts of a response that are read; the rest is ignored.
 
 
 class _Models(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Who speaks OpenAI's protocol: OpenAI itself, Azure, and servers of one's own."""
+"""OpenAI, Azure OpenAI and OpenAI-compatible servers: how to find and connect to each."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from smmile.backends.interface import Failure
+from smmile.backends.remote.backend import connection_failure
 from smmile.backends.remote.openai_chat import ListedModel, OpenAIChat, listed_models
+from smmile.backends.remote.retries import RetryPolicy, TransientError, UnreachableError
 from smmile.backends.remote.sent_images import ImageRules
-from smmile.backends.remote.services import (
+from smmile.backends.remote.service import (
     Service,
-    ask_not_in_vain,
-    cause_of,
     header_secrets,
-    key_from,
+    is_local_address,
     login_secrets,
-    service_address,
+    parse_address,
+    read_key,
     without_login,
 )
+from smmile.backends.remote.service_errors import failure
 from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import openai
 
-# What a server of one's own is sent in place of a key.
+    from smmile.backends.remote.client import ClientOptions
+
+# Sent in place of a key to a server that needs none.
 _NO_KEY = "none"
 
 # 50 MB a request: OpenAI, "Images and vision", 2025; 20 MB an image: Azure OpenAI, "Quotas and limits"
-# and "Use vision-enabled chat models", 2025. Both take the formats that go out here, but no animations.
+# and "Use vision-enabled chat models", 2025. Both accept the formats that are sent, but no animations.
 IMAGE_RULES = ImageRules(
     source="OpenAI, Images and vision; Azure OpenAI, Use vision-enabled chat models (2025)",
     max_image_bytes=20_000_000,
@@ -58,10 +63,10 @@ def image_tokens(size: tuple[int, int]) -> int:
 
 
 def find_service(base_url: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """Which kind of service the command line and the environment speak of, as `run.hardware` says it.
+    """The kind of service that the command line and the environment select, as in `run.hardware`.
 
-    `--base-url` comes first, then Azure where all of its variables are set, then OPENAI_BASE_URL, then
-    OpenAI, and Azure again where OpenAI has no key.
+    `--base-url` comes first, then Azure if all of its variables are set, then OPENAI_BASE_URL, then
+    OpenAI, and Azure again if OpenAI has no key.
     """
     if base_url:
         return "OpenAI-compatible"
@@ -76,39 +81,40 @@ def find_service(base_url: str | None, environment: Mapping[str, str] = os.envir
 Connection = tuple[Service, "Callable[[], openai.AsyncOpenAI]"]
 
 
-def connect(model: str, base_url: str | None, timeout: float, max_retries: int) -> Connection:
-    """The service that `find_service` names, and how a client of it is made.
+def connect(model: str, options: ClientOptions, model_flag: str) -> Connection:
+    """The service that `find_service` selects, and a function that makes a client for it.
 
-    Raises UsageError where a key or an address is missing, or a server of one's own does not answer.
+    Raises UsageError if a key or an address is missing, or a compatible server does not answer.
     """
-    kind = find_service(base_url)
+    kind = find_service(options.base_url)
     if kind == "Azure OpenAI":
-        return _azure(model, timeout, max_retries)
-    set_in_vain = [name for name in _AZURE_VARIABLES if os.environ.get(name)]
-    if set_in_vain and not base_url and len(set_in_vain) < len(_AZURE_VARIABLES):
-        missing = [name for name in _AZURE_VARIABLES if name not in set_in_vain]
-        print(f"warning: {kind} is asked, not Azure, for want of {' and '.join(missing)}", file=sys.stderr)
+        return _azure(model, options, model_flag)
+    missing = [name for name in _AZURE_VARIABLES if not os.environ.get(name)]
+    if not options.base_url and 0 < len(missing) < len(_AZURE_VARIABLES):
+        print(f"warning: using {kind}, not Azure: {' and '.join(missing)} not set", file=sys.stderr)
     if kind == "OpenAI":
-        return _openai(model, timeout, max_retries)
-    if base_url:
-        return _own_server(model, base_url, "--base-url", timeout, max_retries)
-    return _own_server(model, os.environ["OPENAI_BASE_URL"], "OPENAI_BASE_URL", timeout, max_retries)
+        return _openai(model, options, model_flag)
+    if options.base_url:
+        return _compatible_server(model, options.base_url, "--base-url", options, model_flag)
+    return _compatible_server(model, os.environ["OPENAI_BASE_URL"], "OPENAI_BASE_URL", options, model_flag)
 
 
-def _azure(model: str, timeout: float, max_retries: int) -> Connection:
+def _azure(model: str, options: ClientOptions, model_flag: str) -> Connection:
     import openai
 
     missing = [name for name in _AZURE_VARIABLES if not os.environ.get(name)]
     if missing:
         raise UsageError(f"Azure OpenAI needs {' and '.join(missing)} in the environment")
-    key, endpoint, version = (key_from(name) or "" for name in _AZURE_VARIABLES)
-    address = service_address(endpoint, "AZURE_OPENAI_ENDPOINT")
+    key, endpoint, version = (read_key(name) or "" for name in _AZURE_VARIABLES)
+    address = parse_address(endpoint, "AZURE_OPENAI_ENDPOINT")
     service = Service(
         name="Azure OpenAI",
         kind=f"Azure OpenAI, API version {version}",
         model=model,
-        if_refused="check AZURE_OPENAI_API_KEY and AZURE_OPENAI_ENDPOINT",
-        if_unknown="--model names the deployment, AZURE_OPENAI_API_VERSION the version of the API",
+        credentials_hint="check AZURE_OPENAI_API_KEY and AZURE_OPENAI_ENDPOINT",
+        model_hint=f"{model_flag} names the deployment, AZURE_OPENAI_API_VERSION the version of the API",
+        connection_hint="check AZURE_OPENAI_ENDPOINT",
+        is_local=is_local_address(address),
         secrets=(key, *login_secrets(address), *header_secrets("OPENAI_CUSTOM_HEADERS")),
     )
 
@@ -118,44 +124,48 @@ def _azure(model: str, timeout: float, max_retries: int) -> Connection:
             azure_endpoint=endpoint,
             azure_deployment=quote(model, safe=""),
             api_version=version,
-            **_ways(timeout, max_retries),
+            **_client_settings(options.timeout),
         )
 
     return service, make_client
 
 
-def _openai(model: str, timeout: float, max_retries: int) -> Connection:
+def _openai(model: str, options: ClientOptions, model_flag: str) -> Connection:
     import openai
 
-    key = key_from("OPENAI_API_KEY")
+    key = read_key("OPENAI_API_KEY")
     if not key:
         raise UsageError(
             "OpenAI needs OPENAI_API_KEY in the environment, Azure the three AZURE_OPENAI_* variables; "
-            "set them, or name a server of your own with --base-url"
+            "set them, or give your own server with --base-url"
         )
     service = Service(
         name="OpenAI",
         kind="OpenAI",
         model=model,
-        if_refused="check OPENAI_API_KEY",
-        if_unknown="--model asks for another model",
+        credentials_hint="check OPENAI_API_KEY",
+        model_hint=f"choose another with {model_flag}",
         secrets=(key, *header_secrets("OPENAI_CUSTOM_HEADERS")),
     )
-    return service, lambda: openai.AsyncOpenAI(api_key=key, **_ways(timeout, max_retries))
+    return service, lambda: openai.AsyncOpenAI(api_key=key, **_client_settings(options.timeout))
 
 
-def _own_server(model: str, url: str, flag: str, timeout: float, max_retries: int) -> Connection:
-    """A compatible server, which is looked for at once; it gets the account's key if there is one."""
+def _compatible_server(
+    model: str, url: str, flag: str, options: ClientOptions, model_flag: str
+) -> Connection:
+    """A compatible server, which is called at once; it gets the account's key if there is one."""
     import openai
 
-    key = key_from("OPENAI_API_KEY")
-    address = service_address(url, flag)
+    key = read_key("OPENAI_API_KEY")
+    address = parse_address(url, flag)
     service = Service(
         name=f"the server at {without_login(address)}",
         kind="OpenAI-compatible",
         model=model,
-        if_refused="check OPENAI_API_KEY, or put user:password@ into its URL",
-        if_unknown=f"--model asks for another model; look whether {flag} ends in /v1 where it should",
+        credentials_hint="check OPENAI_API_KEY, or put user:password@ into its URL",
+        model_hint=f"choose another with {model_flag}, or check whether {flag} should end in /v1",
+        connection_hint=f"start it, or check {flag}",
+        is_local=is_local_address(address),
         secrets=(
             *filter(None, [key]),
             *login_secrets(address),
@@ -163,12 +173,12 @@ def _own_server(model: str, url: str, flag: str, timeout: float, max_retries: in
         ),
     )
 
-    def make_client(retries: int = max_retries) -> openai.AsyncOpenAI:
-        ways = _ways(timeout, retries)
-        return openai.AsyncOpenAI(base_url=address.geturl(), api_key=key or _NO_KEY, **ways)
+    def make_client() -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=address.geturl(), api_key=key or _NO_KEY, **_client_settings(options.timeout)
+        )
 
-    # The first look is not worth as much patience as a problem.
-    asyncio.run(_look(partial(make_client, min(1, max_retries)), service, flag))
+    asyncio.run(_list_models(make_client, service, options.max_retries))
     return service, make_client
 
 
@@ -182,14 +192,13 @@ def connect_to_server(
     timeout: float,
     max_retries: int,
 ) -> OpenAIChat:
-    """The model that a running OpenAI-compatible server at `url` has, whether that ends in /v1 or not.
+    """The model of a running OpenAI-compatible server at `url`, which may end in /v1 or not.
 
-    It is asked for by the name `served_model`; if None, by the one that `find_served_model` finds for
-    the checkpoint `fallback`. Nothing of an OpenAI account in the environment (key, organisation,
-    project, headers) is sent to a server; a user and a password may stand in the URL. Raises UsageError
-    where no server answers.
+    Requests name the model `served_model`; if None, what `find_served_model` finds for the checkpoint
+    `fallback`. Nothing of an OpenAI account in the environment (key, organization, project, headers) is
+    sent to the server; the URL may hold a user and a password. Raises UsageError if no server answers.
     """
-    address = service_address(url, "--server")
+    address = parse_address(url, "--server")
     path = address.path.rstrip("/")
     if not re.fullmatch(r"v\d+", path.rpartition("/")[2]):
         path += "/v1"
@@ -198,74 +207,85 @@ def connect_to_server(
         name=f"the server at {without_login(address)}",
         kind="OpenAI-compatible",
         model=served_model or fallback,
-        if_refused="--server sends no key: start it without one, or put user:password@ into its URL",
-        if_unknown="--served-model asks for another model, --server for another server",
+        credentials_hint="--server sends no key: start it without one, or put user:password@ into its URL",
+        model_hint="choose another model with --served-model, or another server with --server",
+        connection_hint="start it, or check --server",
+        is_local=is_local_address(address),
         secrets=login_secrets(address),
     )
 
-    def make_client(retries: int = max_retries) -> openai.AsyncOpenAI:
-        return _keyless_client(address.geturl(), timeout, retries)
-
-    # The first look is not worth as much patience as a problem.
-    look = partial(make_client, min(1, max_retries))
-    model = find_served_model(look, service, served_model, fallback)
+    make_client = partial(_keyless_client, address.geturl(), timeout)
+    model = find_served_model(make_client, service, max_retries, served_model, fallback)
     return OpenAIChat(
         make_client=make_client,
         service=replace(service, model=model),
         fields=fields,
         concurrency=concurrency,
+        max_retries=max_retries,
         rules=ImageRules(as_decoded=True),
     )
 
 
 def find_served_model(
-    make_client: Callable[[], openai.AsyncOpenAI], service: Service, asked: str | None, fallback: str
+    make_client: Callable[[], openai.AsyncOpenAI],
+    service: Service,
+    max_retries: int,
+    requested: str | None,
+    fallback: str,
 ) -> str:
-    """The name to ask a running server's model by.
+    """The name under which a running server has its model.
 
-    That is `asked` if given; else `fallback` (a checkpoint's id or path) or the name that the server
-    lists for it; else the only model listed, and the user is told so; else `fallback` all the same,
-    as some servers load what they are asked for. Raises UsageError where no server answers.
+    That is `requested` if given; else `fallback` (a checkpoint's id or path) or the name that the server
+    lists for it; else the only model listed, with a warning; else `fallback` nevertheless, as some servers
+    load the model that a request names. Raises UsageError if no server answers.
     """
-    listed = asyncio.run(_look(make_client, service, "--server"))
-    if asked is not None:
-        return asked
+    listed = asyncio.run(_list_models(make_client, service, max_retries))
+    if requested is not None:
+        return requested
     for model in listed:
         if fallback in (model.id, model.root):
             return model.id
     if len(listed) == 1:
         [only] = listed
         print(
-            f"warning: {service.name} lists one model, {one_line(only.id)}; it is taken for "
-            f"{one_line(fallback)} (--served-model asks for another)",
+            f"warning: {service.name} lists one model, {one_line(only.id)}; using it for "
+            f"{one_line(fallback)} (--served-model chooses another)",
             file=sys.stderr,
         )
         return only.id
     return fallback
 
 
-async def _look(
-    make_client: Callable[[], openai.AsyncOpenAI], service: Service, flag: str
+async def _list_models(
+    make_client: Callable[[], openai.AsyncOpenAI], service: Service, max_retries: int
 ) -> list[ListedModel]:
-    """The models that a server lists; none where it keeps no list. Raises UsageError where none answers."""
+    """The models that a server lists; empty if it has no list. Raises UsageError if no server answers."""
     import openai
 
-    async with make_client() as client:
+    async def attempt() -> list[ListedModel]:
         try:
             return await listed_models(client)
         except openai.APIStatusError as error:
             if error.status_code == 401:
-                raise UsageError(f"{service.name} asks for a key; {service.if_refused}") from None
-            if error.status_code not in (502, 503, 504):  # a gateway with nothing behind it
+                raise UsageError(f"{service.name} requires a key; {service.credentials_hint}") from None
+            if error.status_code not in (502, 503, 504):  # a gateway without a server behind it
                 return []
-            why = f"HTTP {error.status_code}"
+            raise TransientError(failure("server", f"HTTP {error.status_code}")) from error
         except openai.APIError as error:
-            why = f"{error.message} {cause_of(error)}"
-    why = one_line(service.redact(why))
-    raise UsageError(f"{service.name} does not answer ({why}); start it, or check {flag}")
+            raise connection_failure(service, error) from error
+
+    async with make_client() as client:
+        try:
+            listed = await RetryPolicy(service, max_retries).run(attempt)
+        except UnreachableError as error:
+            raise UsageError(one_line(service.redact(str(error)))) from None
+    if isinstance(listed, Failure):
+        reason = one_line(service.redact(listed.error.message))
+        raise UsageError(f"{service.name} does not answer ({reason}); {service.connection_hint}")
+    return listed
 
 
-def _keyless_client(url: str, timeout: float, max_retries: int) -> openai.AsyncOpenAI:
+def _keyless_client(url: str, timeout: float) -> openai.AsyncOpenAI:
     """A client that takes nothing from the environment's OpenAI account."""
     import openai
 
@@ -278,16 +298,12 @@ def _keyless_client(url: str, timeout: float, max_retries: int) -> openai.AsyncO
         base_url=url,
         api_key=_NO_KEY,
         default_headers=left_out | {"Authorization": f"Bearer {_NO_KEY}"},
-        **_ways(timeout, max_retries),
+        **_client_settings(timeout),
     )
 
 
-def _ways(timeout: float, max_retries: int) -> dict[str, Any]:
-    """How long a client waits, how often it asks again, and when not."""
+def _client_settings(timeout: float) -> dict[str, Any]:
+    """The client's timeouts; its own retries are off, as `RetryPolicy` retries."""
     import openai
 
-    return {
-        "timeout": openai.Timeout(timeout, connect=min(timeout, 10.0)),
-        "max_retries": max_retries,
-        "http_client": openai.DefaultAsyncHttpxClient(event_hooks={"response": [ask_not_in_vain]}),
-    }
+    return {"timeout": openai.Timeout(timeout, connect=min(timeout, 10.0)), "max_retries": 0}

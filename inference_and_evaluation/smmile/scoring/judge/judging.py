@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 
 from smmile.backends.interface import Backend, ErrorInfo, Failure, Request, Response
+from smmile.backends.remote import client
 from smmile.backends.remote.budget import Budget
+from smmile.backends.remote.client import ClientOptions, Provider
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.inference.journal import Journal, read_journal
 from smmile.inference.progress import Progress
@@ -18,11 +20,6 @@ from smmile.inference.runner import Interrupted, answers, now
 from smmile.prompting.conversation import Conversation, TextPart, Turn
 from smmile.results.run_names import file_safe
 from smmile.scoring.judge.cases import Case, PromptName, judge_prompt, prompt_fingerprint
-
-if TYPE_CHECKING:
-    from smmile.backends.remote.services import Service
-
-Provider = Literal["ollama", "openai", "anthropic"]
 
 _SEED = 42
 # Room for what a reasoning judge thinks; others stop after the digit.
@@ -75,60 +72,17 @@ class Judge:
         return dict(_DECODING[self.provider]) | {"constrained": self.constrained}
 
 
-@dataclass(frozen=True)
-class ClientOptions:
-    """How a judge's service is asked; `base_url` None is the client library's own place."""
-
-    base_url: str | None
-    concurrency: int
-    timeout: float
-    max_retries: int
-
-
 def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) -> Backend:
     """The judge's back end. Raises UsageError where a key or an address is missing."""
-    service: Service
-    make_client: Callable[[], object]
-    how: dict[str, Any] = {"fields": _DECODING[judge.provider], "concurrency": options.concurrency}
-    how["budget"] = budget
-    waiting = options.timeout, options.max_retries
-    if judge.provider == "ollama":
-        from smmile.backends.remote import ollama_chat
-
-        service, make_client = ollama_chat.connect(judge.model, options.base_url, options.timeout)
-        return ollama_chat.OllamaChat(
-            make_client=make_client,
-            service=_as_judge(service),
-            max_retries=options.max_retries,
-            reply_schema=_ONLY_A_DIGIT if judge.constrained else None,
-            **how,
-        )
-    from smmile.backends.remote.sent_images import ImageRules
-
-    how["rules"] = ImageRules()
-    if judge.provider == "openai":
-        from smmile.backends.remote import openai_chat, openai_services
-
-        service, make_client = openai_services.connect(judge.model, options.base_url, *waiting)
-        return openai_chat.OpenAIChat(make_client=make_client, service=_as_judge(service), **how)
-    from smmile.backends.remote import anthropic_messages
-
-    service, make_client = anthropic_messages.connect(judge.model, options.base_url, *waiting)
-    return anthropic_messages.AnthropicMessages(make_client=make_client, service=_as_judge(service), **how)
-
-
-def _service(judge: Judge, options: ClientOptions) -> str:
-    """The kind of service that is asked."""
-    if judge.provider != "openai":
-        return judge.provider
-    from smmile.backends.remote.openai_services import find_service
-
-    return find_service(options.base_url)
-
-
-def _as_judge(service: Service) -> Service:
-    """`service` with the flag of this script in the place of the inference scripts' own."""
-    return replace(service, if_unknown=service.if_unknown.replace("--model", "--judge"))
+    return client.connect(
+        judge.provider,
+        judge.model,
+        options,
+        _DECODING[judge.provider],
+        budget=budget,
+        model_flag="--judge",
+        reply_schema=_ONLY_A_DIGIT if judge.constrained else None,
+    )
 
 
 class JudgeRecord(msgspec.Struct, frozen=True):
@@ -217,7 +171,7 @@ def preview(
     """What `ask` would send, without sending or writing anything. Raises UsageError as `ask` does."""
     records: list[JudgeRecord] = []
     if not overwrite:
-        identity = _identity(judge, _service(judge, options))
+        identity = _identity(judge, client.provider_info(judge.provider, options.base_url).service)
         file = folder / judge.file_name
         records = read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder")[1]
     return _job(judge, cases, records, limit)
@@ -259,7 +213,7 @@ def ask(
     """
     journal = Journal(
         folder / judge.file_name,
-        _identity(judge, _service(judge, options)),
+        _identity(judge, client.provider_info(judge.provider, options.base_url).service),
         JudgeRecord,
         started_at=now(),
         overwrite=overwrite,

@@ -1,0 +1,137 @@
+"""The one retry policy of all clients, whose own retries are switched off.
+
+A transient error is retried up to --max-retries times: after the time that the service requests, else with
+exponential backoff and jitter.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from smmile.backends.interface import Failure
+from smmile.backends.remote.service import Service
+from smmile.errors import UsageError, one_line, pluralize
+
+# A service that requests a longer pause stops the run. In seconds.
+LONGEST_WAIT = 120.0
+
+# Backoff without a request of the service: the first wait, which doubles each time, and the longest.
+_FIRST_WAIT, _LAST_WAIT = 0.5, 8.0
+
+_SECONDS_BETWEEN_NOTES = 10.0
+
+_Outcome = TypeVar("_Outcome")
+
+
+class TransientError(Exception):
+    """A failed attempt that may succeed if repeated.
+
+    `failure` is the outcome once no retries are left, `retry_after` the pause in seconds that the service
+    requested.
+    """
+
+    def __init__(self, failure: Failure, retry_after: float | None = None) -> None:
+        super().__init__(failure.error.message)
+        self.failure, self.retry_after = failure, retry_after
+
+
+class UnreachableError(Exception):
+    """No connection to a service could be made."""
+
+
+class RetryPolicy:
+    """Repeats attempts at requests to one service, and reports on stderr every ten seconds that it does.
+
+    Use from one event loop.
+    """
+
+    def __init__(self, service: Service, max_retries: int) -> None:
+        self._service, self._max_retries = service, max_retries
+        self._has_connected = False
+        self._retries, self._last_note = 0, time.monotonic()
+
+    async def run(self, attempt: Callable[[], Awaitable[_Outcome]]) -> _Outcome | Failure:
+        """What `attempt` returns, or the last attempt's Failure.
+
+        `attempt` raises TransientError or UnreachableError where a retry may help. Raises UnreachableError
+        if the last attempt could not connect. A local server that refuses the first connection is not
+        running: raises UsageError at once.
+        """
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._max_retries + 1),
+            retry=retry_if_exception_type((TransientError, UnreachableError)),
+            wait=_wait,
+            before_sleep=self._note_retry,
+            reraise=True,
+        )
+        try:
+            return await retrying(self._try_once, attempt)
+        except TransientError as error:
+            return error.failure
+
+    async def _try_once(self, attempt: Callable[[], Awaitable[_Outcome]]) -> _Outcome:
+        try:
+            outcome = await attempt()
+        except UnreachableError as error:
+            if self._service.is_local and not self._has_connected:
+                raise UsageError(one_line(self._service.redact(str(error)))) from error
+            raise
+        except TransientError:
+            self._has_connected = True
+            raise
+        self._has_connected = True
+        return outcome
+
+    def _note_retry(self, _: RetryCallState) -> None:
+        self._retries += 1
+        now = time.monotonic()
+        if now - self._last_note >= _SECONDS_BETWEEN_NOTES:
+            self._last_note = now
+            retries = pluralize(self._retries, "retry", "retries")
+            print(
+                f"{self._service.name} is busy, failing or unreachable: {retries} so far", file=sys.stderr
+            )
+
+
+_backoff = wait_exponential_jitter(multiplier=_FIRST_WAIT, max=_LAST_WAIT, jitter=_FIRST_WAIT)
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    requested = error.retry_after if isinstance(error, TransientError) else None
+    return _backoff(state) if requested is None else requested
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds from now that a response's headers request to wait; None if they do not."""
+    forms: tuple[tuple[str, Callable[[str], float]], ...] = (
+        ("retry-after-ms", lambda text: float(text) / 1000),
+        ("retry-after", float),
+        ("retry-after", _seconds_until),
+    )
+    for name, read in forms:
+        try:
+            seconds = read(headers.get(name, ""))
+        except ValueError:
+            continue
+        return seconds if seconds > 0 else None
+    return None
+
+
+def _seconds_until(text: str) -> float:
+    """The seconds until an HTTP date. Raises ValueError if it is none."""
+    date = parsedate_to_datetime(text)
+    return (date - datetime.now(date.tzinfo)).total_seconds()
