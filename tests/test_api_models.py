@@ -531,7 +531,7 @@ def test_thoughts_without_an_answer_are_no_answer(server: FakeService, tmp_path:
     first, second = result(tmp_path / "out", "gpt-4o_ICL_open")["records"]
     assert (first["error"]["type"], second["status"]) == ("empty", "ok")
     assert "--max_new_tokens" in first["error"]["message"]
-    assert "warning: 2 replies ended at the limit of --max_new_tokens" in finished.err
+    assert "warning: 2 responses truncated at --max_new_tokens" in finished.err
 
 
 def test_who_answered_and_who_was_asked_is_told(

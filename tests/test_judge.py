@@ -163,7 +163,7 @@ def test_judging_stops_before_it_costs_too_much_and_continues(judge: Judge, tmp_
     prices.write_text(json.dumps(table))
     words = ("--judge", "openai/m", "--prices", prices, "--concurrency", 1)
     stopped = last_line(run_here(SCRIPT, tmp_path, *words, "--max-cost", 0.15))
-    says_in_one_line(stopped, "--max-cost 0.15", "what was answered is kept")
+    says_in_one_line(stopped, "--max-cost 0.15", "finished answers are kept")
     asked = len(judge.chats)
     assert 0 < asked < 6
     assert run_here(SCRIPT, tmp_path, *words, "--max-cost", 50).code == 0
