@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as OpenAI, Anthropic and ollama do, and misbehaves where told to."""
+"""A server on loopback with the protocols of OpenAI, Anthropic and ollama, which misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """One response. With `cut` the connection is dropped in the midst of the body."""
+    """One response. With `cut` the connection drops in the middle of the body."""
 
     status: int = 200
     body: Any = b""
@@ -29,7 +29,7 @@ class Answer:
 
 
 def says(text: str | None, finish: str = "stop", refusal: str | None = None, **how: Any) -> Answer:
-    """A reply of a model."""
+    """A response of a model."""
     message = {"role": "assistant", "content": text, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
     usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
@@ -38,7 +38,7 @@ def says(text: str | None, finish: str = "stop", refusal: str | None = None, **h
 
 
 def claude_says(text: str | None, stop: str = "end_turn", tokens: int = 10, **how: Any) -> Answer:
-    """A reply of a Claude."""
+    """A response of a Claude model."""
     content = [] if text is None else [{"type": "text", "text": text}]
     usage = {"input_tokens": tokens, "output_tokens": 2}
     body = {"id": "1", "type": "message", "role": "assistant", "model": "m", "stop_sequence": None}
@@ -51,7 +51,7 @@ def claude_fails(status: int, message: str, kind: str = "error", **how: Any) -> 
 
 
 def ollama_says(text: str | None, done: str = "stop", **how: Any) -> Answer:
-    """A reply of a model that ollama serves."""
+    """A response of a model that ollama serves."""
     message = {"role": "assistant", "content": text}
     counts = {"prompt_eval_count": 10, "eval_count": 2}
     body = {"model": "m", "created_at": "2026-01-01T00:00:00Z", "done": True, "done_reason": done}
@@ -63,7 +63,7 @@ def ollama_fails(status: int, message: str, **how: Any) -> Answer:
     return Answer(status, {"error": message}, **how)
 
 
-# What is spoken at the end of which path.
+# The protocol at the end of each path.
 SAYS: Mapping[str, Callable[..., Answer]] = {
     "/chat/completions": says,
     "/v1/messages": claude_says,
@@ -85,7 +85,7 @@ def lists(*models: str | Mapping[str, object]) -> Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it arrived; header names are in small letters."""
+    """One request as it arrived; header names are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -98,7 +98,7 @@ class Asked:
 
     @property
     def protocol(self) -> str | None:
-        """The path by which it is told who is spoken to; None where no answer of a model is asked for."""
+        """The path that identifies the protocol; None for requests that are not to a model."""
         return next((path for path in SAYS if self.path.partition("?")[0].endswith(path)), None)
 
     @property
@@ -114,10 +114,9 @@ class Asked:
 class FakeService:
     """What the server does, and what it saw.
 
-    `script` holds for a question the answers it gets one after the other, the last again and again;
-    other questions get "re: <question>", and `fault`, if there is one, may put another answer in the place
-    of any. A question in `held` gets no answer while the server runs. With `together` nothing is
-    answered before so many requests were in flight at once.
+    `script` has the answers to a question in turn, the last of which repeats; other questions get
+    "re: <question>", and `fault` may replace any answer. A question in `held` gets no answer while the
+    server runs. Nothing is answered before `together` requests were in flight at once.
     """
 
     script: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
@@ -146,7 +145,7 @@ class FakeService:
             assert self.changed.wait_for(lambda: len(self.chats) >= number, timeout=20), self.questions
 
     def respond(self, asked: Asked) -> Answer | None:
-        """The answer to a request, after the time it takes; None where there will be none."""
+        """The answer to a request, after its delay; None for no answer."""
         if asked.protocol is None:
             self.asked.append(asked)
             return self.models
@@ -212,7 +211,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away, as an interrupted one does, is no news."""
+        """Ignore clients that disconnect, as an interrupted one does."""
 
 
 @contextmanager

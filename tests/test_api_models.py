@@ -401,7 +401,7 @@ ODD_OF_OLLAMA: dict[str, tuple[str, Answer]] = {
     ("script", "name", "odd"),
     [(CLAUDE, "claude-3-7-sonnet", ODD), (LLAMA, "llama33textonly", ODD_OF_OLLAMA)],
 )
-def test_every_mistake_is_a_recorded_error_with_its_type(
+def test_every_failure_is_recorded_with_its_type(
     script: str, name: str, odd: dict[str, tuple[str, Answer]], server: FakeService, tmp_path: Path
 ) -> None:
     rows = [row(problem, 1, question=f"{problem}?") for problem in [*odd, "fine"]]
@@ -442,7 +442,7 @@ def test_every_mistake_is_a_recorded_error_with_its_type(
         (LLAMA, ollama_fails(401, "unauthorized"), ["OLLAMA_HOST"]),
     ],
 )
-def test_what_all_requests_would_meet_with_stops_the_run_at_once(
+def test_an_error_that_every_request_would_get_stops_the_run_at_once(
     script: str, answer: Answer, parts: list[str], server: FakeService, tmp_path: Path
 ) -> None:
     """Answers that came before it are kept; the key that the server sends back is nowhere."""
@@ -534,7 +534,7 @@ def test_thoughts_without_an_answer_are_no_answer(server: FakeService, tmp_path:
     assert "warning: 2 responses truncated at --max_new_tokens" in finished.err
 
 
-def test_who_answered_and_who_was_asked_is_told(
+def test_the_requested_and_the_answering_model_are_recorded(
     server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     answer = says("yes")
@@ -562,7 +562,7 @@ def test_a_key_that_no_header_can_hold_is_one_line(
     assert not server.asked
 
 
-def test_that_a_service_is_busy_is_told_now_and_then(
+def test_retries_are_reported_on_stderr(
     server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("smmile.backends.remote.retries._SECONDS_BETWEEN_NOTES", 0.0)
@@ -578,7 +578,7 @@ def test_that_a_service_is_busy_is_told_now_and_then(
         assert "is busy, failing or unreachable: 1 retry so far" in finished.err
 
 
-def test_words_of_a_header_are_no_secret_and_its_key_is(
+def test_only_the_keys_among_custom_headers_are_secret(
     server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An answer may hold what stands in a header of the user's."""
@@ -599,7 +599,7 @@ def test_words_of_a_header_are_no_secret_and_its_key_is(
         assert json.loads(file.read_text())["records"][0]["full_response"].rstrip("*1") == f"{text} "
 
 
-def test_a_short_pause_is_kept_to_however_it_is_told(server: FakeService, tmp_path: Path) -> None:
+def test_a_requested_pause_is_kept_also_as_a_date(server: FakeService, tmp_path: Path) -> None:
     for script, busy in ((CLAUDE, claude_fails), (LLAMA, ollama_fails)):
         soon = format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)
         server.asked.clear()
@@ -675,7 +675,9 @@ def test_a_key_that_a_model_says_again_is_not_kept(server: FakeService, tmp_path
 # The text-only model's second question.
 
 
-def test_who_chose_nothing_is_asked_once_more(server: FakeService, tmp_path: Path) -> None:
+def test_a_response_without_a_choice_gets_one_follow_up_question(
+    server: FakeService, tmp_path: Path
+) -> None:
     """The reply and the letter are both kept; the choice is read from the letter."""
     data = save_parquet(
         tmp_path / "data",
@@ -740,7 +742,7 @@ def check_claudes_limits(asked: Asked) -> Answer | None:
     return None
 
 
-def test_every_image_is_made_to_fit_and_told(server: FakeService, tmp_path: Path) -> None:
+def test_every_image_is_made_to_fit_and_reported(server: FakeService, tmp_path: Path) -> None:
     """6 MB, 9,000 pixels, a problem of 21 images, and one whose request is too large as a whole."""
     large = encoded(noise((1700, 1300), 1), "PNG")
     long = encoded(Image.new("RGB", (9000, 300), (200, 10, 10)), "JPEG")
@@ -871,7 +873,7 @@ def test_a_price_table_that_is_none_is_one_line(content: bytes | None, tmp_path:
     says_in_one_line(finished, "--prices", "prices.json")
 
 
-def test_a_run_stops_before_it_costs_more_than_it_may(server: FakeService, tmp_path: Path) -> None:
+def test_a_run_stops_before_it_exceeds_the_maximum_cost(server: FakeService, tmp_path: Path) -> None:
     """Also with a service that counts far more tokens than one would think, and what was spent before."""
     data = questions(tmp_path / "data", 30)
     prices = tmp_path / "prices.json"

@@ -214,7 +214,7 @@ TOO_LONG = [
 ]
 
 
-def test_every_mistake_has_its_type() -> None:
+def test_every_error_has_its_type() -> None:
     azure = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {}}
     expected: dict[str, tuple[Answer, str]] = {
         f"too long {number}": (fails(400, message), "context_overflow")
@@ -281,7 +281,7 @@ def test_every_mistake_has_its_type() -> None:
     assert "<html>" in messages["page"]
 
 
-def test_a_reply_that_does_not_come_is_a_timeout() -> None:
+def test_a_response_that_does_not_come_is_a_timeout() -> None:
     script = {"slow": [says("late", delay=5)], "quick": [says("soon")], "never": [says("never")]}
     server = FakeService(script, held=["never"])
     started = time.monotonic()
@@ -291,7 +291,7 @@ def test_a_reply_that_does_not_come_is_a_timeout() -> None:
     assert "--timeout" in found["never"][1]
 
 
-def test_the_client_asks_again_as_often_as_it_may() -> None:
+def test_transient_errors_are_retried_up_to_the_limit() -> None:
     at_once = {"Retry-After-Ms": "1"}
     busy, broken = fails(429, "slow down", headers=at_once), fails(500, "oh", headers=at_once)
     dropped = replace(says("half"), cut=True)
@@ -337,7 +337,9 @@ def test_the_client_asks_again_as_often_as_it_may() -> None:
     ],
     ids=["401", "403", "404", "404 page", "pinned", "quota"],
 )
-def test_what_all_requests_would_meet_with_stops_the_run_at_once(answer: Answer, parts: list[str]) -> None:
+def test_an_error_that_every_request_would_get_stops_the_run_at_once(
+    answer: Answer, parts: list[str]
+) -> None:
     names = [f"q{number}" for number in range(20)]
     script = {"q2": [replace(answer, delay=0.3)]}  # q0 and q1 are answered by then
     server = FakeService(script, models=lists("served-a", "b"), held=names[3:])
@@ -409,7 +411,7 @@ def test_as_many_as_allowed_are_in_flight_and_never_more() -> None:
     }
 
 
-def test_a_image_is_read_when_its_requests_turn_has_come() -> None:
+def test_an_image_is_read_when_its_request_begins() -> None:
     read: list[str] = []
 
     class Watched(StoredImage):
@@ -477,7 +479,7 @@ def test_new_requests_begin_while_the_consumer_works_but_not_without_end() -> No
     assert sum(rest) == 200 - first
 
 
-def test_what_one_request_breaks_on_it_alone_fails_with() -> None:
+def test_an_unexpected_exception_fails_its_request_alone() -> None:
     async def ask(request: Request) -> Response:
         if request.key == "b":
             raise RuntimeError("out of\nluck")
@@ -494,7 +496,7 @@ def test_what_one_request_breaks_on_it_alone_fails_with() -> None:
     assert (failure.error.type, failure.error.message) == ("internal", "RuntimeError: out of\\nluck")
 
 
-def test_a_session_that_does_not_open_is_told_and_no_request_none_is_opened() -> None:
+def test_a_session_that_cannot_open_raises_and_none_opens_without_requests() -> None:
     @asynccontextmanager
     async def locked() -> AsyncIterator[Session]:
         raise UsageError("no key")
@@ -506,7 +508,7 @@ def test_a_session_that_does_not_open_is_told_and_no_request_none_is_opened() ->
 
 
 @pytest.mark.parametrize("way", ["close", "throw", "forget"])
-def test_a_consumer_that_leaves_leaves_nothing_running(way: str) -> None:
+def test_nothing_keeps_running_when_the_consumer_leaves(way: str) -> None:
     begun: list[str] = []
     cancelled: list[str] = []
     closed: list[bool] = []

@@ -205,7 +205,7 @@ def test_what_is_no_image_cannot_be_sent(content: bytes, rules: ImageRules) -> N
         fit_one(content, rules)
 
 
-def test_a_image_that_breaks_off_is_told_each_time_it_has_to_be_decoded() -> None:
+def test_a_truncated_image_is_reported_each_time_it_has_to_be_decoded() -> None:
     broken = stored(encoded(noise(size=(60, 60)))[:-2000])
     assert ImageFitter(ImageRules()).fit([broken])[0].change is None
     fitter = ImageFitter(ImageRules(max_side=50))
@@ -222,7 +222,7 @@ CLAUDE = ImageRules(
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_image_of_too_many_bytes_is_made_smaller_and_not_much_too_small(form: str) -> None:
+def test_an_image_of_too_many_bytes_is_made_smaller_but_not_much_too_small(form: str) -> None:
     how = {"quality": 95, "subsampling": 0} if form == "JPEG" else {"compress_level": 1}
     size = (1600, 1200) if form == "JPEG" else (1560, 1000)
     content = encoded(noise(size=size), form, **how)
@@ -231,6 +231,14 @@ def test_a_image_of_too_many_bytes_is_made_smaller_and_not_much_too_small(form: 
     check_scaled(sent, content, form)
     assert 0.6 * 5_242_880 < sent.base64_length <= 5_242_880
     assert sent == fit_one(content, CLAUDE)
+
+
+def test_a_badly_compressed_image_keeps_its_pixels() -> None:
+    content = encoded(slope((300, 200)), compress_level=0)
+    sent = fit_one(content, ImageRules(max_image_bytes=base64_length(content) // 2))
+    assert (sent.size, sent.media_type) == ((300, 200), "image/png")
+    assert np.array_equal(pixels(sent.content), pixels(content))
+    assert sent.change is not None
 
 
 def test_one_byte_makes_the_difference() -> None:
@@ -247,7 +255,7 @@ def test_a_tiny_share_too_much_still_means_fewer_pixels() -> None:
     check_scaled(sent, content, "PNG")
 
 
-def test_what_cannot_be_small_enough_is_told() -> None:
+def test_an_image_that_cannot_be_small_enough_is_an_error() -> None:
     for content in (PLAIN["PNG"], PLAIN["JPEG"], PLAIN["WebP"], OTHER["BMP"], make_image(1, (1, 1))):
         for limit in (40, 1, 0):
             with pytest.raises(TooLargeError, match=rf"\b{limit} bytes"):
@@ -414,7 +422,7 @@ def test_a_request_exactly_at_the_limit_is_as_stored() -> None:
     assert sum(one.base64_length for one in sent) <= length - 1
 
 
-def test_a_image_may_be_too_long_for_itself_and_for_the_request() -> None:
+def test_an_image_may_exceed_its_own_limit_and_that_of_the_request() -> None:
     images = a_request(150, 150, 20)
     rules = ImageRules(max_image_bytes=30_000, max_request_bytes=45_000)
     sent = ImageFitter(rules).fit(images)
@@ -431,7 +439,7 @@ def test_requests_of_nearly_the_same_text_are_sent_the_same_images() -> None:
     assert all(one.content is other.content for one, other in zip(few, more, strict=True))
 
 
-def test_a_request_that_cannot_be_short_enough_is_told() -> None:
+def test_a_request_that_cannot_be_short_enough_is_an_error() -> None:
     rules = ImageRules(max_request_bytes=10_000)
     with pytest.raises(TooLargeError, match=r"10,001 bytes without its images; .* 10,000 in all"):
         ImageFitter(rules).fit([stored(b"never looked at")], 10_001)
@@ -557,7 +565,7 @@ def test_threads_wait_for_each_others_work_and_few_work_at_once() -> None:
         assert all(one.content is found[0][(at + shift) % 5].content for at, one in enumerate(sent))
 
 
-def test_who_waits_for_a_image_that_cannot_be_made_is_told_too() -> None:
+def test_every_thread_that_waits_for_a_broken_image_gets_the_error() -> None:
     broken = stored(encoded(noise(size=(60, 60)))[:-2000])
     fitter = ImageFitter(ImageRules(max_side=50))
     begin = threading.Barrier(6)
