@@ -67,6 +67,8 @@ def without_times(file: Path) -> dict[str, Any]:
     for key in ("started_at", "finished_at"):
         del result["run"][key]
     del result["run"]["usage"]["seconds"]
+    for key in ("path", "image_dir"):  # relative to the folder of the results
+        del result["run"]["dataset"][key]
     for record in result["records"]:
         del record["seconds"]
     return result

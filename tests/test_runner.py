@@ -136,12 +136,9 @@ def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
     undisturbed = go(tmp_path / "undisturbed", Scripted()).result
     with pytest.raises(Interrupted, match="1 of 5 problems are answered"):
         go(tmp_path, Scripted(c=KeyboardInterrupt(), b=Failure(ErrorInfo("server", "busy"))))
-    assert [json.loads(line).get("problem_id") for line in partial_of(tmp_path).open()] == [
-        None,
-        "p1",
-        "p2",
-        "p4",
-    ]
+    lines = [json.loads(line) for line in partial_of(tmp_path).open()]
+    assert "identity" in lines[0]
+    assert [line["problem_id"] for line in lines if "problem_id" in line] == ["p1", "p2", "p4"]
     backend = Scripted()
     outcome = go(tmp_path, backend)
     assert backend.asked == ["b", "c", "d"]
@@ -560,8 +557,7 @@ def test_request_keys_depend_only_on_what_is_sent() -> None:
 def test_the_journal_is_written_before_the_next_batch_is_requested(tmp_path: Path) -> None:
     class Watching(Scripted):
         def _one(self, request: Request) -> Response | Failure:
-            lines = partial_of(tmp_path).read_text().splitlines()
-            seen.append(len(lines) - 1)
+            seen.append(partial_of(tmp_path).read_text().count("problem_id"))
             return super()._one(request)
 
     seen: list[int] = []
@@ -591,6 +587,20 @@ def test_a_journal_removed_by_its_previous_owner_is_not_reused(tmp_path: Path) -
         with opened() as other:
             assert other.entries == []
     assert not file.exists()
+
+
+def test_a_run_stopped_before_its_result_is_written_knows_what_answered_it(tmp_path: Path) -> None:
+    class StoppedAtTheEnd(Scripted):
+        def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+            yield from super().answer(requests)
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        go(tmp_path, StoppedAtTheEnd())
+    idle = Scripted()
+    run = go(tmp_path, idle).result.run
+    assert idle.asked == []
+    assert (run.hardware.devices, run.effective) == (("a desk",), {"do_sample": False})
 
 
 def test_an_interrupt_during_the_first_write_keeps_the_answer(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from smmile.backends.interface import BackendInfo
 from smmile.errors import UsageError, one_line
 from smmile.files import cannot_write
 from smmile.results.schema import SCHEMA_VERSION, differences
@@ -29,6 +31,11 @@ class _Header(msgspec.Struct):
     identity: dict[str, Any] = {}
     started_at: str = ""
     run: dict[str, Any] = {}
+    backend: BackendInfo | None = None  # as the last line that describes it says
+
+
+class _BackendLine(msgspec.Struct):
+    backend: BackendInfo
 
 
 # The last line of a journal whose process has finished its share.
@@ -44,6 +51,7 @@ class Journal(Generic[Entry]):
 
     started_at: str
     replaces_result: bool
+    backend: BackendInfo | None
     entries: list[Entry]
 
     def __init__(
@@ -86,6 +94,10 @@ class Journal(Generic[Entry]):
                 self._append(msgspec.json.encode(header) + b"\n")
             self._empty = self._end if not self.entries else 0
             self.append([entry for _, entries, _ in earlier for entry in entries])
+            self.backend = header.backend
+            for found, *_ in earlier:
+                if found is not None and found.backend is not None:
+                    self.describe(found.backend)
             for share in claimed:
                 share.unlink(missing_ok=True)
         except BaseException:
@@ -107,6 +119,12 @@ class Journal(Generic[Entry]):
         if entries:
             self._append(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
             self.entries += entries
+
+    def describe(self, backend: BackendInfo) -> None:
+        """Save what made the entries, unless the journal already says so."""
+        if backend != self.backend:
+            self._append(msgspec.json.encode(_BackendLine(backend)) + b"\n")
+            self.backend = backend
 
     def finish(self) -> None:
         """Mark this process's share as finished."""
@@ -259,10 +277,11 @@ class _Reader(Generic[Entry]):
             ) from error
         entries = []
         for line in lines[1:]:
-            try:
-                entries.append(msgspec.json.decode(line, type=self._type))
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                if line.startswith(b'{"backend":'):
+                    header.backend = msgspec.json.decode(line, type=_BackendLine).backend
+                else:
+                    entries.append(msgspec.json.decode(line, type=self._type))
         found = self._differences(header)
         if found and entries:
             raise UsageError(

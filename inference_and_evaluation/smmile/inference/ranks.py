@@ -129,14 +129,17 @@ def open_journal(
             yield journal, list(journal.entries)
             return
         barrier = stack.enter_context(_StartBarrier(rank))
-        replaces_result, known = False, list[Entry]()
+        replaces_result, known, backend = False, list[Entry](), None
         if rank.is_first:
             main = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
+            backend = main.backend
             replaces_result, known, started_at = main.replaces_result, list(main.entries), main.started_at
         barrier.wait()  # the first has read the earlier journals
         if not rank.is_first:
             replaces_result, known = read_journal(files.journal, identity, entry_type)
         own = opened(files.of_rank(rank.index), overwrite=True, replaces_result=replaces_result)
+        if backend is not None:
+            own.describe(backend)
         barrier.wait()  # every journal is open
         yield own, known
 

@@ -106,7 +106,7 @@ def run_plan(
                 sender.send(opened.pending(retry_errors=False), ONLY_PROCESS)
         except KeyboardInterrupt as error:
             raise Interrupted(opened.interruption()) from error
-        return _finish(opened, sender.backend, len(pending))
+        return _finish(opened, len(pending))
 
 
 class _OpenRun:
@@ -275,6 +275,7 @@ class _Sender:
         with Progress(self._opened.problems_of(requests), label) as progress:
             for batch in answers(self.backend, requests):
                 records = self._opened.save(batch)
+                self._opened.journal.describe(self.backend.describe())
                 progress.advance(len(records), sum(record.status == "error" for record in records))
 
 
@@ -353,10 +354,10 @@ def _response_in(record: Record) -> Response:
     )
 
 
-def _finish(opened: _OpenRun, backend: Backend | None, sent: int) -> Outcome:
+def _finish(opened: _OpenRun, sent: int) -> Outcome:
     """Write the result file and remove the journals."""
     files, earlier = opened.files, opened.earlier
-    result = _result(opened, backend)
+    result = _result(opened)
     if earlier is None or _without_times(earlier) != _without_times(result):
         write_whole(files.result, encode_result_file(result))
     else:
@@ -373,11 +374,10 @@ def _finish(opened: _OpenRun, backend: Backend | None, sent: int) -> Outcome:
     return Outcome(files.result, result, sent, opened.outdated, stale_csv)
 
 
-def _result(opened: _OpenRun, backend: Backend | None) -> ResultFile:
+def _result(opened: _OpenRun) -> ResultFile:
     """The result file with all known records, including those of problems not selected now."""
     plan, run, earlier = opened.plan, opened.run, opened.earlier
-    if backend is not None:
-        info = backend.describe()
+    if info := opened.journal.backend:
         hardware = Hardware.of(run.hardware.machine, opened.options.rank.count, info)
         run = replace(run, hardware=hardware, effective=info.generation)
     elif earlier is not None:

@@ -171,7 +171,7 @@ def preview(
     """What `ask` would send, without sending or writing anything. Raises UsageError as `ask` does."""
     records: list[JudgeRecord] = []
     if not overwrite:
-        identity = _identity(judge, client.provider_info(judge.provider, options.base_url).service)
+        identity = _identity(judge, _service(judge, options))
         file = folder / judge.file_name
         records = read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder")[1]
     return _job(judge, cases, records, limit)
@@ -213,7 +213,7 @@ def ask(
     """
     journal = Journal(
         folder / judge.file_name,
-        _identity(judge, client.provider_info(judge.provider, options.base_url).service),
+        _identity(judge, _service(judge, options)),
         JudgeRecord,
         started_at=now(),
         overwrite=overwrite,
@@ -242,6 +242,13 @@ def ask(
                 f"are kept, and the same command{again} continues from there"
             ) from error
     return Verdicts(judge, known, len(job.pending), _left_out(judge, backend))
+
+
+def _service(judge: Judge, options: ClientOptions) -> str:
+    """The kind of service: which of those that speak OpenAI's protocol, else the provider."""
+    if judge.provider != "openai":
+        return judge.provider
+    return client.provider_info(judge.provider, options.base_url).service
 
 
 def _identity(judge: Judge, service: str) -> dict[str, object]:
