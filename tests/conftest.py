@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -29,10 +30,11 @@ SHARED = SUITE.parent / "shared"
 
 # Set before any library reads them. No test uses the hub (a server on loopback stands in for it) or the
 # user's cache, and several test processes share the cores.
-_CACHE = tempfile.TemporaryDirectory(prefix="smmile_tests_", ignore_cleanup_errors=True)
+_CACHE = tempfile.mkdtemp(prefix="smmile_tests_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
     os.environ.pop(_name, None)
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _CACHE.name, "OMP_NUM_THREADS": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _CACHE, "OMP_NUM_THREADS": "1"}
 os.environ["COLUMNS"] = "300"  # tables have all their columns
 
 
