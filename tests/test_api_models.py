@@ -116,6 +116,7 @@ def questions(folder: Path, count: int, **other: Any) -> Path:
     return save_parquet(folder, rows)
 
 
+@pytest.mark.slow
 def test_the_readmes_commands_run_as_written(
     server: FakeService, shared: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -922,6 +923,7 @@ def test_the_price_table_that_is_included_has_a_date_and_the_papers_models(tmp_p
 # Failing servers and killed runs.
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_three_calls_of_ten_answers_every_problem_in_the_end(
     server: FakeService, tmp_path: Path
 ) -> None:
@@ -972,13 +974,14 @@ def test_a_run_killed_in_its_midst_asks_no_answered_problem_twice(
     process = subprocess.Popen(script_command(script, *words), cwd=SCRIPTS, stderr=subprocess.PIPE)
     server.wait_for_chats(12)
     deadline = time.monotonic() + 20
-    while not partial.exists() or partial.read_bytes().count(b"\n") < 5:
+    while not partial.exists() or partial.read_bytes().count(b"problem_id") < 4:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    kept = [json.loads(line)["problem_id"] for line in partial.read_text().splitlines()[1:]]
+    lines = [json.loads(line) for line in partial.read_text().splitlines()]
+    kept = [line["problem_id"] for line in lines if "problem_id" in line]
     assert 4 <= len(kept) < 40
     before = len(server.chats)
     finished = run_script(script, *words, **os.environ)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import make_image, row, run_script, save_parquet, says_in_one_line
+from conftest import make_image, row, run_here, save_parquet, says_in_one_line
 from smmile.backends.baselines import NearestImage, image_descriptor, majority_answer
 from smmile.data.dataset import DatasetSource, load_problems
 from smmile.data.images import StoredImage
@@ -44,7 +44,7 @@ def test_answers_match_the_published_ones(
 ) -> None:
     data, published, problems = dataset
     words = ["--baseline", baseline, "--task_format", task_format, "--dataset-path", shared / "data" / data]
-    assert run_script("inference_baselines.py", *words, "--output-dir", tmp_path).code == 0
+    assert run_here("inference_baselines.py", *words, "--output-dir", tmp_path).code == 0
     ours = records(tmp_path, baseline, task_format)
     with (shared / "data" / published / f"result_{baseline}_ICL{suffix}.csv").open(
         encoding="utf-8", newline=""
@@ -63,9 +63,7 @@ def test_answers_match_the_published_ones(
 
 def test_zero_shot_is_rejected_before_loading_data(tmp_path: Path) -> None:
     for baseline in ("random", "majority", "nearest"):
-        finished = run_script(
-            "inference_baselines.py", "--baseline", baseline, "--inference_mode", "0-shot"
-        )
+        finished = run_here("inference_baselines.py", "--baseline", baseline, "--inference_mode", "0-shot")
         says_in_one_line(finished, "0-shot", "--inference_mode ICL")
 
 
@@ -106,12 +104,10 @@ def test_random_picks_depend_on_the_seed_and_the_whole_data_set(data: Path, tmp_
     base = ["--baseline", "random", "--dataset-path", data, "--output-dir"]
     for task_format in ("open", "mcqa"):
         words = ["--task_format", task_format]
-        run_script("inference_baselines.py", *base, tmp_path / "whole", *words)
-        run_script("inference_baselines.py", *base, tmp_path / "parts", *words, "--limit", 2)
-        run_script("inference_baselines.py", *base, tmp_path / "parts", *words)
-        assert (
-            run_script("inference_baselines.py", *base, tmp_path / "other", *words, "--seed", 5).code == 0
-        )
+        run_here("inference_baselines.py", *base, tmp_path / "whole", *words)
+        run_here("inference_baselines.py", *base, tmp_path / "parts", *words, "--limit", 2)
+        run_here("inference_baselines.py", *base, tmp_path / "parts", *words)
+        assert run_here("inference_baselines.py", *base, tmp_path / "other", *words, "--seed", 5).code == 0
         whole = records(tmp_path / "whole", "random", task_format)
         picks = [record["generated_answer"] for record in whole.values()]
         assert [
@@ -138,7 +134,7 @@ def test_a_missing_image_does_not_change_other_picks(tmp_path: Path) -> None:
                 "--dataset-path",
                 tmp_path / name,
             ]
-            run_script("inference_baselines.py", *words, "--output-dir", tmp_path / name / "out")
+            run_here("inference_baselines.py", *words, "--output-dir", tmp_path / name / "out")
         whole = records(tmp_path / "whole" / "out", "random", task_format)
         lacking = records(tmp_path / "lacking" / "out", "random", task_format)
         assert set(whole) - set(lacking) == {"p0"}
@@ -150,7 +146,7 @@ def test_a_missing_image_does_not_change_other_picks(tmp_path: Path) -> None:
 def test_random_open_picks_cover_all_examples(tmp_path: Path) -> None:
     rows = [row(f"p{i}", order, f"a{order}") for i in range(60) for order in (1, 2, 3)]
     folder = save_parquet(tmp_path / "d", rows)
-    run_script(
+    run_here(
         "inference_baselines.py", "--baseline", "random", "--dataset-path", folder, "--output-dir", tmp_path
     )
     picks = Counter(r["generated_answer"] for r in records(tmp_path, "random", "open").values())

@@ -19,6 +19,7 @@ from conftest import (
     four_problems,
     make_image,
     row,
+    run_here,
     run_script,
     save_parquet,
     says_in_one_line,
@@ -115,7 +116,7 @@ def test_flags_may_be_written_with_dashes_or_underscores(tmp_path: Path) -> None
     ],
 )
 def test_wrong_values_are_one_line(words: list[str], parts: list[str]) -> None:
-    says_in_one_line(run_script("inference_baselines.py", "--baseline", "majority", *words), *parts)
+    says_in_one_line(run_here("inference_baselines.py", "--baseline", "majority", *words), *parts)
 
 
 def test_gpu_devices_take_effect_before_anything_else(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_the_readmes_commands_of_these_scripts_parse(shared: Path) -> None:
         "variance_analysis.py",
     }
     for words in ours:
-        finished = run_script(*words, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+        finished = run_here(*words)
         assert finished.code in (0, 2), finished
         assert "see" not in finished.err, finished.err  # what the parser refuses points to --help
 
@@ -180,7 +181,7 @@ def test_a_terminal_with_another_encoding_and_a_reader_that_leaves(tmp_path: Pat
 
 def requests_of(folder: Path, *words: object) -> tuple[list[dict[str, Any]], str]:
     base = ["--baseline", "majority", "--dataset-path", folder, "--output-dir", folder / "out", "--dry-run"]
-    finished = run_script("inference_baselines.py", *base, *words)
+    finished = run_here("inference_baselines.py", *base, *words)
     assert finished.code == 0, finished.err
     [file] = (folder / "out").iterdir()
     assert file.name.startswith("requests_majority_ICL_")

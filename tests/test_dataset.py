@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conftest import four_problems, make_image, row, run_script, save_parquet, says_in_one_line
+from conftest import four_problems, make_image, row, run_here, save_parquet, says_in_one_line
 from smmile.data.dataset import DatasetSource, load_problems
 from smmile.data.missing_images import candidate_names, find_image
 from smmile.data.problems import Defect, Problem, ProblemSet
@@ -105,7 +105,7 @@ def test_numeric_answers_are_rejected(tmp_path: Path) -> None:
     features = Features({name: Value("string") for name in rows[0]})
     features |= {"image": Image(), "order": Value("int64"), "answer": Value("int64")}
     Dataset.from_list(rows, features=Features(features)).to_parquet(str(tmp_path / "train.parquet"))
-    finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
+    finished = run_here("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
     assert finished.code == 2
     assert "skipped problem p4: the answer of its row with order 1 is 1, not text" in finished.err
     assert "none of the 4 problems can be run" in finished.err.splitlines()[-1]
@@ -144,7 +144,7 @@ def test_an_image_with_too_many_pixels_is_rejected_without_decoding(tmp_path: Pa
 def test_a_missing_column_is_a_usage_error(column: str, tmp_path: Path) -> None:
     rows = [{name: value for name, value in item.items() if name != column} for item in four_problems()]
     folder = save_parquet(tmp_path / "short", rows)
-    finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", folder)
+    finished = run_here("inference_baselines.py", "--baseline", "majority", "--dataset-path", folder)
     says_in_one_line(finished, f"no column {column}", "short")
 
 
@@ -153,7 +153,7 @@ def test_an_image_column_of_another_type_is_a_usage_error(tmp_path: Path) -> Non
 
     rows = [item | {"image": "/etc/passwd"} for item in four_problems()]
     Dataset.from_list(rows).to_parquet(str(tmp_path / "train.parquet"))
-    finished = run_script("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
+    finished = run_here("inference_baselines.py", "--baseline", "majority", "--dataset-path", tmp_path)
     says_in_one_line(finished, "its column image contains string, not images")
 
 
@@ -195,7 +195,7 @@ def save_nothing(folder: Path) -> None:
 def test_an_invalid_data_set_folder_is_a_usage_error(make: Any, parts: list[str], tmp_path: Path) -> None:
     make(tmp_path / "where")
     words = ["--baseline", "majority", "--dataset-path", tmp_path / "where", "--output-dir", tmp_path]
-    says_in_one_line(run_script("inference_baselines.py", *words), "--dataset-path", *parts)
+    says_in_one_line(run_here("inference_baselines.py", *words), "--dataset-path", *parts)
 
 
 def test_a_missing_problem_id_is_reported_with_its_row(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_problems_with_missing_images_are_skipped_until_the_images_exist(tmp_pat
     images.mkdir()
     words = ["--baseline", "nearest", "--dataset-path", folder, "--image-dir", images]
     words += ["--output-dir", tmp_path / "out"]
-    without = run_script("inference_baselines.py", *words)
+    without = run_here("inference_baselines.py", *words)
     assert without.code == 0
     assert "skipped problem p2: 1 of its 3 images missing" in without.err
     assert "save https://x.invalid/dir/my%20scan.png?dl=1 as my%20scan.png" in without.err
@@ -270,7 +270,7 @@ def test_problems_with_missing_images_are_skipped_until_the_images_exist(tmp_pat
     assert "3 problems answered, 0 errors, 1 skipped" in without.out
 
     (images / "my scan.png").write_bytes(make_image(9))
-    found = run_script("inference_baselines.py", *words)
+    found = run_here("inference_baselines.py", *words)
     assert found.code == 0
     assert "4 problems answered, 0 errors, 0 skipped; 1 request sent" in found.out
 
@@ -285,7 +285,7 @@ def test_different_urls_with_one_file_name_cause_a_warning(tmp_path: Path) -> No
     folder = save_parquet(tmp_path / "d", rows)
     (tmp_path / "image.png").write_bytes(make_image(1))
     words = ["--baseline", "majority", "--dataset-path", folder, "--output-dir", tmp_path / "out"]
-    finished = run_script("inference_baselines.py", *words, "--image-dir", tmp_path)
+    finished = run_here("inference_baselines.py", *words, "--image-dir", tmp_path)
     assert finished.code == 0
     assert "4 problems answered" in finished.out
     assert "https://x.invalid/p1/image.png, https://x.invalid/p2/image.png" in finished.err
@@ -306,10 +306,10 @@ def test_a_replaced_image_is_sent_again_and_the_run_records_its_data_set(tmp_pat
         if item["image"] is None:
             (images / f"{item['order']}.png").write_bytes(make_image(9))
     words = ["--baseline", "nearest", "--dataset-path", folder, "--output-dir", tmp_path / "out"]
-    first = run_script("inference_baselines.py", *words, "--image-dir", images)
+    first = run_here("inference_baselines.py", *words, "--image-dir", images)
     assert "4 requests sent" in first.out
     (images / "3.png").write_bytes(make_image(10))
-    second = run_script("inference_baselines.py", *words, "--image-dir", images)
+    second = run_here("inference_baselines.py", *words, "--image-dir", images)
     assert "4 problems answered, 0 errors, 0 skipped; 4 requests sent" in second.out
     assert "warning: 4 earlier answers belonged to another request (an image was replaced)" in second.err
     result = read_result_file(tmp_path / "out" / "result_nearest_ICL_open.json")
@@ -323,7 +323,7 @@ def test_a_replaced_image_is_sent_again_and_the_run_records_its_data_set(tmp_pat
 
 def test_a_renamed_result_file_is_scored_as_the_run_it_contains(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     original = tmp_path / "result_majority_ICL_open.json"
     copy = tmp_path / "result_gpt-4o_ICL_open.json"
     copy.write_bytes(original.read_bytes())

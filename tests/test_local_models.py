@@ -53,6 +53,7 @@ def answers(folder: Path, name: str, kind: str = "ICL_open") -> list[tuple[Any, 
     ]
 
 
+@pytest.mark.slow
 @EVERY_FAMILY
 def test_batches_change_no_answer(
     command: str, checkpoint: str, name: str, tiny: Tiny, tmp_path: Path
