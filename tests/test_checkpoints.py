@@ -35,6 +35,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 def test_a_gated_model_is_fetched_with_a_token_once_and_named(tiny: Tiny, tmp_path: Path) -> None:
     with running(FakeHub(MODEL, tiny("gemma3"), gated=True, kind="models")) as hub:
         says_in_one_line(run(hub, tmp_path), MODEL, "is gated and HF_TOKEN is not set")

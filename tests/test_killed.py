@@ -134,7 +134,7 @@ def kill_at_random_moments_and_finish(run: Run, kills: int, tmp_path: Path) -> N
 
 
 def test_killed_at_random_moments_and_finished(run: Run, tmp_path: Path) -> None:
-    kill_at_random_moments_and_finish(run, KILLS // 2, tmp_path)
+    kill_at_random_moments_and_finish(run, KILLS // 3, tmp_path)
 
 
 @pytest.mark.slow

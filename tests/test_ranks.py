@@ -174,7 +174,8 @@ def test_the_responses_of_a_killed_process_are_kept_and_the_first_does_the_rest(
     assert [file.name for file in tmp_path.iterdir()] == [f"{STEM}.json"]
 
 
-@pytest.mark.parametrize("later", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("later", [1, 3])
 def test_all_killed_and_started_again_with_another_number_of_processes(
     later: int, checkpoint: Path, one: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_all_killed_and_started_again_with_another_number_of_processes(
     assert [file.name for file in tmp_path.iterdir()] == [f"{STEM}.json"]
 
 
+@pytest.mark.slow
 def test_an_overwritten_run_of_several_processes_forgets_everything(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -220,6 +222,7 @@ def test_an_overwritten_run_of_several_processes_forgets_everything(
     assert [file.name for file in tmp_path.iterdir()] == [f"{STEM}.json"]
 
 
+@pytest.mark.slow
 def test_a_second_copy_of_a_shared_run_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     command = words(tmp_path, checkpoint)
     processes = start(2, command, AT_WORK)
@@ -237,6 +240,7 @@ def test_a_second_copy_of_a_shared_run_is_refused(checkpoint: Path, tmp_path: Pa
     assert "of 13 problems are answered and kept" in outputs[0][1]
 
 
+@pytest.mark.slow
 def test_a_process_without_a_share_is_done_at_once(checkpoint: Path, tmp_path: Path) -> None:
     processes = start(2, words(tmp_path, checkpoint, "--limit", 1))
     outputs = [process.communicate(timeout=120) for process in processes]
