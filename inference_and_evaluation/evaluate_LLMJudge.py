@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from smmile import cli
 
 if TYPE_CHECKING:
+    from smmile.reporting.tables import Layout
     from smmile.results.reading import RunResults
     from smmile.results.run_names import RunName
     from smmile.scoring.judge.judged_runs import JudgedRun
@@ -54,6 +55,7 @@ def main() -> int:
 def _parser() -> cli.Parser:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
+    cli.add_sort_flag(parser)
     parser.add_argument(
         "--visualize-only",
         action="store_true",
@@ -105,6 +107,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.backends.remote.client import ClientOptions
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
+    from smmile.reporting.tables import Layout
     from smmile.results.reading import read_run
     from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.judge.cases import case_of
@@ -170,9 +173,9 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     # The file compares all runs, the terminal shows the chosen ones.
     done = {run.name for run in judged}
     others, *_ = read_saved([name for name in files if name not in done], files, {})
-    if table := _tables([*judged, *others], perturbed=args.perturbed):
+    if table := _tables([*judged, *others], Layout(sort=args.sort), perturbed=args.perturbed):
         write_whole(args.results_dir / "model_comparison_llm.txt", table.encode(), durable=False)
-    _show(judged, perturbed=args.perturbed)
+    _show(judged, args)
     failed = any(one.failed for one in verdicts)
     return cli.EXIT_SOME_ERRORS if broken or failed else cli.EXIT_OK
 
@@ -197,7 +200,7 @@ def _show_saved(
         print(f"skipped: {one_line(name.stem)} has not been judged", file=sys.stderr)
     for reason in broken:
         print(f"skipped: {reason}", file=sys.stderr)
-    _show(judged, perturbed=args.perturbed)
+    _show(judged, args)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 
@@ -217,19 +220,20 @@ def _report(verdicts: Verdicts) -> None:
         print("the same command retries what ended in an error", file=sys.stderr)
 
 
-def _tables(judged: Sequence[JudgedRun], *, perturbed: bool) -> str:
+def _tables(judged: Sequence[JudgedRun], layout: Layout, *, perturbed: bool) -> str:
     from smmile.reporting.judge_tables import agreement_table, judged_table
 
     shown = [run for run in judged if perturbed or not run.name.perturbation]
     if not shown:
         return ""
     agreement = agreement_table(shown)
-    return judged_table(shown) + (f"\n{agreement}" if agreement else "")
+    return judged_table(shown, layout) + (f"\n{agreement}" if agreement else "")
 
 
-def _show(judged: Sequence[JudgedRun], *, perturbed: bool) -> None:
+def _show(judged: Sequence[JudgedRun], args: argparse.Namespace) -> None:
     """Print the tables, and which responses a reader should look at."""
     from smmile.errors import one_line
+    from smmile.reporting.tables import Layout
 
     notes: dict[str, list[str]] = {"addresses the judge": [], "unscored": []}
     for run in judged:
@@ -245,7 +249,7 @@ def _show(judged: Sequence[JudgedRun], *, perturbed: bool) -> None:
             print(f"{what}: {line}", file=sys.stderr)
         if len(lines) > _MOST_NOTES:
             print(f"{what}: {len(lines) - _MOST_NOTES} more, in the evaluation files", file=sys.stderr)
-    if table := _tables(judged, perturbed=perturbed):
+    if table := _tables(judged, Layout.of_terminal(args.sort), perturbed=args.perturbed):
         print(table, end="")
     elif judged:
         print("there are only perturbed runs; --perturbed shows them", file=sys.stderr)

@@ -39,7 +39,7 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from smmile.errors import UsageError
+    from smmile.errors import UsageError, one_line
     from smmile.files import make_folder, write_whole
     from smmile.reporting.figures import (
         HeatMap,
@@ -50,7 +50,8 @@ def main() -> int:
         named_strata_plans,
     )
     from smmile.reporting.published import published_scores, published_set
-    from smmile.reporting.strata_files import read_strata
+    from smmile.reporting.strata import run_key
+    from smmile.reporting.strata_files import read_strata, strata_match
     from smmile.scoring.folder import read_scores
     from smmile.scoring.selection import Selection
 
@@ -80,6 +81,15 @@ def main() -> int:
             broken.append(str(error))
             print(f"skipped: {error}", file=sys.stderr)
             continue
+        for run in scores:
+            key = run_key(run.name)
+            if run.metric == metric and key in strata and not strata_match(strata[key], run):
+                del strata[key]
+                print(
+                    f"warning: the strata of {one_line(key)} in {file.name} are of other answers and "
+                    "are left out; run stratify.py again",
+                    file=sys.stderr,
+                )
         if by_stratum := heat_map(metric, strata, scores):
             plans[f"models_by_stratum_{metric}"] = by_stratum
         if args.strata:

@@ -424,6 +424,21 @@ def test_perturbed_runs_are_drawn_on_request(tmp_path: Path) -> None:
     assert ("LLM as a judge", "m [shots-2]", "ICL") in points(models_plan(scores))
 
 
+def test_strata_of_other_answers_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    judged(tmp_path, "m", some(9))
+    strata = {"m:ICL": {"flag_rarity_total": {"common": 20}, "flag_rarity_correct": {"common": 9}}}
+    file = tmp_path / "model_stratification_llm.json"
+    file.write_text(json.dumps(strata))
+    words = ["--metric", "llm", "--look", "light", "--strata"]
+    assert "warning" not in plot(tmp_path, *words).err
+    assert (tmp_path / "figure_strata_m_llm_light.png").exists()
+    for drawn in tmp_path.glob("figure_*"):
+        drawn.unlink()
+    judged(tmp_path, "m", some(12))
+    assert "warning: the strata of m:ICL" in plot(tmp_path, *words).err
+    assert [figure.name for figure in tmp_path.glob("figure_*")] == ["figure_icl_light.png"]
+
+
 @pytest.mark.parametrize(
     "content",
     [
