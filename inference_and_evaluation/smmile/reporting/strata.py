@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import one_line
@@ -162,24 +163,32 @@ def strata_tables(strata: Iterable[Stratum], *, terminal: bool = False, layout: 
 
 
 def strata_table(strata: Sequence[Stratum], *, terminal: bool = False, layout: Layout = WHOLE) -> str:
-    """The table of one run's strata, a line for each, the small ones greyed.
+    """The table of one run's strata: a line for each flag, and below it one for each of its values.
 
-    On a `terminal` they are dimmed, else they carry an asterisk.
+    Small strata are dimmed on a `terminal`, else they carry an asterisk.
     """
     permuted = any(stratum.base_problems < stratum.total for stratum in strata)
-    head = ["Flag", "Value", "Problems", *(["Base problems"] if permuted else [])]
+    head = ["Stratum", "Problems", *(["Base problems"] if permuted else [])]
     head += ["Correct", "Accuracy %", "95 % interval"]
-    rows, before = [], ""
-    for stratum in strata:
-        low, high = (percent(100 * bound) for bound in (stratum.interval.low, stratum.interval.high))
-        mark = "*" if stratum.is_small and not terminal else " "
-        row = [_shown_flag(stratum.flag) if stratum.flag != before else "", one_line(stratum.value, 60)]
-        row += [str(stratum.total), *([str(stratum.base_problems)] if permuted else [])]
-        rows.append([*row, str(stratum.correct), percent(stratum.accuracy), f"{low} to {high}{mark}"])
-        before = stratum.flag
-    small = [number for number, stratum in enumerate(strata) if stratum.is_small]
-    secondary = ("Base problems", "Correct")
-    return text_table(head, rows, dimmed=small if terminal else None, secondary=secondary, layout=layout)
+    rows: list[list[str]] = []
+    small: list[int] = []
+    for flag, members in groupby(strata, lambda stratum: stratum.flag):
+        rows.append([_shown_flag(flag), *[""] * (len(head) - 1)])
+        for stratum in members:
+            low, high = (percent(100 * bound) for bound in (stratum.interval.low, stratum.interval.high))
+            mark = "*" if stratum.is_small and not terminal else " "
+            small += [len(rows)] if stratum.is_small else []
+            row = [f"  {one_line(stratum.value, 60)}", str(stratum.total)]
+            row += [str(stratum.base_problems)] if permuted else []
+            rows.append([*row, str(stratum.correct), percent(stratum.accuracy), f"{low} to {high}{mark}"])
+    return text_table(
+        head,
+        rows,
+        text_columns=1,
+        dimmed=small if terminal else None,
+        secondary=("Base problems", "Correct"),
+        layout=layout,
+    )
 
 
 def _shown_flag(flag: str) -> str:

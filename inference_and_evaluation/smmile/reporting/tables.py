@@ -68,11 +68,11 @@ def text_table(
 
 
 def _width(head: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int]) -> int:
-    """The width of a table of these columns: two blanks between them, one before and behind."""
+    """The width of a table of these columns: three blanks between them, and one before."""
     from rich.cells import cell_len
 
     widths = [max(cell_len(one_line(row[index])) for row in (head, *rows)) for index in columns]
-    return sum(widths) + 2 * len(widths)
+    return 1 + sum(widths) + 3 * (len(widths) - 1)
 
 
 def _sorted_rows(
