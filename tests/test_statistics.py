@@ -316,7 +316,7 @@ def test_holm_keeps_the_chance_of_any_false_rejection() -> None:
     assert np.mean([min(holm(p)) < 0.05 for p in drawn.tolist()]) == pytest.approx(0.05, abs=0.01)
 
 
-def test_sets_of_models_that_cannot_be_told_apart() -> None:
+def test_sets_of_models_that_do_not_differ_significantly() -> None:
     accuracies = {"c": 40.0, "a": 60.0, "b": 50.0, "d": 10.0}
     apart = {frozenset("ac"), frozenset("ad"), frozenset("bd"), frozenset("cd")}
     assert indistinguishable_sets(accuracies, apart) == [("a", "b"), ("b", "c"), ("d",)]

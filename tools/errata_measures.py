@@ -106,7 +106,7 @@ def errata_page(published: Sequence[PublishedRuns], command: str) -> str:
         causes=_causes(published),
         rereading=_reextraction(published),
         letters=_wrong_letters(published),
-        cut=_cut_replies(published),
+        cut=_truncated_responses(published),
         reordered=_other_order(published),
         error_bars=_error_bars(augmented),
         repeated=_repeated_questions(augmented),
@@ -247,7 +247,7 @@ def _causes(published: Sequence[PublishedRuns]) -> str:
             for record in filter(_failed, run.records):
                 text = f"{record.error.message if record.error else ''} {record.full_response}"
                 cause = next(
-                    (cause for cause, pattern in _CAUSES.items() if pattern.search(text)), "not told"
+                    (cause for cause, pattern in _CAUSES.items() if pattern.search(text)), "not stated"
                 )
                 counts[run.name.model, cause] += 1
     rows = [(model, cause, number) for (model, cause), number in sorted(counts.items())]
@@ -314,19 +314,19 @@ def _wrong_letters(published: Sequence[PublishedRuns]) -> _Finding:
 # Open answers.
 
 
-def _cut_replies(published: Sequence[PublishedRuns]) -> _Finding:
+def _truncated_responses(published: Sequence[PublishedRuns]) -> _Finding:
     head = ["Data set", "Model", "Mode", "Truncated", "EM", "Judged incorrect"]
     rows, changes, count = [], [], 0
     for runs in published:
         for run in runs.open_runs:
-            replies = {record.problem_id: _whole_reply(record) for record in run.records}
-            cut = {problem_id for problem_id, reply in replies.items() if reply is not None}
+            responses = {record.problem_id: _whole_response(record) for record in run.records}
+            cut = {problem_id for problem_id, reply in responses.items() if reply is not None}
             if not cut:
                 continue
             exact = runs.scores[run.name, "em"]
             right = sum(
                 normalise(reply) == normalise(record.true_answer)
-                if (reply := replies[record.problem_id]) is not None
+                if (reply := responses[record.problem_id]) is not None
                 else was_right
                 for record, was_right in zip(run.records, exact.correct, strict=True)
             )
@@ -339,7 +339,7 @@ def _cut_replies(published: Sequence[PublishedRuns]) -> _Finding:
     return _Finding(count, max((change.size for change in changes), default=None), _table(head, rows, 3))
 
 
-def _whole_reply(record: Record) -> str | None:
+def _whole_response(record: Record) -> str | None:
     """The reply whose answer was cut before the word system; None where it was not."""
     if record.status != "ok" or record.full_response is None or record.generated_answer is None:
         return None
@@ -392,16 +392,16 @@ def _error_bars(published: Sequence[PublishedRuns]) -> dict[str, object] | None:
 
 
 def _repeated_questions(published: Sequence[PublishedRuns]) -> str:
-    head = ["Model", "Answers", "Different questions", "With different replies"]
+    head = ["Model", "Answers", "Different questions", "With different responses"]
     rows = []
     for runs in published:
         for run in runs.open_runs:
             if run.name.mode == "0-shot":
-                replies = defaultdict(set)
+                responses = defaultdict(set)
                 for record in run.records:
-                    replies[base_problem_id(record.problem_id)].add(record.generated_answer)
-                several = sum(len(answers) > 1 for answers in replies.values())
-                rows.append([run.name.model, len(run.records), len(replies), several])
+                    responses[base_problem_id(record.problem_id)].add(record.generated_answer)
+                several = sum(len(answers) > 1 for answers in responses.values())
+                rows.append([run.name.model, len(run.records), len(responses), several])
     return _table(head, rows, 1)
 
 

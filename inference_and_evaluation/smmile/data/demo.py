@@ -1,7 +1,7 @@
 """A small demo data set, in the columns of the hub's, to try the suite on and to test it with.
 
 Its images are schematic and drawn here, so it needs no download and holds no patient's data.
-What an answer means is never told: it has to be learnt, by looking, from a problem's examples.
+What an answer means has to be learnt from the examples' images.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _chest_radiograph(rng: Random, side: int) -> _Canvas:
 
 
 def _skin_photograph(rng: Random, colour: str) -> _Canvas:
-    """Draw hairy skin with one lesion, told by its colour."""
+    """Draw hairy skin with one lesion, recognised by its colour."""
     canvas = _Canvas(256, 256, "#e0b294")
     for spot in _scattered(rng, 16, 256, 256):
         canvas.paint(_blob(rng, spot, 26, 20), rng.choice(("#d9a488", "#ecc3a6")), soft=12)

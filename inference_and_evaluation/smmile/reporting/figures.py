@@ -212,7 +212,7 @@ class StratifiedRun:
 
     @property
     def is_exact(self) -> bool:
-        """Does the file of strata tell their intervals?"""
+        """Whether the file of strata has their intervals."""
         return all(counts.interval for values in self.strata.values() for counts in values.values())
 
     def point(self, mode: InferenceMode, counts: Counts) -> Point:
@@ -257,7 +257,7 @@ def named_strata_plans(
 def strata_plan(title: str, runs: Mapping[InferenceMode, StratifiedRun]) -> Plan:
     """One model's strata, a panel per flag, a row per value with its number of problems.
 
-    What only tells of the examples is shown for ICL alone.
+    Flags of the examples are shown for ICL alone.
     """
     panels = []
     for flag in dict.fromkeys(flag for run in runs.values() for flag in run.strata):

@@ -27,7 +27,7 @@ def judged_table(runs: Sequence[JudgedRun], layout: Layout = WHOLE) -> str:
     if len(labels) > 1:
         more["Judge"] = {run.name: run.file.label for run in runs}
     judge = f" ({one_line(next(iter(labels)))})" if len(labels) == 1 else ""
-    treated = "errors, unscored replies and ties" if several else "errors and unscored replies"
+    treated = "errors, unscored answers and ties" if several else "errors and unscored answers"
     table = comparison_table([run.scores for run in runs], more, layout)
     return f"LLM as a judge{judge}, {treated} count as incorrect\n\n{table}"
 

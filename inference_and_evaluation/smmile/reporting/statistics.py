@@ -407,11 +407,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def indistinguishable_sets(
-    accuracies: Mapping[str, float], told_apart: Collection[frozenset[str]]
+    accuracies: Mapping[str, float], significant_pairs: Collection[frozenset[str]]
 ) -> list[tuple[str, ...]]:
     """Returns the largest sets of names no two of which differ significantly.
 
-    `told_apart` are the pairs that differ significantly. A set is listed where no other name could join
+    `significant_pairs` are the pairs that differ significantly. A set is listed where no other name could
     it; a name may be in several sets, and is alone in one where it differs from all others. (These are the
     maximal cliques of the graph of pairs that do not differ, Bron & Kerbosch 1973: the letters of the
     compact letter display of Piepho 2004, "An algorithm for a letter-based representation of all-pairwise
@@ -420,7 +420,9 @@ def indistinguishable_sets(
     """
     order = sorted(accuracies, key=lambda name: -accuracies[name])
     alike = {
-        name: {other for other in order if other != name and frozenset((name, other)) not in told_apart}
+        name: {
+            other for other in order if other != name and frozenset((name, other)) not in significant_pairs
+        }
         for name in order
     }
     found: list[tuple[str, ...]] = []

@@ -106,7 +106,7 @@ def read_verdict(reply: str) -> Literal[0, 1] | None:
     """The verdict in a judge's reply; None where there is anything else in it than verdicts.
 
     A verdict is the digit, with a full stop, quotes, a code fence or white space around it. The last
-    counts. What a reasoning model thinks before it replies, up to </think>, is no part of the reply.
+    counts. What a reasoning model thinks before its response, up to </think>, does not count.
     """
     verdict: Literal[0, 1] | None = None
     for word in reply.removeprefix("\ufeff").rpartition("</think>")[2].split():

@@ -68,7 +68,7 @@ class Judge:
         return f"judge_{self.provider}-{file_safe(self.model)}_{self.prompt}.jsonl"
 
     def decoding(self) -> dict[str, object]:
-        """How its replies are asked for."""
+        """The decoding that is requested."""
         return dict(_DECODING[self.provider]) | {"constrained": self.constrained}
 
 
