@@ -412,10 +412,10 @@ def indistinguishable_sets(
     """Returns the largest sets of names no two of which differ significantly.
 
     `significant_pairs` are the pairs that differ significantly. A set is listed where no other name could
-    join it; a name may be in several sets, and is alone in one where it differs from all others. (These are the
-    maximal cliques of the graph of pairs that do not differ, Bron & Kerbosch 1973: the letters of the
-    compact letter display of Piepho 2004, "An algorithm for a letter-based representation of all-pairwise
-    comparisons".)
+    join it; a name may be in several sets, and is alone in one where it differs from all others. (These
+    are the maximal cliques of the graph of pairs that do not differ, Bron & Kerbosch 1973: the letters of
+    the compact letter display of Piepho 2004, "An algorithm for a letter-based representation of
+    all-pairwise comparisons".)
     Best first, within a set and among sets; equals in the order given.
     """
     order = sorted(accuracies, key=lambda name: -accuracies[name])
