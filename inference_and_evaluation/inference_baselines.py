@@ -19,7 +19,7 @@ def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--baseline",
-        choices=tuple(METHODS),
+        **cli.any_case(*METHODS),
         required=True,
         help="random: a random example answer or option; majority: the most common example answer; "
         "nearest: the answer of the example with the most similar image",

@@ -18,7 +18,7 @@ MODELS = {
 
 def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
     parser = cli.Parser(description, example)
-    parser.add_argument("--model_name", choices=tuple(MODELS), required=True, help="which model to run")
+    parser.add_argument("--model_name", **cli.any_case(*MODELS), required=True, help="which model to run")
     cli.add_inference_flags(parser, task_format=task_format)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()

@@ -12,7 +12,13 @@ SIZES = ("3B", "7B", "32B", "72B")
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
-        "--models", nargs="+", choices=(*SIZES, "all"), default=["all"], help="model sizes (default: all)"
+        "--models",
+        nargs="+",
+        action=cli.CommaList,
+        const=cli.one_of(*SIZES, "all"),
+        default=["all"],
+        metavar="SIZE",
+        help=f"model sizes: {', '.join(SIZES)} or all (default: all)",
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)

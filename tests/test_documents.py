@@ -62,3 +62,21 @@ def test_every_script_is_in_the_readme_and_every_page_is_linked_from_it() -> Non
     assert pages <= set(re.findall(r"\]\((docs/[\w.-]+)", readme))
     for script in (file.name for file in SCRIPTS.glob("*.py")):
         assert f"`{script}`" in readme, script
+
+
+def test_quoted_messages_exist_in_the_code() -> None:
+    """Each part of a message between its ellipses stands in a string of the code or of the Makefile."""
+    files = [*SCRIPTS.glob("*.py"), *(SCRIPTS / "smmile").rglob("*.py"), SUITE / "Makefile"]
+    code = "".join(file.read_text() for file in files)
+    joined = re.sub(r'"\s+f?"', "", code)  # strings over several lines
+    plain = re.sub(r"\{[^{}]*\}", "…", joined)
+    page = (SUITE / "docs" / "troubleshooting.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    foreign = ("ensurepip is not available", "No space left on device")
+    messages = [message for row in rows for message in re.findall(r"`([^`]*)`", row) if " " in message]
+    assert len(messages) > 20
+    for message in messages:
+        if message in foreign:
+            continue
+        for part in re.split(r"\s*…\s*|Python 3[.]\d+…?", message):
+            assert part.strip(" ;:,") in plain, f"{message}: {part}"

@@ -14,13 +14,13 @@ from smmile.results.schema import (
     DatasetInfo,
     Hardware,
     ImageData,
-    Perturbation,
     Record,
     Run,
     TextData,
     TurnData,
     Usage,
 )
+from smmile.task import Perturbation
 
 
 @pytest.mark.parametrize(

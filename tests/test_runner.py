@@ -23,7 +23,6 @@ from smmile.results.schema import (
     DatasetInfo,
     Hardware,
     ImageData,
-    Perturbation,
     Record,
     ResultFile,
     Run,
@@ -31,7 +30,7 @@ from smmile.results.schema import (
     TurnData,
     read_result_file,
 )
-from smmile.task import TaskFormat
+from smmile.task import Perturbation, TaskFormat
 
 
 def problem_set(*questions: str) -> ProblemSet:
@@ -130,6 +129,30 @@ def test_identical_requests_are_sent_once_and_share_a_response(tmp_path: Path) -
     each = Scripted()
     go(tmp_path / "each", each, plan=a_plan(share=False))
     assert each.asked == ["a", "b", "c", "b", "d"]
+
+
+def test_a_shared_response_counts_once_whoever_asks_for_the_rest(tmp_path: Path) -> None:
+    usage = go(tmp_path, Scripted(c=Failure(ErrorInfo("server", "busy")))).result.run.usage
+    assert usage.prompt_tokens == 30
+    records = result_of(tmp_path).records
+    assert [record.shared_with for record in records] == [None, None, None, "p2", None]
+    each = Scripted()
+    usage = go(tmp_path, each, plan=a_plan(share=False)).result.run.usage
+    assert each.asked == ["c"]
+    assert (usage.requests, usage.unique_requests, usage.prompt_tokens) == (5, 4, 40)
+
+
+def test_a_run_continued_elsewhere_names_all_that_made_its_answers(tmp_path: Path) -> None:
+    class Elsewhere(Scripted):
+        def describe(self) -> BackendInfo:
+            return BackendInfo(("a shelf",), "OpenAI", "alias", ("snapshot-2",), {"do_sample": True})
+
+    go(tmp_path, Scripted(), plan=a_plan(limit=2), run=a_run(software={"torch": "1", "numpy": "3"}))
+    run = go(tmp_path, Elsewhere(), run=a_run(software={"torch": "2", "numpy": "3"})).result.run
+    assert run.hardware.devices == ("a desk", "a shelf")
+    assert (run.hardware.server, run.hardware.answered_by) == ("OpenAI", ("snapshot-2",))
+    assert run.software == {"torch": "1, 2", "numpy": "3"}
+    assert run.effective == {"do_sample": True}
 
 
 def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:

@@ -136,14 +136,14 @@ def add_dataset_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data set")
     group.add_argument(
         "--dataset",
-        choices=("augmented", "demo"),
+        **any_case("augmented", "demo"),
         help="augmented: SMMILE++; demo: the small built-in set (default: SMMILE)",
     )
     group.add_argument(
         "--augmented",
         nargs="?",
         const="augmented",
-        choices=("augmented",),
+        **any_case("augmented"),
         help="old spelling of --dataset augmented",
     )
     group.add_argument(
@@ -218,13 +218,13 @@ def add_inference_flags(
     """The flags of every inference script; `task_format` and `max_new_tokens` are the script's defaults."""
     parser.add_argument(
         "--inference_mode",
-        choices=("ICL", "0-shot"),
+        **any_case("ICL", "0-shot"),
         default="ICL",
         help="with in-context examples, or the query alone",
     )
     parser.add_argument(
         "--task_format",
-        choices=("open", "mcqa"),
+        **any_case("open", "mcqa"),
         default=task_format,
         help="open-ended, or multiple choice",
     )
@@ -291,12 +291,12 @@ def add_local_model_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=("bfloat16", "float16", "float32"),
+        **any_case("bfloat16", "float16", "float32"),
         help="data type of the weights (default: the published one; float32 on a CPU)",
     )
     group.add_argument(
         "--attn",
-        choices=("auto", "flash_attention_2", "sdpa", "eager"),
+        **any_case("auto", "flash_attention_2", "sdpa", "eager"),
         default="auto",
         help="attention implementation; auto uses flash attention if installed",
     )
@@ -411,7 +411,7 @@ def add_scoring_flags(parser: Parser) -> None:
         metavar="{ICL,0-shot}",
         help="only this mode (default: both)",
     )
-    parser.add_argument("--perturbed", action="store_true", help="include runs with a perturbed context")
+    parser.add_argument("--perturbed", action="store_true", help="include perturbed runs")
 
 
 def add_metric_flag(parser: Parser, metrics: Iterable[str], help_text: str, **options: Any) -> None:
@@ -447,7 +447,7 @@ def add_sort_flag(parser: Parser) -> None:
 
 
 class _StoreGiven(argparse.Action):
-    """Stores a positional argument that is given, so that its default outweighs nothing."""
+    """Stores a positional argument only if it is given, and keeps a value set earlier."""
 
     def __call__(
         self,
@@ -461,7 +461,7 @@ class _StoreGiven(argparse.Action):
 
 
 class _Models(argparse.Action):
-    """Stores names separated by blanks or commas; a folder behind them is that of the results."""
+    """Stores names separated by blanks or commas; a folder after them is the results folder."""
 
     def __call__(
         self,
@@ -482,7 +482,7 @@ class _Models(argparse.Action):
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """A flag's type: one of the `choices`, whatever the case of its letters."""
+    """A flag's type: one of the `choices`, in upper or lower case."""
     by_lower = {choice.lower(): choice for choice in choices}
 
     def chosen(text: str) -> str:
@@ -493,8 +493,31 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return chosen
 
 
+def any_case(*choices: str) -> dict[str, Any]:
+    """The options of a flag that takes one of `choices`, in upper or lower case."""
+    return {"type": one_of(*choices), "choices": choices}
+
+
+class CommaList(argparse.Action):
+    """Stores values separated by blanks or commas; `const` converts each of them, as a flag's type does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the converted values."""
+        texts = [text.strip() for value in values for text in value.split(",") if text.strip()]
+        try:
+            setattr(namespace, self.dest, [self.const(text) for text in texts])
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument {option_string}: {error}")
+
+
 def shown_path(path: Path) -> str:
-    """`path` as short as it can be said from where the user stands."""
+    """`path`, relative to the working directory where that is shorter."""
     relative = os.path.relpath(path)
     return one_line(relative if len(relative) < len(str(path)) else path)
 

@@ -91,7 +91,7 @@ class BackendInfo:
 
     `devices` are those of a local model. `server` is the kind of a service, `model` the name that was
     requested there and `answered_by` the names under which it answered. `generation` holds the decoding
-    settings in effect.
+    settings in effect, `software` the versions of packages, which the runner fills in.
     """
 
     devices: tuple[str, ...] = ()
@@ -99,6 +99,22 @@ class BackendInfo:
     model: str | None = None
     answered_by: tuple[str, ...] = ()
     generation: Mapping[str, object] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+
+    def merged(self, later: BackendInfo) -> BackendInfo:
+        """This and what generated `later` responses: all devices, names and versions of both."""
+        versions = {
+            package: ", ".join(dict.fromkeys([*self.software.get(package, version).split(", "), version]))
+            for package, version in later.software.items()
+        }
+        return BackendInfo(
+            devices=tuple(dict.fromkeys([*self.devices, *later.devices])),
+            server=later.server or self.server,
+            model=later.model or self.model,
+            answered_by=tuple(sorted({*self.answered_by, *later.answered_by})),
+            generation=later.generation or self.generation,
+            software={**self.software, **versions},
+        )
 
 
 class Backend(Protocol):

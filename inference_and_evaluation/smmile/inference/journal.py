@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,6 +32,14 @@ class _Header(msgspec.Struct):
     started_at: str = ""
     run: dict[str, Any] = {}
     backend: BackendInfo | None = None  # as the last line that describes it says
+
+
+class JournalContent(NamedTuple, Generic[Entry]):
+    """What is in a journal: whether it replaces the result file, its entries, and what made them."""
+
+    replaces_result: bool
+    entries: list[Entry]
+    backend: BackendInfo | None
 
 
 class _BackendLine(msgspec.Struct):
@@ -121,10 +129,11 @@ class Journal(Generic[Entry]):
             self.entries += entries
 
     def describe(self, backend: BackendInfo) -> None:
-        """Save what made the entries, unless the journal already says so."""
-        if backend != self.backend:
-            self._append(msgspec.json.encode(_BackendLine(backend)) + b"\n")
-            self.backend = backend
+        """Save what made the latest entries, besides what made earlier ones."""
+        merged = self.backend.merged(backend) if self.backend else backend
+        if merged != self.backend:
+            self._append(msgspec.json.encode(_BackendLine(merged)) + b"\n")
+            self.backend = merged
 
     def finish(self) -> None:
         """Mark this process's share as finished."""
@@ -166,18 +175,20 @@ def read_journal(
     *,
     reads_version_1: bool = False,
     elsewhere: str = "--output-dir",
-) -> tuple[bool, list[Entry]]:
-    """The `replaces_result` and entries of another process's journal.
+) -> JournalContent[Entry]:
+    """What another process has written to its journal.
 
     A missing journal has no entries. Raises UsageError if it belongs to a different run.
     """
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        return False, []
+        return JournalContent(False, [], None)
     reader = _Reader(identity, entry_type, reads_version_1, elsewhere)
     header, entries, _ = reader.read(content, file)
-    return header is not None and header.replaces_result, entries
+    if header is None:
+        return JournalContent(False, entries, None)
+    return JournalContent(header.replaces_result, entries, header.backend)
 
 
 def is_finished(file: Path) -> bool:

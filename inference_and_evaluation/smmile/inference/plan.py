@@ -108,6 +108,8 @@ def make_plan(
     options: Mapping[str, Options] = {}
     if task_format == "mcqa":
         options = make_options(problems.entries, seed, shuffled=recipe.shuffle_options)
+    if only and limit is not None:
+        raise UsageError("--problem and --limit both choose problems; give one of them")
     positions = {entry.problem_id: place for place, entry in enumerate(problems.entries)}
     if unknown := [problem_id for problem_id in only if problem_id not in positions]:
         raise UsageError(

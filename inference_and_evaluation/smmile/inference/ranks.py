@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from smmile.errors import UsageError, one_line
-from smmile.inference.journal import Journal, is_finished, is_held, read_journal
+from smmile.inference.journal import Journal, JournalContent, is_finished, is_held, read_journal
 
 Entry = TypeVar("Entry")
 
@@ -136,7 +136,7 @@ def open_journal(
             replaces_result, known, started_at = main.replaces_result, list(main.entries), main.started_at
         barrier.wait()  # the first has read the earlier journals
         if not rank.is_first:
-            replaces_result, known = read_journal(files.journal, identity, entry_type)
+            replaces_result, known, backend = read_journal(files.journal, identity, entry_type)
         own = opened(files.of_rank(rank.index), overwrite=True, replaces_result=replaces_result)
         if backend is not None:
             own.describe(backend)
@@ -146,12 +146,12 @@ def open_journal(
 
 def responses_of_others(
     files: RunFiles, rank: Rank, identity: Mapping[str, object], entry_type: type[Entry]
-) -> Iterator[list[Entry]]:
-    """The entries of each other process, once it has finished its share or has ended."""
+) -> Iterator[JournalContent[Entry]]:
+    """The journal of each other process, once it has finished its share or has ended."""
     for file in files.of_other_ranks(rank):
         while is_held(file) and not is_finished(file):
             time.sleep(0.2)
-        yield read_journal(file, identity, entry_type)[1]
+        yield read_journal(file, identity, entry_type)
 
 
 class _StartBarrier:

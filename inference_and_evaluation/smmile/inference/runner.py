@@ -100,8 +100,10 @@ def run_plan(
                 opened.journal.finish()
                 return None
             if rank.count > 1:
-                for records in responses_of_others(opened.files, rank, opened.identity, Record):
-                    opened.add(records)
+                for other in responses_of_others(opened.files, rank, opened.identity, Record):
+                    opened.add(other.entries)
+                    if other.backend:
+                        opened.journal.describe(other.backend)
                 # The unfinished share of a process that died.
                 sender.send(opened.pending(retry_errors=False), ONLY_PROCESS)
         except KeyboardInterrupt as error:
@@ -147,11 +149,11 @@ class _OpenRun:
 
     def save(self, batch: Sequence[Answered]) -> list[Record]:
         """Save a batch for all problems that share its requests; returns their records."""
-        records = [
-            record_of(problem, outcome, self._read_choice)
-            for request, outcome in batch
-            for problem in self.plan.groups[request.key]
-        ]
+        records: list[Record] = []
+        for request, outcome in batch:
+            sent, *others = self.plan.groups[request.key]
+            records.append(record_of(sent, outcome, self._read_choice))
+            records += [record_of(item, outcome, self._read_choice, sent.problem_id) for item in others]
         self.journal.append(records)
         self.add(records)
         return records
@@ -161,9 +163,10 @@ class _OpenRun:
         for group in self.plan.groups.values():
             source = next(filter(self._is_answered, group), None)
             if source is not None:
-                response = _response_in(self.records[source.problem_id])
+                known = self.records[source.problem_id]
+                sent, response = known.shared_with or known.problem_id, _response_in(known)
                 missing = [item for item in group if not self._is_answered(item)]
-                records = [record_of(item, response, self._read_choice) for item in missing]
+                records = [record_of(item, response, self._read_choice, sent) for item in missing]
                 if self.options.rank.is_first:
                     self.journal.append(records)
                 self.add(records)
@@ -175,10 +178,9 @@ class _OpenRun:
     def usage(self) -> Usage:
         """The usage of the records so far; a shared response counts once."""
         price = self.options.price or (self.earlier.run.usage.price if self.earlier else None)
-        keys = {item.problem_id: item.key for item in (*self.plan.problems, *self.plan.others)}
         sent: dict[str, Record] = {}
         for problem_id, record in self.records.items():
-            sent.setdefault(keys.get(problem_id, problem_id), record)
+            sent.setdefault(record.shared_with or problem_id, record)
 
         def total(counts: Iterable[int | None]) -> int | None:
             known = [count for count in counts if count is not None]
@@ -203,7 +205,7 @@ class _OpenRun:
         if not rank.is_first:
             return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
         for file in self.files.of_other_ranks(rank):
-            self.add(read_journal(file, self.identity, Record)[1])
+            self.add(read_journal(file, self.identity, Record).entries)
         answered = sum(map(self._is_answered, self.plan.problems))
         again = " without --overwrite" if self.options.overwrite else ""
         return (
@@ -275,7 +277,9 @@ class _Sender:
         with Progress(self._opened.problems_of(requests), label) as progress:
             for batch in answers(self.backend, requests):
                 records = self._opened.save(batch)
-                self._opened.journal.describe(self.backend.describe())
+                self._opened.journal.describe(
+                    replace(self.backend.describe(), software=self._opened.run.software)
+                )
                 progress.advance(len(records), sum(record.status == "error" for record in records))
 
 
@@ -297,8 +301,13 @@ def answers(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[
         yield [(request, failure) for request in left.values()]
 
 
-def record_of(problem: PlannedProblem, outcome: Response | Failure, read_choice: ChoiceReader) -> Record:
-    """The record of one problem's outcome."""
+def record_of(
+    problem: PlannedProblem,
+    outcome: Response | Failure,
+    read_choice: ChoiceReader,
+    shared_with: str | None = None,
+) -> Record:
+    """The record of one problem's outcome; `shared_with` is the problem whose request was sent for it."""
     options = problem.options
     record = Record(
         problem_id=problem.problem_id,
@@ -308,6 +317,7 @@ def record_of(problem: PlannedProblem, outcome: Response | Failure, read_choice:
         error=ErrorInfo("empty", "the model returned an empty response"),
         request_key=problem.request_key,
         turns=turns_as_data(problem.conversation),
+        shared_with=shared_with,
         options=dict(options.texts) if options else None,
         shown_order=options.shown_order if options else None,
         correct_option=options.correct if options else None,
@@ -377,11 +387,11 @@ def _finish(opened: _OpenRun, sent: int) -> Outcome:
 def _result(opened: _OpenRun) -> ResultFile:
     """The result file with all known records, including those of problems not selected now."""
     plan, run, earlier = opened.plan, opened.run, opened.earlier
-    if info := opened.journal.backend:
+    made = [part for part in (earlier and earlier.run.backend, opened.journal.backend) if part]
+    if made:
+        info = made[0].merged(made[-1])
         hardware = Hardware.of(run.hardware.machine, opened.options.rank.count, info)
-        run = replace(run, hardware=hardware, effective=info.generation)
-    elif earlier is not None:
-        run = replace(run, hardware=earlier.run.hardware, effective=earlier.run.effective)
+        run = replace(run, hardware=hardware, effective=info.generation, software=info.software)
     records = sorted(opened.records.values(), key=lambda record: plan.positions[record.problem_id])
     seen = (
         plan.chosen | {skip.problem_id for skip in earlier.run.dataset.skipped} if earlier else plan.chosen

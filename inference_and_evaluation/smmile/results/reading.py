@@ -14,7 +14,7 @@ from smmile.data.dataset import DatasetName, DatasetSource
 from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
 from smmile.results.published_csv import read_published_csv
-from smmile.results.run_names import RunName, file_safe, is_evaluation
+from smmile.results.run_names import RunName, is_evaluation
 from smmile.results.schema import DatasetInfo, Record, Run, read_result_file
 from smmile.task import InferenceMode, TaskFormat
 
@@ -119,10 +119,10 @@ def _name_in_content(file: Path, parsed: RunName | None) -> RunName | None:
     except (OSError, ValueError, RecursionError):
         return None
     if run.perturbations is None:
-        perturbation = parsed.perturbation if parsed else ""
+        names = parsed.perturbation.split("+") if parsed and parsed.perturbation else []
     else:
-        perturbation = "+".join(file_safe(perturbation.name) for perturbation in run.perturbations)
-    return RunName(file_safe(run.model), run.inference_mode, run.task_format, perturbation)
+        names = [perturbation.name for perturbation in run.perturbations]
+    return RunName.of(run.model, run.inference_mode, run.task_format, names)
 
 
 def relative_paths(source: DatasetSource, folder: Path) -> tuple[str | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from smmile.task import MODES, InferenceMode, TaskFormat
@@ -70,6 +71,13 @@ class RunName:
     mode: InferenceMode
     task_format: TaskFormat
     perturbation: str = ""
+
+    @classmethod
+    def of(
+        cls, model: str, mode: InferenceMode, task_format: TaskFormat, perturbations: Iterable[str]
+    ) -> RunName:
+        """The name of a run of `model` with the named perturbations, safe in file names."""
+        return cls(file_safe(model), mode, task_format, "+".join(map(file_safe, perturbations)))
 
     @property
     def stem(self) -> str:

@@ -19,7 +19,7 @@ from smmile.data.problems import Skipped
 from smmile.errors import UsageError, one_line
 from smmile.prompting.conversation import Conversation, Role, TextPart
 from smmile.results.run_names import RunName
-from smmile.task import InferenceMode, TaskFormat
+from smmile.task import InferenceMode, Perturbation, TaskFormat
 
 SCHEMA_VERSION = 2
 _READABLE_VERSIONS = (1, 2)
@@ -62,6 +62,7 @@ class Record(msgspec.Struct, frozen=True):
     """The outcome of one problem.
 
     `turns` is the request that was sent and `request_key` its hash; both are None in files that lack them.
+    `shared_with` is the problem whose identical request was sent in place of this one, None if it was sent.
     `full_response` is everything that the model generated; after a follow-up question it ends with the
     last response, `follow_up`. `seconds` is the duration of the request.
     (Scoring creates many thousands of records: a Struct takes a tenth of a dataclass's time.)
@@ -74,6 +75,7 @@ class Record(msgspec.Struct, frozen=True):
     error: ErrorInfo | None = None
     request_key: str | None = None
     turns: tuple[TurnData, ...] | None = None
+    shared_with: str | None = None
     generated_answer: str | None = None
     full_response: str | None = None
     follow_up: str | None = None
@@ -112,14 +114,6 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
-class Perturbation:
-    """A change made to every problem; `name` is its part of the run's name."""
-
-    name: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Usage:
     """Tokens, time and cost of a run's responses.
 
@@ -137,9 +131,9 @@ class Usage:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where the responses were generated, as known to the process that finished the run.
+    """Where the responses were generated, in all the processes that worked on the run.
 
-    `machine` is the computer that ran the script, `processes` the number that shared the run. The other
+    `machine` is the computer that finished the run, `processes` the number that shared it. The other
     fields are those of `BackendInfo`.
     """
 
@@ -185,8 +179,16 @@ class Run:
     @property
     def name(self) -> RunName:
         """The run's name, from which those of its files follow."""
-        perturbation = "+".join(perturbation.name for perturbation in self.perturbations)
-        return RunName(self.model, self.inference_mode, self.task_format, perturbation)
+        names = [perturbation.name for perturbation in self.perturbations]
+        return RunName.of(self.model, self.inference_mode, self.task_format, names)
+
+    @property
+    def backend(self) -> BackendInfo:
+        """What generated the responses."""
+        made = self.hardware
+        return BackendInfo(
+            made.devices, made.server, made.model, made.answered_by, self.effective, self.software
+        )
 
     def identity(self) -> dict[str, object]:
         """Everything that two sets of records must share to belong to one run, as plain data."""
