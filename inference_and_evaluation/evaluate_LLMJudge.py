@@ -88,6 +88,7 @@ def _parser() -> cli.Parser:
     )
     group.add_argument(
         "--base-url",
+        type=cli.not_empty,
         metavar="URL",
         help="address of the judge (default: the client library's environment variable, or the provider)",
     )

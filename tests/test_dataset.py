@@ -311,7 +311,7 @@ def test_a_replaced_image_is_sent_again_and_the_run_records_its_data_set(tmp_pat
     (images / "3.png").write_bytes(make_image(10))
     second = run_here("inference_baselines.py", *words, "--image-dir", images)
     assert "4 problems answered, 0 errors, 0 skipped; 4 requests sent" in second.out
-    assert "warning: 4 earlier answers belonged to another request (an image was replaced)" in second.err
+    assert "warning: dropped 4 earlier answers to other requests (an image was replaced)" in second.err
     result = read_result_file(tmp_path / "out" / "result_nearest_ICL_open.json")
     turns = result.records[0].turns or ()
     hashes = {part.sha256 for part in turns[-1].content if isinstance(part, ImageData)}
@@ -335,3 +335,19 @@ def test_a_renamed_result_file_is_scored_as_the_run_it_contains(tmp_path: Path) 
     assert any("gpt-4o_ICL_open.json is ignored" in one for one in found.warnings)
     original.unlink()
     assert result_files(tmp_path) == {RunName("majority", "ICL", "open"): copy}
+
+
+def test_an_answer_whose_image_was_removed_is_kept_with_a_warning(tmp_path: Path) -> None:
+    rows = four_problems()
+    rows[2] |= {"image": None}  # the query of p1
+    folder = save_parquet(tmp_path / "d", rows)
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "3.png").write_bytes(make_image(9))
+    words = ["--baseline", "nearest", "--dataset-path", folder, "--output-dir", tmp_path / "out"]
+    assert run_here("inference_baselines.py", *words, "--image-dir", images).code == 0
+    (images / "3.png").unlink()
+    again = run_here("inference_baselines.py", *words, "--image-dir", images)
+    assert "skipped problem p1" in again.err
+    assert "4 problems answered" in again.out
+    assert "warning: the earlier answers to 1 skipped problem are kept" in again.err

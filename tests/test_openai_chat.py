@@ -375,6 +375,13 @@ def test_a_short_password_in_a_url_leaves_responses_alone_and_is_in_no_error() -
         assert response.text == text
 
 
+def test_a_short_key_is_in_no_metadata() -> None:
+    with running(FakeService({"q": [says("fine", "fifteencharkeyA")]})) as server:
+        response = outcomes(a_backend(server, key="fifteencharkeyA"), requests_for("q"))["q"]
+    assert isinstance(response, Response)
+    assert (response.text, response.finish_reason) == ("fine", "***")
+
+
 def test_a_key_is_in_no_message() -> None:
     echo = f"You sent Bearer {KEY} again and again"
     found = errors(

@@ -304,6 +304,7 @@ def add_local_model_flags(parser: Parser) -> None:
     group.add_argument(
         "--server",
         "--base-url",
+        type=not_empty,
         metavar="URL",
         help="send requests to this OpenAI-compatible server; load no weights",
     )
@@ -317,11 +318,11 @@ def add_api_flags(parser: Parser, *, model: str) -> None:
     """The flags of scripts whose models are behind an API; `model` is the script's default."""
     group = parser.add_argument_group("model behind an API")
     group.add_argument(
-        "--model", default=model, type=_name, metavar="NAME", help="model name at the service"
+        "--model", default=model, type=not_empty, metavar="NAME", help="model name at the service"
     )
     group.add_argument(
         "--name",
-        type=_name,
+        type=not_empty,
         metavar="NAME",
         help="name of the run in file names (default: the published one, or the model's)",
     )
@@ -336,6 +337,7 @@ def add_api_flags(parser: Parser, *, model: str) -> None:
     )
     group.add_argument(
         "--base-url",
+        type=not_empty,
         metavar="URL",
         help="address of the service (default: the client library's environment variable, or the provider)",
     )
@@ -572,7 +574,7 @@ def _field(text: str) -> tuple[str, object]:
     return name, parsed
 
 
-def _name(text: str) -> str:
+def not_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text

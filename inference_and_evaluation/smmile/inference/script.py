@@ -117,7 +117,7 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification) -> 
         folder,
         options,
     )
-    return cli.EXIT_OK if outcome is None else _report(outcome)  # the first process reports
+    return cli.EXIT_OK if outcome is None else _report(outcome, plan)  # the first process reports
 
 
 def _describe_run(
@@ -150,7 +150,7 @@ def _describe_run(
     )
 
 
-def _report(outcome: Outcome) -> int:
+def _report(outcome: Outcome, plan: Plan) -> int:
     """Print the summary, errors and warnings of a finished run; returns the exit code."""
     result, errors = outcome.result, outcome.errors
     for record in errors:
@@ -159,10 +159,10 @@ def _report(outcome: Outcome) -> int:
             f"problem {one_line(record.problem_id)}: {record.error.type}: {one_line(record.error.message)}",
             file=sys.stderr,
         )
-    sent = f"{pluralize(outcome.sent, 'request')} sent" if outcome.sent else "nothing was left to ask"
-    answered = pluralize(len(result.records) - len(errors), "problem")
+    sent = f"{pluralize(outcome.sent, 'request')} sent" if outcome.sent else "no requests were left to send"
+    with_answer = pluralize(len(result.records) - len(errors), "problem")
     print(
-        f"{cli.shown_path(outcome.file)}: {answered} answered, {pluralize(len(errors), 'error')}, "
+        f"{cli.shown_path(outcome.file)}: {with_answer} answered, {pluralize(len(errors), 'error')}, "
         f"{len(result.run.dataset.skipped)} skipped; {sent}"
     )
     usage = result.run.usage
@@ -174,7 +174,11 @@ def _report(outcome: Outcome) -> int:
     warnings = []
     if outcome.outdated:
         answers = pluralize(outcome.outdated, "earlier answer")
-        warnings.append(f"{answers} belonged to another request (an image was replaced) and were dropped")
+        warnings.append(f"dropped {answers} to other requests (an image was replaced)")
+    answered = {record.problem_id for record in result.records}
+    if kept := [skip for skip in plan.skipped if skip.problem_id in answered]:
+        problems = pluralize(len(kept), "skipped problem")
+        warnings.append(f"the earlier answers to {problems} are kept")
     if truncated := sum(record.finish_reason == "length" for record in result.records):
         warnings.append(f"{pluralize(truncated, 'response')} truncated at --max_new_tokens")
     if outcome.stale_csv:

@@ -22,6 +22,9 @@ _MOST_OPEN = 4
 # The service is gone after this many times the concurrency of requests in a row that could not connect.
 _MOST_UNREACHABLE = 2
 
+# Reasons that services give; anything else in that field is redacted like an error.
+_FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls")
+
 
 @dataclass(frozen=True)
 class Session:
@@ -155,9 +158,12 @@ async def _outcome(session: Session, request: Request) -> Response | Failure:
     if isinstance(outcome, Failure):
         message = one_line(redact_error(outcome.error.message, session.secrets))
         return replace(outcome, error=ErrorInfo(outcome.error.type, message))
+    reason = outcome.finish_reason
+    if reason is not None and reason not in _FINISH_REASONS:
+        reason = redact_error(reason, session.secrets)
     return replace(
         outcome,
         text=redact_response(outcome.text, session.secrets),
         follow_up=outcome.follow_up and redact_response(outcome.follow_up, session.secrets),
-        finish_reason=outcome.finish_reason and redact_response(outcome.finish_reason, session.secrets),
+        finish_reason=reason,
     )
