@@ -267,7 +267,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     for file in tmp_path.glob("comparison.*"):
         file.unlink()
     says_in_one_line(command(tmp_path, "--model", "x"), "it has a ICL")
-    says_in_one_line(command(tmp_path, "--metric", "em"), "no scores under --metric em")
+    says_in_one_line(command(tmp_path, "--metric", "em"), "no scores of open-ended runs under --metric em")
     says_in_one_line(command(tmp_path, "--mcqa", "reread"), "_evaluationmcqa.json")
     assert not (tmp_path / "comparison.txt").exists()
     (tmp_path / "comparison.json").mkdir()

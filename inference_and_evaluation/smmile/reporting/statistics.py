@@ -61,6 +61,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def percent(self) -> tuple[float, float]:
+        """The bounds in per cent."""
+        return self.low * 100, self.high * 100
+
 
 def wilson_interval(correct: float, total: float, confidence: float = 0.95) -> Interval:
     """The score interval for a share of independent rows.
@@ -310,7 +315,7 @@ class PairedDifference:
 
     @property
     def is_clustered(self) -> bool:
-        """Do rows go together, so that the p is the sign-flip test's and not McNemar's?"""
+        """Whether rows go together, so that the p is the sign-flip test's and not McNemar's."""
         return self.clusters < self.rows
 
 
