@@ -96,9 +96,7 @@ def flagged(model: str, flags: dict[str, dict[str, int]]) -> list[Stratum]:
 # What is drawn.
 
 
-def test_every_published_score_of_the_nine_is_a_point_with_its_wilson_interval(
-    published: Path, shared: Path
-) -> None:
+def test_every_published_score_is_a_point_with_its_wilson_interval(published: Path, shared: Path) -> None:
     drawn = points(plan_of(published))
     assert len(drawn) == 48
     [point] = drawn["LLM as a judge", "Qwen2.5-VL-72B", "ICL"]
@@ -345,14 +343,14 @@ def contrast(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: look.name)
-def test_everything_stands_out_from_the_background(look: Look) -> None:
+def test_colours_have_enough_contrast(look: Look) -> None:
     for background in (look.background, look.band):
         assert contrast(look.text, background) > 7
         assert contrast(look.few, background) > 3.9
         assert all(contrast(colour, background) > 3 for colour in look.modes.values())
 
 
-def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_figures_are_reproducible_and_leave_matplotlib_unchanged(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     judged(tmp_path, "m", some(9))

@@ -57,7 +57,7 @@ def judged(folder: Path, model: str, accuracies: Mapping[str, float], mode: str 
 
 
 @pytest.mark.parametrize("eval_type", ["em", "llm"])
-def test_the_published_strata_come_out_again(eval_type: str, published: Path, shared: Path) -> None:
+def test_the_published_strata_are_reproduced(eval_type: str, published: Path, shared: Path) -> None:
     """All 1,902 numbers of each file. (The one stale run, Llama 3.2's, is not among these nine models.)"""
     ours, finished = strata_of(published, eval_type, "--dataset-path", shared / "data" / "smmile_recovered")
     assert (finished.code, finished.err) == (0, "")
@@ -119,7 +119,7 @@ def test_every_combination_of_filters_finds_its_runs(
     }
 
 
-def test_choices_as_stored_and_as_read_again(published: Path, shared: Path) -> None:
+def test_choices_can_be_stored_or_re_extracted(published: Path, shared: Path) -> None:
     data = ["--dataset-path", shared / "data" / "smmile_recovered"]
     words = ["--model", "MedVLM-R1", "--inference-mode", "ICL", *data]
     says_in_one_line(strata_of(published, "mcqa", "--mcqa", "reread", *words)[1], "_evaluationmcqa.json")
@@ -202,7 +202,7 @@ def test_permutations_of_a_problem_are_one_cluster_and_count_once_towards_few() 
     assert sum(line.endswith("*") for line in table.splitlines()) == 1
 
 
-def test_a_filtered_run_keeps_the_others_strata(data: Path, tmp_path: Path) -> None:
+def test_a_filtered_run_writes_the_strata_of_all_runs(data: Path, tmp_path: Path) -> None:
     for model in ("m", "n"):
         judged(tmp_path, model, dict.fromkeys(("p1", "p2", "p3", "p4"), 100))
     everything, _ = strata_of(tmp_path, "llm", "--dataset-path", data)
