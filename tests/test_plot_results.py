@@ -270,12 +270,13 @@ def test_nothing_overlaps_in_the_published_figures(published: Path, shared: Path
     assert not [text for text, _ in texts if "…" in text]
 
 
-def test_nothing_overlaps_among_hostile_strata() -> None:
+@pytest.mark.parametrize("number_of_flags", [1, 2, 3, 9])
+def test_nothing_overlaps_among_hostile_strata(number_of_flags: int) -> None:
     flags = {
         f"flag_$x_{number}$ {'flag ' * 12}": {
             f"{HOSTILE[(number + i) % 9]} {'value ' * 9}": 9 + i for i in range(number + 1)
         }
-        for number in range(9)
+        for number in range(number_of_flags - 1)
     }
     flags["many"] = {f"v{number}": number % 7 + 1 for number in range(200)}
     [plan] = strata_plans("llm", flagged("$m_1$ " + "W" * 90, flags)).values()

@@ -135,36 +135,39 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
     heights = [sum(0.5 + row_height * len(panel.rows) for panel in column) for column in plan.columns]
     figure = Figure(figsize=(_WIDTH, max(heights) + 1.1), layout="constrained")
     outer = figure.add_gridspec(1, len(heights))
-    columns: list[list[Axes]] = []
     for number, column in enumerate(plan.columns):
         place, spare = outer[number], (max(heights) - heights[number]) / row_height
         ratios = [*(len(panel.rows) for panel in column), *([spare] if spare > 1 else [])]
         # Panels side by side are as wide as each other only if they are in one grid.
-        grid = (
-            place.subgridspec(len(ratios), 1, height_ratios=ratios)
-            if len(panels) > len(heights)
-            else [place]
-        )
-        columns.append([figure.add_subplot(grid[index]) for index in range(len(column))])
-        for axes, panel in zip(columns[-1], column, strict=True):
+        grid = place.subgridspec(len(ratios), 1, height_ratios=ratios) if plan.whole_scale else [place]
+        for index, panel in enumerate(column):
+            axes = figure.add_subplot(grid[index])
             limit = label_limit if panel.labelled else 0
             _draw_panel(axes, panel, 103.0 if plan.whole_scale else _upper(panel), limit, look, kinds)
+            if plan.whole_scale:  # the title begins where the labels do, at the column's left edge
+                title = shortened(panel.title, (_WIDTH / len(heights) - 0.2) / _BOLD, _TEXT + 0.5)
+                start = (number / len(heights), 1.0)
+                text = axes.annotate(
+                    title,
+                    start,
+                    (5, 4),
+                    xycoords=("figure fraction", "axes fraction"),
+                    textcoords="offset points",
+                    **_panel_title(look),
+                )
+                text.set_in_layout(False)
+            else:
+                axes.set_title(panel.title, color=look.text)
         axes.set_xlabel("Accuracy (%)", color=look.text)
         if spare > 1:
             figure.add_subplot(grid[-1]).set_axis_off()
     lines = dict.fromkeys(name for panel in panels for name in panel.lines)
     _frame(figure, plan.title, plan.note, look, [*kinds, *lines])
-    figure.draw_without_rendering()
-    for all_axes, column in zip(columns, plan.columns, strict=True):
-        box = all_axes[0].get_window_extent()
-        left = box.x0
-        if plan.whole_scale:  # titles begin where the labels do
-            extents = [axes.get_tightbbox(for_layout_only=True) for axes in all_axes]
-            left = min(extent.x0 for extent in extents if extent)
-        for axes, panel in zip(all_axes, column, strict=True):
-            title = shortened(panel.title, (box.x1 - left) / figure.dpi / _BOLD, _TEXT + 0.5)
-            axes.set_title(title, x=(left - box.x0) / box.width, color=look.text)
     return figure
+
+
+def _panel_title(look: Look) -> dict[str, Any]:
+    return {"size": _TEXT + 0.5, "weight": "bold", "color": look.text}
 
 
 def _upper(panel: Panel) -> float:
@@ -187,7 +190,7 @@ def _draw_panel(
 
     count = len(panel.rows)
     axes.set(xlim=(-0.03 * upper, upper), ylim=(count - 0.5, -0.5), facecolor="none")
-    axes.set_title(" ")  # keeps its height free; the text follows when its width is known
+    axes.set_title(" ")  # keeps its height free
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(look.quiet)
@@ -306,9 +309,7 @@ def _heat_map(plan: HeatMap, look: Look) -> Figure:
             xycoords="axes fraction",
             textcoords="offset points",
             ha="right",
-            size=_TEXT + 0.5,
-            color=look.text,
-            weight="bold",
+            **_panel_title(look),
         )
     _frame(figure, plan.title, plan.note, look, [])
     return figure
