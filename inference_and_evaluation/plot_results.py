@@ -68,7 +68,7 @@ def main() -> int:
     # A figure that filters narrow never replaces a full one.
     is_default = folder.resolve() == args.results_dir.resolve()
     mode = args.inference_mode if is_default else None
-    models = "_".join(report.selection.models) if is_default else None
+    models = "_".join(dict.fromkeys(report.selection.models)) if is_default else None
     of_all_models = filter_suffix(models, mode)
     icl = f"icl{filter_suffix(models, mode, args.metric if is_default else None)}"
     plans: dict[str, DotPlot | HeatMap] = {}

@@ -381,9 +381,8 @@ def _error_bars(published: Sequence[PublishedRuns]) -> dict[str, object] | None:
             scores = runs.scores.get((run.name, "llm"))
             if scores is None or scores.correct_count in (0, scores.total):
                 continue
-            clusters = [base_problem_id(problem_id) for problem_id in scores.problem_ids]
             by_row = clustered_standard_error(scores.correct, range(scores.total)) * 100
-            clustered = clustered_standard_error(scores.correct, clusters) * 100
+            clustered = clustered_standard_error(scores.correct, scores.clusters) * 100
             ratios.append(clustered / by_row)
             row = [
                 run.name.model,
