@@ -43,7 +43,7 @@ def main() -> int:
     strata = [stratum for stratum in found.strata if report.selection.shows(stratum.run)]
     if not strata:
         raise UsageError(
-            "; ".join(found.missing)
+            "; ".join(f"no strata for {line}" for line in found.missing)
             or "the data set has none of the problems of these runs with the same true answer; name the "
             "one that they ran on with --dataset or --dataset-path"
         )
