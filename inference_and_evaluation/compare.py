@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from smmile import cli
-from smmile.scoring.metrics import METRICS, ScoringOptions
+from smmile.scoring.metrics import METRICS
 
 EXAMPLE = "python compare.py ../results --models gpt-4o qwen72B --metric llm"
 
@@ -25,54 +24,44 @@ def main() -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="write what is shown as text and JSON; a bare name is put into DIR "
+        help="write what is shown, as .txt and .json; a bare name is put into DIR "
         "(default: comparison.txt, which covers all runs)",
     )
     args = parser.parse_args()
 
+    from functools import cache
+
     import msgspec
 
-    from smmile.errors import UsageError
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
-    from smmile.reporting.reports import write_report
+    from smmile.reporting.reports import open_report, write_report
     from smmile.reporting.tables import Layout
-    from smmile.scoring.folder import read_scores
-    from smmile.scoring.selection import Selection
 
-    everything = read_scores(args.results_dir, options=ScoringOptions(reextract=args.mcqa == "reread"))
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(everything.names, args.results_dir)
-    found = everything.select(selection, args.metric)
-    for message in found.messages:
-        print(message, file=sys.stderr)
-    if not found.scores and not found.unscored:
-        what = f"scores under --metric {args.metric}" if args.metric else "unperturbed scores"
-        raise UsageError(
-            f"{cli.shown_path(args.results_dir)} has no {what}; variance_analysis.py shows all it has"
-        )
-    if not found.scores:
+    report = open_report(args)
+    if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
-    shown = compare(in_order(found.scores, selection.models), answered_only=args.answered_only)
-    is_narrow = selection.is_narrow or args.metric is not None
+    runs = in_order(report.shown.scores, report.selection.models)
+    shown = compare(runs, answered_only=args.answered_only)
     show_pairs = bool(args.models)
 
+    @cache
     def comparison(full: bool) -> Comparison:
-        if not full or not is_narrow:
-            return shown
-        unperturbed = everything.select(Selection(perturbed=args.perturbed))
-        return compare(unperturbed.scores, answered_only=args.answered_only)
+        if full and report.is_narrow:
+            return compare(report.everything.scores, answered_only=args.answered_only)
+        return shown
 
     def text(full: bool) -> str:
-        return comparison_text(comparison(full), show_pairs=show_pairs and not (full and is_narrow))
+        return comparison_text(comparison(full), show_pairs=show_pairs and comparison(full) is shown)
 
     def as_json(full: bool) -> bytes:
         return msgspec.json.format(msgspec.json.encode(comparison(full)), indent=1) + b"\n"
 
     output = args.output
-    write_report(args.results_dir / "comparison.txt", output, text)
+    text_file = output.with_suffix(".txt") if output and output.suffix.lower() == ".json" else output
+    write_report(args.results_dir / "comparison.txt", text_file, text)
     write_report(args.results_dir / "comparison.json", output and output.with_suffix(".json"), as_json)
     print(comparison_text(shown, show_pairs=show_pairs, layout=Layout.of_terminal()), end="")
-    return cli.EXIT_SOME_ERRORS if found.unscored else cli.EXIT_OK
+    return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
 
 
 if __name__ == "__main__":

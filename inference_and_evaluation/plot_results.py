@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smmile import cli
-from smmile.scoring.metrics import METRICS, ScoringOptions
+from smmile.scoring.metrics import METRICS
+
+if TYPE_CHECKING:
+    from smmile.scoring.scores import Scores
 
 EXAMPLE = "python plot_results.py ../results --metric llm --with-published"
 
@@ -37,86 +40,74 @@ def main() -> int:
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="folder for figures (default: the results folder)"
     )
+    cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
-    from smmile.errors import UsageError, one_line
     from smmile.files import make_folder, write_whole
-    from smmile.reporting.figures import (
-        HeatMap,
-        Plan,
-        figure_files,
-        heat_map,
-        models_plan,
-        named_strata_plans,
-    )
+    from smmile.reporting.figure_plans import DotPlot, HeatMap, heat_map, models_plan, strata_plans
+    from smmile.reporting.figures import figure_files
     from smmile.reporting.published import published_scores, published_set
-    from smmile.reporting.strata import run_key
-    from smmile.reporting.strata_files import read_strata, strata_match
-    from smmile.scoring.folder import read_scores
-    from smmile.scoring.selection import Selection
+    from smmile.reporting.reports import filter_suffix, open_report
+    from smmile.reporting.strata import stratify_runs
+    from smmile.scoring.data_sets import ProblemsOfRuns
 
-    metrics = tuple(metric for metric in METRICS if args.metric in (None, metric))
-    options = ScoringOptions(reextract=args.mcqa == "reread" and "mcqa" in metrics)
-    everything = read_scores(args.results_dir, metrics=metrics, options=options)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    found = everything.select(selection.resolved(everything.names, args.results_dir))
-    for message in found.messages:
-        print(message, file=sys.stderr)
-    scores, broken = found.scores, [one.reason for one in found.unscored]
-    if not scores and not broken:
-        what = f"with --metric {args.metric}" if args.metric else "but perturbed ones (see --perturbed)"
-        raise UsageError(f"{cli.shown_path(args.results_dir)} has no scored runs {what}")
-
-    plans: dict[str, Plan | HeatMap] = {}
-    if scores:
-        published = (
-            published_scores(published_set(scores), args.inference_mode) if args.with_published else []
-        )
-        plans["icl"] = models_plan(scores, published, _chance_level(args.results_dir))
-    for metric in metrics:
-        file = args.results_dir / f"model_stratification_{metric}.json"
-        try:
-            strata = read_strata(file) if file.exists() else {}
-        except UsageError as error:
-            broken.append(str(error))
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        for run in scores:
-            key = run_key(run.name)
-            if run.metric == metric and key in strata and not strata_match(strata[key], run):
-                del strata[key]
-                print(
-                    f"warning: the strata of {one_line(key)} in {file.name} are of other answers and "
-                    "are left out; run stratify.py again",
-                    file=sys.stderr,
-                )
-        if by_stratum := heat_map(metric, strata, scores):
-            plans[f"models_by_stratum_{metric}"] = by_stratum
-        if args.strata:
-            plans |= named_strata_plans(metric, strata, scores)
-
+    problems = ProblemsOfRuns(args.results_dir, cli.given_dataset_source(args))
+    report = open_report(args, [args.metric] if args.metric else None)
+    scores = report.shown.scores
+    if not scores:
+        return cli.EXIT_SOME_ERRORS
+    published = published_scores(published_set(scores), args.inference_mode) if args.with_published else []
     folder = args.output_dir or args.results_dir
     make_folder(folder)
+    found = stratify_runs(scores, problems)
+    for line in found.left_out:
+        print(f"warning: {line}", file=sys.stderr)
+    for line in found.missing:
+        print(f"no strata for {line}", file=sys.stderr)
+
+    # A figure that filters narrow never replaces a full one.
+    is_default = folder.resolve() == args.results_dir.resolve()
+    mode = args.inference_mode if is_default else None
+    models = "_".join(dict.fromkeys(report.selection.models)) if is_default else None
+    of_all_models = filter_suffix(models, mode)
+    icl = f"icl{filter_suffix(models, mode, args.metric if is_default else None)}"
+    plans: dict[str, DotPlot | HeatMap] = {}
+    plans[icl] = models_plan(scores, published, _chance_level(scores, args.results_dir))
+    for metric in METRICS:
+        if by_stratum := heat_map(metric, found.strata):
+            plans[f"models_by_stratum_{metric}{of_all_models}"] = by_stratum
+        if args.strata:
+            strata = strata_plans(metric, found.strata)
+            plans |= {f"{stem}{filter_suffix(mode)}": plan for stem, plan in strata.items()}
+
     end = "\r" if sys.stderr.isatty() else "\n"
     total = len(plans) * len(set(args.look))
     for number, (file_name, content) in enumerate(figure_files(plans, args.look, args.format), start=1):
         print(f"figure {number} of {total}", end=end, file=sys.stderr, flush=True)
         write_whole(folder / file_name, content, durable=False)
         print(cli.shown_path(folder / file_name))
-    return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
+    return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
 
 
-def _chance_level(folder: Path) -> float | None:
-    """The accuracy of guessing among the options in per cent, if evaluate_MCQA.py has written it."""
+def _chance_level(scores: tuple[Scores, ...], folder: Path) -> float | None:
+    """The accuracy of guessing among the options in per cent: that of the first run shown that has one.
+
+    The options of a published CSV are known to evaluate_MCQA.py alone.
+    """
     import msgspec
 
     from smmile.scoring.evaluation import evaluation_files
 
-    for file in evaluation_files(folder, "mcqa").values():
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            evaluation = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-            if isinstance(level := evaluation.get("chance_level"), float) and 0 <= level <= 100:
-                return level
+    evaluations = evaluation_files(folder, "mcqa")
+    for run in scores:
+        if run.chance_level is not None:
+            return run.chance_level
+        if run.metric == "mcqa" and run.name in evaluations:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                content = evaluations[run.name].read_bytes()
+                level = msgspec.json.decode(content, type=dict[str, Any]).get("chance_level")
+                if isinstance(level, float) and 0 <= level <= 100:
+                    return level
     return None
 
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from smmile import cli
-from smmile.scoring.metrics import METRICS, Metric, ScoringOptions
-
-if TYPE_CHECKING:
-    from smmile.reporting.strata import Published
-    from smmile.scoring.data_sets import ProblemsOfRuns
-    from smmile.scoring.scores import Scores
-    from smmile.scoring.selection import Selection
+from smmile.scoring.metrics import METRICS, Metric
+from smmile.scoring.selection import Selection
 
 EXAMPLE = "python stratify.py ../results --eval_type llm --model qwen72B --inference-mode ICL"
 
@@ -31,66 +24,37 @@ def main() -> int:
 
     import msgspec
 
-    from smmile.errors import UsageError, one_line, pluralize
+    from smmile.errors import UsageError, one_line
     from smmile.files import write_whole
-    from smmile.reporting.reports import write_report
-    from smmile.reporting.strata import (
-        FEW_PROBLEMS,
-        Stratum,
-        published_form,
-        run_key,
-        strata_tables,
-        stratify,
-        unknown_problems,
-    )
+    from smmile.reporting.reports import filter_suffix, open_report, write_report
+    from smmile.reporting.strata import FEW_PROBLEMS, published_form, strata_tables, stratify_runs
     from smmile.reporting.tables import Layout
     from smmile.scoring.data_sets import ProblemsOfRuns
-    from smmile.scoring.folder import read_scores
-    from smmile.scoring.selection import Selection
 
     metric = METRICS[args.metric]
     problems = ProblemsOfRuns(args.results_dir, cli.given_dataset_source(args))
-    options = ScoringOptions(reextract=args.mcqa == "reread")
-    everything = read_scores(args.results_dir, metrics=(metric.key,), options=options)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(everything.names, args.results_dir)
-    found = everything.select(selection)
-    for message in found.messages:
-        print(message, file=sys.stderr)
-    if not found.scores and not found.unscored:
-        raise UsageError(_nothing_there(args.results_dir, metric, perturbed=args.perturbed))
-    if not found.scores:
+    report = open_report(args, [metric.key])
+    if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
-    for name in _without_evaluation(args.results_dir, metric, selection):
+    for name in _without_evaluation(args.results_dir, metric, report.selection):
         print(f"{one_line(name)} has not been scored; {metric.script} does that", file=sys.stderr)
 
-    strata: list[Stratum] = []
-    notes = []
-    for run in found.scores:
-        outlines, data_set = problems.of(run)
-        strata += stratify([run], outlines)
-        if unknown := unknown_problems(run, outlines):
-            left_out = f"{pluralize(unknown, 'problem')} of {run.total} left out"
-            why = f"not in data set {one_line(data_set)}"
-            notes.append(f"{one_line(run.name.label)} {run.name.mode}: {left_out}, {why}")
+    found = stratify_runs(report.everything.scores, problems)
+    strata = [stratum for stratum in found.strata if report.selection.shows(stratum.run)]
     if not strata:
         raise UsageError(
-            f"data set {one_line(data_set)} has none of the problems of these runs; name the one that "
-            "they ran on with --dataset or --dataset-path"
+            "; ".join(f"no strata for {line}" for line in found.missing)
+            or "the data set has none of the problems of these runs with the same true answer; name the "
+            "one that they ran on with --dataset or --dataset-path"
         )
-    for note in notes:
-        print(note, file=sys.stderr)
-
-    def content(full: bool) -> bytes:
-        others = everything.select(Selection(perturbed=args.perturbed)).scores
-        form = published_form(strata)
-        if selection.is_narrow:
-            form |= _strata_of([run for run in others if run_key(run.name) not in form], problems, default)
-            form = {key: form[key] for run in others if (key := run_key(run.name)) in form}
-        return msgspec.json.format(msgspec.json.encode(form), indent=2) + b"\n"
-
-    default = args.results_dir / f"model_stratification_{metric.key}.json"
-    file = write_report(default, None, content)
+    for line in found.left_out:
+        print(f"warning: {line}", file=sys.stderr)
+    for line in found.missing:
+        print(f"skipped: {line}", file=sys.stderr)
+    content = msgspec.json.format(msgspec.json.encode(published_form(found.strata)), indent=2) + b"\n"
+    file = write_report(
+        args.results_dir / f"model_stratification_{metric.key}.json", None, lambda _: content
+    )
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     print(f"{metric.title} by stratum, errors and missing answers count as incorrect.")
@@ -99,42 +63,15 @@ def main() -> int:
     print(strata_tables(strata, terminal=terminal, layout=Layout.of_terminal()))
     print(f"All runs: {cli.shown_path(file)}")
     if args.plot:
-        from smmile.reporting.figures import figure_files, named_strata_plans
-        from smmile.reporting.strata_files import read_strata
+        from smmile.reporting.figure_plans import strata_plans
+        from smmile.reporting.figures import figure_files
 
-        plans = named_strata_plans(metric.key, read_strata(file), found.scores)
-        for file_name, pil_image in figure_files(plans, ("print", "light", "dark")):
-            write_whole(args.results_dir / file_name, pil_image, durable=False)
+        suffix = filter_suffix(args.inference_mode)
+        plans = {f"{stem}{suffix}": plan for stem, plan in strata_plans(metric.key, strata).items()}
+        for file_name, figure in figure_files(plans, ("print", "light", "dark")):
+            write_whole(args.results_dir / file_name, figure, durable=False)
             print(cli.shown_path(args.results_dir / file_name))
-    return cli.EXIT_SOME_ERRORS if found.unscored else cli.EXIT_OK
-
-
-def _strata_of(runs: list[Scores], problems: ProblemsOfRuns, saved: Path) -> Published:
-    """The strata of runs that filters leave out; as saved where their data set is missing."""
-    import msgspec
-
-    from smmile.errors import UsageError
-    from smmile.reporting.strata import Published, published_form, run_key, stratify
-    from smmile.reporting.strata_files import read_strata, strata_match
-
-    found: Published = {}
-    for run in runs:
-        try:
-            found |= published_form(stratify([run], problems.of(run)[0]))
-        except UsageError:
-            key = run_key(run.name)
-            with contextlib.suppress(UsageError, OSError):
-                if key in (old := read_strata(saved)) and strata_match(old[key], run):
-                    found[key] = msgspec.json.decode(saved.read_bytes(), type=Published)[key]
-    return found
-
-
-def _nothing_there(folder: Path, metric: Metric, *, perturbed: bool) -> str:
-    """The error for a folder without a run to stratify."""
-    kind = "open-ended" if metric.task_format == "open" else "multiple-choice"
-    scored = f" scored by {metric.script}" if metric.is_saved else ""
-    hint = "" if perturbed else " (perturbed ones are shown with --perturbed)"
-    return f"{cli.shown_path(folder)} has no {kind} runs{scored} there{hint}"
+    return cli.EXIT_SOME_ERRORS if report.shown.unscored or found.missing else cli.EXIT_OK
 
 
 def _without_evaluation(folder: Path, metric: Metric, selection: Selection) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from smmile import cli
-from smmile.scoring.metrics import METRICS, ScoringOptions
+from smmile.scoring.metrics import METRICS
 
 EXAMPLE = "python variance_analysis.py ../results --generate_table --latex_output table.tex"
 
@@ -50,30 +49,23 @@ def main() -> int:
     from smmile.errors import UsageError
     from smmile.reporting.analysis import Analysis, analyse, results_table, table_in_latex
     from smmile.reporting.published import PublishedScore, published_scores, published_set
-    from smmile.reporting.reports import write_report
+    from smmile.reporting.reports import open_report, write_report
     from smmile.reporting.tables import Layout
-    from smmile.scoring.folder import read_scores
-    from smmile.scoring.selection import Selection
 
-    options = ScoringOptions(reextract=args.mcqa == "reread")
-    everything = read_scores(args.results_dir, options=options)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(everything.names, args.results_dir)
-    shown = everything.select(selection, args.metric)
-    for message in shown.messages:
-        print(message, file=sys.stderr)
-    if not shown.scores and not shown.unscored:
-        what = f"no scores under --metric {args.metric}" if args.metric else "only perturbed runs there"
-        raise UsageError(f"{cli.shown_path(args.results_dir)} has {what} (perturbed ones: --perturbed)")
-    if not shown.scores:
+    report = open_report(args)
+    if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
     bootstrap = {"resamples": args.resamples, "seed": args.seed}
 
     def content(full: bool) -> tuple[list[Analysis], list[PublishedScore]]:
-        scores = (everything.select(Selection(perturbed=args.perturbed)) if full else shown).scores
-        if not args.with_published:
-            return analyse(scores, **bootstrap), []
-        published = published_scores(published_set(shown.scores), None if full else args.inference_mode)
+        scores = (report.everything if full else report.shown).scores
+        published: list[PublishedScore] = []
+        if args.with_published:
+            try:
+                published = published_scores(published_set(scores), None if full else args.inference_mode)
+            except UsageError:
+                if not (full and report.is_narrow):  # only the runs shown need to be on one data set
+                    raise
         chosen = [score for score in published if full or args.metric in (None, score.metric)]
         return analyse(scores, **bootstrap), chosen
 
@@ -94,7 +86,7 @@ def main() -> int:
     if args.generate_table or args.latex_output:
         file = write_report(args.results_dir / "latex_table.tex", args.latex_output, latex)
         print(f"\nLaTeX table: {cli.shown_path(file)}")
-    return cli.EXIT_SOME_ERRORS if shown.unscored else cli.EXIT_OK
+    return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def run(
     unanswered: Sequence[str] = (),
     perturbation: str = "",
 ) -> Scores:
-    """A judged run: problem id to right or wrong."""
+    """A judged run: problem id to correct or incorrect."""
     name = RunName(model, "ICL" if mode == "ICL" else "0-shot", "open", perturbation)
     answered = tuple(problem_id not in unanswered for problem_id in correct)
     return Scores(name, "llm", tuple(correct), tuple(correct.values()), answered)
@@ -74,15 +74,14 @@ def test_a_contrast_is_paired_by_problem() -> None:
     first, second = answers("1" * 12 + "0" * 8), answers("1" * 3 + "0" * 9 + "1" * 8, first=2)
     shuffled = dict(random.Random(1).sample(sorted(second.items()), len(second)))
     found = only(compare([run("m", "ICL", first), run("m", "0-shot", shuffled)]))
-    # Both have p2 to p19: 10 and 8 right; 7 are right with examples alone, p5 to p11, and 6 without.
+    # Both have p2 to p19: 10 and 8 correct; 7 are correct with examples alone, p5 to p11, and 6 without.
     assert (found.problems, found.left_out) == (18, 4)
     assert (found.first.only_here, found.second.only_here) == (2, 2)
     assert (found.first_only, found.second_only) == (7, 6)
     assert found.difference == pytest.approx(100 / 18)
     assert found.first.accuracy - found.second.accuracy == pytest.approx(found.difference)
     assert found.p_value == mcnemar_exact(7, 6) == pytest.approx(stats.binomtest(7, 13).pvalue)
-    interval = tango_interval(7, 6, 18)
-    assert found.interval == (interval.low * 100, interval.high * 100)
+    assert found.interval == tango_interval(7, 6, 18).percent
     assert (found.test, found.significant) == ("exact McNemar", False)
 
 
@@ -109,7 +108,7 @@ def test_permutations_are_clusters() -> None:
     assert best.macro_standard_error is not None
 
 
-def test_errors_count_as_wrong_or_are_left_out() -> None:
+def test_errors_count_as_incorrect_or_are_left_out() -> None:
     with_examples = run("m", "ICL", answers("0011"), unanswered=["p0", "p1"])
     without = run("m", "0-shot", answers("1100"), unanswered=["p3"])
     found = only(compare([with_examples, without]))
@@ -122,7 +121,7 @@ def test_errors_count_as_wrong_or_are_left_out() -> None:
     assert (found.first.unanswered, found.second.unanswered) == (2, 1)
 
 
-def test_where_only_answers_count_the_sets_are_of_answers() -> None:
+def test_with_answered_only_the_sets_are_of_answered_problems() -> None:
     runs = [
         run("a", "ICL", answers("1100"), unanswered=["p2", "p3"]),
         run("b", "ICL", answers("1110")),
@@ -231,6 +230,15 @@ def test_models_are_subtracted_in_the_order_given(tmp_path: Path) -> None:
     assert (contrast["first"]["model"], contrast["difference"]) == ("c", -50)
 
 
+def test_an_output_named_json_gets_its_text_as_txt(tmp_path: Path) -> None:
+    for model, bits in (("a", "1100"), ("b", "1000")):
+        judged(tmp_path, model, "ICL", answers(bits))
+    finished = command(tmp_path, "--models", "a", "b", "--output", "x.json")
+    assert finished.code == 0, finished.err
+    assert content(tmp_path, "x.json")["rankings"]
+    assert (tmp_path / "x.txt").read_text() == finished.out
+
+
 def test_perturbed_runs_only_on_request(tmp_path: Path) -> None:
     judged(tmp_path, "m", "ICL", answers("11"))
     judged(tmp_path, "m", "ICL", answers("10"), perturbation="shots-1")
@@ -250,7 +258,7 @@ def test_many_contrasts_need_a_smaller_p() -> None:
     assert (second.p_value, second.p_holm, second.difference) == (1, 1, 0)
 
 
-def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
+def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
     says_in_one_line(command(tmp_path / "nowhere"), "no folder")
     says_in_one_line(command(tmp_path), "no result files")
     judged(tmp_path, "a", "ICL", answers("10"))
@@ -267,7 +275,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     for file in tmp_path.glob("comparison.*"):
         file.unlink()
     says_in_one_line(command(tmp_path, "--model", "x"), "it has a ICL")
-    says_in_one_line(command(tmp_path, "--metric", "em"), "no scores under --metric em")
+    says_in_one_line(command(tmp_path, "--metric", "em"), "no scores of open-ended runs under --metric em")
     says_in_one_line(command(tmp_path, "--mcqa", "reread"), "_evaluationmcqa.json")
     assert not (tmp_path / "comparison.txt").exists()
     (tmp_path / "comparison.json").mkdir()

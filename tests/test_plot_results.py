@@ -5,33 +5,23 @@ import itertools
 import json
 import random
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from conftest import Finished, run_here, run_script, says_in_one_line
-from smmile.reporting.figures import (
-    LOOKS,
-    FileKind,
-    HeatMap,
-    Look,
-    Plan,
-    Point,
-    draw,
-    heat_map,
-    make_figure,
-    models_plan,
-    shortened,
-    strata_plans,
-    style,
-    text_width,
-)
+from smmile.data.dataset import DatasetSource
+from smmile.data.problems import Outline
+from smmile.reporting.figure_plans import DotPlot, HeatMap, Point, heat_map, models_plan, strata_plans
+from smmile.reporting.figures import LOOKS, FileKind, Look, draw, make_figure, shortened, style, text_width
 from smmile.reporting.published import published_scores, published_set
 from smmile.reporting.statistics import wilson_interval
-from smmile.reporting.strata_files import read_strata
+from smmile.reporting.strata import Stratum, stratify, stratify_runs
+from smmile.results.run_names import RunName
+from smmile.scoring.data_sets import ProblemsOfRuns
 from smmile.scoring.folder import read_scores
+from smmile.scoring.scores import Scores
 from smmile.scoring.selection import Selection
 
 HOSTILE = [
@@ -46,18 +36,6 @@ HOSTILE = [
     "\u202eevil",
     "%&#~^<b>",
 ]
-
-
-@pytest.fixture
-def published(shared: Path, tmp_path: Path) -> Path:
-    """The published files of nine models with their strata."""
-    folder = tmp_path / "published"
-    shutil.copytree(shared / "data" / "published_results", folder)
-    folder.chmod(0o755)
-    for metric in ("em", "llm"):
-        strata = shared / "data" / f"published_stratification_{metric}.json"
-        shutil.copyfile(strata, folder / f"model_stratification_{metric}.json")
-    return folder
 
 
 def judged(folder: Path, model: str, accuracies: dict[str, float], mode: str = "ICL") -> None:
@@ -75,7 +53,7 @@ def plot(folder: Path, *words: object) -> Finished:
     return run_here("plot_results.py", folder, *words)
 
 
-def points(plan: Plan) -> dict[tuple[str, str, str], list[Point]]:
+def points(plan: DotPlot) -> dict[tuple[str, str, str], list[Point]]:
     """By panel, row and mode."""
     found: dict[tuple[str, str, str], list[Point]] = {}
     for panel in itertools.chain(*plan.columns):
@@ -85,19 +63,40 @@ def points(plan: Plan) -> dict[tuple[str, str, str], list[Point]]:
     return found
 
 
-def plan_of(folder: Path, *, with_published: bool = False) -> Plan:
+def plan_of(folder: Path, *, with_published: bool = False) -> DotPlot:
     found = read_scores(folder).select(Selection())
     assert not found.unscored
     scores = found.scores
     return models_plan(scores, published_scores(published_set(scores)) if with_published else ())
 
 
+def published_strata(folder: Path, shared: Path, metric: str = "llm") -> tuple[Stratum, ...]:
+    source = DatasetSource("smmile", shared / "data" / "smmile_recovered")
+    scores = read_scores(folder, metrics=[metric]).scores
+    return stratify_runs(scores, ProblemsOfRuns(folder, source)).strata
+
+
+def flagged(model: str, flags: dict[str, dict[str, int]]) -> list[Stratum]:
+    """The strata of a run whose problems have these flags: per flag the values, with their counts."""
+    values = {
+        flag: [value for value, n in counts.items() for _ in range(n)] for flag, counts in flags.items()
+    }
+    ids = [f"p{number}" for number in range(max(map(len, values.values())))]
+    outlines = {
+        problem_id: Outline(
+            problem_id, ("a",), {flag: of_flag[n] for flag, of_flag in values.items() if n < len(of_flag)}
+        )
+        for n, problem_id in enumerate(ids)
+    }
+    correct = tuple(n % 2 == 0 for n in range(len(ids)))
+    run = Scores(RunName(model, "ICL", "open"), "llm", tuple(ids), correct, (True,) * len(ids))
+    return stratify([run], outlines)
+
+
 # What is drawn.
 
 
-def test_every_published_score_of_the_nine_is_a_point_with_its_wilson_interval(
-    published: Path, shared: Path
-) -> None:
+def test_every_published_score_is_a_point_with_its_wilson_interval(published: Path, shared: Path) -> None:
     drawn = points(plan_of(published))
     assert len(drawn) == 48
     [point] = drawn["LLM as a judge", "Qwen2.5-VL-72B", "ICL"]
@@ -115,7 +114,7 @@ def test_every_published_score_of_the_nine_is_a_point_with_its_wilson_interval(
     assert accuracies == sorted(expected)
 
 
-def test_rows_stand_as_in_the_tables_with_the_baselines_marked(published: Path) -> None:
+def test_rows_are_in_table_order_with_baselines_in_italics(published: Path) -> None:
     [[panel], *_] = plan_of(published).columns
     labels = [row.label for row in panel.rows]
     assert labels[:4] == ["Majority", "Random", "Text only", "MedVLM-R1"]
@@ -136,7 +135,7 @@ def test_permutations_of_one_problem_widen_the_interval(tmp_path: Path) -> None:
     assert "one cluster" in plan.note
 
 
-def test_chance_is_drawn_where_multiple_choice_was_read_again(tmp_path: Path) -> None:
+def test_chance_is_drawn_from_the_evaluation_of_an_imported_run(tmp_path: Path) -> None:
     file = tmp_path / "result_m_ICL_mcqa_evaluationmcqa.json"
     for level, lines in ((31.5, 1), (None, 0), ("x", 0), (1e9, 0)):
         file.write_text(json.dumps({"problem_accuracies": some(9), "chance_level": level}))
@@ -145,7 +144,7 @@ def test_chance_is_drawn_where_multiple_choice_was_read_again(tmp_path: Path) ->
         assert bool(dashed) == bool(lines), level
 
 
-def test_published_scores_stand_beside_hollow(published: Path, tmp_path: Path) -> None:
+def test_published_scores_are_hollow_points_beside_the_runs_own(published: Path, tmp_path: Path) -> None:
     judged(tmp_path / "own", "mymodel", some(9))
     judged(tmp_path / "own", "gpt-4o", some(9))
     drawn = points(plan_of(tmp_path / "own", with_published=True))
@@ -158,7 +157,7 @@ def test_published_scores_stand_beside_hollow(published: Path, tmp_path: Path) -
     assert {panel for panel, *_ in drawn} == {"LLM as a judge"}  # the metrics that the runs have
 
 
-def test_the_data_set_is_told_from_the_runs(tmp_path: Path) -> None:
+def test_published_scores_are_those_of_the_runs_data_set(tmp_path: Path) -> None:
     judged(tmp_path / "plus", "gpt-4o", some(9, suffix="_perm_1"))
     drawn = points(plan_of(tmp_path / "plus", with_published=True))
     theirs = drawn["LLM as a judge", "GPT-4o", "ICL"][1]
@@ -175,13 +174,14 @@ def test_the_data_set_is_told_from_the_runs(tmp_path: Path) -> None:
 # Strata.
 
 
-def test_strata_are_the_files_with_few_problems_greyed(published: Path) -> None:
-    strata = read_strata(published / "model_stratification_llm.json")
-    scores = read_scores(published, metrics=["llm"]).select(Selection()).scores
-    plans = strata_plans("llm", strata, scores)
+def test_strata_have_the_published_accuracies_with_few_problems_greyed(
+    published: Path, shared: Path
+) -> None:
+    plans = strata_plans("llm", published_strata(published, shared))
     assert len(plans) == 9
-    drawn = points(plans["gpt-4o"])
-    expected = json.loads((published / "model_stratification_llm.json").read_text())["gpt-4o:ICL"]
+    drawn = points(plans["strata_gpt-4o_llm"])
+    file = shared / "data" / "published_stratification_llm.json"
+    expected = json.loads(file.read_text())["gpt-4o:ICL"]
     for value, panel in (("CT", "Image type"), ("EEG", "Image type"), ("radiology", "Speciality")):
         column = "speciality" if panel == "Speciality" else "flag_image_type"
         total, right = (expected[f"{column}_{what}"][value] for what in ("total", "correct"))
@@ -195,24 +195,26 @@ def test_strata_are_the_files_with_few_problems_greyed(published: Path) -> None:
     assert not any(mode == "0-shot" for panel, _, mode in drawn if panel == "Number of examples")
 
 
-def test_strata_of_smmile_plus_plus_are_as_wide_as_their_run(tmp_path: Path) -> None:
-    permuted = {f"b{base}_perm_{n}": 100.0 * (base % 2) for base in range(40) for n in range(1, 7)}
-    judged(tmp_path, "m", permuted)
-    content = {"speciality_total": {"a": 120, "b": 30}, "speciality_correct": {"a": 60, "b": 15}}
-    (tmp_path / "model_stratification_llm.json").write_text(json.dumps({"m:ICL": content}))
-    scores = read_scores(tmp_path).select(Selection()).scores
-    plan = strata_plans("llm", read_strata(tmp_path / "model_stratification_llm.json"), scores)["m"]
-    [point] = points(plan)["Speciality", "a (120)", "ICL"]
-    by_problems = wilson_interval(10, 20)
-    assert point.interval == pytest.approx((100 * by_problems.low, 100 * by_problems.high), abs=0.5)
-    [few] = points(plan)["Speciality", "b (30)", "ICL"]  # 5 problems
-    assert (point.few, few.few) == (False, True)
+def test_permuted_strata_are_grey_by_their_number_of_base_problems() -> None:
+    outlines = {
+        f"b{base}_perm_{n}": Outline(f"b{base}_perm_{n}", ("x",), {"speciality": "a" if base < 20 else "b"})
+        for base in range(25)
+        for n in range(1, 7)
+    }
+    correct = tuple(int(problem_id[1:].split("_")[0]) % 2 == 0 for problem_id in outlines)
+    name = RunName("m", "ICL", "open")
+    strata = stratify([Scores(name, "llm", tuple(outlines), correct, correct)], outlines)
+    plan = strata_plans("llm", strata)["strata_m_llm"]
+    [many] = points(plan)["Speciality", "a (120)", "ICL"]
+    [few] = points(plan)["Speciality", "b (30)", "ICL"]  # 5 base problems
+    assert (many.few, few.few) == (False, True)
+    assert "fewer than 10 base problems" in plan.note
 
 
 # How it is drawn.
 
 
-def crowd(folder: Path) -> Plan:
+def crowd(folder: Path) -> DotPlot:
     """Twenty models, half of them with hostile names, under two metrics."""
     generator = random.Random(3)
     for name in [*HOSTILE, *(f"model_{number}" for number in range(10))]:
@@ -221,7 +223,7 @@ def crowd(folder: Path) -> Plan:
     return plan_of(folder)
 
 
-def texts_of(plan: Plan | HeatMap) -> list[tuple[str, tuple[float, float, float, float]]]:
+def texts_of(plan: DotPlot | HeatMap) -> list[tuple[str, tuple[float, float, float, float]]]:
     """Every text of the figure with its box, in pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -260,44 +262,37 @@ def test_hostile_names_are_shown_literally_and_nothing_overlaps(tmp_path: Path) 
     assert any(text.startswith("[U+7EBF]") for text in shown)
 
 
-def test_nothing_overlaps_in_the_published_figures(published: Path) -> None:
+def test_nothing_overlaps_in_the_published_figures(published: Path, shared: Path) -> None:
     assert_no_overlap(texts_of(plan_of(published)))
     assert_no_overlap(texts_of(plan_of(published, with_published=True)))
-    scores = read_scores(published, metrics=["llm"]).select(Selection()).scores
-    plans = strata_plans("llm", read_strata(published / "model_stratification_llm.json"), scores)
-    texts = texts_of(plans["gpt-4o"])
+    texts = texts_of(strata_plans("llm", published_strata(published, shared))["strata_gpt-4o_llm"])
     assert_no_overlap(texts)
     assert not [text for text, _ in texts if "…" in text]
 
 
-def test_nothing_overlaps_among_hostile_strata(tmp_path: Path) -> None:
-    flags = {}
-    for number in range(9):
-        values = {f"{HOSTILE[(number + i) % 10]} {'value ' * 9}": 9 + i for i in range(number + 1)}
-        flags[f"flag_$x_{number}$ {'flag ' * 12}_total"] = values
-        flags[f"flag_$x_{number}$ {'flag ' * 12}_correct"] = dict.fromkeys(values, 5)
-    many = {f"v{number}": number + 1 for number in range(5000)}
-    flags |= {"many_total": many, "many_correct": dict.fromkeys(many, 1), "none_total": {}}
-    model = "$m_1$ " + "W" * 90
-    judged(tmp_path, model, some(9))
-    content = {f"{model}:ICL": flags, "empty:ICL": {"none_total": {}}}
-    (tmp_path / "model_stratification_llm.json").write_text(json.dumps(content))
-    judged(tmp_path, "empty", some(9))
-    scores = read_scores(tmp_path).select(Selection()).scores
-    plans = strata_plans("llm", read_strata(tmp_path / "model_stratification_llm.json"), scores)
-    assert list(plans) == [model]
-    texts = texts_of(plans[model])
+@pytest.mark.parametrize("number_of_flags", [1, 2, 3, 9])
+def test_nothing_overlaps_among_hostile_strata(number_of_flags: int) -> None:
+    flags = {
+        f"flag_$x_{number}$ {'flag ' * 12}": {
+            f"{HOSTILE[(number + i) % 9]} {'value ' * 9}": 9 + i for i in range(number + 1)
+        }
+        for number in range(number_of_flags - 1)
+    }
+    flags["many"] = {f"v{number}": number % 7 + 1 for number in range(200)}
+    [plan] = strata_plans("llm", flagged("$m_1$ " + "W" * 90, flags)).values()
+    texts = texts_of(plan)
     assert_no_overlap(texts)
-    assert "Many (40 largest of 5000)" in [text for text, _ in texts]
+    assert "Many (40 largest of 200)" in [text for text, _ in texts]
 
 
-def test_models_by_stratum_have_the_files_accuracies_with_few_problems_greyed(published: Path) -> None:
-    file = published / "model_stratification_llm.json"
-    scores = read_scores(published, metrics=["llm"]).select(Selection()).scores
-    plan = heat_map("llm", read_strata(file), scores)
+def test_models_by_stratum_have_the_published_accuracies_with_few_problems_greyed(
+    published: Path, shared: Path
+) -> None:
+    plan = heat_map("llm", published_strata(published, shared))
     assert plan is not None
     assert len(plan.models) == 9
     model = plan.models.index("GPT-4o")
+    file = shared / "data" / "published_stratification_llm.json"
     expected = json.loads(file.read_text())["gpt-4o:ICL"]
     panels = {panel.title: {row.label: row for row in panel.rows} for panel in plan.panels}
     for value, panel, few in (("CT", "Image type", False), ("EEG", "Image type", True)):
@@ -309,30 +304,26 @@ def test_models_by_stratum_have_the_files_accuracies_with_few_problems_greyed(pu
     texts = texts_of(plan)
     assert_no_overlap(texts)
     assert not [text for text, _ in texts if "…" in text]
-    assert heat_map("mcqa", {}, scores) is None
+    assert heat_map("mcqa", []) is None
 
 
-def test_nothing_overlaps_among_many_hostile_models_by_stratum(tmp_path: Path) -> None:
-    content = {}
-    for name in [*HOSTILE, *(f"model_{number}" for number in range(20))]:
-        judged(tmp_path, name, some(9))
-        values = {f"{value} {'value ' * 9}": 9 + i for i, value in enumerate(HOSTILE[:4])}
-        content[f"{name}:ICL"] = {
-            f"flag_{flag}_{what}": numbers
-            for flag in ("$x$ " * 20, "short")
-            for what, numbers in (("total", values), ("correct", dict.fromkeys(values, 9)))
-        }
-    (tmp_path / "model_stratification_llm.json").write_text(json.dumps(content))
-    scores = read_scores(tmp_path).select(Selection()).scores
-    plan = heat_map("llm", read_strata(tmp_path / "model_stratification_llm.json"), scores)
+def test_nothing_overlaps_among_many_hostile_models_by_stratum() -> None:
+    values = {f"{value} {'value ' * 9}": 9 + i for i, value in enumerate(HOSTILE[:4])}
+    names = [*HOSTILE, *(f"model_{number}" for number in range(20))]
+    strata = [
+        stratum
+        for name in names
+        for stratum in flagged(name, {f"flag_{'$x$ ' * 20}": values, "flag_short": values})
+    ]
+    plan = heat_map("llm", strata)
     assert plan is not None
-    assert len(plan.models) == 30
+    assert len(plan.models) == len(names)
     texts = texts_of(plan)
     assert_no_overlap(texts)
     assert "$unclosed" in [text for text, _ in texts]
 
 
-def test_text_is_cut_to_the_room_it_has() -> None:
+def test_long_text_is_shortened_to_the_width_available() -> None:
     assert shortened("short", 2) == "short"
     cut = shortened("a" * 300 + "the end", 1.5)
     assert text_width(cut) <= 1.5
@@ -353,14 +344,14 @@ def contrast(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: look.name)
-def test_everything_stands_out_from_the_background(look: Look) -> None:
+def test_colours_have_enough_contrast(look: Look) -> None:
     for background in (look.background, look.band):
         assert contrast(look.text, background) > 7
         assert contrast(look.few, background) > 3.9
         assert all(contrast(colour, background) > 3 for colour in look.modes.values())
 
 
-def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_figures_are_reproducible_and_leave_matplotlib_unchanged(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     judged(tmp_path, "m", some(9))
@@ -375,11 +366,12 @@ def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_trace(tmp_path: Pat
 # The command.
 
 
-def test_every_run_is_drawn_in_three_looks(published: Path, tmp_path: Path) -> None:
-    finished = plot(published, "--model", "gpt-4o", "--output-dir", tmp_path / "figures")
+def test_every_run_is_drawn_in_three_looks(published: Path, shared: Path, tmp_path: Path) -> None:
+    words = ["--output-dir", tmp_path / "figures", "--dataset-path", shared / "data" / "smmile_recovered"]
+    finished = plot(published, "--model", "gpt-4o", *words)
     assert finished.code == 0, finished.err
-    assert finished.err.splitlines()[-1] == "figure 9 of 9"
-    stems = ["icl", "models_by_stratum_em", "models_by_stratum_llm"]
+    assert finished.err.splitlines()[-1] == "figure 12 of 12"
+    stems = ["icl", *(f"models_by_stratum_{metric}" for metric in ("em", "llm", "mcqa"))]
     files = {f"figure_{stem}_{end}" for stem in stems for end in ("print.pdf", "light.png", "dark.png")}
     assert {file.name for file in (tmp_path / "figures").iterdir()} == files
     for name in files:
@@ -402,15 +394,113 @@ def test_every_run_is_drawn_in_three_looks(published: Path, tmp_path: Path) -> N
             ["--metric", "em", "--look", "light", "--strata"],
             {"icl_light.png", "models_by_stratum_em_light.png", "strata_qwen72B_em_light.png"},
         ),
-        (["--metric", "mcqa", "--look", "light", "dark"], {"icl_light.png", "icl_dark.png"}),
-        (["--metric", "mcqa", "--look", "dark", "--format", "svg"], {"icl_dark.svg"}),
-        (["--inference-mode", "0-shot", "--metric", "mcqa", "--look", "print"], {"icl_print.pdf"}),
+        (
+            ["--metric", "mcqa", "--look", "light", "dark"],
+            {
+                f"{stem}_{look}.png"
+                for stem in ("icl", "models_by_stratum_mcqa")
+                for look in ("light", "dark")
+            },
+        ),
+        (
+            ["--metric", "mcqa", "--look", "dark", "--format", "svg"],
+            {"icl_dark.svg", "models_by_stratum_mcqa_dark.svg"},
+        ),
+        (
+            ["--inference-mode", "0-shot", "--metric", "mcqa", "--look", "print"],
+            {"icl_print.pdf", "models_by_stratum_mcqa_print.pdf"},
+        ),
     ],
 )
-def test_flags_choose(words: list[str], files: set[str], published: Path, tmp_path: Path) -> None:
-    finished = plot(published, "--model", "qwen72B", "--output-dir", tmp_path / "out", *words)
+def test_flags_select_the_figures(
+    words: list[str], files: set[str], published: Path, shared: Path, tmp_path: Path
+) -> None:
+    data = ["--dataset-path", shared / "data" / "smmile_recovered"]
+    finished = plot(published, "--model", "qwen72B", "--output-dir", tmp_path / "out", *data, *words)
     assert finished.code == 0, finished.err
     assert {file.name.removeprefix("figure_") for file in (tmp_path / "out").iterdir()} == files
+
+
+def baseline(folder: Path, name: str, *words: object) -> None:
+    base = ["--baseline", name, "--dataset", "demo", "--output-dir", folder]
+    assert run_here("inference_baselines.py", *base, *words).code == 0
+
+
+def figures(folder: Path) -> dict[str, bytes]:
+    return {file.name.removeprefix("figure_"): file.read_bytes() for file in folder.glob("figure_*")}
+
+
+def test_json_runs_are_drawn_with_their_strata(tmp_path: Path) -> None:
+    for name in ("majority", "random"):
+        baseline(tmp_path, name)
+    assert run_here("stratify.py", tmp_path, "--metric", "em").code == 0
+    finished = plot(tmp_path, "--look", "light")
+    assert finished.code == 0, finished.err
+    assert set(figures(tmp_path)) == {"icl_light.png", "models_by_stratum_em_light.png"}
+
+
+def test_saved_strata_are_not_read(tmp_path: Path) -> None:
+    baseline(tmp_path, "majority")
+    assert plot(tmp_path, "--look", "light").code == 0
+    before = figures(tmp_path)
+    (tmp_path / "model_stratification_em.json").write_text("{")
+    assert plot(tmp_path, "--look", "light").code == 0
+    assert figures(tmp_path) == before
+
+
+def test_a_missing_data_set_is_one_line_and_the_models_are_drawn(tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        judged(tmp_path, model, some(9))
+    finished = plot(tmp_path, "--look", "light", "--strata")
+    assert finished.code == 0
+    [line] = [line for line in finished.err.splitlines() if not line.startswith("figure ")]
+    assert line.startswith("no strata for 2 runs: data set smmile/SMMILE")
+    assert "--dataset-path" in line
+    assert set(figures(tmp_path)) == {"icl_light.png"}
+    says_in_one_line(plot(tmp_path, "--dataset-path", tmp_path / "no"), "--dataset-path", "does not exist")
+
+
+def test_a_filtered_figure_never_replaces_a_full_one(tmp_path: Path) -> None:
+    for name in ("majority", "random"):
+        baseline(tmp_path, name)
+    baseline(tmp_path, "random", "--task-format", "mcqa")
+    words = ["--look", "light", "--strata"]
+    assert plot(tmp_path, *words).code == 0
+    full = figures(tmp_path)
+    for filters, new in (
+        (["--model", "RANDOM"], {f"{stem}_random" for stem in ("icl", *BY_STRATUM)}),
+        (["--inference-mode", "ICL", "--metric", "em"], {"icl_ICL_em", "models_by_stratum_em_ICL"}),
+        (["--metric", "mcqa", "--output-dir", tmp_path], {"icl_mcqa"}),
+    ):
+        assert plot(tmp_path, *words, *filters).code == 0
+        found = figures(tmp_path)
+        assert full.items() <= found.items(), filters
+        named = {name.removesuffix("_light.png") for name in found.keys() - full.keys()}
+        assert {name for name in named if not name.startswith("strata_")} == new
+        for name in found.keys() - full.keys():
+            (tmp_path / f"figure_{name}").unlink()
+    assert plot(tmp_path, *words, "--model", "random", "--output-dir", tmp_path / "own").code == 0
+    assert "icl_light.png" in figures(tmp_path / "own")
+
+
+BY_STRATUM = ("models_by_stratum_em", "models_by_stratum_mcqa")
+
+
+def test_chance_is_that_of_the_runs_shown(tmp_path: Path) -> None:
+    baseline(tmp_path, "random", "--task-format", "mcqa")
+    other = {"problem_accuracies": some(9), "chance_level": 90.0}
+    (tmp_path / "result_a_ICL_mcqa_evaluationmcqa.json").write_text(json.dumps(other))
+    records = json.loads((tmp_path / "result_random_ICL_mcqa.json").read_text())["records"]
+    expected = sum(100 / len(record["options"]) for record in records) / len(records)
+    [run] = read_scores(tmp_path, metrics=["mcqa"]).scores
+    assert run.chance_level == pytest.approx(expected)
+    words = ["--look", "light", "--format", "svg", "--output-dir"]
+    assert plot(tmp_path, *words, tmp_path / "one", "--model", "random").code == 0
+    (tmp_path / "result_a_ICL_mcqa_evaluationmcqa.json").unlink()
+    assert plot(tmp_path, *words, tmp_path / "two").code == 0
+    one, two = (tmp_path / name / "figure_icl_light.svg" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert "stroke-dasharray: 4" in one.read_text()
 
 
 def test_perturbed_runs_are_drawn_on_request(tmp_path: Path) -> None:
@@ -424,46 +514,11 @@ def test_perturbed_runs_are_drawn_on_request(tmp_path: Path) -> None:
     assert ("LLM as a judge", "m [shots-2]", "ICL") in points(models_plan(scores))
 
 
-def test_strata_of_other_answers_are_left_out_with_a_warning(tmp_path: Path) -> None:
-    judged(tmp_path, "m", some(9))
-    strata = {"m:ICL": {"flag_rarity_total": {"common": 20}, "flag_rarity_correct": {"common": 9}}}
-    file = tmp_path / "model_stratification_llm.json"
-    file.write_text(json.dumps(strata))
-    words = ["--metric", "llm", "--look", "light", "--strata"]
-    assert "warning" not in plot(tmp_path, *words).err
-    assert (tmp_path / "figure_strata_m_llm_light.png").exists()
-    for drawn in tmp_path.glob("figure_*"):
-        drawn.unlink()
-    judged(tmp_path, "m", some(12))
-    assert "warning: the strata of m:ICL" in plot(tmp_path, *words).err
-    assert [figure.name for figure in tmp_path.glob("figure_*")] == ["figure_icl_light.png"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        '{"m:ICL": {"a_total": {"x": "y"}}}',
-        '{"m:ICL": {"a_total": {"x": 3}}}',
-        '{"m:ICL": {"a_total": {"x": 3}, "a_correct": {"x": 4}}}',
-    ],
-)
-def test_broken_strata_are_named_and_the_rest_drawn(content: str, tmp_path: Path) -> None:
-    judged(tmp_path, "m", some(9))
-    (tmp_path / "model_stratification_llm.json").write_text(content)
-    finished = plot(tmp_path, "--look", "light")
-    assert finished.code == 3
-    [line] = [line for line in finished.err.splitlines() if not line.startswith("figure 1 of 1")]
-    assert line.startswith("skipped: model_stratification_llm.json")
-    assert (tmp_path / "figure_icl_light.png").exists()
-
-
 def test_nothing_to_draw_is_one_line(tmp_path: Path) -> None:
     says_in_one_line(plot(tmp_path / "nowhere"), "no folder")
     says_in_one_line(plot(tmp_path), "no result files")
     judged(tmp_path, "m", some(9))
-    says_in_one_line(plot(tmp_path, "--metric", "em"), "no scored runs", "--metric em")
+    says_in_one_line(plot(tmp_path, "--metric", "em"), "no scores", "--metric em")
     says_in_one_line(plot(tmp_path, "--model", "x"), "--model x")
     (tmp_path / "in_the_way").write_text("")
     says_in_one_line(plot(tmp_path, "--output-dir", tmp_path / "in_the_way"), "in_the_way")

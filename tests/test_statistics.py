@@ -217,7 +217,7 @@ def test_a_paired_difference() -> None:
     differences = np.array(first, int) - np.array(second, int)
     assert found.standard_error == pytest.approx(differences.std() / math.sqrt(111), abs=1e-12)
     assert found.smallest_detectable == smallest_detectable_difference(111, 30 / 113)
-    # Each problem four times tells what it told once, but for the caution that few clusters ask for.
+    # Each problem four times has the information of one, but few clusters widen the interval.
     four_times = paired_difference(first * 4, second * 4, list(range(111)) * 4)
     assert four_times.is_clustered
     assert four_times.p_value == pytest.approx(found.p_value, abs=1e-12)

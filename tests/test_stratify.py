@@ -13,6 +13,7 @@ import pytest
 from conftest import (
     SCRIPTS,
     Finished,
+    four_problems,
     make_image,
     row,
     run_here,
@@ -24,7 +25,6 @@ from smmile.data.dataset import DatasetSource, load_outlines, load_problems
 from smmile.data.problems import Outline, Problem
 from smmile.reporting.statistics import accuracy_interval, wilson_interval
 from smmile.reporting.strata import strata_table, stratify
-from smmile.reporting.strata_files import Counts, read_strata, strata_match
 from smmile.results.run_names import RunName
 from smmile.scoring.scores import Scores
 
@@ -57,7 +57,7 @@ def judged(folder: Path, model: str, accuracies: Mapping[str, float], mode: str 
 
 
 @pytest.mark.parametrize("eval_type", ["em", "llm"])
-def test_the_published_strata_come_out_again(eval_type: str, published: Path, shared: Path) -> None:
+def test_the_published_strata_are_reproduced(eval_type: str, published: Path, shared: Path) -> None:
     """All 1,902 numbers of each file. (The one stale run, Llama 3.2's, is not among these nine models.)"""
     ours, finished = strata_of(published, eval_type, "--dataset-path", shared / "data" / "smmile_recovered")
     assert (finished.code, finished.err) == (0, "")
@@ -119,7 +119,7 @@ def test_every_combination_of_filters_finds_its_runs(
     }
 
 
-def test_choices_as_stored_and_as_read_again(published: Path, shared: Path) -> None:
+def test_choices_can_be_stored_or_re_extracted(published: Path, shared: Path) -> None:
     data = ["--dataset-path", shared / "data" / "smmile_recovered"]
     words = ["--model", "MedVLM-R1", "--inference-mode", "ICL", *data]
     says_in_one_line(strata_of(published, "mcqa", "--mcqa", "reread", *words)[1], "_evaluationmcqa.json")
@@ -202,7 +202,7 @@ def test_permutations_of_a_problem_are_one_cluster_and_count_once_towards_few() 
     assert sum(line.endswith("*") for line in table.splitlines()) == 1
 
 
-def test_a_filtered_run_keeps_the_others_strata(data: Path, tmp_path: Path) -> None:
+def test_a_filtered_run_writes_the_strata_of_all_runs(data: Path, tmp_path: Path) -> None:
     for model in ("m", "n"):
         judged(tmp_path, model, dict.fromkeys(("p1", "p2", "p3", "p4"), 100))
     everything, _ = strata_of(tmp_path, "llm", "--dataset-path", data)
@@ -222,7 +222,7 @@ def test_the_plot_is_the_one_of_plot_results(data: Path, tmp_path: Path) -> None
     drawn = sorted(file.name for file in tmp_path.glob("figure_*"))
     assert drawn == [f"figure_strata_m_llm_{look}" for look in ("dark.png", "light.png", "print.pdf")]
     before = {name: (tmp_path / name).read_bytes() for name in drawn}
-    assert run_here("plot_results.py", tmp_path).code == 0
+    assert run_here("plot_results.py", tmp_path, "--strata", "--dataset-path", data).code == 0
     assert {name: (tmp_path / name).read_bytes() for name in drawn} == before
 
 
@@ -299,13 +299,10 @@ def test_smmile_plus_plus_works_and_so_do_nulls(tmp_path: Path) -> None:
     assert strata["flag_first_ICL_match_problem_total"] == {"false": 8, "true": 4}
     assert strata["flag_last_ICL_match_problem_correct"] == {"false": 4, "true": 2}
     assert "original_problem_id_total" not in strata
-    # What a figure draws of the file is what the table shows.
-    saved = read_strata(tmp_path / "results" / "model_stratification_llm.json")
-    [counts] = saved["m:ICL"]["flag_rarity"].values()
     right = [value == 100 for value in accuracies.values()]
     expected = accuracy_interval(right, [problem[:2] for problem in accuracies])
-    assert counts.base_problems == 2
-    assert counts.interval == pytest.approx((expected.low, expected.high))
+    saved = [strata[f"flag_rarity_{what}"]["None"] for what in ("base_problems", "low", "high")]
+    assert saved == pytest.approx([2, *expected.percent])
 
 
 def test_problems_that_the_data_set_lacks_are_counted_and_left_out(data: Path, tmp_path: Path) -> None:
@@ -313,7 +310,10 @@ def test_problems_that_the_data_set_lacks_are_counted_and_left_out(data: Path, t
     judged(tmp_path / "r", "n", {"p1": 100, "p2": 0})
     found, finished = strata_of(tmp_path / "r", "llm", "--dataset-path", data)
     assert finished.code == 0
-    assert finished.err == ("m ICL: 2 problems of 4 left out, not in data set data_set\n")
+    assert finished.err == (
+        "warning: 2 answers left out of the strata, as data set data_set has no such problem or another "
+        "true answer: m ICL (2)\n"
+    )
     assert found["m:ICL"] == found["n:ICL"]
     assert found["m:ICL"]["speciality_total"] == {"radiology": 2}
 
@@ -332,13 +332,35 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     assert list(found) == ["majority (baseline):ICL", "majority (baseline) [shots-2]:ICL"]
 
 
-def test_strata_of_other_answers_are_noticed() -> None:
-    right = {"p1": True, "p2": True, "p3": False}
-    strata = {"speciality": {"a": Counts(1, 2), "b": Counts(1, 1)}}
-    assert strata_match(strata, scores(ICL, right))
-    assert not strata_match(strata, scores(ICL, dict.fromkeys(right, True)))
-    assert not strata_match(strata, scores(ICL, {"p1": True, "p2": True}))
-    assert strata_match(strata, scores(ICL, right | {"p4": True}))  # p4 may have no such flag
+def test_problems_with_another_true_answer_are_left_out(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    words = ["--baseline", "majority", "--dataset-path", data, "--output-dir", folder]
+    assert run_here("inference_baselines.py", *words).code == 0
+    rows = four_problems()
+    for item in rows:
+        item["answer"] = {"p1": "changed", "p2": f"  {item['answer']}\n"}.get(
+            item["problem_id"], item["answer"]
+        )
+    save_parquet(data, rows)
+    found, finished = strata_of(folder, "em")
+    assert finished.code == 0
+    [line] = finished.err.splitlines()
+    assert line.startswith("warning: 1 answer left out")
+    assert line.endswith("majority ICL (1)")
+    assert found["majority (baseline):ICL"]["speciality_total"] == {"radiology": 3}
+
+
+def test_runs_whose_data_set_is_missing_are_skipped(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    base = ["--output-dir", folder, "--baseline"]
+    assert run_here("inference_baselines.py", *base, "majority", "--dataset-path", data).code == 0
+    assert run_here("inference_baselines.py", *base, "random", "--dataset", "demo").code == 0
+    data.rename(tmp_path / "moved")
+    found, finished = strata_of(folder, "em")
+    assert (finished.code, list(found)) == (3, ["random (baseline):ICL"])
+    [line] = finished.err.splitlines()
+    assert line.startswith("skipped: 1 run: --dataset-path")
+    says_in_one_line(strata_of(folder, "em", "--model", "majority")[1], "1 run: --dataset-path")
 
 
 # What goes wrong.
@@ -348,9 +370,9 @@ def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
     judged(tmp_path / "r", "m", {"elsewhere": 100})
     words = ["--dataset-path", data]
     says_in_one_line(run_here("stratify.py", tmp_path / "r", *words), "--eval_type")
-    says_in_one_line(strata_of(tmp_path / "r", "llm", *words)[1], "data set data_set has none", "--dataset")
-    says_in_one_line(strata_of(tmp_path / "r", "em", *words)[1], "no open-ended runs there")
-    says_in_one_line(strata_of(tmp_path / "r", "mcqa", *words)[1], "no multiple-choice runs")
+    says_in_one_line(strata_of(tmp_path / "r", "llm", *words)[1], "data set has none", "--dataset")
+    says_in_one_line(strata_of(tmp_path / "r", "em", *words)[1], "no scores of open-ended runs")
+    says_in_one_line(strata_of(tmp_path / "r", "mcqa", *words)[1], "no scores of multiple-choice runs")
     says_in_one_line(strata_of(tmp_path / "r", "llm", "--model", "x", *words)[1], "--model x", "m ICL")
     says_in_one_line(strata_of(tmp_path / "r", "llm", "--dataset-path", tmp_path / "no")[1], "not exist")
     (tmp_path / "r" / "result_m_ICL_open_evaluationllm.json").unlink()

@@ -72,7 +72,7 @@ def test_clustered_errors_are_the_literal_double_sum() -> None:
     alone = clustered_standard_error(scores, list(range(200)))
     assert alone == pytest.approx(math.sqrt(mean * (1 - mean) / 200), abs=1e-12)
     doubled = clustered_standard_error(scores * 2, list(range(200)) * 2)
-    assert doubled == pytest.approx(alone, abs=1e-12)  # copies of the same rows tell nothing new
+    assert doubled == pytest.approx(alone, abs=1e-12)  # copies of the same rows add no information
 
 
 def test_statistics_refuse_nonsense() -> None:
@@ -87,7 +87,7 @@ def test_statistics_refuse_nonsense() -> None:
 # The command.
 
 
-def test_every_published_score_comes_out_again(published: Path, shared: Path) -> None:
+def test_every_published_score_is_reproduced(published: Path, shared: Path) -> None:
     finished = analyse(published)
     assert finished.code == 0, finished.err
     assert (published / "evaluation_results.txt").read_text() == finished.out
@@ -107,7 +107,7 @@ def test_every_published_score_comes_out_again(published: Path, shared: Path) ->
         assert ours[key] == (row["problems"], f"{float(row['accuracy_percent']):.2f}"), key
 
 
-def test_figures_do_not_depend_on_the_other_files_or_their_order(published: Path, tmp_path: Path) -> None:
+def test_scores_do_not_depend_on_other_files(published: Path, tmp_path: Path) -> None:
     whole = analyse(published).out.splitlines()
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -121,7 +121,7 @@ def test_figures_do_not_depend_on_the_other_files_or_their_order(published: Path
     assert filtered == analyse(alone).out
 
 
-def test_smmile_plus_plus_shows_the_clustered_error_beside(tmp_path: Path) -> None:
+def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
     scores = {f"b{base}": [base % 2 == 0] * 24 for base in range(10)}
     plus_plus(tmp_path, scores)
     finished = analyse(tmp_path, "--generate_table", "--error", "clustered")
@@ -148,6 +148,33 @@ def test_there_are_no_published_scores_of_another_set(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
     assert run_script("inference_baselines.py", *words).code == 0
     says_in_one_line(analyse(tmp_path, "--with-published"), "no published scores on demo")
+
+
+def test_the_full_table_has_the_published_scores_of_all_its_runs(tmp_path: Path) -> None:
+    plus_plus(tmp_path, {"a": [True, False]}, "m")
+    plus_plus(tmp_path, {"a": [True, True]}, "n")
+    assert analyse(tmp_path, "--with-published").code == 0
+    full = (tmp_path / "evaluation_results.txt").read_text()
+    assert analyse(tmp_path, "--with-published", "--model", "m").code == 0
+    assert (tmp_path / "evaluation_results.txt").read_text() == full
+    # With a run on SMMILE besides there are no published scores of all runs.
+    file = tmp_path / "result_o_ICL_open_evaluationllm.json"
+    file.write_text(json.dumps({"problem_accuracies": {"a": 100}}))
+    finished = analyse(tmp_path, "--with-published", "--model", "o")
+    assert finished.code == 0, finished.err
+    assert " 111 " in finished.out  # SMMILE's
+    table = (tmp_path / "evaluation_results.txt").read_text()
+    assert ", published" not in table
+    assert all(f" {model} " in table for model in "mno")
+    says_in_one_line(analyse(tmp_path, "--with-published"), "on SMMILE and on SMMILE++")
+
+
+def test_misnamed_files_are_reported(tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
+    assert run_script("inference_baselines.py", *words).code == 0
+    (tmp_path / "result_majority_ICL_open.json").rename(tmp_path / "result_x_ICL_open.json")
+    finished = analyse(tmp_path)
+    assert finished.err.startswith("warning: result_x_ICL_open.json contains the run result_majority_ICL")
 
 
 def test_the_macro_average_weighs_every_base_problem_alike(tmp_path: Path) -> None:

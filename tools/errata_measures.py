@@ -12,13 +12,14 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line
 from smmile.prompting.options import lettered_options
 from smmile.reporting.published import PublishedSet
 from smmile.reporting.statistics import clustered_standard_error
-from smmile.reporting.strata import run_key
-from smmile.reporting.strata_files import Strata, read_strata
+from smmile.reporting.strata import Published, run_key
 from smmile.reporting.tables import percent
 from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
@@ -45,7 +46,7 @@ class PublishedRuns:
     runs: tuple[RunResults, ...]
     scores: Mapping[tuple[RunName, str], Scores]
     outlines: Mapping[str, Outline]
-    strata: Mapping[str, Mapping[str, Strata]]
+    strata: Mapping[str, Published]
 
     @property
     def open_runs(self) -> list[RunResults]:
@@ -76,12 +77,19 @@ def read_published(
                 "that it ran on, and its own folder"
             )
     strata = {
-        metric: read_strata(file)
+        metric: _read_strata(file)
         for metric in METRICS
         if (file := folder / f"model_stratification_{metric}.json").exists()
     }
     by_name = {(run.name, run.metric): run for run in found.scores}
     return PublishedRuns(data_set, source, tuple(runs), by_name, problems, strata)
+
+
+def _read_strata(file: Path) -> Published:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Published)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{one_line(file.name)} is not a readable file of strata ({error})") from error
 
 
 def errata_page(published: Sequence[PublishedRuns], command: str) -> str:
@@ -373,9 +381,8 @@ def _error_bars(published: Sequence[PublishedRuns]) -> dict[str, object] | None:
             scores = runs.scores.get((run.name, "llm"))
             if scores is None or scores.correct_count in (0, scores.total):
                 continue
-            clusters = [base_problem_id(problem_id) for problem_id in scores.problem_ids]
             by_row = clustered_standard_error(scores.correct, range(scores.total)) * 100
-            clustered = clustered_standard_error(scores.correct, clusters) * 100
+            clustered = clustered_standard_error(scores.correct, scores.clusters) * 100
             ratios.append(clustered / by_row)
             row = [
                 run.name.model,
@@ -448,7 +455,9 @@ def _stale_strata(published: Sequence[PublishedRuns]) -> str:
     for runs in published:
         for (name, metric), scores in runs.scores.items():
             strata = runs.strata.get(metric, {}).get(run_key(name), {})
-            totals = {sum(counts.correct for counts in values.values()) for values in strata.values()}
+            totals = {
+                int(sum(values.values())) for what, values in strata.items() if what.endswith("_correct")
+            }
             if totals - {scores.correct_count}:
                 shown = ", ".join(map(str, sorted(totals)))
                 rows.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from smmile.data.images import StoredImage
@@ -113,3 +113,8 @@ _PERMUTATION = re.compile(r"_perm_\d+\Z")
 def base_problem_id(problem_id: str) -> str:
     """The id of the SMMILE problem that a SMMILE++ problem permutes: without `_perm_<n>`."""
     return _PERMUTATION.sub("", problem_id)
+
+
+def is_permuted(problem_ids: Iterable[str]) -> bool:
+    """Whether all ids are those of permuted problems, as on SMMILE++."""
+    return all(_PERMUTATION.search(problem_id) for problem_id in problem_ids)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from smmile.data.problems import HUB_IDS, base_problem_id
+from smmile.data.problems import HUB_IDS
 from smmile.reporting.latex import Estimate, latex_escape, latex_metrics, latex_table
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.statistics import (
@@ -37,7 +37,7 @@ class Analysis:
 
     @property
     def is_permuted(self) -> bool:
-        """Does the run ask base problems more than once, as on SMMILE++?"""
+        """Whether the run has base problems more than once, as on SMMILE++."""
         return self.base_problems < self.scores.total
 
     def estimate(self, error: ErrorBars | None) -> Estimate:
@@ -52,7 +52,7 @@ def analyse(scores: Iterable[Scores], *, resamples: int = 1000, seed: int = 42) 
 
 
 def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
-    clusters = [base_problem_id(problem_id) for problem_id in scores.problem_ids]
+    clusters = scores.clusters
     deviation = bootstrap_standard_deviation(
         scores.correct_count, scores.total, resamples=resamples, seed=seed
     )

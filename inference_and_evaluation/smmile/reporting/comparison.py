@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
-from smmile.data.problems import base_problem_id
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.options import letter
 from smmile.reporting.statistics import (
@@ -227,10 +226,11 @@ class _Matched:
         return cls(first, second, common, compared)
 
     def difference(self) -> PairedDifference:
+        clusters = self.first.clusters
         return paired_difference(
             [self.first.correct[i] for i, _ in self.compared],
             [self.second.correct[j] for _, j in self.compared],
-            [base_problem_id(self.first.problem_ids[i]) for i, _ in self.compared],
+            [clusters[i] for i, _ in self.compared],
         )
 
     def contrast(self, paired: PairedDifference, p_holm: float) -> Contrast:
@@ -245,7 +245,7 @@ class _Matched:
             second_only=paired.second_only,
             difference=paired.difference * 100,
             standard_error=paired.standard_error * 100,
-            interval=(paired.interval.low * 100, paired.interval.high * 100),
+            interval=paired.interval.percent,
             smallest_detectable=paired.smallest_detectable * 100,
             test="cluster sign-flip" if paired.is_clustered else "exact McNemar",
             p_value=paired.p_value,
@@ -285,10 +285,9 @@ def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores
     sets = indistinguishable_sets({label: run.accuracy for label, run in runs.items()}, significant)
     ranked = []
     for label, run in sorted(runs.items(), key=lambda item: -item[1].accuracy):
-        clusters = [base_problem_id(problem_id) for problem_id in run.problem_ids]
-        interval = accuracy_interval(run.correct, clusters)
+        interval = accuracy_interval(run.correct, run.clusters)
         letters = [letter(index).lower() for index, names in enumerate(sets) if label in names]
-        macro = macro_average(run.correct, clusters)
+        macro = macro_average(run.correct, run.clusters)
         is_permuted = macro.clusters < run.total
         error = macro.standard_error if is_permuted else None
         ranked.append(
@@ -296,7 +295,7 @@ def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores
                 model=label,
                 problems=run.total,
                 accuracy=run.accuracy,
-                interval=(interval.low * 100, interval.high * 100),
+                interval=interval.percent,
                 sets=" ".join(letters),
                 base_problems=macro.clusters,
                 macro=macro.mean * 100 if is_permuted else None,

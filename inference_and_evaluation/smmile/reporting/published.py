@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smmile.data.problems import HUB_IDS, base_problem_id
+from smmile.data.problems import HUB_IDS, is_permuted
 from smmile.errors import UsageError, one_line
 from smmile.results.run_names import RunName
 from smmile.scoring.metrics import METRICS
@@ -82,5 +82,4 @@ def _set_of(scores: Scores) -> PublishedSet | None:
         return _SETS[scores.dataset]
     if scores.dataset == "demo" or "/" in (scores.dataset or ""):  # another set of the hub
         return None
-    permuted = all(base_problem_id(problem_id) != problem_id for problem_id in scores.problem_ids)
-    return "SMMILE++" if permuted else "SMMILE"
+    return "SMMILE++" if is_permuted(scores.problem_ids) else "SMMILE"

@@ -61,6 +61,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def percent(self) -> tuple[float, float]:
+        """The bounds in per cent."""
+        return self.low * 100, self.high * 100
+
 
 def wilson_interval(correct: float, total: float, confidence: float = 0.95) -> Interval:
     """The score interval for a share of independent rows.
@@ -252,7 +257,7 @@ def sign_flip_test(differences: Sequence[int], clusters: Sequence[Hashable]) -> 
 
 
 def tango_interval(
-    first_only: float, second_only: float, total: float, confidence: float = 0.95
+    first_only: float, second_only: float, total: float, quantile: float = 1.959963984540054
 ) -> Interval:
     """The score interval for the difference of two paired shares, first minus second.
 
@@ -260,16 +265,13 @@ def tango_interval(
     second alone. Tango 1998, "Equivalence test and confidence interval for the difference in proportions
     for the paired-sample design": the D with |b - c - nD| <= z sqrt(n (2q + D (1 - D))), q the second's
     share where D is the difference, the greater root of 2n q^2 - (b + c - (2n - b + c) D) q - c D (1 - D).
-    (At D = 0 it is McNemar's test.) Need not be whole numbers.
+    (At D = 0 it is McNemar's test.) Need not be whole numbers. z is `quantile`, by default that of 95 %.
     Raises ValueError for negative numbers, or more of them than `total`.
     """
+    from scipy.optimize import brentq
+
     if min(first_only, second_only) < 0 or total <= 0 or first_only + second_only > total * (1 + 1e-9):
         raise ValueError(f"no interval for {first_only} and {second_only} of {total}")
-    return _tango(first_only, second_only, total, _quantile(confidence, math.inf))
-
-
-def _tango(first_only: float, second_only: float, total: float, quantile: float) -> Interval:
-    from scipy.optimize import brentq
 
     def excess(difference: float) -> float:
         """By how much the squared test statistic is over its bound, times the variance."""
@@ -310,7 +312,7 @@ class PairedDifference:
 
     @property
     def is_clustered(self) -> bool:
-        """Do rows go together, so that the p is the sign-flip test's and not McNemar's?"""
+        """Whether rows go together, so that the p is the sign-flip test's and not McNemar's."""
         return self.clusters < self.rows
 
 
@@ -331,7 +333,7 @@ def paired_difference(
     rows, count = len(differences), len(set(clusters))
     first_only, second_only = differences.count(1), differences.count(-1)
     weight = sample.size / rows
-    interval = _tango(
+    interval = tango_interval(
         first_only * weight,
         second_only * weight,
         sample.size,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from smmile.data.problems import Outline, base_problem_id
-from smmile.errors import one_line
+from smmile.errors import UsageError, one_line, pluralize
 from smmile.reporting.statistics import Interval, accuracy_interval
 from smmile.reporting.tables import WHOLE, Layout, percent, text_table
 from smmile.results.run_names import RunName, evaluation_name
+from smmile.scoring.data_sets import ProblemsOfRuns
 from smmile.scoring.scores import Scores
 
 # A stratum of fewer problems than this says little: it is greyed.
@@ -21,22 +22,24 @@ NUMBER_OF_EXAMPLES = "flag_num_ICL"
 FIRST_EXAMPLE_MATCHES = "flag_first_ICL_match_problem"
 LAST_EXAMPLE_MATCHES = "flag_last_ICL_match_problem"
 
-_SHOWN_FLAGS = {
-    NUMBER_OF_EXAMPLES: "number of examples",
-    FIRST_EXAMPLE_MATCHES: "first example has the answer",
-    LAST_EXAMPLE_MATCHES: "last example has the answer",
+# They say nothing about a run without examples.
+EXAMPLE_FLAGS = {
+    NUMBER_OF_EXAMPLES: "Number of examples",
+    FIRST_EXAMPLE_MATCHES: "First example has the answer",
+    LAST_EXAMPLE_MATCHES: "Last example has the answer",
 }
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """The problems of a run that have `value` under `flag`, both as in the published strata.
+    """The problems of a run under a metric that have `value` under `flag`, as in the published strata.
 
     The 95 % `interval` of the accuracy (shares, 0..1) takes the permutations of one of the
     `base_problems` as one cluster.
     """
 
     run: RunName
+    metric: str
     flag: str
     value: str
     total: int
@@ -51,7 +54,7 @@ class Stratum:
 
     @property
     def is_small(self) -> bool:
-        """Has it fewer than `FEW_PROBLEMS` base problems?"""
+        """Whether it has fewer than `FEW_PROBLEMS` base problems."""
         return self.base_problems < FEW_PROBLEMS
 
 
@@ -81,15 +84,57 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
                 if flag in of_problem:
                     cluster = base_problem_id(outline.problem_id)
                     members.setdefault(of_problem[flag], []).append((cluster, correct))
-            of_flag = [_stratum(run.name, flag, value, found) for value, found in members.items()]
+            of_flag = [_stratum(run, flag, value, found) for value, found in members.items()]
             by_value = flag == NUMBER_OF_EXAMPLES
             strata += sorted(of_flag, key=lambda one: int(one.value) if by_value else -one.total)
     return strata
 
 
-def unknown_problems(run: Scores, outlines: Mapping[str, Outline]) -> int:
-    """How many of the run's problems the data set does not have."""
-    return sum(problem_id not in outlines for problem_id in run.problem_ids)
+@dataclass(frozen=True)
+class StrataOfRuns:
+    """The strata of several runs, and what there is to report about them.
+
+    `missing` has a line for each data set that cannot be loaded, with the number of its runs; `left_out`
+    has one for each data set that lacks problems of the runs or has other true answers to them.
+    """
+
+    strata: tuple[Stratum, ...]
+    missing: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfRuns:
+    """The strata of every run, by the data set that it is on.
+
+    Raises UsageError where the data set that the user gave cannot be loaded.
+    """
+    strata: list[Stratum] = []
+    missing: dict[str, set[RunName]] = {}
+    reasons: dict[str, str] = {}
+    left_out: dict[str, dict[RunName, int]] = {}
+    for run in runs:
+        try:
+            outlines, data_set = problems.of(run)
+        except UsageError as error:
+            if problems.given is not None:
+                raise
+            data_set = run.dataset or str(error)
+            missing.setdefault(data_set, set()).add(run.name)
+            reasons.setdefault(data_set, str(error))
+            continue
+        strata += stratify([run], outlines)
+        if count := run.total - len(outlines):
+            left_out.setdefault(data_set, {})[run.name] = count
+    return StrataOfRuns(
+        tuple(strata),
+        tuple(f"{pluralize(len(names), 'run')}: {reasons[name]}" for name, names in missing.items()),
+        tuple(
+            f"{pluralize(sum(counts.values()), 'answer')} left out of the strata, as data set "
+            f"{one_line(data_set)} has no such problem or another true answer: "
+            + one_line(", ".join(f"{run.label} {run.mode} ({count})" for run, count in counts.items()), 400)
+            for data_set, counts in left_out.items()
+        ),
+    )
 
 
 def _flags(outline: Outline, *, with_examples: bool) -> dict[str, str]:
@@ -108,11 +153,12 @@ def _truth(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _stratum(run: RunName, flag: str, value: str, members: Sequence[tuple[str, bool]]) -> Stratum:
+def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, bool]]) -> Stratum:
     clusters = [cluster for cluster, _ in members]
     scores = [correct for _, correct in members]
     interval = accuracy_interval(scores, clusters)
-    return Stratum(run, flag, value, len(members), sum(scores), len(set(clusters)), interval)
+    counts = len(members), sum(scores), len(set(clusters))
+    return Stratum(run.name, run.metric, flag, value, *counts, interval)
 
 
 Published = dict[str, dict[str, dict[str, float]]]
@@ -133,7 +179,7 @@ def published_form(strata: Iterable[Stratum]) -> Published:
         of_run = content.setdefault(run_key(stratum.run), {})
         counts = {"accuracy": stratum.accuracy, "total": stratum.total, "correct": stratum.correct}
         if stratum.run in permuted:
-            low, high = 100 * stratum.interval.low, 100 * stratum.interval.high
+            low, high = stratum.interval.percent
             counts |= {"base_problems": stratum.base_problems, "low": low, "high": high}
         for what, number in counts.items():
             of_run.setdefault(f"{stratum.flag}_{what}", {})[stratum.value] = number
@@ -173,9 +219,9 @@ def strata_table(strata: Sequence[Stratum], *, terminal: bool = False, layout: L
     rows: list[list[str]] = []
     small: list[int] = []
     for flag, members in groupby(strata, lambda stratum: stratum.flag):
-        rows.append([_shown_flag(flag), *[""] * (len(head) - 1)])
+        rows.append([flag_title(flag), *[""] * (len(head) - 1)])
         for stratum in members:
-            low, high = (percent(100 * bound) for bound in (stratum.interval.low, stratum.interval.high))
+            low, high = map(percent, stratum.interval.percent)
             mark = "*" if stratum.is_small and not terminal else " "
             small += [len(rows)] if stratum.is_small else []
             row = [f"  {one_line(stratum.value, 60)}", str(stratum.total)]
@@ -191,5 +237,7 @@ def strata_table(strata: Sequence[Stratum], *, terminal: bool = False, layout: L
     )
 
 
-def _shown_flag(flag: str) -> str:
-    return _SHOWN_FLAGS.get(flag, flag.removeprefix("flag_").replace("_", " "))
+def flag_title(flag: str) -> str:
+    """The flag as tables and figures show it."""
+    name = flag.removeprefix("flag_").replace("_", " ").replace("difficulty llms", "difficulty for LLMs")
+    return EXAMPLE_FLAGS.get(flag) or name[:1].upper() + name[1:]

@@ -43,9 +43,9 @@ def text_table(
 ) -> str:
     """A plain table; all but the first `text_columns` are set to the right.
 
-    Where there is no room, `secondary` columns are left out, one after another. With `dimmed` it is for a
-    terminal, and those rows (by number, from 0) are dimmed. Raises UsageError for a column to sort by
-    that the table does not have.
+    Where the table is too wide, `secondary` columns are left out, one after another. With `dimmed` it is
+    for a terminal, and those rows (by number, from 0) are dimmed. Raises UsageError for a column to sort
+    by that the table does not have.
     """
     if layout.sort is not None:
         rows = _sorted_rows(head, rows, layout.sort)
@@ -63,7 +63,7 @@ def text_table(
     dropped = [one_line(name) for index, name in enumerate(head) if index not in kept]
     if not dropped:
         return table
-    note = textwrap.fill(f"(no room for: {', '.join(dropped)})", (layout.width or 80) - 1)
+    note = textwrap.fill(f"(columns omitted: {', '.join(dropped)})", (layout.width or 80) - 1)
     return f"{table}{textwrap.indent(note, ' ')}\n"
 
 

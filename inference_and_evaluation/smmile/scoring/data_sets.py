@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from smmile.data.dataset import DatasetSource, load_outlines
-from smmile.data.problems import Outline, base_problem_id
+from smmile.data.problems import Outline, is_permuted
+from smmile.errors import UsageError
 from smmile.results.reading import source_of_run
 from smmile.results.schema import Run
 from smmile.scoring.scores import Scores
@@ -19,26 +20,43 @@ class ProblemsOfRuns:
     """
 
     def __init__(self, folder: Path, given: DatasetSource | None) -> None:
+        self.given = given
         self._folder = folder
-        self._given = given
-        self._loaded: dict[DatasetSource, Mapping[str, Outline]] = {}
+        self._loaded: dict[DatasetSource, Mapping[str, Outline] | UsageError] = {}
 
     def source(self, run: Run | None, problem_ids: tuple[str, ...]) -> DatasetSource:
         """The data set of a run. Raises UsageError where it is not known."""
-        if self._given is not None:
-            return self._given
+        if self.given is not None:
+            return self.given
         if run is not None:
             return source_of_run(run, self._folder)
-        is_permuted = all(base_problem_id(problem_id) != problem_id for problem_id in problem_ids)
-        return DatasetSource("augmented" if is_permuted else "smmile")
+        return DatasetSource("augmented" if is_permuted(problem_ids) else "smmile")
 
     def outlines(self, source: DatasetSource) -> Mapping[str, Outline]:
         """The problems of a data set by their ids. Raises UsageError where it cannot be read."""
         if source not in self._loaded:
-            self._loaded[source] = {one.problem_id: one for one in load_outlines(source)}
-        return self._loaded[source]
+            try:
+                self._loaded[source] = {one.problem_id: one for one in load_outlines(source)}
+            except UsageError as error:
+                self._loaded[source] = error
+        loaded = self._loaded[source]
+        if isinstance(loaded, UsageError):
+            raise loaded
+        return loaded
 
     def of(self, scores: Scores) -> tuple[Mapping[str, Outline], str]:
-        """The problems of a scored run, and the data set's name."""
+        """The problems of a scored run that its data set has with the same true answer, and its name.
+
+        (Blanks do not count: published files have changed them.) Raises as `source` and `outlines`.
+        """
         source = self.source(scores.run, scores.problem_ids)
-        return self.outlines(source), source.label
+        outlines = self.outlines(source)
+        found = {
+            problem_id: outlines[problem_id] for problem_id in scores.problem_ids if problem_id in outlines
+        }
+        answers = scores.true_answers
+        return {
+            problem_id: outline
+            for problem_id, outline in found.items()
+            if problem_id not in answers or answers[problem_id].split() == outline.answers[-1].split()
+        }, source.label

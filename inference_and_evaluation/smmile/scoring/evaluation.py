@@ -170,6 +170,7 @@ def read_scores_in(file: Path, metric: Metric, name: RunName, results: RunResult
         error_count=content.err_count,
         word_count=content.word_count or 0.0,
         run=results.run if results else None,
+        true_answers={one.problem_id: one.true_answer for one in results.records} if results else {},
     )
 
 

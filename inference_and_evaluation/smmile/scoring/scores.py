@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from smmile.data.problems import base_problem_id
 from smmile.results.reading import RunResults
 from smmile.results.run_names import BASELINES, RunName
 from smmile.results.schema import Record, Run
@@ -19,7 +20,8 @@ class Scores:
     An error or an answer without a choice or verdict is not answered, and counts as incorrect.
     `word_count` is the mean number of words of the answers. `skipped` problems of the data set could not
     be asked and are not among these. `run` is None for published files and evaluations without a result
-    file.
+    file. `true_answers` are the queries', by problem id, as far as known. `chance_level` is the mean of
+    1 / number of options over the records that have options, in per cent.
     """
 
     name: RunName
@@ -31,11 +33,18 @@ class Scores:
     word_count: float = 0.0
     skipped: int = 0
     run: Run | None = None
+    true_answers: Mapping[str, str] = field(default_factory=dict)
+    chance_level: float | None = None
 
     @property
     def dataset(self) -> str | None:
         """The data set that the result file names."""
         return self.run.dataset.id if self.run else None
+
+    @property
+    def clusters(self) -> list[str]:
+        """For each problem the id of its base problem, which groups the permutations of one problem."""
+        return [base_problem_id(problem_id) for problem_id in self.problem_ids]
 
     @property
     def total(self) -> int:
@@ -72,6 +81,7 @@ def score_records(
     """The scores of a run by its records; those without an error are `answered` by default."""
     if answered is None:
         answered = [record.status == "ok" for record in results.records]
+    chances = [100 / len(record.options) for record in results.records if record.options]
     return Scores(
         name=results.name,
         metric=metric,
@@ -82,6 +92,8 @@ def score_records(
         word_count=mean_words(results.records),
         skipped=len(results.run.dataset.skipped) if results.run else 0,
         run=results.run,
+        true_answers={record.problem_id: record.true_answer for record in results.records},
+        chance_level=sum(chances) / len(chances) if chances else None,
     )
 
 

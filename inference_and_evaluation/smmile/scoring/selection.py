@@ -25,17 +25,17 @@ class Selection:
 
     @property
     def is_narrow(self) -> bool:
-        """Is there a filter?"""
+        """Whether there is a filter."""
         return bool(self.models) or self.mode is not None
 
     def has(self, name: RunName) -> bool:
-        """Do the filters let the run through? (Whether it is perturbed is another matter.)"""
+        """Whether the filters include the run, perturbed or not."""
         return (not self.models or bool({name.model, name.label} & {*self.models})) and (
             self.mode in (None, name.mode)
         )
 
     def shows(self, name: RunName) -> bool:
-        """Does the run belong in a report?"""
+        """Whether the report shows the run."""
         return self.has(name) and (self.perturbed or not name.perturbation)
 
     def resolved(self, names: Iterable[RunName], folder: Path) -> Selection:

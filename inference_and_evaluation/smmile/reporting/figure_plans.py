@@ -1,0 +1,244 @@
+"""What figures show, as data: accuracies of models side by side, and by stratum.
+
+Texts come from file names and data sets: they are drawn literally, never interpreted as markup.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from smmile.reporting.published import PublishedScore
+from smmile.reporting.statistics import accuracy_interval, wilson_interval
+from smmile.reporting.strata import EXAMPLE_FLAGS, FEW_PROBLEMS, Stratum, flag_title
+from smmile.results.run_names import BASELINES, RunName, file_safe, latex_name
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.scores import Scores, natural_key
+from smmile.task import InferenceMode
+
+
+@dataclass(frozen=True)
+class Point:
+    """An accuracy with its interval (None: it has none), in per cent; `published` ones are hollow."""
+
+    mode: InferenceMode
+    accuracy: float
+    interval: tuple[float, float] | None = None
+    published: bool = False
+    few: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model or stratum; `slanted`: its label is in italics, `few`: it is grey.
+
+    In a heat map, `cells` has a place for each model, None where the model has no score.
+    """
+
+    label: str
+    cells: tuple[Point | None, ...]
+    slanted: bool = False
+    few: bool = False
+
+    @property
+    def points(self) -> list[Point]:
+        """The cells that have a score."""
+        return [cell for cell in self.cells if cell is not None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows on one axis, with a rule above the row number `rule`.
+
+    `lines` are levels to compare with, in per cent, by their name in the legend. Without `labelled` the
+    rows are those of the panel to the left.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    rule: int | None = None
+    lines: Mapping[str, float] = field(default_factory=dict)
+    labelled: bool = True
+
+
+@dataclass(frozen=True)
+class DotPlot:
+    """A figure: columns of panels, a title above and a note below.
+
+    With `whole_scale` every axis goes to 100 %, else as far as it must.
+    """
+
+    title: str
+    columns: tuple[tuple[Panel, ...], ...]
+    note: str
+    whole_scale: bool = False
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A figure of models (columns) by strata (rows), a panel per flag; cells of `few` problems are grey."""
+
+    title: str
+    models: tuple[str, ...]
+    panels: tuple[Panel, ...]
+    note: str
+
+
+# Models side by side.
+
+
+def models_plan(
+    scores: Sequence[Scores],
+    published: Sequence[PublishedScore] = (),
+    chance: float | None = None,
+) -> DotPlot:
+    """0-shot and ICL of every model, a panel per metric, in the order of the tables.
+
+    `chance` is the accuracy of guessing among the options, in per cent. Each run's interval takes the
+    permutations of one problem as one cluster; published scores on SMMILE++, whose answers are not
+    available, have none.
+    """
+    metrics = [metric for metric in METRICS if any(run.metric == metric for run in scores)]
+    points: dict[tuple[str, str], dict[str, list[Point]]] = {}
+    names = {*(run.name for run in scores), *(score.name for score in published)}
+    for name in sorted(names, key=natural_key):
+        points.setdefault((name.model, name.perturbation), {metric: [] for metric in metrics})
+    permuted = False
+    for run in scores:
+        permuted = permuted or len(set(run.clusters)) < run.total
+        interval = accuracy_interval(run.correct, run.clusters).percent
+        point = Point(run.name.mode, run.accuracy, interval)
+        points[run.name.model, run.name.perturbation][run.metric].append(point)
+    for score in published:
+        if score.metric in metrics:
+            wilson = None if permuted else wilson_interval(score.correct, score.problems).percent
+            point = Point(score.name.mode, score.accuracy, wilson, published=True)
+            points[score.name.model, ""][score.metric].append(point)
+    models = {model: by_metric for model, by_metric in points.items() if any(by_metric.values())}
+    baselines = sum(model in BASELINES for model, _ in models)
+    panels: list[Panel] = []
+    for metric in metrics:
+        rows = [
+            Row(_model_label(*model), tuple(by_metric[metric]), slanted=model[0] in BASELINES)
+            for model, by_metric in models.items()
+        ]
+        majority = models.get(("majority", ""), {}).get(metric, [])
+        levels = [point.accuracy for point in majority if point.mode == "ICL"]  # the user's own is first
+        lines = {"majority baseline": levels[0]} if levels else {}
+        if metric == "mcqa" and chance is not None:
+            lines["chance"] = chance
+        rule = baselines if 0 < baselines < len(rows) else None
+        panels.append(Panel(METRICS[metric].title, tuple(rows), rule, lines, labelled=not panels))
+    note = "Bars: 95 % intervals"
+    note += ", with the permutations of one problem as one cluster" if permuted else ""
+    note += "; published scores on SMMILE++ have none" if permuted and published else ""
+    note += ". Errors and missing answers count as incorrect."
+    note += " Baselines in italics." if baselines else ""
+    title = "Accuracy without (0-shot) and with (ICL) in-context examples"
+    return DotPlot(title, tuple((panel,) for panel in panels), note)
+
+
+def _model_label(model: str, perturbation: str = "") -> str:
+    """The model as the paper calls it, without its footnotes; another by its name in files."""
+    name = re.sub(r"\$.*?\$", "", latex_name(model) or "") or model
+    return f"{name} [{perturbation}]" if perturbation else name
+
+
+# Strata.
+
+
+_MOST_STRATA = 40  # of one flag in a figure
+
+
+def strata_plans(metric: str, strata: Sequence[Stratum]) -> dict[str, DotPlot]:
+    """A figure for every model that has strata under `metric`, by the middle of its file's name."""
+    models: dict[tuple[str, str], list[Stratum]] = {}
+    for stratum in strata:
+        if stratum.metric == metric:
+            models.setdefault((stratum.run.model, stratum.run.perturbation), []).append(stratum)
+    plans: dict[str, DotPlot] = {}
+    for model, of_model in models.items():
+        stem = f"strata_{file_safe(of_model[0].run.label)[:100]}_{metric}"
+        while stem in plans:  # names that differ in what no file name should have
+            stem += "-"
+        plans[stem] = _strata_plan(f"{_model_label(*model)}: {METRICS[metric].title}", of_model)
+    return plans
+
+
+def _strata_plan(title: str, strata: Sequence[Stratum]) -> DotPlot:
+    """One model's strata, a panel per flag, a row per value with its number of problems."""
+    panels = _strata_panels(strata, list(dict.fromkeys(stratum.run for stratum in strata)))
+    note = f"Bars: 95 % intervals. {_brackets_note(strata, panels)}"
+    return DotPlot(title, _balanced(panels, 3), note, whole_scale=True)
+
+
+def heat_map(metric: str, strata: Sequence[Stratum]) -> HeatMap | None:
+    """Returns a figure of the models by stratum under `metric`; None without strata.
+
+    It shows the runs with in-context examples, or those without if there are no others.
+    """
+    found = [stratum for stratum in strata if stratum.metric == metric]
+    mode: InferenceMode = "ICL" if any(stratum.run.mode == "ICL" for stratum in found) else "0-shot"
+    found = [stratum for stratum in found if stratum.run.mode == mode]
+    runs = list(dict.fromkeys(stratum.run for stratum in found))
+    models = tuple(_model_label(run.model, run.perturbation) for run in runs)
+    panels = _strata_panels(found, runs)
+    note = f"Accuracy in per cent. {_brackets_note(found, panels)}"
+    title = f"{METRICS[metric].title}: accuracy of each model by stratum ({mode})"
+    return HeatMap(title, models, tuple(panels), note) if panels else None
+
+
+def _strata_panels(strata: Sequence[Stratum], runs: Sequence[RunName]) -> list[Panel]:
+    """A panel per flag, a row per value, a cell per run; example flags are shown for ICL alone."""
+    flags: dict[str, dict[str, dict[RunName, Stratum]]] = {}
+    for one in strata:
+        if one.run.mode == "ICL" or one.flag not in EXAMPLE_FLAGS:
+            flags.setdefault(one.flag, {}).setdefault(one.value, {})[one.run] = one
+    panels = []
+    for flag, values in flags.items():
+        totals = {value: [one.total for one in by_run.values()] for value, by_run in values.items()}
+        rows = []
+        for value in _largest(totals):
+            cells = [values[value].get(run) for run in runs]
+            shown = "/".join(map(str, dict.fromkeys(totals[value])))
+            points = tuple(_stratum_point(one) if one else None for one in cells)
+            few = all(one.is_small for one in values[value].values())
+            rows.append(Row(f"{value} ({shown})", points, few=few))
+        more = f" ({len(rows)} largest of {len(values)})" if len(values) > len(rows) else ""
+        panels.append(Panel(flag_title(flag) + more, tuple(rows)))
+    return panels
+
+
+def _stratum_point(stratum: Stratum) -> Point:
+    return Point(stratum.run.mode, stratum.accuracy, stratum.interval.percent, few=stratum.is_small)
+
+
+def _largest(totals: Mapping[str, Sequence[int]]) -> list[str]:
+    """The values of most problems: numbers in their order, others the most problems first."""
+
+    def order(value: str) -> tuple[float, float, str]:
+        if value in ("true", "false"):
+            return (0, -ord(value[0]), value)
+        number = float(value) if re.fullmatch(r"\d{1,9}", value) else math.inf
+        return (number, -max(totals[value]), value)
+
+    return sorted(sorted(totals, key=lambda value: -max(totals[value]))[:_MOST_STRATA], key=order)
+
+
+def _brackets_note(strata: Sequence[Stratum], panels: Sequence[Panel]) -> str:
+    base = "base " if any(stratum.base_problems < stratum.total for stratum in strata) else ""
+    few = any(point.few for panel in panels for row in panel.rows for point in row.points)
+    return f"In brackets: number of problems{f'; grey: fewer than {FEW_PROBLEMS} {base}problems' * few}."
+
+
+def _balanced(panels: Sequence[Panel], columns: int) -> tuple[tuple[Panel, ...], ...]:
+    """The panels in up to `columns` columns of about one height; the largest are placed first."""
+    placed: list[list[int]] = [[] for _ in range(min(columns, len(panels)))]
+    heights = [0.0] * len(placed)
+    for index in sorted(range(len(panels)), key=lambda index: -len(panels[index].rows)):
+        column = heights.index(min(heights))
+        placed[column].append(index)
+        heights[column] += len(panels[index].rows) + 3
+    return tuple(tuple(panels[index] for index in sorted(column)) for column in sorted(placed, key=min))
