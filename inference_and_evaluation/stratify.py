@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smmile import cli
 from smmile.scoring.metrics import METRICS, Metric
 from smmile.scoring.selection import Selection
+
+if TYPE_CHECKING:
+    from smmile.reporting.strata import Published
 
 EXAMPLE = "python stratify.py ../results --eval_type llm --model qwen72B --inference-mode ICL"
 
@@ -26,7 +30,7 @@ def main() -> int:
 
     from smmile.errors import UsageError, one_line
     from smmile.files import write_whole
-    from smmile.reporting.reports import filter_suffix, open_report, write_report
+    from smmile.reporting.reports import filter_suffix, open_report
     from smmile.reporting.strata import FEW_PROBLEMS, published_form, strata_tables, stratify_runs
     from smmile.reporting.tables import Layout
     from smmile.scoring.data_sets import ProblemsOfRuns
@@ -39,7 +43,8 @@ def main() -> int:
     for name in _without_evaluation(args.results_dir, metric, report.selection):
         print(f"{one_line(name)} has not been scored; {metric.script} does that", file=sys.stderr)
 
-    found = stratify_runs(report.everything.scores, problems)
+    chosen = report.shown if report.is_narrow else report.everything
+    found = stratify_runs(chosen.scores, problems)
     strata = [stratum for stratum in found.strata if report.selection.shows(stratum.run)]
     if not strata:
         raise UsageError(
@@ -51,10 +56,10 @@ def main() -> int:
         print(f"warning: {line}", file=sys.stderr)
     for line in found.missing:
         print(f"skipped: {line}", file=sys.stderr)
-    content = msgspec.json.format(msgspec.json.encode(published_form(found.strata)), indent=2) + b"\n"
-    file = write_report(
-        args.results_dir / f"model_stratification_{metric.key}.json", None, lambda _: content
-    )
+    # A narrowed report leaves the other runs' strata as they are.
+    file = args.results_dir / f"model_stratification_{metric.key}.json"
+    content = (_saved(file) if report.is_narrow else {}) | published_form(found.strata)
+    write_whole(file, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n", durable=False)
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     print(f"{metric.title} by stratum, errors and missing answers count as incorrect.")
@@ -72,6 +77,16 @@ def main() -> int:
             write_whole(args.results_dir / file_name, figure, durable=False)
             print(cli.shown_path(args.results_dir / file_name))
     return cli.EXIT_SOME_ERRORS if report.shown.unscored or found.missing else cli.EXIT_OK
+
+
+def _saved(file: Path) -> Published:
+    """The strata in `file`; none where it is missing or broken."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, dict[str, float]]])
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def _without_evaluation(folder: Path, metric: Metric, selection: Selection) -> list[str]:

@@ -107,7 +107,7 @@ def test_every_combination_of_filters_finds_its_runs(
         for key in every
         if names in (None, key.rpartition(":")[0]) and mode in (None, key.rpartition(":")[2])
     }
-    assert set(found) == set(every)  # the file has all runs
+    assert set(found) == expected
     shown = {
         tuple(line.split(":")[0].split(", "))
         for line in finished.out.splitlines()
@@ -303,6 +303,19 @@ def test_smmile_plus_plus_works_and_so_do_nulls(tmp_path: Path) -> None:
     expected = accuracy_interval(right, [problem[:2] for problem in accuracies])
     saved = [strata[f"flag_rarity_{what}"]["None"] for what in ("base_problems", "low", "high")]
     assert saved == pytest.approx([2, *expected.percent])
+
+
+def test_a_narrowed_report_keeps_the_strata_of_the_other_runs(data: Path, tmp_path: Path) -> None:
+    base = ["--output-dir", tmp_path / "r", "--baseline"]
+    assert run_here("inference_baselines.py", *base, "majority", "--dataset", "demo").code == 0
+    assert run_here("inference_baselines.py", *base, "nearest", "--dataset-path", data).code == 0
+    full, finished = strata_of(tmp_path / "r", "em")
+    assert finished.code == 0, finished.err
+    words = ["--model", "nearest", "--dataset-path", data]
+    narrowed, finished = strata_of(tmp_path / "r", "em", *words)
+    assert finished.code == 0, finished.err
+    assert narrowed == full
+    assert len(full) == 2
 
 
 def test_problems_that_the_data_set_lacks_are_counted_and_left_out(data: Path, tmp_path: Path) -> None:
