@@ -111,8 +111,9 @@ def _chance_level(folder: Path) -> float | None:
     import msgspec
 
     from smmile.scoring.evaluation import evaluation_files
+    from smmile.scoring.metrics import METRICS
 
-    for file in evaluation_files(folder, "mcqa").values():
+    for file in evaluation_files(folder, METRICS["mcqa"]).values():
         with contextlib.suppress(OSError, ValueError, RecursionError):
             evaluation = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
             if isinstance(level := evaluation.get("chance_level"), float) and 0 <= level <= 100:

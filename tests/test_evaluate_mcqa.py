@@ -421,6 +421,24 @@ def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
     says_in_one_line(offline, "smmile/SMMILE", "--dataset-path")
 
 
+def test_a_run_whose_data_set_is_missing_is_skipped(tmp_path: Path) -> None:
+    words = ["--baseline", "random", "--dataset", "demo", "--task-format", "mcqa", "--output-dir", tmp_path]
+    assert run_here("inference_baselines.py", *words).code == 0
+    for name in ("result_m_ICL_mcqa", "result_n_ICL_mcqa"):
+        write_csv(tmp_path, {"p1": "A"}, name)
+    finished = run_script("evaluate_MCQA.py", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert finished.code == 3
+    assert finished.err.splitlines() == [
+        f"skipped: result_{name}_ICL_mcqa.csv: its data set smmile/SMMILE cannot be loaded; name it with "
+        "--dataset-path"
+        for name in "mn"
+    ]
+    assert "random" in finished.out
+    assert [file.name for file in tmp_path.glob("*_evaluationmcqa.json")] == [
+        "result_random_ICL_mcqa_evaluationmcqa.json"
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "written"),
     [

@@ -550,6 +550,34 @@ def test_perturbed_and_broken_runs(judge: Judge, tmp_path: Path) -> None:
     assert "skipped: result_b_ICL_open.json is not a readable result file" in finished.err
 
 
+def test_a_misnamed_file_is_judged_as_its_content_with_a_warning(judge: Judge, tmp_path: Path) -> None:
+    run = Run("m", None, "ICL", "open", DatasetInfo("d", None, "f", 1), {}, 42)
+    content = encode_result_file(ResultFile(run, (Record("p", "q", "gold", "ok", generated_answer="a"),)))
+    (tmp_path / "result_other_ICL_open.json").write_bytes(content)
+    for words in ([], ["--visualize-only"]):
+        finished = run_here(SCRIPT, tmp_path, *words)
+        assert finished.code == 0, finished.err
+        assert "warning: result_other_ICL_open.json contains the run result_m_ICL_open" in finished.err
+    assert len(judge.chats) == 1
+
+
+def test_what_the_comparison_leaves_out_is_named(judge: Judge, tmp_path: Path) -> None:
+    for name in ("a_ICL_open", "b_ICL_open", "c_ICL_open", "d_ICL_open"):
+        write_csv(tmp_path, name, {"p": name})
+    assert run_here(SCRIPT, tmp_path).code == 0
+    write_csv(tmp_path, "b_ICL_open", {"p": "another answer"})
+    (tmp_path / "result_c_ICL_open_evaluationllm.json").write_text("{")
+    finished = run_here(SCRIPT, tmp_path, "--model", "a")
+    compared = (tmp_path / "model_comparison_llm.txt").read_text()
+    assert [line.split()[0] for line in compared.splitlines() if " ICL " in line] == ["a", "d"]
+    stale, broken = finished.err.splitlines()
+    assert stale == (
+        "warning: result_b_ICL_open_evaluationllm.json scores an earlier version of result_b_ICL_open.csv "
+        "and is left out; run evaluate_LLMJudge.py again"
+    )
+    assert broken.startswith("warning: result_c_ICL_open_evaluationllm.json is not a readable evaluation")
+
+
 # The verdicts that are kept.
 
 

@@ -14,14 +14,14 @@ from smmile.errors import UsageError, one_line
 from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.results.schema import Record
-from smmile.scoring.metrics import METRICS, Metric
+from smmile.scoring.metrics import Metric
 from smmile.scoring.scores import Scores, mean_words
 
-SCHEMA_VERSION = 1
+EVALUATION_VERSION = 1
 
 
 class NotEvaluatedError(UsageError):
-    """A run's evaluation is missing or of other answers; the message says how to make it."""
+    """A run's evaluation is missing or stale; the message says how to make it."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ def make_evaluation(kind: type[_E], scores: Scores, results: RunResults, **more:
         "problem_accuracies": {problem_id: 100.0 * correct for problem_id, correct in pairs},
         "incorrect_examples": [problem_id for problem_id, correct in pairs if not correct],
         "word_count": scores.word_count,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": EVALUATION_VERSION,
         "records_hash": records_hash(results.records),
         "answered": sum(scores.answered),
         "accuracy_answered": scores.accuracy_of_answered,
@@ -105,10 +105,10 @@ def decode_evaluation(kind: type[_E], file: Path) -> _E:
         content = msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{one_line(file.name)} is not a readable evaluation ({error})") from error
-    if content.schema_version > SCHEMA_VERSION:
+    if content.schema_version > EVALUATION_VERSION:
         raise UsageError(
             f"{one_line(file.name)} has schema_version {content.schema_version}; "
-            f"this suite reads up to {SCHEMA_VERSION}"
+            f"this suite reads up to {EVALUATION_VERSION}"
         )
     accuracies = content.problem_accuracies
     if not accuracies or any(value not in (0, 100) for value in accuracies.values()):
@@ -131,7 +131,7 @@ class _Saved(Evaluation, frozen=True, kw_only=True):
 def saved_scores(results: RunResults, metric: Metric) -> Scores | None:
     """The scores in the evaluation file beside a result file; None where there is no such file.
 
-    Raises NotEvaluatedError where that is of other answers, UsageError where it is broken.
+    Raises NotEvaluatedError where that is stale, UsageError where it is broken.
     """
     file = evaluation_file(results.file, metric)
     return read_scores_in(file, metric, results.name, results) if file.exists() else None
@@ -145,7 +145,7 @@ def read_scores_in(file: Path, metric: Metric, name: RunName, results: RunResult
     content = decode_evaluation(_Saved, file)
     if results is not None and not _is_current(content, results):
         raise NotEvaluatedError(
-            f"{one_line(file.name)} is of other answers than {one_line(results.file.name)} has now and is "
+            f"{one_line(file.name)} scores an earlier version of {one_line(results.file.name)} and is "
             f"left out; run {metric.script} again"
         )
     if results is None and not _is_named(content, name):
@@ -176,15 +176,17 @@ def read_scores_in(file: Path, metric: Metric, name: RunName, results: RunResult
 def _is_current(content: _Saved, results: RunResults) -> bool:
     """Is the evaluation of the answers that the run has now?
 
-    The hash decides. In a file without one (a published one, say) the problems, the name and the mean
-    number of words have to agree, as far as the file has them.
+    The hash decides. Only evaluations of published CSVs and of results in schema 1 may lack it: then the
+    problems, the mean number of words and, where the file has it, the name have to agree.
     """
     scored = content.problem_accuracies.keys() | content.excluded.keys()
     if {record.problem_id for record in results.records} != scored:
         return False
     if content.records_hash is not None:
         return content.records_hash == records_hash(results.records)
-    same_words = content.word_count is None or abs(content.word_count - mean_words(results.records)) < 1e-6
+    if results.schema_version > 1 or content.word_count is None:
+        return False
+    same_words = abs(content.word_count - mean_words(results.records)) < 1e-6
     return same_words and _is_named(content, results.name)
 
 
@@ -196,15 +198,13 @@ def _is_named(content: Evaluation, name: RunName) -> bool:
     )
 
 
-def evaluation_file(results: Path, metric: Metric | str) -> Path:
-    """The path of the evaluation of the result file `results` under `metric` (or its key)."""
-    metric = METRICS[metric] if isinstance(metric, str) else metric
+def evaluation_file(results: Path, metric: Metric) -> Path:
+    """The path of the evaluation of the result file `results` under `metric`."""
     return results.with_name(f"{results.stem}{metric.suffix}.json")
 
 
-def evaluation_files(folder: Path, metric: Metric | str) -> dict[RunName, Path]:
-    """The evaluation files under `metric` (or its key) in `folder`, by the run in their names."""
-    metric = METRICS[metric] if isinstance(metric, str) else metric
+def evaluation_files(folder: Path, metric: Metric) -> dict[RunName, Path]:
+    """The evaluation files under `metric` in `folder`, by the run in their names."""
     found = {}
     for file in sorted(folder.glob(f"result_*{metric.suffix}.json")):
         name = RunName.parse(file.stem.removesuffix(metric.suffix))

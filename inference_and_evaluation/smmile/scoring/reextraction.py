@@ -50,14 +50,15 @@ def score_reextracted(results: RunResults) -> Scores:
     """Multiple choice by the choices re-extracted from the full responses.
 
     The suite's own files have all that it takes. For a published CSV the evaluation beside it counts;
-    raises NotEvaluatedError where that is missing or of other answers.
+    raises NotEvaluatedError where that is missing or stale.
     """
     if results.run is not None:
         return reextract_run(results, {}, "").scores
-    scores = saved_scores(results, METRICS["mcqa"])
+    metric = METRICS["mcqa"]
+    scores = saved_scores(results, metric)
     if scores is None:
         raise NotEvaluatedError(
-            f"{one_line(results.file.name)} has no {one_line(evaluation_file(results.file, 'mcqa').name)} "
+            f"{one_line(results.file.name)} has no {one_line(evaluation_file(results.file, metric).name)} "
             "with re-extracted choices and is left out; run evaluate_MCQA.py"
         )
     return scores

@@ -197,11 +197,6 @@ def score_verdicts(results: RunResults, verdicts: Sequence[int | None]) -> Score
     )
 
 
-def encode_judged(run: JudgedRun) -> bytes:
-    """The evaluation file's bytes: the protocol's keys in their order, and ours behind them."""
-    return msgspec.json.encode(run.file)
-
-
 def read_judged(name: RunName, file: Path, results: RunResults | None) -> JudgedRun:
     """A run by its evaluation file. Raises as `read_scores_in`."""
     scores = read_scores_in(file, METRICS["llm"], name, results)
@@ -221,7 +216,7 @@ def read_saved(
     """
     judged, missing, broken = [], [], []
     for name in names:
-        file = evaluation_file(files[name], "llm") if name in files else saved[name]
+        file = evaluation_file(files[name], METRICS["llm"]) if name in files else saved[name]
         if not file.exists():
             missing.append(name)
             continue
