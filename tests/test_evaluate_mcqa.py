@@ -249,7 +249,7 @@ def test_options_are_rebuilt_and_the_choice_is_read(data: Path, tmp_path: Path) 
     assert found["correct_options"] == {"p1": "A", "p2": "A", "p3": "B", "p4": "C"}
     assert (found["accuracy"], found["published_accuracy"]) == (75 - 25, 0)
     assert found["chance_level"] == pytest.approx(100 * (1 / 2 + 1 / 2 + 1 / 2 + 1 / 3) / 4)
-    assert (found["wrong_to_right"], found["unreadable"]) == (["p1", "p4"], ["p3"])
+    assert (found["to_correct"], found["unreadable"]) == (["p1", "p4"], ["p3"])
 
 
 def test_rows_of_another_order_are_said_and_left_out(data: Path, tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_the_follow_ups_reply_is_read_and_errors_stay_wrong(tmp_path: Path) -> N
     assert found["selected_options"] == {"p1": "A", "p2": None, "p3": None, "p4": None, "p5": "B"}
     assert found["correct_options"] == {"p1": "A", "p2": "A", "p3": "A", "p4": None, "p5": "A"}
     assert (found["err_count"], found["answered"], found["unreadable"]) == (2, 2, ["p2"])
-    assert (found["wrong_to_right"], found["right_to_wrong"]) == (["p1"], ["p5"])
+    assert (found["to_correct"], found["to_incorrect"]) == (["p1"], ["p5"])
     assert (found["accuracy"], found["published_accuracy"], found["chance_level"]) == (20, 20, 50)
 
 

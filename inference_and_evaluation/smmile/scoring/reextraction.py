@@ -302,8 +302,8 @@ class ChoiceEvaluation(Evaluation, frozen=True, kw_only=True):
     published_accuracy: float = 0.0
     chance_level: float | None = None
     unreadable: list[str] = msgspec.field(default_factory=list)
-    wrong_to_right: list[str] = msgspec.field(default_factory=list)
-    right_to_wrong: list[str] = msgspec.field(default_factory=list)
+    to_correct: list[str] = msgspec.field(default_factory=list)
+    to_incorrect: list[str] = msgspec.field(default_factory=list)
     excluded: dict[str, str] = msgspec.field(default_factory=dict)
     choices_from: str = "full_response"
 
@@ -324,8 +324,8 @@ def choice_evaluation(run: ReextractedRun) -> ChoiceEvaluation:
         published_accuracy=run.stored.accuracy,
         chance_level=run.chance_level,
         unreadable=run.unreadable,
-        wrong_to_right=run.to_correct,
-        right_to_wrong=run.to_incorrect,
+        to_correct=run.to_correct,
+        to_incorrect=run.to_incorrect,
         excluded=dict(run.excluded),
         choices_from="full_response" if run.from_responses else "as stored",
     )

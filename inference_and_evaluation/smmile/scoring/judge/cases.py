@@ -1,4 +1,4 @@
-"""An LLM as a judge: what it is asked about an answer, and how its reply is read."""
+"""An LLM as a judge: its prompts, and how its responses are read."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Case:
 
 
 def case_of(record: Record) -> Case | None:
-    """What a judge is asked about an open answer; None where there is none, which is wrong unasked.
+    """The case of an open answer; None where there is no answer, which is incorrect without a judge.
 
     An error is no answer, but for an empty cell of a published file: its text was `nan` for the
     published judge as well.
@@ -102,14 +102,14 @@ _ONLY_MARKS = re.compile(rf"{_QUOTE}\.?{_QUOTE}")
 _FENCE = re.compile("```[A-Za-z]*")
 
 
-def read_verdict(reply: str) -> Literal[0, 1] | None:
-    """The verdict in a judge's reply; None where there is anything else in it than verdicts.
+def read_verdict(response: str) -> Literal[0, 1] | None:
+    """The verdict in a judge's response; None where there is anything else in it than verdicts.
 
     A verdict is the digit, with a full stop, quotes, a code fence or white space around it. The last
     counts. What a reasoning model thinks before its response, up to </think>, does not count.
     """
     verdict: Literal[0, 1] | None = None
-    for word in reply.removeprefix("\ufeff").rpartition("</think>")[2].split():
+    for word in response.removeprefix("\ufeff").rpartition("</think>")[2].split():
         if match := _VERDICT.fullmatch(word):
             verdict = 1 if match[1] == "1" else 0
         elif not _FENCE.fullmatch(word) and not _ONLY_MARKS.fullmatch(word):

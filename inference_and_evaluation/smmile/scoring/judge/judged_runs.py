@@ -140,8 +140,8 @@ def decide(cases: Iterable[Case], judges: Sequence[Verdicts]) -> Decisions:
 def _verdict(record: JudgeRecord) -> Verdict:
     if record.error is not None:
         return Verdict(None, record.full_response, f"{record.error.type}: {record.error.message}")
-    reply = record.full_response or ""
-    return Verdict(read_verdict(reply), reply)
+    response = record.full_response or ""
+    return Verdict(read_verdict(response), response)
 
 
 def _majority(own: Mapping[str, Verdict]) -> Verdict:

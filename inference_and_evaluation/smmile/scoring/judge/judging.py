@@ -37,7 +37,7 @@ _ONLY_A_DIGIT: dict[str, object] = {"type": "integer", "enum": [0, 1]}
 class Judge:
     """A model of a provider that decides by one of the prompts.
 
-    `constrained`: its server is asked to let it reply nothing but 0 or 1.
+    `constrained`: its server is asked to restrict responses to 0 or 1.
     """
 
     provider: Provider
@@ -47,13 +47,13 @@ class Judge:
 
     @classmethod
     def named(cls, name: str, prompt: PromptName, *, constrain: bool) -> Judge:
-        """The judge that `--judge` calls PROVIDER/NAME. Raises UsageError where that is none."""
+        """The judge that `--judge` calls PROVIDER/NAME. Raises UsageError where it is not one."""
         provider, slash, model = name.partition("/")
         for known in get_args(Provider):
             if provider == known and slash and model.strip():
                 return cls(known, model, prompt, constrain and known == "ollama")
         raise UsageError(
-            f"--judge {one_line(name)} is no judge; give PROVIDER/NAME, such as ollama/llama3.3; providers "
+            f"--judge {one_line(name)} is not PROVIDER/NAME, such as ollama/llama3.3; providers "
             f"are {', '.join(get_args(Provider))}"
         )
 
@@ -81,7 +81,7 @@ def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) 
         _DECODING[judge.provider],
         budget=budget,
         model_flag="--judge",
-        reply_schema=_ONLY_A_DIGIT if judge.constrained else None,
+        response_schema=_ONLY_A_DIGIT if judge.constrained else None,
     )
 
 
@@ -99,6 +99,11 @@ class JudgeRecord(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float | None = None
+
+    @property
+    def case(self) -> Case:
+        """The case that was judged."""
+        return Case(self.question, self.true_answer, self.generated_answer)
 
     @classmethod
     def of(cls, case: Case, outcome: Response | Failure) -> JudgeRecord:
@@ -131,22 +136,23 @@ def longest_response(judge: Judge) -> int:
 class Job:
     """What a judge is to decide: `cases`, of which `known` are decided in its file and `pending` are not.
 
-    `unasked` counts further undecided cases that a limit leaves out.
+    `not_sent` counts further undecided cases that a limit leaves out.
     """
 
     judge: Judge
     cases: Mapping[str, Case]
     known: Mapping[str, JudgeRecord]
     pending: tuple[Case, ...]
-    unasked: int
+    not_sent: int
 
     @property
     def requests(self) -> list[Request]:
         """The requests to send."""
-        return [Request(case.key, _conversation(case, self.judge.prompt)) for case in self.pending]
+        return [Request(case.key, conversation(case, self.judge.prompt)) for case in self.pending]
 
 
-def _conversation(case: Case, prompt: PromptName) -> Conversation:
+def conversation(case: Case, prompt: PromptName) -> Conversation:
+    """The request about `case`: one message, the judge's prompt."""
     return Conversation((Turn("user", (TextPart(judge_prompt(case, prompt)),)),))
 
 
@@ -208,7 +214,7 @@ def ask(
     """Have `judge` decide the `cases` that it has not decided in `folder` yet, at most `limit` of them.
 
     Every response is on the disk before the next is awaited. Raises UsageError where the judge cannot be
-    asked, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
+    used, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
     it was stopped. Responses are kept.
     """
     journal = Journal(
