@@ -30,7 +30,7 @@ def main() -> int:
     from smmile.reporting.reports import write_report
     from smmile.reporting.tables import Layout, comparison_table
     from smmile.results.reading import read_run, result_files
-    from smmile.scoring.evaluation import Evaluation, evaluation_file, make_evaluation
+    from smmile.scoring.evaluation import evaluation_file, make_evaluation
     from smmile.scoring.selection import Selection
 
     metric, options = METRICS[args.metric], ScoringOptions(strict=args.strict_match)
@@ -67,7 +67,7 @@ def main() -> int:
         scores.append(found)
         if selection.has(name):
             more = {"match": match} if match else {}
-            content = msgspec.json.encode(make_evaluation(Evaluation, found, results, **more))
+            content = msgspec.json.encode(make_evaluation(found, results, **more))
             write_whole(evaluation_file(file, metric), content, durable=False)
 
     how = f" ({match})" if match else ""

@@ -247,9 +247,9 @@ def _show(judged: Sequence[JudgedRun], args: argparse.Namespace) -> None:
     notes: dict[str, list[str]] = {"addresses the judge": [], "unscored": []}
     for run in judged:
         where = f"{one_line(run.name.stem)}, problem"
-        for problem_id, piece in run.file.judge_like.items():
+        for problem_id, piece in (run.file.judge_like or {}).items():
             notes["addresses the judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")
-        for problem_id, verdict in run.file.verdicts.items():
+        for problem_id, verdict in run.verdicts.items():
             if verdict.verdict is None:
                 said = verdict.error or ("several judges" if verdict.judges else f'"{verdict.reply}"')
                 notes["unscored"].append(f"{where} {one_line(problem_id)}: {one_line(said, 120)}")

@@ -18,7 +18,7 @@ from smmile.results.published_csv import encode_csv
 from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
 from smmile.results.schema import DatasetInfo, Record, Run
-from smmile.scoring.evaluation import Evaluation, make_evaluation
+from smmile.scoring.evaluation import make_evaluation
 from smmile.scoring.exact_match import normalise, score_exact_match
 
 COLUMNS = ["problem_id", "final_question", "true_answer", "generated_answer", "full_response"]
@@ -140,7 +140,7 @@ def test_an_error_record_of_ours_is_wrong_and_not_counted_as_words() -> None:
     scores = score_exact_match(results)
     assert (scores.correct, scores.answered) == ((True, False), (True, False))
     assert (scores.error_count, scores.word_count, scores.accuracy_of_answered) == (1, 2.0, 100.0)
-    written = make_evaluation(Evaluation, scores, results)
+    written = make_evaluation(scores, results)
     assert (written.original_count, written.total_examples, written.excluded_count) == (3, 2, 1)
 
 

@@ -23,6 +23,7 @@ from fake_service import SAYS, Answer, Asked, FakeService, fails, ollama_fails, 
 from smmile.backends.interface import ErrorInfo
 from smmile.results.reading import read_run, result_files
 from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
+from smmile.scoring.folder import read_scores
 from smmile.scoring.judge.cases import Case, case_of, judge_instructions_in, judge_prompt, read_verdict
 
 KEY = "sk-secret-key-0123456789"
@@ -249,6 +250,10 @@ def test_our_own_errors_are_not_judged(judge: Judge, tmp_path: Path) -> None:
     assert judge.questions == [prompt_for("p1", "said")]
     found = evaluation(tmp_path, "m_ICL_open")
     assert (found["correct_examples"], found["err_count"], found["answered"]) == (1, 1, 1)
+    assert found["unanswered"] == ["p2"]
+    (tmp_path / "result_m_ICL_open.json").unlink()
+    [scores] = read_scores(tmp_path).scores
+    assert scores.answered == (True, False)
 
 
 # What comes back.

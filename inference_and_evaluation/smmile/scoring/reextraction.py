@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-import msgspec
-
 from smmile.data.problems import Outline
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.choice import read_choice
@@ -289,30 +287,10 @@ def _query_patterns() -> tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]:
     return tuple(patterns)
 
 
-class ChoiceEvaluation(Evaluation, frozen=True, kw_only=True):
-    """What `evaluate_MCQA.py` writes: an evaluation by the re-extracted choices, and these.
-
-    `published_accuracy` is over all of the run's problems as stored, `chance_level` the mean of 1 / number
-    of options, both in per cent. `excluded` says why problems were left out; `choices_from` where choices
-    were read.
-    """
-
-    selected_options: dict[str, str | None] = msgspec.field(default_factory=dict)
-    correct_options: dict[str, str | None] = msgspec.field(default_factory=dict)
-    published_accuracy: float = 0.0
-    chance_level: float | None = None
-    unreadable: list[str] = msgspec.field(default_factory=list)
-    to_correct: list[str] = msgspec.field(default_factory=list)
-    to_incorrect: list[str] = msgspec.field(default_factory=list)
-    excluded: dict[str, str] = msgspec.field(default_factory=dict)
-    choices_from: str = "full_response"
-
-
-def choice_evaluation(run: ReextractedRun) -> ChoiceEvaluation:
+def choice_evaluation(run: ReextractedRun) -> Evaluation:
     """The evaluation file's content; `excluded_count` counts what the run skipped and what is excluded."""
     scores = run.scores
     return make_evaluation(
-        ChoiceEvaluation,
         replace(scores, skipped=scores.skipped + len(run.excluded)),
         run.results,
         match="reread",
