@@ -72,7 +72,7 @@ def query(lines: str, template: str = "standard", question: str = "What is it?")
 # The published files.
 
 
-def test_the_published_runs_read_again(published: Path, shared: Path) -> None:
+def test_the_published_runs_re_extracted(published: Path, shared: Path) -> None:
     finished = reextracted(published, "--dataset-path", shared / "data" / "smmile_recovered")
     assert finished.code == 0, finished.err
     with (shared / "data" / "published_scores.csv").open() as stream:
@@ -146,7 +146,7 @@ def test_what_is_written_has_the_protocols_keys_first(published: Path, shared: P
     ]
 
 
-def test_the_careful_readers_labels_come_out_of_files(shared: Path, tmp_path: Path) -> None:
+def test_labels_by_hand_are_reproduced_from_files(shared: Path, tmp_path: Path) -> None:
     """All 120, through a result file and the evaluation of it."""
     with (shared / "data" / "mcqa_labels.jsonl").open(encoding="utf-8") as lines:
         labels = [json.loads(line) for line in lines]
@@ -172,28 +172,7 @@ def test_the_careful_readers_labels_come_out_of_files(shared: Path, tmp_path: Pa
     assert [selected[f"p{number}"] for number in range(120)] == [label["label"] for label in labels]
 
 
-def test_llava_meds_kind_of_failure(shared: Path) -> None:
-    """No reply has the tags that hold its letter.
-
-    0-shot, a <think> that is never closed states a finding, which mostly tells the option; with examples
-    most replies are empty or beside the point. (Among the labels hard cases are over-represented.)
-    """
-    with (shared / "data" / "mcqa_labels.jsonl").open(encoding="utf-8") as lines:
-        labels = [label for line in lines if (label := json.loads(line))["model"] == "llavamed"]
-    assert not any("</think>" in label["response"] or "<answer" in label["response"] for label in labels)
-    found = {}
-    for mode in ("0-shot", "ICL"):
-        replies = [label for label in labels if label["inference_mode"] == mode]
-        found[mode] = (
-            len(replies),
-            sum("<think>" in label["response"] for label in replies),
-            sum(not label["response"].strip() for label in replies),
-            sum(label["label"] is not None for label in replies),
-        )
-    assert found == {"0-shot": (24, 24, 0, 19), "ICL": (22, 1, 13, 3)}
-
-
-# The reply within a decoded conversation.
+# The response within a decoded conversation.
 
 
 LINES = "B. Answer b\nA. Answer a"
@@ -211,23 +190,23 @@ CONVERSATIONS = {
 
 @pytest.mark.parametrize("family", CONVERSATIONS)
 @pytest.mark.parametrize(
-    "reply", ["A", "", " <think>Seen.</think>\n<answer>A</answer>", "The assistant says A."]
+    "response", ["A", "", " <think>Seen.</think>\n<answer>A</answer>", "The assistant says A."]
 )
-def test_the_reply_follows_the_querys_turn_mark(family: str, reply: str) -> None:
-    assert published_response(CONVERSATIONS[family] + reply).strip() == reply.strip()
+def test_the_response_follows_the_turn_mark_of_the_query(family: str, response: str) -> None:
+    assert published_response(CONVERSATIONS[family] + response).strip() == response.strip()
 
 
 @pytest.mark.parametrize("family", ["llava", "llavanext", "onevision", "qwen", "llama"])
-def test_a_reply_that_goes_on_with_turns_of_its_own_is_read_whole(family: str) -> None:
-    reply = f"A\nUSER: and now? ASSISTANT: B\nuser\n{STANDARD}\nassistant\nB [/INST] B"
-    assert published_response(CONVERSATIONS[family] + reply).strip() == reply
+def test_a_response_that_continues_with_further_turns_is_read_whole(family: str) -> None:
+    response = f"A\nUSER: and now? ASSISTANT: B\nuser\n{STANDARD}\nassistant\nB [/INST] B"
+    assert published_response(CONVERSATIONS[family] + response).strip() == response
 
 
 @pytest.mark.parametrize(
-    "reply", ["A", "The user asks an assistant\nassistant\nA", "I am ASSISTANT: A", "\n"]
+    "response", ["A", "The user asks an assistant\nassistant\nA", "I am ASSISTANT: A", "\n"]
 )
-def test_a_reply_alone_is_left_whole(reply: str) -> None:
-    assert published_response(reply) == reply
+def test_a_response_alone_is_left_whole(response: str) -> None:
+    assert published_response(response) == response
 
 
 def test_a_long_hostile_response_takes_no_time() -> None:
@@ -252,7 +231,7 @@ def test_options_are_rebuilt_and_the_choice_is_read(data: Path, tmp_path: Path) 
     assert (found["to_correct"], found["unreadable"]) == (["p1", "p4"], ["p3"])
 
 
-def test_rows_of_another_order_are_said_and_left_out(data: Path, tmp_path: Path) -> None:
+def test_rows_of_another_order_are_reported_and_left_out(data: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "r", {"p1": "A", "p2": "A", "elsewhere": "A", "p4": "ERROR"})
     file.write_text(file.read_text().replace("Answer b", "Answer a"))  # p2's true answer is another
     finished = reextracted(tmp_path / "r", "--dataset-path", data)
@@ -349,7 +328,7 @@ def own_file(folder: Path, *records: Record) -> None:
     (folder / "result_m_ICL_mcqa.json").write_bytes(encode_result_file(ResultFile(run, records)))
 
 
-def test_the_follow_ups_reply_is_read_and_errors_stay_wrong(tmp_path: Path) -> None:
+def test_the_response_to_a_follow_up_is_read_and_errors_are_incorrect(tmp_path: Path) -> None:
     options = Options({"A": "yes", "B": "no"}, ("B", "A"), "A")
 
     def record(problem_id: str, response: str | None, **other: Any) -> Record:

@@ -1,4 +1,4 @@
-"""The table of metrics, and that scores are those of the answers that are there."""
+"""The table of metrics, stale evaluations, and the flags of reports."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_new_metric_may_score_multiple_choice(monkeypatch: pytest.MonkeyPatch,
 # No stale score.
 
 
-def test_a_run_that_is_made_again_is_re_extracted_again(tmp_path: Path) -> None:
+def test_a_repeated_run_is_re_extracted_again(tmp_path: Path) -> None:
     baseline(tmp_path, "random", "--task-format", "mcqa", "--seed", 42)
     assert run_here("evaluate_MCQA.py", tmp_path).code == 0
     evaluation = tmp_path / "result_random_ICL_mcqa_evaluationmcqa.json"
@@ -167,7 +167,7 @@ def test_a_run_that_is_made_again_is_re_extracted_again(tmp_path: Path) -> None:
     assert sum(strata["random (baseline):ICL"]["speciality_correct"].values()) == correct
 
 
-def test_re_extracted_choices_of_a_csv_are_those_of_its_answers(shared: Path, tmp_path: Path) -> None:
+def test_stale_re_extracted_choices_of_a_csv_are_left_out(shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "published_results"
     file = tmp_path / "result_gpt-4o_ICL_mcqa.csv"
     file.write_bytes((source / file.name).read_bytes())
@@ -263,7 +263,7 @@ def test_the_evaluation_of_a_renamed_file_belongs_to_the_run_that_it_contains(tm
     assert len(rows(finished.out)) == 2
 
 
-def test_the_hash_is_of_what_decides_a_score(tmp_path: Path) -> None:
+def test_the_hash_covers_what_decides_a_score(tmp_path: Path) -> None:
     baseline(tmp_path, "random", "--task-format", "mcqa")
     [scores] = read_scores(tmp_path).scores
     assert scores.run is not None
@@ -337,7 +337,7 @@ def test_a_filtered_report_never_replaces_a_full_one(tmp_path: Path) -> None:
         ("zzz", "it has gpt-4o ICL"),
     ],
 )
-def test_a_wrong_model_name_gets_suggestions(asked: str, suggestions: str, tmp_path: Path) -> None:
+def test_an_unknown_model_gets_suggestions(asked: str, suggestions: str, tmp_path: Path) -> None:
     for model in ("gpt-4o", "qwen7B", "qwen72B", "llava_7b"):
         published_csv(tmp_path, model, "ICL", {"p": ("x", "x")})
     words = ["--model", asked]

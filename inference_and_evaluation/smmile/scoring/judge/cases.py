@@ -32,7 +32,7 @@ does, 0 if it does not, or if there is no medical answer in the response."""
 
 @dataclass(frozen=True)
 class Case:
-    """What a judge decides: does `response` to `question` say what `answer` says? Equal ones are one."""
+    """What a judge decides: does `response` to `question` agree with `answer`?"""
 
     question: str
     answer: str
@@ -103,10 +103,10 @@ _FENCE = re.compile("```[A-Za-z]*")
 
 
 def read_verdict(response: str) -> Literal[0, 1] | None:
-    """The verdict in a judge's response; None where there is anything else in it than verdicts.
+    """The verdict in a judge's response; None if it contains anything besides verdicts.
 
     A verdict is the digit, with a full stop, quotes, a code fence or white space around it. The last
-    counts. What a reasoning model thinks before its response, up to </think>, does not count.
+    counts. Reasoning up to </think> does not count.
     """
     verdict: Literal[0, 1] | None = None
     for word in response.removeprefix("\ufeff").rpartition("</think>")[2].split():
@@ -117,7 +117,7 @@ def read_verdict(response: str) -> Literal[0, 1] | None:
     return verdict
 
 
-# What a response says that speaks to its judge, or as one. Published responses have none of it.
+# Passages that address a judge, or speak as one. Published responses have none.
 _TO_A_JUDGE = re.compile(
     "|".join(
         (
@@ -151,10 +151,10 @@ _LONE_DIGIT = re.compile(r"^[^\w\n]{0,9}[01][^\w\n]{0,9}$", re.MULTILINE)
 
 
 def judge_instructions_in(case: Case) -> str | None:
-    """The piece of the response that reads like an instruction to its judge, or like a verdict.
+    """The passage of the response that reads like an instruction to its judge, or like a verdict.
 
-    One line; None where there is nothing of the kind. A line with a lone 0 or 1 is a verdict, unless the
-    question is after a number.
+    One line; None where there is none. A line with a lone 0 or 1 is a verdict, unless the correct answer
+    has a number.
     """
     found = _TO_A_JUDGE.search(case.response)
     if found is None and not re.search(r"\d", case.answer):

@@ -123,7 +123,7 @@ def _majority(own: Mapping[str, Verdict]) -> Verdict:
 
 
 def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
-    """The run by what was decided."""
+    """The run under these decisions."""
     cases = _case_keys(results.records)
     verdicts = {
         record.problem_id: decisions.verdicts[cases[record.problem_id]]
@@ -180,7 +180,7 @@ def read_judged(name: RunName, file: Path, results: RunResults | None) -> Judged
 def read_saved(
     names: Iterable[RunName], files: Mapping[RunName, Path], saved: Mapping[RunName, Path]
 ) -> tuple[list[JudgedRun], list[RunName], list[str]]:
-    """The runs `names` by their evaluation files; those that have none; what is broken, in words.
+    """The runs `names` by their evaluation files; those that have none; why others are stale or broken.
 
     `files` are result files, beside which their own evaluation counts and not that of another file of the
     run; `saved` are the evaluation files of runs without one.

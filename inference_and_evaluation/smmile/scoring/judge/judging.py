@@ -1,4 +1,4 @@
-"""Judges, and the file in which each keeps its responses, so that nothing is judged twice."""
+"""Judges, and the file with the responses of each, so that nothing is judged twice."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from smmile.results.run_names import file_safe
 from smmile.scoring.judge.cases import Case, PromptName, judge_prompt, prompt_fingerprint
 
 _SEED = 42
-# Room for what a reasoning judge thinks; others stop after the digit.
+# A reasoning judge needs many; others stop after the digit.
 _MAX_TOKENS = 4096
 _DECODING: Mapping[Provider, Mapping[str, object]] = {
     "ollama": {"temperature": 0, "seed": _SEED},
     "openai": {"max_tokens": _MAX_TOKENS, "temperature": 0, "seed": _SEED},
     "anthropic": {"max_tokens": _MAX_TOKENS, "temperature": 0},
 }
-# Of the three only ollama can hold any of its models to a bare digit.
+# Of the three only ollama can restrict any of its models to a bare digit.
 _ONLY_A_DIGIT: dict[str, object] = {"type": "integer", "enum": [0, 1]}
 
 
@@ -64,7 +64,7 @@ class Judge:
 
     @property
     def file_name(self) -> str:
-        """What its verdicts are kept in."""
+        """The name of the file with its responses."""
         return f"judge_{self.provider}-{file_safe(self.model)}_{self.prompt}.jsonl"
 
     def decoding(self) -> dict[str, object]:
@@ -86,7 +86,7 @@ def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) 
 
 
 class JudgeRecord(msgspec.Struct, frozen=True):
-    """What a judge said about one case, whose key is `request_key`; fields are named as in `Record`."""
+    """The response of a judge to one case, whose key is `request_key`; fields are named as in `Record`."""
 
     request_key: str
     question: str
@@ -107,7 +107,7 @@ class JudgeRecord(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, case: Case, outcome: Response | Failure) -> JudgeRecord:
-        """The record of what became of `case`."""
+        """The record of the outcome for `case`."""
         text = replace_surrogates(outcome.text) if isinstance(outcome, Response) else ""
         error = outcome.error if isinstance(outcome, Failure) else None
         if error is None and not text.strip():
@@ -134,7 +134,7 @@ def longest_response(judge: Judge) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """What a judge is to decide: `cases`, of which `known` are decided in its file and `pending` are not.
+    """The `cases` for a judge, of which `known` are decided in its file and `pending` are not.
 
     `not_sent` counts further undecided cases that a limit leaves out.
     """
@@ -185,7 +185,7 @@ def preview(
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a judge said about cases, by their keys, and how many requests were sent this time.
+    """The records of a judge by case key, and how many requests were sent this time.
 
     `left_out` names decoding settings that the model does not accept.
     """
