@@ -1,4 +1,4 @@
-"""Exact match: scores every open-ended run in a folder and compares them."""
+"""Exact match (or another computed metric): scores every run in a folder and compares them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXAMPLE = "python evaluate_EM.py ../results --model qwen72B --inference-mode ICL
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_scoring_flags(parser)
-    computed = [key for key, one in METRICS.items() if one.task_format == "open" and not one.is_saved]
+    computed = [key for key, one in METRICS.items() if one.script == "evaluate_EM.py" and not one.is_saved]
     cli.add_metric_flag(parser, computed, "the metric to score by", default="em")
     parser.add_argument(
         "--strict-match",
@@ -30,24 +30,29 @@ def main() -> int:
     from smmile.reporting.reports import write_report
     from smmile.reporting.tables import Layout, comparison_table
     from smmile.results.reading import read_run, result_files
-    from smmile.scoring.evaluation import Evaluation, evaluation_file, make_evaluation
+    from smmile.scoring.evaluation import evaluation_file, make_evaluation
     from smmile.scoring.selection import Selection
 
     metric, options = METRICS[args.metric], ScoringOptions(strict=args.strict_match)
     files = result_files(args.results_dir)
-    for warning in getattr(files, "warnings", ()):
+    for warning in files.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
     selection = selection.resolved(files, args.results_dir)
-    if all(name.task_format == "mcqa" for name in files if selection.has(name)):
+    if args.strict_match and metric.match is None:
+        raise UsageError(f"--strict-match has no effect on --metric {metric.key}; leave it out")
+    if not any(name.task_format == metric.task_format for name in files if selection.has(name)):
+        other, own = "multiple-choice", "open-ended"
+        if metric.task_format == "mcqa":
+            other, own = own, other
         raise UsageError(
-            f"{cli.shown_path(args.results_dir)} has only multiple-choice runs there; exact match scores "
-            "open-ended ones, variance_analysis.py shows multiple choice"
+            f"{cli.shown_path(args.results_dir)} has only {other} runs there; --metric {metric.key} scores "
+            f"{own} ones, variance_analysis.py shows both"
         )
-    match = "strict" if args.strict_match else "normalised"
+    match = metric.match(options) if metric.match else None
     scores, broken = [], 0
     for name, file in files.items():
-        if name.task_format == "mcqa":
+        if name.task_format != metric.task_format:
             continue
         try:
             results = read_run(name, file)
@@ -61,18 +66,17 @@ def main() -> int:
             continue
         scores.append(found)
         if selection.has(name):
-            more = {"match": match} if metric.key == "em" else {}
-            content = msgspec.json.encode(make_evaluation(Evaluation, found, results, **more))
+            more = {"match": match} if match else {}
+            content = msgspec.json.encode(make_evaluation(found, results, **more))
             write_whole(evaluation_file(file, metric), content, durable=False)
 
-    how = f" ({match})" if metric.key == "em" else ""
+    how = f" ({match})" if match else ""
     title = f"{metric.title}{how}, errors and missing answers count as incorrect\n\n"
     compared = [run for run in scores if args.perturbed or not run.name.perturbation]
     shown = [run for run in compared if selection.shows(run.name)]
     if compared:
-        kind = "" if metric.key == "em" else f"_{metric.key}"
         table = title + comparison_table(compared, layout=Layout(sort=args.sort))
-        write_report(args.results_dir / f"model_comparison{kind}.txt", None, lambda _: table)
+        write_report(args.results_dir / metric.comparison_name, None, lambda _: table)
     if shown:
         print(title + comparison_table(shown, layout=Layout.of_terminal(args.sort)), end="")
     elif not broken:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smmile import cli
+from smmile.scoring.metrics import METRICS
 
 if TYPE_CHECKING:
     from smmile.reporting.tables import Layout
@@ -32,11 +33,13 @@ def main() -> int:
 
     from smmile.errors import UsageError
     from smmile.results.reading import result_files
-    from smmile.scoring.evaluation import evaluation_files
+    from smmile.scoring.evaluation import lone_evaluations
     from smmile.scoring.selection import Selection
 
     there = result_files(args.results_dir)
-    saved = evaluation_files(args.results_dir, "llm") if args.visualize_only else {}
+    for warning in there.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    saved = lone_evaluations(args.results_dir, METRICS["llm"], there) if args.visualize_only else {}
     names = {*there, *saved}
     selection = Selection(tuple(args.models), args.inference_mode).resolved(names, args.results_dir)
     chosen = sorted((name for name in names if selection.has(name)), key=lambda name: name.stem)
@@ -105,6 +108,8 @@ def _parser() -> cli.Parser:
 
 def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[RunName, Path]) -> int:
     """Have the runs judged, write their evaluations and the comparison, and show them."""
+    import msgspec
+
     from smmile.backends.remote.client import ClientOptions
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
@@ -113,7 +118,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.judge.cases import case_of
     from smmile.scoring.judge.costs import JudgeBudgets, describe_job
-    from smmile.scoring.judge.judged_runs import decide, encode_judged, judged_run, read_saved, unjudged
+    from smmile.scoring.judge.judged_runs import decide, judged_run, read_saved, unjudged
     from smmile.scoring.judge.judging import Judge, ask, preview
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
@@ -125,12 +130,13 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         )
     budgets = JudgeBudgets.of(judges, args.prices, args.max_cost)
     runs: list[RunResults] = []
+    broken: set[RunName] = set()
     for name in chosen:
         try:
             runs.append(read_run(name, files[name]))
         except UsageError as error:
+            broken.add(name)
             print(f"skipped: {error}", file=sys.stderr)
-    broken = len(chosen) - len(runs)
     found = [case_of(record) for run in runs for record in run.records]
     cases = {case.key: case for case in found if case}
     print(
@@ -169,13 +175,16 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
             print(f"not evaluated: {one_line(run.name.stem)}: {answers}", file=sys.stderr)
             continue
         judged.append(judged_run(run, decisions))
-        write_whole(evaluation_file(run.file, "llm"), encode_judged(judged[-1]), durable=False)
+        content = msgspec.json.encode(judged[-1].file)
+        write_whole(evaluation_file(run.file, METRICS["llm"]), content, durable=False)
 
     # The file compares all runs, the terminal shows the chosen ones.
-    done = {run.name for run in judged}
-    others, *_ = read_saved([name for name in files if name not in done], files, {})
+    done = broken | {run.name for run in judged}
+    others, _, left_out = read_saved([name for name in files if name not in done], files, {})
+    for reason in left_out:
+        print(f"warning: {reason}", file=sys.stderr)
     if table := _tables([*judged, *others], Layout(sort=args.sort), perturbed=args.perturbed):
-        write_whole(args.results_dir / "model_comparison_llm.txt", table.encode(), durable=False)
+        write_whole(args.results_dir / METRICS["llm"].comparison_name, table.encode(), durable=False)
     _show(judged, args)
     failed = any(one.failed for one in verdicts)
     return cli.EXIT_SOME_ERRORS if broken or failed else cli.EXIT_OK
@@ -239,9 +248,9 @@ def _show(judged: Sequence[JudgedRun], args: argparse.Namespace) -> None:
     notes: dict[str, list[str]] = {"addresses the judge": [], "unscored": []}
     for run in judged:
         where = f"{one_line(run.name.stem)}, problem"
-        for problem_id, piece in run.file.judge_like.items():
+        for problem_id, piece in (run.file.judge_like or {}).items():
             notes["addresses the judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")
-        for problem_id, verdict in run.file.verdicts.items():
+        for problem_id, verdict in run.verdicts.items():
             if verdict.verdict is None:
                 said = verdict.error or ("several judges" if verdict.judges else f'"{verdict.reply}"')
                 notes["unscored"].append(f"{where} {one_line(problem_id)}: {one_line(said, 120)}")

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from smmile import cli
+from smmile.scoring.metrics import METRICS
 
 if TYPE_CHECKING:
+    from smmile.data.dataset import DatasetSource
     from smmile.data.problems import Outline
 
 EXAMPLE = "python evaluate_MCQA.py ../results_augmented --model llavamed"
@@ -28,13 +30,14 @@ def main() -> int:
     from smmile.files import write_whole
     from smmile.reporting.tables import Layout, reextraction_table
     from smmile.results.reading import read_run, result_files
+    from smmile.scoring.data_sets import ProblemsOfRuns
     from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.reextraction import ReextractedRun, choice_evaluation, reextract_run
     from smmile.scoring.selection import Selection
 
     given = cli.given_dataset_source(args)
     files = result_files(args.results_dir)
-    for warning in getattr(files, "warnings", ()):
+    for warning in files.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
     selection = selection.resolved(files, args.results_dir)
@@ -45,34 +48,38 @@ def main() -> int:
             f"{cli.shown_path(args.results_dir)} has only open-ended runs there; evaluate_EM.py scores them"
         )
     # The suite's JSON holds its options; those of a published CSV come from the data set.
-    problems = None
-    if any(file.suffix == ".csv" for file in chosen.values()):
-        from smmile.scoring.data_sets import ProblemsOfRuns
-
-        problems = ProblemsOfRuns(args.results_dir, given)
-
+    needs_data_set = any(file.suffix == ".csv" for file in chosen.values())
+    problems = ProblemsOfRuns(args.results_dir, given)
+    if given is not None and needs_data_set:
+        problems.outlines(given)  # a data set that the flags misname ends the command
     runs: list[ReextractedRun] = []
     broken = 0
+    missing: set[DatasetSource] = set()
     for name, file in sorted(chosen.items(), key=lambda item: item[0].stem):
-        try:
-            results = read_run(name, file)
-        except UsageError as error:
-            broken += 1
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
         outlines: Mapping[str, Outline] = {}
         data_set = ""
-        if problems and results.run is None:
-            source = problems.source(None, tuple(record.problem_id for record in results.records))
-            outlines, data_set = problems.outlines(source), source.label
         try:
+            results = read_run(name, file)
+            if results.run is None:
+                source = problems.source(None, tuple(record.problem_id for record in results.records))
+                data_set = source.label
+                try:
+                    if source not in missing:
+                        outlines = problems.outlines(source)
+                except UsageError:
+                    missing.add(source)
+                if source in missing:
+                    raise UsageError(
+                        f"{one_line(file.name)}: its data set {one_line(data_set)} cannot be loaded; name "
+                        "it with --dataset-path"
+                    )
             run = reextract_run(results, outlines, data_set)
         except UsageError as error:
             broken += 1
             print(f"skipped: {error}", file=sys.stderr)
             continue
         content = msgspec.json.encode(choice_evaluation(run))
-        write_whole(evaluation_file(file, "mcqa"), content, durable=False)
+        write_whole(evaluation_file(file, METRICS["mcqa"]), content, durable=False)
         for reason, number in Counter(run.excluded.values()).items():
             print(
                 f"{one_line(file.name)}: {pluralize(number, 'problem')} left out: {reason}", file=sys.stderr
@@ -81,6 +88,8 @@ def main() -> int:
             print(f"{one_line(file.name)}: no full responses; its choices are as stored", file=sys.stderr)
         runs.append(run)
 
+    if missing and not runs:
+        return cli.EXIT_USAGE
     shown = [run for run in runs if selection.shows(run.stored.name)]
     if shown:
         print("Multiple choice: as stored, and re-extracted from the full responses.")

@@ -97,8 +97,9 @@ def _chance_level(scores: tuple[Scores, ...], folder: Path) -> float | None:
     import msgspec
 
     from smmile.scoring.evaluation import evaluation_files
+    from smmile.scoring.metrics import METRICS
 
-    evaluations = evaluation_files(folder, "mcqa")
+    evaluations = evaluation_files(folder, METRICS["mcqa"])
     for run in scores:
         if run.chance_level is not None:
             return run.chance_level

@@ -43,7 +43,7 @@ def main() -> int:
     for name in _without_evaluation(args.results_dir, metric, report.selection):
         print(f"{one_line(name)} has not been scored; {metric.script} does that", file=sys.stderr)
 
-    chosen = report.shown if report.is_narrow else report.everything
+    chosen = report.shown if report.selection.is_narrow else report.everything
     found = stratify_runs(chosen.scores, problems)
     strata = [stratum for stratum in found.strata if report.selection.shows(stratum.run)]
     if not strata:
@@ -58,7 +58,7 @@ def main() -> int:
         print(f"skipped: {line}", file=sys.stderr)
     # A narrowed report leaves the other runs' strata as they are.
     file = args.results_dir / f"model_stratification_{metric.key}.json"
-    content = (_saved(file) if report.is_narrow else {}) | published_form(found.strata)
+    content = (_saved(file) if report.selection.is_narrow else {}) | published_form(found.strata)
     write_whole(file, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n", durable=False)
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

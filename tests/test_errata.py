@@ -88,7 +88,7 @@ def published(tmp_path: Path) -> Path:
     write_csv(folder, "qwen3B_ICL_open", OPEN, other_query)
     accuracies = {"p1": 0, "p2": 0, "p3": 100}
     judged = folder / "result_qwen7B_ICL_open_evaluationllm.json"
-    judged.write_text(json.dumps({"problem_accuracies": accuracies}))
+    judged.write_text(json.dumps({"problem_accuracies": accuracies, "word_count": 10 / 3}))
     choices = [
         ["p1", "Q?", "Answer a", "B", "B", "True", "B", "<answer>B</answer>"],
         ["p2", "Q?", "Answer b", "A", "A", "True", "A", "<answer>A</answer>"],
@@ -141,7 +141,7 @@ def test_smmile_plus_plus_is_measured_where_it_is_given(
     folder = tmp_path / "results_augmented"
     answers = [[one, "Q?", "Answer", f"x{one[-1]}" if "b1" in one else "y", "x"] for one in ids]
     write_csv(folder, "gpt-4o_0-shot_open", OPEN, answers)
-    judged = {"problem_accuracies": {one: 100.0 * ("b1" in one) for one in ids}}
+    judged = {"problem_accuracies": {one: 100.0 * ("b1" in one) for one in ids}, "word_count": 1.0}
     (folder / "result_gpt-4o_0-shot_open_evaluationllm.json").write_text(json.dumps(judged))
     words = ["--published", published, "--dataset-path", data, "--published-augmented", folder]
     augmented = save_parquet(tmp_path / "augmented", rows)

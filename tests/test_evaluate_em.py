@@ -18,7 +18,7 @@ from smmile.results.published_csv import encode_csv
 from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
 from smmile.results.schema import DatasetInfo, Record, Run
-from smmile.scoring.evaluation import Evaluation, make_evaluation
+from smmile.scoring.evaluation import make_evaluation
 from smmile.scoring.exact_match import normalise, score_exact_match
 
 COLUMNS = ["problem_id", "final_question", "true_answer", "generated_answer", "full_response"]
@@ -89,7 +89,7 @@ def test_every_published_evaluation_comes_out_again(published: Path, shared: Pat
         ("...", ""),
     ],
 )
-def test_normalising_is_the_protocols(text: str, expected: str) -> None:
+def test_normalising_follows_the_protocol(text: str, expected: str) -> None:
     assert normalise(text) == expected
 
 
@@ -133,14 +133,14 @@ def test_errors_empty_cells_and_strict_match(tmp_path: Path) -> None:
     assert (strict["correct_examples"], strict["match"]) == (1, "strict")
 
 
-def test_an_error_record_of_ours_is_wrong_and_not_counted_as_words() -> None:
+def test_an_error_record_is_incorrect_and_adds_no_words() -> None:
     ok = Record("p1", "q", "Two words", "ok", generated_answer="two words")
     error = Record("p2", "q", "ERROR", "error", ErrorInfo("server", "ERROR"))
     results = RunResults(RunName("m", "ICL", "open"), Path("x.json"), RUN, (ok, error))
     scores = score_exact_match(results)
     assert (scores.correct, scores.answered) == ((True, False), (True, False))
     assert (scores.error_count, scores.word_count, scores.accuracy_of_answered) == (1, 2.0, 100.0)
-    written = make_evaluation(Evaluation, scores, results)
+    written = make_evaluation(scores, results)
     assert (written.original_count, written.total_examples, written.excluded_count) == (3, 2, 1)
 
 
@@ -210,7 +210,7 @@ def test_our_json_wins_over_a_csv_of_the_same_run(tmp_path: Path) -> None:
         ("result_x_ICL_open.csv", lambda file: file.write_bytes(b"problem_id\xff,")),
     ],
 )
-def test_a_broken_file_is_named_and_left_alone_and_the_rest_scored(
+def test_a_broken_file_is_reported_and_the_rest_scored(
     name: str, spoil: Callable[[Path], object], tmp_path: Path
 ) -> None:
     write_csv(tmp_path, "result_sound_ICL_open", {"p": ("x", "x")})
@@ -224,7 +224,7 @@ def test_a_broken_file_is_named_and_left_alone_and_the_rest_scored(
     assert evaluation(tmp_path, "result_sound_ICL_open")["accuracy"] == 100
 
 
-def test_a_file_name_that_is_no_text_is_named_and_skipped(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_reported_and_skipped(tmp_path: Path) -> None:
     write_csv(tmp_path, "result_sound_ICL_open", {"p": ("x", "x")})
     shutil.copyfile(
         tmp_path / "result_sound_ICL_open.csv", tmp_path / os.fsdecode(b"result_\xff_ICL_open.csv")
@@ -248,7 +248,7 @@ def test_our_csv_reads_back_whatever_is_in_it(tmp_path: Path) -> None:
     assert {record.question for record in back} == {"q\r"}
 
 
-def test_what_is_no_result_file_is_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
     write_csv(tmp_path, "result_sound_ICL_open", {"p": ("x", "x")})
     others = [
         "result_summary.json",

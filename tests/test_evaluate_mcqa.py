@@ -72,7 +72,7 @@ def query(lines: str, template: str = "standard", question: str = "What is it?")
 # The published files.
 
 
-def test_the_published_runs_read_again(published: Path, shared: Path) -> None:
+def test_the_published_runs_re_extracted(published: Path, shared: Path) -> None:
     finished = reextracted(published, "--dataset-path", shared / "data" / "smmile_recovered")
     assert finished.code == 0, finished.err
     with (shared / "data" / "published_scores.csv").open() as stream:
@@ -146,7 +146,7 @@ def test_what_is_written_has_the_protocols_keys_first(published: Path, shared: P
     ]
 
 
-def test_the_careful_readers_labels_come_out_of_files(shared: Path, tmp_path: Path) -> None:
+def test_labels_by_hand_are_reproduced_from_files(shared: Path, tmp_path: Path) -> None:
     """All 120, through a result file and the evaluation of it."""
     with (shared / "data" / "mcqa_labels.jsonl").open(encoding="utf-8") as lines:
         labels = [json.loads(line) for line in lines]
@@ -172,28 +172,7 @@ def test_the_careful_readers_labels_come_out_of_files(shared: Path, tmp_path: Pa
     assert [selected[f"p{number}"] for number in range(120)] == [label["label"] for label in labels]
 
 
-def test_llava_meds_kind_of_failure(shared: Path) -> None:
-    """No reply has the tags that hold its letter.
-
-    0-shot, a <think> that is never closed states a finding, which mostly tells the option; with examples
-    most replies are empty or beside the point. (Among the labels hard cases are over-represented.)
-    """
-    with (shared / "data" / "mcqa_labels.jsonl").open(encoding="utf-8") as lines:
-        labels = [label for line in lines if (label := json.loads(line))["model"] == "llavamed"]
-    assert not any("</think>" in label["response"] or "<answer" in label["response"] for label in labels)
-    found = {}
-    for mode in ("0-shot", "ICL"):
-        replies = [label for label in labels if label["inference_mode"] == mode]
-        found[mode] = (
-            len(replies),
-            sum("<think>" in label["response"] for label in replies),
-            sum(not label["response"].strip() for label in replies),
-            sum(label["label"] is not None for label in replies),
-        )
-    assert found == {"0-shot": (24, 24, 0, 19), "ICL": (22, 1, 13, 3)}
-
-
-# The reply within a decoded conversation.
+# The response within a decoded conversation.
 
 
 LINES = "B. Answer b\nA. Answer a"
@@ -211,23 +190,23 @@ CONVERSATIONS = {
 
 @pytest.mark.parametrize("family", CONVERSATIONS)
 @pytest.mark.parametrize(
-    "reply", ["A", "", " <think>Seen.</think>\n<answer>A</answer>", "The assistant says A."]
+    "response", ["A", "", " <think>Seen.</think>\n<answer>A</answer>", "The assistant says A."]
 )
-def test_the_reply_follows_the_querys_turn_mark(family: str, reply: str) -> None:
-    assert published_response(CONVERSATIONS[family] + reply).strip() == reply.strip()
+def test_the_response_follows_the_turn_mark_of_the_query(family: str, response: str) -> None:
+    assert published_response(CONVERSATIONS[family] + response).strip() == response.strip()
 
 
 @pytest.mark.parametrize("family", ["llava", "llavanext", "onevision", "qwen", "llama"])
-def test_a_reply_that_goes_on_with_turns_of_its_own_is_read_whole(family: str) -> None:
-    reply = f"A\nUSER: and now? ASSISTANT: B\nuser\n{STANDARD}\nassistant\nB [/INST] B"
-    assert published_response(CONVERSATIONS[family] + reply).strip() == reply
+def test_a_response_that_continues_with_further_turns_is_read_whole(family: str) -> None:
+    response = f"A\nUSER: and now? ASSISTANT: B\nuser\n{STANDARD}\nassistant\nB [/INST] B"
+    assert published_response(CONVERSATIONS[family] + response).strip() == response
 
 
 @pytest.mark.parametrize(
-    "reply", ["A", "The user asks an assistant\nassistant\nA", "I am ASSISTANT: A", "\n"]
+    "response", ["A", "The user asks an assistant\nassistant\nA", "I am ASSISTANT: A", "\n"]
 )
-def test_a_reply_alone_is_left_whole(reply: str) -> None:
-    assert published_response(reply) == reply
+def test_a_response_alone_is_left_whole(response: str) -> None:
+    assert published_response(response) == response
 
 
 def test_a_long_hostile_response_takes_no_time() -> None:
@@ -249,10 +228,10 @@ def test_options_are_rebuilt_and_the_choice_is_read(data: Path, tmp_path: Path) 
     assert found["correct_options"] == {"p1": "A", "p2": "A", "p3": "B", "p4": "C"}
     assert (found["accuracy"], found["published_accuracy"]) == (75 - 25, 0)
     assert found["chance_level"] == pytest.approx(100 * (1 / 2 + 1 / 2 + 1 / 2 + 1 / 3) / 4)
-    assert (found["wrong_to_right"], found["unreadable"]) == (["p1", "p4"], ["p3"])
+    assert (found["to_correct"], found["unreadable"]) == (["p1", "p4"], ["p3"])
 
 
-def test_rows_of_another_order_are_said_and_left_out(data: Path, tmp_path: Path) -> None:
+def test_rows_of_another_order_are_reported_and_left_out(data: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "r", {"p1": "A", "p2": "A", "elsewhere": "A", "p4": "ERROR"})
     file.write_text(file.read_text().replace("Answer b", "Answer a"))  # p2's true answer is another
     finished = reextracted(tmp_path / "r", "--dataset-path", data)
@@ -349,7 +328,7 @@ def own_file(folder: Path, *records: Record) -> None:
     (folder / "result_m_ICL_mcqa.json").write_bytes(encode_result_file(ResultFile(run, records)))
 
 
-def test_the_follow_ups_reply_is_read_and_errors_stay_wrong(tmp_path: Path) -> None:
+def test_the_response_to_a_follow_up_is_read_and_errors_are_incorrect(tmp_path: Path) -> None:
     options = Options({"A": "yes", "B": "no"}, ("B", "A"), "A")
 
     def record(problem_id: str, response: str | None, **other: Any) -> Record:
@@ -380,7 +359,7 @@ def test_the_follow_ups_reply_is_read_and_errors_stay_wrong(tmp_path: Path) -> N
     assert found["selected_options"] == {"p1": "A", "p2": None, "p3": None, "p4": None, "p5": "B"}
     assert found["correct_options"] == {"p1": "A", "p2": "A", "p3": "A", "p4": None, "p5": "A"}
     assert (found["err_count"], found["answered"], found["unreadable"]) == (2, 2, ["p2"])
-    assert (found["wrong_to_right"], found["right_to_wrong"]) == (["p1"], ["p5"])
+    assert (found["to_correct"], found["to_incorrect"]) == (["p1"], ["p5"])
     assert (found["accuracy"], found["published_accuracy"], found["chance_level"]) == (20, 20, 50)
 
 
@@ -419,6 +398,24 @@ def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
     says_in_one_line(reextracted(tmp_path / "r", "--model", "x", "--dataset-path", data), "--model x")
     offline = run_script("evaluate_MCQA.py", tmp_path / "r", HF_ENDPOINT="http://127.0.0.1:9")
     says_in_one_line(offline, "smmile/SMMILE", "--dataset-path")
+
+
+def test_a_run_whose_data_set_is_missing_is_skipped(tmp_path: Path) -> None:
+    words = ["--baseline", "random", "--dataset", "demo", "--task-format", "mcqa", "--output-dir", tmp_path]
+    assert run_here("inference_baselines.py", *words).code == 0
+    for name in ("result_m_ICL_mcqa", "result_n_ICL_mcqa"):
+        write_csv(tmp_path, {"p1": "A"}, name)
+    finished = run_script("evaluate_MCQA.py", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert finished.code == 3
+    assert finished.err.splitlines() == [
+        f"skipped: result_{name}_ICL_mcqa.csv: its data set smmile/SMMILE cannot be loaded; name it with "
+        "--dataset-path"
+        for name in "mn"
+    ]
+    assert "random" in finished.out
+    assert [file.name for file in tmp_path.glob("*_evaluationmcqa.json")] == [
+        "result_random_ICL_mcqa_evaluationmcqa.json"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The table of metrics, and that scores are those of the answers that are there."""
+"""The table of metrics, stale evaluations, and the flags of reports."""
 
 from __future__ import annotations
 
@@ -115,10 +115,42 @@ def test_a_new_metric_is_in_every_output(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert ",short}" in re.sub(r"\s", "", run_here(script, "--help").out), script
 
 
+def option_a(results: RunResults, options: ScoringOptions) -> Scores:
+    """The share of choices that are A."""
+    return score_records(results, "toy", [record.selected_option == "A" for record in results.records])
+
+
+def test_a_new_metric_may_score_multiple_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(
+        METRICS, "toy", Metric("toy", "Option A", "Toy", "_evaluationtoy", "mcqa", option_a)
+    )
+    baseline(tmp_path, "random", "--task-format", "mcqa")
+    baseline(tmp_path, "majority")
+    result = json.loads((tmp_path / "result_random_ICL_mcqa.json").read_text())
+    share = [100.0 * (record["selected_option"] == "A") for record in result["records"]]
+    finished = run_here("evaluate_EM.py", tmp_path, "--metric", "toy")
+    assert finished.code == 0, finished.err
+    assert finished.out == (tmp_path / "model_comparison_toy.txt").read_text()
+    assert "majority" not in finished.out
+    [written] = tmp_path.glob("*_evaluationtoy.json")
+    content = json.loads(written.read_text())
+    assert list(content["problem_accuracies"].values()) == share
+    assert "match" not in content
+    for words in ([], ["--mcqa", "reread"]):
+        finished = run_here("variance_analysis.py", tmp_path, *words)
+        assert finished.code == 0, finished.err
+        assert f" {sum(share) / len(share):.2f}" in next(
+            line for line in finished.out.splitlines() if " Toy " in line
+        )
+    says_in_one_line(run_here("evaluate_EM.py", tmp_path, "--metric", "toy", "--strict-match"), "toy")
+    (tmp_path / "result_random_ICL_mcqa.json").unlink()
+    says_in_one_line(run_here("evaluate_EM.py", tmp_path, "--metric", "toy"), "only open-ended runs")
+
+
 # No stale score.
 
 
-def test_a_run_that_is_made_again_is_re_extracted_again(tmp_path: Path) -> None:
+def test_a_repeated_run_is_re_extracted_again(tmp_path: Path) -> None:
     baseline(tmp_path, "random", "--task-format", "mcqa", "--seed", 42)
     assert run_here("evaluate_MCQA.py", tmp_path).code == 0
     evaluation = tmp_path / "result_random_ICL_mcqa_evaluationmcqa.json"
@@ -137,7 +169,7 @@ def test_a_run_that_is_made_again_is_re_extracted_again(tmp_path: Path) -> None:
     assert sum(strata["random (baseline):ICL"]["speciality_correct"].values()) == correct
 
 
-def test_re_extracted_choices_of_a_csv_are_those_of_its_answers(shared: Path, tmp_path: Path) -> None:
+def test_stale_re_extracted_choices_of_a_csv_are_left_out(shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "published_results"
     file = tmp_path / "result_gpt-4o_ICL_mcqa.csv"
     file.write_bytes((source / file.name).read_bytes())
@@ -157,8 +189,8 @@ def test_re_extracted_choices_of_a_csv_are_those_of_its_answers(shared: Path, tm
     assert [cells[1] for cells in rows(finished.out)] == ["0-shot"]
     assert finished.code == 3
     assert finished.err == (
-        "warning: result_gpt-4o_ICL_mcqa_evaluationmcqa.json is of other answers than "
-        "result_gpt-4o_ICL_mcqa.csv has now and is left out; run evaluate_MCQA.py again\n"
+        "warning: result_gpt-4o_ICL_mcqa_evaluationmcqa.json scores an earlier version of "
+        "result_gpt-4o_ICL_mcqa.csv and is left out; run evaluate_MCQA.py again\n"
     )
 
 
@@ -168,19 +200,20 @@ def test_re_extracted_choices_of_a_csv_are_those_of_its_answers(shared: Path, tm
         ({"p1": 100}, {}),  # judged before the run was extended
         ({"p1": 100, "p2": 0, "p3": 0}, {}),
         ({"p1": 100, "p2": 0}, {"word_count": 9.5}),
-        ({"p1": 100, "p2": 0}, {"model": "b", "inference_mode": "ICL"}),
-        ({"p1": 100, "p2": 0}, {"inference_mode": "0-shot"}),
+        ({"p1": 100, "p2": 0}, {"word_count": None}),
+        ({"p1": 100, "p2": 0}, {"word_count": 1.0, "model": "b", "inference_mode": "ICL"}),
+        ({"p1": 100, "p2": 0}, {"word_count": 1.0, "inference_mode": "0-shot"}),
         ({"p1": 100, "p2": 0}, {"schema_version": 1, "records_hash": "0" * 64}),
     ],
 )
-def test_a_judges_score_of_other_answers_is_left_out(
+def test_a_stale_evaluation_is_left_out(
     accuracies: dict[str, int], more: dict[str, Any], tmp_path: Path
 ) -> None:
     file = published_csv(tmp_path, "a", "ICL", {"p1": ("x", "x"), "p2": ("y", "z")})
     judged(file, {"p1": 100, "p2": 0}, model="a", inference_mode="ICL", word_count=1.0)
     assert [cells[2] for cells in rows(run_here("variance_analysis.py", tmp_path).out)] == ["LLM", "EM"]
     stale = judged(file, accuracies, **more)
-    line = f"warning: {stale.name} is of other answers than {file.name} has now and is left out; "
+    line = f"warning: {stale.name} scores an earlier version of {file.name} and is left out; "
     line += "run evaluate_LLMJudge.py again\n"
     finished = run_here("variance_analysis.py", tmp_path)
     assert (finished.code, finished.err) == (3, line)
@@ -194,6 +227,21 @@ def test_a_judges_score_of_other_answers_is_left_out(
         assert finished.code in (2, 3), script
         assert line in finished.err, script
         assert "50.00" not in finished.out, script
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_only_results_of_schema_1_take_an_evaluation_without_a_hash(version: int, tmp_path: Path) -> None:
+    baseline(tmp_path, "majority")
+    file = tmp_path / "result_majority_ICL_open.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": version}))
+    assert run_here("evaluate_EM.py", tmp_path).code == 0
+    content = json.loads((tmp_path / "result_majority_ICL_open_evaluation.json").read_text())
+    judged(file, content["problem_accuracies"], word_count=content["word_count"])
+    finished = run_here("variance_analysis.py", tmp_path)
+    shown = [cells[cells.index("ICL") + 1] for cells in rows(finished.out)]
+    assert shown == (["LLM", "EM"] if version == 1 else ["EM"])
+    assert ("scores an earlier version of" in finished.err) == (version == 2)
+    assert finished.code == (0 if version == 1 else 3)
 
 
 def test_an_evaluation_alone_has_the_name_that_it_contains(tmp_path: Path) -> None:
@@ -210,14 +258,14 @@ def test_the_evaluation_of_a_renamed_file_belongs_to_the_run_that_it_contains(tm
     assert run_here("evaluate_EM.py", tmp_path).code == 0
     content = json.loads((tmp_path / "result_majority_ICL_open_evaluation.json").read_text())
     new = old.rename(tmp_path / "result_gpt-4o_ICL_open.json")
-    judged(new, content["problem_accuracies"])
+    judged(new, content["problem_accuracies"], records_hash=content["records_hash"])
     finished = run_here("variance_analysis.py", tmp_path)
     assert {cells[0] for cells in rows(finished.out)} == {"majority"}
     assert "contains the run result_majority_ICL_open" in finished.err
     assert len(rows(finished.out)) == 2
 
 
-def test_the_hash_is_of_what_decides_a_score(tmp_path: Path) -> None:
+def test_the_hash_covers_what_decides_a_score(tmp_path: Path) -> None:
     baseline(tmp_path, "random", "--task-format", "mcqa")
     [scores] = read_scores(tmp_path).scores
     assert scores.run is not None
@@ -291,7 +339,7 @@ def test_a_filtered_report_never_replaces_a_full_one(tmp_path: Path) -> None:
         ("zzz", "it has gpt-4o ICL"),
     ],
 )
-def test_a_wrong_model_name_gets_suggestions(asked: str, suggestions: str, tmp_path: Path) -> None:
+def test_an_unknown_model_gets_suggestions(asked: str, suggestions: str, tmp_path: Path) -> None:
     for model in ("gpt-4o", "qwen7B", "qwen72B", "llava_7b"):
         published_csv(tmp_path, model, "ICL", {"p": ("x", "x")})
     words = ["--model", asked]

@@ -137,11 +137,15 @@ def test_permutations_of_one_problem_widen_the_interval(tmp_path: Path) -> None:
 
 def test_chance_is_drawn_from_the_evaluation_of_an_imported_run(tmp_path: Path) -> None:
     file = tmp_path / "result_m_ICL_mcqa_evaluationmcqa.json"
-    for level, lines in ((31.5, 1), (None, 0), ("x", 0), (1e9, 0)):
+    for level, lines in ((31.5, 1), (None, 0), (1e9, 0)):
         file.write_text(json.dumps({"problem_accuracies": some(9), "chance_level": level}))
         assert plot(tmp_path, "--mcqa", "reread", "--look", "light", "--format", "svg").code == 0
         dashed = (tmp_path / "figure_icl_light.svg").read_text().count("stroke-dasharray: 4")
         assert bool(dashed) == bool(lines), level
+    file.write_text(json.dumps({"problem_accuracies": some(9), "chance_level": "x"}))
+    finished = plot(tmp_path, "--mcqa", "reread", "--look", "light", "--format", "svg")
+    assert finished.code == 3
+    assert f"skipped: {file.name} is not a readable evaluation" in finished.err
 
 
 def test_published_scores_are_hollow_points_beside_the_runs_own(published: Path, tmp_path: Path) -> None:

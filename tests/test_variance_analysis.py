@@ -230,7 +230,7 @@ def test_a_judge_file_of_other_answers_is_left_out(published: Path) -> None:
     finished = analyse(published)
     assert finished.code == 3
     assert finished.err == (
-        f"warning: {file.name} is of other answers than result_qwen72B_ICL_open.csv has now and is left "
+        f"warning: {file.name} scores an earlier version of result_qwen72B_ICL_open.csv and is left "
         "out; run evaluate_LLMJudge.py again\n"
     )
     assert not re.search(r"qwen72B +ICL +LLM", finished.out)

@@ -26,6 +26,29 @@ class Price:
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
 
+def cost_estimate(model: str, price: Price | None, prompt_tokens: int, completion_tokens: int) -> str:
+    """The sentence of a dry run on what requests to `model` may cost; `completion_tokens` at most."""
+    if price is None:
+        return (
+            f"no cost estimate: the price table does not have {one_line(model)} "
+            f"(about {prompt_tokens} prompt tokens; give a table that does with --prices FILE)"
+        )
+    return (
+        f"estimated cost: about {price.dollars(prompt_tokens, 0):.2f} dollars for {prompt_tokens} prompt "
+        f"tokens, and at most {price.dollars(0, completion_tokens):.2f} for the responses, at the prices "
+        f"of {one_line(price.as_of)}"
+    )
+
+
+def require_price(model: str, price: Price | None, max_cost: float | None) -> None:
+    """Raises UsageError if there is a limit `max_cost` but no price."""
+    if price is None and max_cost is not None:
+        raise UsageError(
+            f"--max-cost needs the price of {one_line(model)}, which the price table does not have; "
+            "give a table that does with --prices FILE"
+        )
+
+
 class _ModelPrice(msgspec.Struct, forbid_unknown_fields=True):
     input: float
     output: float

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from smmile.backends.interface import Backend, ImageChange
-from smmile.backends.prices import Price, find_price
+from smmile.backends.prices import Price, cost_estimate, find_price, require_price
 from smmile.backends.remote.backend import bytes_without_images
 from smmile.backends.remote.budget import Budget, Estimator
 from smmile.backends.remote.client import ClientOptions, Provider, connect, provider_info
 from smmile.backends.remote.openai_chat import Detail
 from smmile.backends.remote.sent_images import ImageFitter, ImageRules, TooLargeError
 from smmile.data.images import UnreadableImageError
-from smmile.errors import UsageError, one_line, pluralize
+from smmile.errors import one_line, pluralize
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.runner import ChoiceReader
 from smmile.inference.script import RunContext, RunSpecification, run_inference
@@ -54,11 +54,7 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     """Run `model` as the command line says; returns the exit code. Raises UsageError."""
     info = provider_info(model.provider, args.base_url)
     price = find_price(args.model, args.prices)
-    if price is None and args.max_cost is not None:
-        raise UsageError(
-            f"--max-cost needs the price of {one_line(args.model)}, which the price table does not have; "
-            "give a table that does with --prices FILE"
-        )
+    require_price(args.model, price, args.max_cost)
     estimator = Estimator(info.image_tokens)
     longest = args.max_new_tokens or _LONG_RESPONSE
 
@@ -85,13 +81,8 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         yield f"would send {number} to {one_line(args.model)} of {info.service}"
         yield from _image_changes(requests, info.rules)
         tokens = sum(estimator.prompt_tokens(request.conversation) for request in requests)
-        if price is not None:
-            yield _cost_estimate(price, tokens, len(requests) * longest)
-        elif info.is_paid:
-            yield (
-                f"no cost estimate: the price table does not have {one_line(args.model)} "
-                f"(about {tokens} prompt tokens; give a table that does with --prices FILE)"
-            )
+        if price is not None or info.is_paid:
+            yield cost_estimate(args.model, price, tokens, len(requests) * longest)
 
     generation = {"service": info.service, **model.decoding, "max_new_tokens": args.max_new_tokens}
     if overrides:
@@ -164,11 +155,3 @@ def _image_changes(requests: list[PlannedProblem], rules: ImageRules) -> Iterato
 
 def _pixels(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-def _cost_estimate(price: Price, prompt: int, completion: int) -> str:
-    return (
-        f"estimated cost: about {price.dollars(prompt, 0):.2f} dollars for {prompt} prompt tokens, and at "
-        f"most {price.dollars(0, completion):.2f} for the responses, at the prices of "
-        f"{one_line(price.as_of)}"
-    )

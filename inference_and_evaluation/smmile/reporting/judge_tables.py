@@ -17,15 +17,15 @@ def judged_table(runs: Sequence[JudgedRun], layout: Layout = WHOLE) -> str:
     Where some were judged otherwise than others, each says by whom. With several judges, their ties and
     what each alone would give.
     """
-    labels = dict.fromkeys(run.file.label for run in runs)
+    labels = dict.fromkeys(run.label for run in runs)
     more = {"Unscored": {run.name: str(run.file.llm_err_count or 0) for run in runs}}
-    several = [run for run in runs if len(run.file.judges) > 1]
+    several = [run for run in runs if len(run.judges) > 1]
     if several:
-        more["Ties"] = {run.name: str(len(run.file.ties)) for run in runs}
-        for judge in dict.fromkeys(name for run in several for name in run.file.names):
-            more[f"{judge} %"] = {run.name: percent(run.file.accuracy_of(judge)) for run in runs}
+        more["Ties"] = {run.name: str(len(run.file.ties or [])) for run in runs}
+        for judge in dict.fromkeys(name for run in several for name in run.judges):
+            more[f"{judge} %"] = {run.name: percent(run.accuracy_of(judge)) for run in runs}
     if len(labels) > 1:
-        more["Judge"] = {run.name: run.file.label for run in runs}
+        more["Judge"] = {run.name: run.label for run in runs}
     judge = f" ({one_line(next(iter(labels)))})" if len(labels) == 1 else ""
     treated = "errors, unscored answers and ties" if several else "errors and unscored answers"
     table = comparison_table([run.scores for run in runs], more, layout)
@@ -39,7 +39,7 @@ def agreement_table(runs: Sequence[JudgedRun]) -> str:
     """
     by_judge: dict[str, dict[object, int]] = {}
     for run in runs:
-        for problem_id, verdict in run.file.verdicts.items():
+        for problem_id, verdict in run.verdicts.items():
             case: object = run.cases.get(problem_id) or (run.name, problem_id)
             for judge, own in verdict.judges.items():
                 if own.verdict is not None:

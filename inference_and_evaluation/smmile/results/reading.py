@@ -21,12 +21,13 @@ from smmile.task import InferenceMode, TaskFormat
 
 @dataclass(frozen=True)
 class RunResults:
-    """The records of a run; `run` is None for a published CSV."""
+    """The records of a run; `run` is None and `schema_version` 0 for a published CSV."""
 
     name: RunName
     file: Path
     run: Run | None
     records: Sequence[Record]
+    schema_version: int = 0
 
 
 class ResultFiles(dict[RunName, Path]):
@@ -41,12 +42,12 @@ def read_run(name: RunName, file: Path) -> RunResults:
     """The results of the run `name` in `file`. Raises UsageError if it is invalid or empty."""
     if any(0xD800 <= ord(character) < 0xE000 for character in file.name):
         raise UsageError(f"the name of {one_line(file.name)} is not UTF-8; rename it")
-    run, records = None, tuple[Record, ...]()
+    run, records, version = None, tuple[Record, ...](), 0
     if file.suffix == ".csv":
         records = tuple(read_published_csv(file))
     else:
         result = read_result_file(file)
-        run, records = result.run, result.records
+        run, records, version = result.run, result.records, result.schema_version
     if not records:
         raise UsageError(f"{one_line(file.name)} contains no records")
     seen: set[str] = set()
@@ -54,7 +55,7 @@ def read_run(name: RunName, file: Path) -> RunResults:
         if record.problem_id in seen:
             raise UsageError(f"{one_line(file.name)} contains problem {one_line(record.problem_id)} twice")
         seen.add(record.problem_id)
-    return RunResults(name, file, run, records)
+    return RunResults(name, file, run, records, version)
 
 
 def result_files(folder: Path) -> ResultFiles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,23 +14,49 @@ from smmile.errors import UsageError, one_line
 from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.results.schema import Record
-from smmile.scoring.metrics import METRICS, Metric
+from smmile.scoring.metrics import Metric
 from smmile.scoring.scores import Scores, mean_words
 
-SCHEMA_VERSION = 1
+EVALUATION_VERSION = 1
 
 
 class NotEvaluatedError(UsageError):
-    """A run's evaluation is missing or of other answers; the message says how to make it."""
+    """A run's evaluation is missing or stale; the message says how to make it."""
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The verdict on one answer: 1 correct, 0 incorrect, None if it is unscored.
+
+    `reply` is the judge's response and `error` says why there is none. An error is incorrect without a
+    judge, so it has neither. With several judges, `judges` holds the verdict of each, and this is the
+    majority of the valid ones; a tie is 0.
+    """
+
+    verdict: Literal[0, 1] | None
+    reply: str | None
+    error: str | None = None
+    judges: dict[str, Verdict] = {}
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether as many judges find the answer correct as incorrect."""
+        found = [verdict.verdict for verdict in self.judges.values()]
+        return found.count(1) == found.count(0) > 0
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """An evaluation file: the published keys in their order, and ours behind them. Percentages are 0..100.
 
     The `original_count` problems are the `total_examples` that are scored and the `excluded_count` that
-    were skipped or left out. `schema_version` is 0 and `records_hash` None in files that lack them.
-    `match` says how answers were compared. `accuracy_answered` is over the `answered` problems, null
-    without any. What only a judge or a re-extraction has is added by subclasses.
+    were skipped or left out. `schema_version` is 0, and `records_hash` and `unanswered` are None in files
+    that lack them. `match` says how answers were compared. `accuracy_answered` is over the `answered`
+    problems, null without any.
+
+    A judge adds `llm_err_count`, the number of unscored answers; the `judges` with their decoding; the
+    `ties`, on which they are divided; and in `judge_like` the passages of responses that address a judge.
+
+    Re-extraction adds `published_accuracy`, over all of the run's problems as stored; `chance_level`, the
+    mean of 1 / number of options; `excluded`, why problems were left out; and where choices were read.
     """
 
     model: str = ""
@@ -50,9 +76,24 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     match: str | UnsetType = UNSET
     answered: int | None = None
     accuracy_answered: float | None = None
+    unanswered: list[str] | None = None
 
+    judges: list[dict[str, object]] | UnsetType = UNSET
+    prompt: str | UnsetType = UNSET
+    prompt_sha256: str | UnsetType = UNSET
+    ties: list[str] | UnsetType = UNSET
+    judge_like: dict[str, str] | UnsetType = UNSET
+    verdicts: dict[str, Verdict] | UnsetType = UNSET
 
-_E = TypeVar("_E", bound=Evaluation)
+    selected_options: dict[str, str | None] | UnsetType = UNSET
+    correct_options: dict[str, str | None] | UnsetType = UNSET
+    published_accuracy: float | UnsetType = UNSET
+    chance_level: float | UnsetType | None = UNSET
+    unreadable: list[str] | UnsetType = UNSET
+    to_correct: list[str] | UnsetType = UNSET
+    to_incorrect: list[str] | UnsetType = UNSET
+    excluded: dict[str, str] | UnsetType = UNSET
+    choices_from: str | UnsetType = UNSET
 
 
 def records_hash(records: Sequence[Record]) -> str:
@@ -76,8 +117,8 @@ def records_hash(records: Sequence[Record]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-def make_evaluation(kind: type[_E], scores: Scores, results: RunResults, **more: object) -> _E:
-    """The evaluation of `results` by `scores`; `more` fields are those that only its `kind` has."""
+def make_evaluation(scores: Scores, results: RunResults, **more: object) -> Evaluation:
+    """The evaluation of `results` by `scores`; `more` are the fields of its metric."""
     pairs = list(zip(scores.problem_ids, scores.correct, strict=True))
     fields: dict[str, object] = {
         "model": evaluation_name(scores.name.model),
@@ -91,24 +132,28 @@ def make_evaluation(kind: type[_E], scores: Scores, results: RunResults, **more:
         "problem_accuracies": {problem_id: 100.0 * correct for problem_id, correct in pairs},
         "incorrect_examples": [problem_id for problem_id, correct in pairs if not correct],
         "word_count": scores.word_count,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": EVALUATION_VERSION,
         "records_hash": records_hash(results.records),
         "answered": sum(scores.answered),
+        "unanswered": [
+            problem_id
+            for problem_id, answered in zip(scores.problem_ids, scores.answered, strict=True)
+            if not answered
+        ],
         "accuracy_answered": scores.accuracy_of_answered,
     }
-    return kind(**fields | more)  # type: ignore[arg-type]
+    return Evaluation(**fields | more)  # type: ignore[arg-type]
 
 
-def decode_evaluation(kind: type[_E], file: Path) -> _E:
-    """What is in an evaluation file. Raises UsageError where it is broken or of a newer suite."""
+def _decode(file: Path) -> Evaluation:
     try:
-        content = msgspec.json.decode(file.read_bytes(), type=kind)
+        content = msgspec.json.decode(file.read_bytes(), type=Evaluation)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{one_line(file.name)} is not a readable evaluation ({error})") from error
-    if content.schema_version > SCHEMA_VERSION:
+    if content.schema_version > EVALUATION_VERSION:
         raise UsageError(
             f"{one_line(file.name)} has schema_version {content.schema_version}; "
-            f"this suite reads up to {SCHEMA_VERSION}"
+            f"this suite reads up to {EVALUATION_VERSION}"
         )
     accuracies = content.problem_accuracies
     if not accuracies or any(value not in (0, 100) for value in accuracies.values()):
@@ -116,36 +161,30 @@ def decode_evaluation(kind: type[_E], file: Path) -> _E:
     return content
 
 
-class _Verdict(msgspec.Struct):
-    verdict: int | None
-
-
-class _Saved(Evaluation, frozen=True, kw_only=True):
-    """What decides which problems of a saved evaluation are answered."""
-
-    excluded: dict[str, str] = {}
-    selected_options: dict[str, str | None] = {}
-    verdicts: dict[str, _Verdict] = {}
-
-
 def saved_scores(results: RunResults, metric: Metric) -> Scores | None:
     """The scores in the evaluation file beside a result file; None where there is no such file.
 
-    Raises NotEvaluatedError where that is of other answers, UsageError where it is broken.
+    Raises NotEvaluatedError where that is stale, UsageError where it is broken.
     """
     file = evaluation_file(results.file, metric)
     return read_scores_in(file, metric, results.name, results) if file.exists() else None
 
 
 def read_scores_in(file: Path, metric: Metric, name: RunName, results: RunResults | None) -> Scores:
-    """The scores of the run `name` in an evaluation file; `results` is None without its result file.
+    """The scores of the run `name` in an evaluation file; see `read_evaluation`."""
+    return scores_of(read_evaluation(file, metric, name, results), metric, name, results)
 
-    Problems that the file excluded are left out. Raises as `saved_scores`.
+
+def read_evaluation(file: Path, metric: Metric, name: RunName, results: RunResults | None) -> Evaluation:
+    """The evaluation of the run `name` in `file`; `results` is None without its result file.
+
+    Raises NotEvaluatedError where it is stale, UsageError where it is broken, of a newer suite or of
+    another run.
     """
-    content = decode_evaluation(_Saved, file)
+    content = _decode(file)
     if results is not None and not _is_current(content, results):
         raise NotEvaluatedError(
-            f"{one_line(file.name)} is of other answers than {one_line(results.file.name)} has now and is "
+            f"{one_line(file.name)} scores an earlier version of {one_line(results.file.name)} and is "
             f"left out; run {metric.script} again"
         )
     if results is None and not _is_named(content, name):
@@ -153,20 +192,19 @@ def read_scores_in(file: Path, metric: Metric, name: RunName, results: RunResult
             f"{one_line(file.name)} is an evaluation of {one_line(content.model)} "
             f"{one_line(content.inference_mode)}; rename it, or score the run again"
         )
+    return content
+
+
+def scores_of(content: Evaluation, metric: Metric, name: RunName, results: RunResults | None) -> Scores:
+    """The scores in an evaluation of the run `name`, over the problems that it does not exclude."""
     accuracies = content.problem_accuracies
-    answered = dict.fromkeys(accuracies, True)
-    if results is not None:
-        answered = {record.problem_id: record.status == "ok" for record in results.records}
-    for problem_id, letter in content.selected_options.items():
-        answered[problem_id] = answered.get(problem_id, False) and letter is not None
-    for problem_id, verdict in content.verdicts.items():
-        answered[problem_id] = answered.get(problem_id, False) and verdict.verdict is not None
+    unanswered = _unanswered(content, results)
     return Scores(
         name=name,
         metric=metric.key,
         problem_ids=tuple(accuracies),
         correct=tuple(value == 100 for value in accuracies.values()),
-        answered=tuple(answered[problem_id] for problem_id in accuracies),
+        answered=tuple(problem_id not in unanswered for problem_id in accuracies),
         error_count=content.err_count,
         word_count=content.word_count or 0.0,
         run=results.run if results else None,
@@ -174,18 +212,32 @@ def read_scores_in(file: Path, metric: Metric, name: RunName, results: RunResult
     )
 
 
-def _is_current(content: _Saved, results: RunResults) -> bool:
+def _unanswered(content: Evaluation, results: RunResults | None) -> set[str]:
+    """The problems without an answer, choice or verdict; files without `unanswered` imply them."""
+    if content.unanswered is not None:
+        return {*content.unanswered}
+    records = results.records if results else ()
+    return {
+        *(record.problem_id for record in records if record.status != "ok"),
+        *(one for one, letter in (content.selected_options or {}).items() if letter is None),
+        *(one for one, verdict in (content.verdicts or {}).items() if verdict.verdict is None),
+    }
+
+
+def _is_current(content: Evaluation, results: RunResults) -> bool:
     """Is the evaluation of the answers that the run has now?
 
-    The hash decides. In a file without one (a published one, say) the problems, the name and the mean
-    number of words have to agree, as far as the file has them.
+    The hash decides. Only evaluations of published CSVs and of results in schema 1 may lack it: then the
+    problems, the mean number of words and, where the file has it, the name have to agree.
     """
-    scored = content.problem_accuracies.keys() | content.excluded.keys()
+    scored = content.problem_accuracies.keys() | (content.excluded or {}).keys()
     if {record.problem_id for record in results.records} != scored:
         return False
     if content.records_hash is not None:
         return content.records_hash == records_hash(results.records)
-    same_words = content.word_count is None or abs(content.word_count - mean_words(results.records)) < 1e-6
+    if results.schema_version > 1 or content.word_count is None:
+        return False
+    same_words = abs(content.word_count - mean_words(results.records)) < 1e-6
     return same_words and _is_named(content, results.name)
 
 
@@ -197,15 +249,13 @@ def _is_named(content: Evaluation, name: RunName) -> bool:
     )
 
 
-def evaluation_file(results: Path, metric: Metric | str) -> Path:
-    """The path of the evaluation of the result file `results` under `metric` (or its key)."""
-    metric = METRICS[metric] if isinstance(metric, str) else metric
+def evaluation_file(results: Path, metric: Metric) -> Path:
+    """The path of the evaluation of the result file `results` under `metric`."""
     return results.with_name(f"{results.stem}{metric.suffix}.json")
 
 
-def evaluation_files(folder: Path, metric: Metric | str) -> dict[RunName, Path]:
-    """The evaluation files under `metric` (or its key) in `folder`, by the run in their names."""
-    metric = METRICS[metric] if isinstance(metric, str) else metric
+def evaluation_files(folder: Path, metric: Metric) -> dict[RunName, Path]:
+    """The evaluation files under `metric` in `folder`, by the run in their names."""
     found = {}
     for file in sorted(folder.glob(f"result_*{metric.suffix}.json")):
         name = RunName.parse(file.stem.removesuffix(metric.suffix))

@@ -95,9 +95,9 @@ def read_scores(
     for metric in wanted:
         for name, file in lone.get(metric.key, {}).items():
             _add(scores, unscored, metric, name, file, options)
-    needs_choices = options.reextract and METRICS["mcqa"] in wanted
-    broken = [one.metric for one in unscored if one.is_broken]
-    if needs_choices and "mcqa" not in [*broken, *(run.metric for run in scores)]:
+    reextracted = {metric.key for metric in wanted if options.reextract and metric.is_reextracted}
+    broken = {one.metric for one in unscored if one.is_broken}
+    if reextracted - broken - {run.metric for run in scores}:
         raise UsageError(
             f"{one_line(folder)} has no _evaluationmcqa.json files of its answers to take re-extracted "
             "choices from; evaluate_MCQA.py makes them"

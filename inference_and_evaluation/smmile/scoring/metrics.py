@@ -35,8 +35,10 @@ class Metric:
 
     `key` names it in flags and files, `title` in figures and headings, `short_title` in the heads of
     tables. It scores runs of `task_format`, and `<result><suffix>.json` holds the evaluation of a run,
-    which `script` writes. With `is_saved` there are no scores but in these files. The LaTeX table always
-    has the columns of metrics `in_paper`, those of others where there are scores.
+    which `script` writes. With `is_saved` there are no scores but in these files; with `is_reextracted`
+    these files have the re-extracted choices of published CSVs. `match` says under given options how
+    answers are compared. The LaTeX table always has the columns of metrics `in_paper`, those of others
+    where there are scores.
     """
 
     key: str
@@ -47,11 +49,19 @@ class Metric:
     score: Scorer
     script: str = "evaluate_EM.py"
     is_saved: bool = False
+    is_reextracted: bool = False
     in_paper: bool = False
+    match: Callable[[ScoringOptions], str] | None = None
+
+    @property
+    def comparison_name(self) -> str:
+        """The name of the text file in which `script` compares runs."""
+        kind = self.suffix.removeprefix("_evaluation")
+        return f"model_comparison_{kind}.txt" if kind else "model_comparison.txt"
 
     def reads_evaluations(self, options: ScoringOptions) -> bool:
         """Whether an evaluation file counts even if its result file is missing."""
-        return self.is_saved or (options.reextract and self.task_format == "mcqa")
+        return self.is_saved or (options.reextract and self.is_reextracted)
 
 
 # These import what they need when they run, so that a script's --help is quick.
@@ -67,6 +77,10 @@ def _exact_match(results: RunResults, options: ScoringOptions) -> Scores:
     from smmile.scoring.exact_match import score_exact_match
 
     return score_exact_match(results, strict=options.strict)
+
+
+def _match(options: ScoringOptions) -> str:
+    return "strict" if options.strict else "normalised"
 
 
 def _multiple_choice(results: RunResults, options: ScoringOptions) -> Scores | None:
@@ -88,7 +102,7 @@ _TABLE = (
         is_saved=True,
         in_paper=True,
     ),
-    Metric("em", "Exact match", "EM", "_evaluation", "open", _exact_match, in_paper=True),
+    Metric("em", "Exact match", "EM", "_evaluation", "open", _exact_match, in_paper=True, match=_match),
     Metric(
         "mcqa",
         "Multiple choice",
@@ -97,6 +111,7 @@ _TABLE = (
         "mcqa",
         _multiple_choice,
         script="evaluate_MCQA.py",
+        is_reextracted=True,
         in_paper=True,
     ),
 )

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-import msgspec
-
 from smmile.data.problems import Outline
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.choice import read_choice
@@ -50,14 +48,15 @@ def score_reextracted(results: RunResults) -> Scores:
     """Multiple choice by the choices re-extracted from the full responses.
 
     The suite's own files have all that it takes. For a published CSV the evaluation beside it counts;
-    raises NotEvaluatedError where that is missing or of other answers.
+    raises NotEvaluatedError where that is missing or stale.
     """
     if results.run is not None:
         return reextract_run(results, {}, "").scores
-    scores = saved_scores(results, METRICS["mcqa"])
+    metric = METRICS["mcqa"]
+    scores = saved_scores(results, metric)
     if scores is None:
         raise NotEvaluatedError(
-            f"{one_line(results.file.name)} has no {one_line(evaluation_file(results.file, 'mcqa').name)} "
+            f"{one_line(results.file.name)} has no {one_line(evaluation_file(results.file, metric).name)} "
             "with re-extracted choices and is left out; run evaluate_MCQA.py"
         )
     return scores
@@ -288,30 +287,10 @@ def _query_patterns() -> tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]:
     return tuple(patterns)
 
 
-class ChoiceEvaluation(Evaluation, frozen=True, kw_only=True):
-    """What `evaluate_MCQA.py` writes: an evaluation by the re-extracted choices, and these.
-
-    `published_accuracy` is over all of the run's problems as stored, `chance_level` the mean of 1 / number
-    of options, both in per cent. `excluded` says why problems were left out; `choices_from` where choices
-    were read.
-    """
-
-    selected_options: dict[str, str | None] = msgspec.field(default_factory=dict)
-    correct_options: dict[str, str | None] = msgspec.field(default_factory=dict)
-    published_accuracy: float = 0.0
-    chance_level: float | None = None
-    unreadable: list[str] = msgspec.field(default_factory=list)
-    wrong_to_right: list[str] = msgspec.field(default_factory=list)
-    right_to_wrong: list[str] = msgspec.field(default_factory=list)
-    excluded: dict[str, str] = msgspec.field(default_factory=dict)
-    choices_from: str = "full_response"
-
-
-def choice_evaluation(run: ReextractedRun) -> ChoiceEvaluation:
+def choice_evaluation(run: ReextractedRun) -> Evaluation:
     """The evaluation file's content; `excluded_count` counts what the run skipped and what is excluded."""
     scores = run.scores
     return make_evaluation(
-        ChoiceEvaluation,
         replace(scores, skipped=scores.skipped + len(run.excluded)),
         run.results,
         match="reread",
@@ -323,8 +302,8 @@ def choice_evaluation(run: ReextractedRun) -> ChoiceEvaluation:
         published_accuracy=run.stored.accuracy,
         chance_level=run.chance_level,
         unreadable=run.unreadable,
-        wrong_to_right=run.to_correct,
-        right_to_wrong=run.to_incorrect,
+        to_correct=run.to_correct,
+        to_incorrect=run.to_incorrect,
         excluded=dict(run.excluded),
         choices_from="full_response" if run.from_responses else "as stored",
     )

@@ -66,15 +66,15 @@ def connect(
     model_flag: str = "--model",
     detail: openai_chat.Detail | None = None,
     follow_up: ollama_chat.FollowUp | None = None,
-    reply_schema: Mapping[str, object] | None = None,
+    response_schema: Mapping[str, object] | None = None,
 ) -> Backend:
     """The back end for `model` of `provider`.
 
     `fields` are the request's fields besides the model and the messages (for ollama its options). Messages
     name `model_flag` as the flag that chooses the model. `detail` is for openai; `follow_up` (a second
-    question about a response) and `reply_schema` (a JSON schema that constrains responses) are for ollama,
-    which is sent text only. Raises UsageError if a key or an address is missing, or if an OpenAI-compatible
-    server does not answer.
+    question about a response) and `response_schema` (a JSON schema that constrains responses) are for
+    ollama, which is sent text only. Raises UsageError if a key or an address is missing, or if an
+    OpenAI-compatible server does not answer.
     """
     shared: dict[str, Any] = {
         "fields": fields,
@@ -88,7 +88,7 @@ def connect(
             make_client=make_client,
             service=service,
             follow_up=follow_up,
-            reply_schema=reply_schema,
+            response_schema=response_schema,
             **shared,
         )
     shared["rules"] = provider_info(provider, options.base_url).rules

@@ -39,18 +39,18 @@ class OllamaChat(RemoteBackend):
     """A model that ollama serves; `fields` are ollama's options, which override the model's defaults.
 
     If `follow_up` returns a question about a response, it is sent once, after the conversation and that
-    response. `reply_schema`, a JSON schema, constrains responses.
+    response. `response_schema`, a JSON schema, constrains responses.
     """
 
     def __init__(
         self,
         *,
         follow_up: FollowUp | None = None,
-        reply_schema: Mapping[str, object] | None = None,
+        response_schema: Mapping[str, object] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._follow_up, self._reply_schema = follow_up, reply_schema
+        self._follow_up, self._response_schema = follow_up, response_schema
 
     async def _answer(self, client: ollama.AsyncClient, request: Request) -> Response | Failure:
         started = time.perf_counter()
@@ -73,7 +73,7 @@ class OllamaChat(RemoteBackend):
                 self._service.model,
                 messages,
                 options=self._fields or None,
-                format=dict(self._reply_schema) if self._reply_schema else None,
+                format=dict(self._response_schema) if self._response_schema else None,
             )
         except ollama.ResponseError as error:
             return error_outcome(self._service, error.status_code, error.error, _headers(error))

@@ -1,1 +1,1 @@
-"""An LLM as a judge: what it is asked, and the verdicts that it gives."""
+"""An LLM as a judge: its prompts, responses, verdicts and costs."""

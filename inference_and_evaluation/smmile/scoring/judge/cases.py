@@ -1,4 +1,4 @@
-"""An LLM as a judge: what it is asked about an answer, and how its reply is read."""
+"""An LLM as a judge: its prompts, and how its responses are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ does, 0 if it does not, or if there is no medical answer in the response."""
 
 @dataclass(frozen=True)
 class Case:
-    """What a judge decides: does `response` to `question` say what `answer` says? Equal ones are one."""
+    """What a judge decides: does `response` to `question` agree with `answer`?"""
 
     question: str
     answer: str
@@ -45,7 +45,7 @@ class Case:
 
 
 def case_of(record: Record) -> Case | None:
-    """What a judge is asked about an open answer; None where there is none, which is wrong unasked.
+    """The case of an open answer; None where there is no answer, which is incorrect without a judge.
 
     An error is no answer, but for an empty cell of a published file: its text was `nan` for the
     published judge as well.
@@ -102,14 +102,14 @@ _ONLY_MARKS = re.compile(rf"{_QUOTE}\.?{_QUOTE}")
 _FENCE = re.compile("```[A-Za-z]*")
 
 
-def read_verdict(reply: str) -> Literal[0, 1] | None:
-    """The verdict in a judge's reply; None where there is anything else in it than verdicts.
+def read_verdict(response: str) -> Literal[0, 1] | None:
+    """The verdict in a judge's response; None if it contains anything besides verdicts.
 
     A verdict is the digit, with a full stop, quotes, a code fence or white space around it. The last
-    counts. What a reasoning model thinks before its response, up to </think>, does not count.
+    counts. Reasoning up to </think> does not count.
     """
     verdict: Literal[0, 1] | None = None
-    for word in reply.removeprefix("\ufeff").rpartition("</think>")[2].split():
+    for word in response.removeprefix("\ufeff").rpartition("</think>")[2].split():
         if match := _VERDICT.fullmatch(word):
             verdict = 1 if match[1] == "1" else 0
         elif not _FENCE.fullmatch(word) and not _ONLY_MARKS.fullmatch(word):
@@ -117,7 +117,7 @@ def read_verdict(reply: str) -> Literal[0, 1] | None:
     return verdict
 
 
-# What a response says that speaks to its judge, or as one. Published responses have none of it.
+# Passages that address a judge, or speak as one. Published responses have none.
 _TO_A_JUDGE = re.compile(
     "|".join(
         (
@@ -151,10 +151,10 @@ _LONE_DIGIT = re.compile(r"^[^\w\n]{0,9}[01][^\w\n]{0,9}$", re.MULTILINE)
 
 
 def judge_instructions_in(case: Case) -> str | None:
-    """The piece of the response that reads like an instruction to its judge, or like a verdict.
+    """The passage of the response that reads like an instruction to its judge, or like a verdict.
 
-    One line; None where there is nothing of the kind. A line with a lone 0 or 1 is a verdict, unless the
-    question is after a number.
+    One line; None where there is none. A line with a lone 0 or 1 is a verdict, unless the correct answer
+    has a number.
     """
     found = _TO_A_JUDGE.search(case.response)
     if found is None and not re.search(r"\d", case.answer):

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smmile.backends.prices import Price, find_price
+from smmile.backends.prices import Price, cost_estimate, find_price, require_price
 from smmile.backends.remote.budget import Budget, Estimator
-from smmile.errors import UsageError, one_line, pluralize
-from smmile.scoring.judge.judging import Job, Judge, JudgeRecord, Verdicts, longest_response
+from smmile.errors import one_line, pluralize
+from smmile.scoring.judge.judging import Job, Judge, JudgeRecord, Verdicts, conversation, longest_response
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,8 @@ class JudgeBudgets:
         Raises UsageError where --max-cost is given and a price is missing.
         """
         prices = {judge.name: _price(judge, price_file) for judge in judges}
-        unknown = [name for name, price in prices.items() if price is None]
-        if max_cost is not None and unknown:
-            raise UsageError(
-                f"--max-cost needs the price of {one_line(unknown[0])}, which the price table lacks; "
-                "give a table that has it with --prices FILE"
-            )
+        for name, price in prices.items():
+            require_price(name, price, max_cost)
         return cls(prices, max_cost)
 
     def price(self, judge: Judge) -> Price | None:
@@ -48,10 +44,16 @@ class JudgeBudgets:
         return Budget(self.max_cost, spent, price, _ESTIMATOR, longest_response(job.judge))
 
     def _cost(self, judge: Judge, records: Iterable[JudgeRecord]) -> float:
+        """The cost of `records`; without reported usage, what the budget reserved for them."""
         price = self.price(judge) or _FREE
-        return sum(
-            price.dollars(record.prompt_tokens or 0, record.completion_tokens or 0) for record in records
-        )
+        dollars = 0.0
+        for record in records:
+            if record.prompt_tokens is not None:
+                dollars += price.dollars(record.prompt_tokens, record.completion_tokens or 0)
+            elif record.error is None or record.error.type in ("empty", "timeout"):
+                prompt = _ESTIMATOR.prompt_tokens(conversation(record.case, judge.prompt))
+                dollars += price.dollars(prompt, longest_response(judge))
+        return dollars
 
 
 _FREE = Price(0.0, 0.0, "")
@@ -66,15 +68,10 @@ def _price(judge: Judge, price_file: Path | None) -> Price | None:
 def describe_job(job: Job, price: Price | None) -> Iterator[str]:
     """The lines of `--dry-run` about one judge."""
     name = one_line(job.judge.name)
-    left_out = f", {job.unasked} more beyond --limit" if job.unasked else ""
-    decided = len(job.cases) - len(job.pending) - job.unasked
+    left_out = f", {job.not_sent} more beyond --limit" if job.not_sent else ""
+    decided = len(job.cases) - len(job.pending) - job.not_sent
     yield f"{name}: {pluralize(len(job.pending), 'request')} to send, {decided} known from before{left_out}"
     prompt = sum(_ESTIMATOR.prompt_tokens(request.conversation) for request in job.requests)
-    if price is None:
-        yield f"{name}: no cost estimate: no price known (about {prompt} prompt tokens; see --prices)"
-    elif price is not _FREE:
-        longest = price.dollars(0, len(job.pending) * longest_response(job.judge))
-        yield (
-            f"{name}: about {price.dollars(prompt, 0):.2f} dollars for {prompt} prompt tokens, and at most "
-            f"{longest:.2f} for the responses, at the prices of {one_line(price.as_of)}"
-        )
+    if price is not _FREE:
+        longest = len(job.pending) * longest_response(job.judge)
+        yield f"{name}: {cost_estimate(job.judge.model, price, prompt, longest)}"

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from smmile.errors import UsageError
 from smmile.results.reading import RunResults, read_run
 from smmile.results.run_names import RunName
+from smmile.results.schema import Record
 from smmile.scoring.evaluation import (
     Evaluation,
-    decode_evaluation,
+    Verdict,
     evaluation_file,
     make_evaluation,
-    read_scores_in,
+    read_evaluation,
+    scores_of,
 )
 from smmile.scoring.judge.cases import (
     Case,
@@ -31,72 +31,43 @@ from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, score_records
 
 
-class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The verdict on one answer: 1 correct, 0 incorrect, None if it is unscored.
-
-    `reply` is the judge's response and `error` says why there is none. An error is incorrect without a
-    judge, so it has neither. With several judges, `judges` holds the verdict of each, and this is the
-    majority of the valid ones; a tie is 0.
-    """
-
-    verdict: Literal[0, 1] | None
-    reply: str | None
-    error: str | None = None
-    judges: dict[str, Verdict] = {}
-
-    @property
-    def is_tie(self) -> bool:
-        """Whether as many judges find the answer correct as incorrect."""
-        found = [verdict.verdict for verdict in self.judges.values()]
-        return found.count(1) == found.count(0) > 0
-
-
-class JudgeEvaluation(Evaluation, frozen=True, kw_only=True):
-    """A judge's evaluation file; published ones have none of these but `llm_err_count`.
-
-    `llm_err_count` counts the unscored answers. `judges` lists the judges and their decoding, `judge_like`
-    the passages of responses that address a judge, and `ties` the problems on which the judges are divided.
-    """
-
-    judges: list[dict[str, object]] = msgspec.field(default_factory=list)
-    prompt: str | None = None
-    prompt_sha256: str | None = None
-    ties: list[str] = msgspec.field(default_factory=list)
-    judge_like: dict[str, str] = msgspec.field(default_factory=dict)
-    verdicts: dict[str, Verdict] = msgspec.field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """Who has judged, in a few words."""
-        if not self.judges:
-            return "not recorded"
-        return f"{' + '.join(self.names)}, {self.prompt} prompt"
-
-    @property
-    def names(self) -> list[str]:
-        """The judges' names."""
-        return [str(judge.get("name")) for judge in self.judges]
-
-    def accuracy_of(self, judge: str) -> float | None:
-        """The accuracy in per cent by one of several judges alone; None if it is none of them."""
-        if judge not in self.names or not self.verdicts:
-            return None
-        own = [verdict.judges.get(judge, verdict) for verdict in self.verdicts.values()]
-        return 100 * sum(verdict.verdict == 1 for verdict in own) / len(own)
-
-
 @dataclass(frozen=True)
 class JudgedRun:
-    """A run's scores, what its evaluation file has besides, and each problem's case by its key."""
+    """A run's scores, its evaluation file, and the key of each problem's case.
+
+    Published evaluations do not record judges and verdicts.
+    """
 
     scores: Scores
-    file: JudgeEvaluation
+    file: Evaluation
     cases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> RunName:
         """The run's name."""
         return self.scores.name
+
+    @property
+    def judges(self) -> list[str]:
+        """The judges' names."""
+        return [str(judge.get("name")) for judge in self.file.judges or []]
+
+    @property
+    def label(self) -> str:
+        """The judges and their prompt, in a few words."""
+        return f"{' + '.join(self.judges)}, {self.file.prompt} prompt" if self.judges else "not recorded"
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """The verdict on each problem."""
+        return self.file.verdicts or {}
+
+    def accuracy_of(self, judge: str) -> float | None:
+        """The accuracy in per cent by one of several judges alone; None if it is none of them."""
+        if judge not in self.judges or not self.verdicts:
+            return None
+        own = [verdict.judges.get(judge, verdict) for verdict in self.verdicts.values()]
+        return 100 * sum(verdict.verdict == 1 for verdict in own) / len(own)
 
 
 @dataclass(frozen=True)
@@ -140,8 +111,8 @@ def decide(cases: Iterable[Case], judges: Sequence[Verdicts]) -> Decisions:
 def _verdict(record: JudgeRecord) -> Verdict:
     if record.error is not None:
         return Verdict(None, record.full_response, f"{record.error.type}: {record.error.message}")
-    reply = record.full_response or ""
-    return Verdict(read_verdict(reply), reply)
+    response = record.full_response or ""
+    return Verdict(read_verdict(response), response)
 
 
 def _majority(own: Mapping[str, Verdict]) -> Verdict:
@@ -152,10 +123,8 @@ def _majority(own: Mapping[str, Verdict]) -> Verdict:
 
 
 def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
-    """The run by what was decided."""
-    cases = {
-        record.problem_id: case.key for record in results.records if (case := case_of(record)) is not None
-    }
+    """The run under these decisions."""
+    cases = _case_keys(results.records)
     verdicts = {
         record.problem_id: decisions.verdicts[cases[record.problem_id]]
         if record.problem_id in cases
@@ -165,7 +134,6 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
     first = decisions.judges[0].judge
     scores = score_verdicts(results, [verdict.verdict for verdict in verdicts.values()])
     file = make_evaluation(
-        JudgeEvaluation,
         scores,
         results,
         llm_err_count=sum(verdict.verdict is None for verdict in verdicts.values()),
@@ -183,6 +151,10 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
     return JudgedRun(scores, file, cases)
 
 
+def _case_keys(records: Sequence[Record]) -> dict[str, str]:
+    return {record.problem_id: case.key for record in records if (case := case_of(record)) is not None}
+
+
 def score_verdicts(results: RunResults, verdicts: Sequence[int | None]) -> Scores:
     """An open run by a judge's verdicts, one per record: 1 correct, 0 incorrect, None for no verdict.
 
@@ -197,31 +169,25 @@ def score_verdicts(results: RunResults, verdicts: Sequence[int | None]) -> Score
     )
 
 
-def encode_judged(run: JudgedRun) -> bytes:
-    """The evaluation file's bytes: the protocol's keys in their order, and ours behind them."""
-    return msgspec.json.encode(run.file)
-
-
 def read_judged(name: RunName, file: Path, results: RunResults | None) -> JudgedRun:
-    """A run by its evaluation file. Raises as `read_scores_in`."""
-    scores = read_scores_in(file, METRICS["llm"], name, results)
-    content = decode_evaluation(JudgeEvaluation, file)
-    records = results.records if results else ()
-    cases = {record.problem_id: case.key for record in records if (case := case_of(record)) is not None}
-    return JudgedRun(scores, content, cases)
+    """A run by its evaluation file. Raises as `read_evaluation`."""
+    metric = METRICS["llm"]
+    content = read_evaluation(file, metric, name, results)
+    scores = scores_of(content, metric, name, results)
+    return JudgedRun(scores, content, _case_keys(results.records if results else ()))
 
 
 def read_saved(
     names: Iterable[RunName], files: Mapping[RunName, Path], saved: Mapping[RunName, Path]
 ) -> tuple[list[JudgedRun], list[RunName], list[str]]:
-    """The runs `names` by their evaluation files; those that have none; what is broken, in words.
+    """The runs `names` by their evaluation files; those that have none; why others are stale or broken.
 
     `files` are result files, beside which their own evaluation counts and not that of another file of the
     run; `saved` are the evaluation files of runs without one.
     """
     judged, missing, broken = [], [], []
     for name in names:
-        file = evaluation_file(files[name], "llm") if name in files else saved[name]
+        file = evaluation_file(files[name], METRICS["llm"]) if name in files else saved[name]
         if not file.exists():
             missing.append(name)
             continue

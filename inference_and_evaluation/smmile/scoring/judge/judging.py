@@ -1,4 +1,4 @@
-"""Judges, and the file in which each keeps its responses, so that nothing is judged twice."""
+"""Judges, and the file with the responses of each, so that nothing is judged twice."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from smmile.results.run_names import file_safe
 from smmile.scoring.judge.cases import Case, PromptName, judge_prompt, prompt_fingerprint
 
 _SEED = 42
-# Room for what a reasoning judge thinks; others stop after the digit.
+# A reasoning judge needs many; others stop after the digit.
 _MAX_TOKENS = 4096
 _DECODING: Mapping[Provider, Mapping[str, object]] = {
     "ollama": {"temperature": 0, "seed": _SEED},
     "openai": {"max_tokens": _MAX_TOKENS, "temperature": 0, "seed": _SEED},
     "anthropic": {"max_tokens": _MAX_TOKENS, "temperature": 0},
 }
-# Of the three only ollama can hold any of its models to a bare digit.
+# Of the three only ollama can restrict any of its models to a bare digit.
 _ONLY_A_DIGIT: dict[str, object] = {"type": "integer", "enum": [0, 1]}
 
 
@@ -37,7 +37,7 @@ _ONLY_A_DIGIT: dict[str, object] = {"type": "integer", "enum": [0, 1]}
 class Judge:
     """A model of a provider that decides by one of the prompts.
 
-    `constrained`: its server is asked to let it reply nothing but 0 or 1.
+    `constrained`: its server is asked to restrict responses to 0 or 1.
     """
 
     provider: Provider
@@ -47,13 +47,13 @@ class Judge:
 
     @classmethod
     def named(cls, name: str, prompt: PromptName, *, constrain: bool) -> Judge:
-        """The judge that `--judge` calls PROVIDER/NAME. Raises UsageError where that is none."""
+        """The judge that `--judge` calls PROVIDER/NAME. Raises UsageError where it is not one."""
         provider, slash, model = name.partition("/")
         for known in get_args(Provider):
             if provider == known and slash and model.strip():
                 return cls(known, model, prompt, constrain and known == "ollama")
         raise UsageError(
-            f"--judge {one_line(name)} is no judge; give PROVIDER/NAME, such as ollama/llama3.3; providers "
+            f"--judge {one_line(name)} is not PROVIDER/NAME, such as ollama/llama3.3; providers "
             f"are {', '.join(get_args(Provider))}"
         )
 
@@ -64,7 +64,7 @@ class Judge:
 
     @property
     def file_name(self) -> str:
-        """What its verdicts are kept in."""
+        """The name of the file with its responses."""
         return f"judge_{self.provider}-{file_safe(self.model)}_{self.prompt}.jsonl"
 
     def decoding(self) -> dict[str, object]:
@@ -81,12 +81,12 @@ def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) 
         _DECODING[judge.provider],
         budget=budget,
         model_flag="--judge",
-        reply_schema=_ONLY_A_DIGIT if judge.constrained else None,
+        response_schema=_ONLY_A_DIGIT if judge.constrained else None,
     )
 
 
 class JudgeRecord(msgspec.Struct, frozen=True):
-    """What a judge said about one case, whose key is `request_key`; fields are named as in `Record`."""
+    """The response of a judge to one case, whose key is `request_key`; fields are named as in `Record`."""
 
     request_key: str
     question: str
@@ -100,9 +100,14 @@ class JudgeRecord(msgspec.Struct, frozen=True):
     completion_tokens: int | None = None
     seconds: float | None = None
 
+    @property
+    def case(self) -> Case:
+        """The case that was judged."""
+        return Case(self.question, self.true_answer, self.generated_answer)
+
     @classmethod
     def of(cls, case: Case, outcome: Response | Failure) -> JudgeRecord:
-        """The record of what became of `case`."""
+        """The record of the outcome for `case`."""
         text = replace_surrogates(outcome.text) if isinstance(outcome, Response) else ""
         error = outcome.error if isinstance(outcome, Failure) else None
         if error is None and not text.strip():
@@ -129,24 +134,25 @@ def longest_response(judge: Judge) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """What a judge is to decide: `cases`, of which `known` are decided in its file and `pending` are not.
+    """The `cases` for a judge, of which `known` are decided in its file and `pending` are not.
 
-    `unasked` counts further undecided cases that a limit leaves out.
+    `not_sent` counts further undecided cases that a limit leaves out.
     """
 
     judge: Judge
     cases: Mapping[str, Case]
     known: Mapping[str, JudgeRecord]
     pending: tuple[Case, ...]
-    unasked: int
+    not_sent: int
 
     @property
     def requests(self) -> list[Request]:
         """The requests to send."""
-        return [Request(case.key, _conversation(case, self.judge.prompt)) for case in self.pending]
+        return [Request(case.key, conversation(case, self.judge.prompt)) for case in self.pending]
 
 
-def _conversation(case: Case, prompt: PromptName) -> Conversation:
+def conversation(case: Case, prompt: PromptName) -> Conversation:
+    """The request about `case`: one message, the judge's prompt."""
     return Conversation((Turn("user", (TextPart(judge_prompt(case, prompt)),)),))
 
 
@@ -179,7 +185,7 @@ def preview(
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a judge said about cases, by their keys, and how many requests were sent this time.
+    """The records of a judge by case key, and how many requests were sent this time.
 
     `left_out` names decoding settings that the model does not accept.
     """
@@ -208,7 +214,7 @@ def ask(
     """Have `judge` decide the `cases` that it has not decided in `folder` yet, at most `limit` of them.
 
     Every response is on the disk before the next is awaited. Raises UsageError where the judge cannot be
-    asked, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
+    used, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
     it was stopped. Responses are kept.
     """
     journal = Journal(
