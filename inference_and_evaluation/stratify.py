@@ -84,7 +84,7 @@ def _saved(file: Path) -> Published:
     import msgspec
 
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, dict[str, float]]])
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, dict[str, dict[str, int | float]]])
     except (OSError, ValueError, RecursionError):
         return {}
 
