@@ -144,12 +144,11 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         f"without a judge, and {pluralize(len(cases), 'distinct answer')} to judge"
     )
     options = ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries)
+    how = {"overwrite": args.overwrite, "limit": args.limit}
+    jobs = [preview(judge, cases.values(), args.results_dir, options, **how) for judge in judges]
     if args.dry_run:
-        for judge in judges:
-            job = preview(
-                judge, cases.values(), args.results_dir, options, overwrite=args.overwrite, limit=args.limit
-            )
-            for line in describe_job(job, budgets.price(judge)):
+        for job in jobs:
+            for line in describe_job(job, budgets.price(job.judge)):
                 print(line)
         print("nothing was sent")
         return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
@@ -161,9 +160,8 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
                 cases.values(),
                 args.results_dir,
                 options,
-                overwrite=args.overwrite,
-                limit=args.limit,
-                make_budget=lambda job: budgets.make(job, verdicts),
+                make_budget=lambda job: budgets.make(job, verdicts, jobs[len(verdicts) + 1 :]),
+                **how,
             )
         )
         _report(verdicts[-1])

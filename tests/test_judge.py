@@ -158,6 +158,33 @@ def test_a_dry_run_counts_and_prices_what_is_not_judged_yet(judge: Judge, tmp_pa
     assert evaluation(tmp_path, "m_ICL_open")["total_examples"] == 3
 
 
+def test_judging_anew_keeps_the_verdicts_before(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {"p1": "a", "p2": "b"})
+    assert run_here(SCRIPT, tmp_path).code == 0
+    file = tmp_path / "judge_ollama-llama3.3_published.jsonl"
+    before = file.read_bytes()
+    down = run_here(SCRIPT, tmp_path, "--overwrite", "--base-url", "http://127.0.0.1:9")
+    assert down.code == 2
+    assert file.with_suffix(".previous.jsonl").read_bytes() == before
+    assert run_here(SCRIPT, tmp_path, "--overwrite").code == 0
+    assert file.with_suffix(".previous.jsonl").read_bytes() == before
+    assert len(judge.chats) == 4
+
+
+def test_several_judges_share_one_budget_in_any_order(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {f"p{number}": "said" for number in range(4)})
+    price = {"input": 1000, "output": 0}
+    table = {"as_of": "2025-01-01", "dollars_per_million_tokens": {"m": price, "n": price}}
+    prices = tmp_path / "prices.json"
+    prices.write_text(json.dumps(table))
+    words = ("--prices", prices, "--concurrency", 1)
+    assert run_here(SCRIPT, tmp_path, "--judge", "openai/n", *words).code == 0
+    spent = 4 * 10 / 1000  # a request has 10 tokens there
+    both = ("--judge", "openai/m", "--judge", "openai/n", *words, "--max-cost", spent + 0.001)
+    says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *both)), "--max-cost")
+    assert len(judge.chats) == 4
+
+
 def test_judging_stops_before_it_costs_too_much_and_continues(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {f"p{number}": "said" for number in range(6)})
     table = {"as_of": "2025-01-01", "dollars_per_million_tokens": {"m": {"input": 1000, "output": 0}}}

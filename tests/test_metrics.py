@@ -312,7 +312,8 @@ def test_a_filtered_report_never_replaces_a_full_one(tmp_path: Path) -> None:
         assert everything.code == 0, everything.err
         full = [(tmp_path / file).read_bytes() for file in files]
         for chosen in filters:
-            for previous in (True, False):  # the file is there, or not
+            # stratify.py loads data sets, so it computes the chosen runs alone and keeps the others.
+            for previous in (True,) if script == "stratify.py" else (True, False):
                 if not previous:
                     for file in files:
                         (tmp_path / file).unlink()

@@ -34,13 +34,14 @@ class JudgeBudgets:
         """The price of a judge's tokens, if it is known."""
         return self.prices[judge.name]
 
-    def make(self, job: Job, earlier: Sequence[Verdicts]) -> Budget | None:
-        """The budget of one judge: what is left after its known responses and those of `earlier` judges."""
+    def make(self, job: Job, earlier: Sequence[Verdicts], later: Sequence[Job]) -> Budget | None:
+        """The budget of one judge: what is left after its known responses and those of the other judges."""
         price = self.price(job.judge)
         if self.max_cost is None or price is None:
             return None
         spent = self._cost(job.judge, job.known.values())
         spent += sum(self._cost(verdicts.judge, verdicts.records.values()) for verdicts in earlier)
+        spent += sum(self._cost(other.judge, other.known.values()) for other in later)
         return Budget(self.max_cost, spent, price, _ESTIMATOR, longest_response(job.judge))
 
     def _cost(self, judge: Judge, records: Iterable[JudgeRecord]) -> float:

@@ -14,7 +14,7 @@ from smmile.backends.remote import client
 from smmile.backends.remote.budget import Budget
 from smmile.backends.remote.client import ClientOptions, Provider
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.inference.journal import Journal, read_journal
+from smmile.inference.journal import Journal, is_held, read_journal
 from smmile.inference.progress import Progress
 from smmile.inference.runner import Interrupted, answers, now
 from smmile.prompting.conversation import Conversation, TextPart, Turn
@@ -215,14 +215,17 @@ def ask(
 
     Every response is on the disk before the next is awaited. Raises UsageError where the judge cannot be
     used, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
-    it was stopped. Responses are kept.
+    it was stopped. Responses are kept; `overwrite` moves earlier ones to `….previous.jsonl`.
     """
+    file = folder / judge.file_name
+    if overwrite and file.is_file() and not is_held(file):  # verdicts may have cost money
+        file.replace(file.with_suffix(".previous.jsonl"))
     journal = Journal(
-        folder / judge.file_name,
+        file,
         _identity(judge, _service(judge, options)),
         JudgeRecord,
         started_at=now(),
-        overwrite=overwrite,
+        overwrite=False,
         reads_version_1=True,
         elsewhere="folder",
     )
