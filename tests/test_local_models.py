@@ -70,6 +70,7 @@ def test_batches_change_no_answer(
     assert len({answer[1] for answer in one_by_one}) > 10  # responses do depend on the request
 
 
+@pytest.mark.slow
 @EVERY_FAMILY
 def test_answers_are_what_plain_transformers_gives(
     command: str, checkpoint: str, name: str, tiny: Tiny, tmp_path: Path

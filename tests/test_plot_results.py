@@ -370,6 +370,7 @@ def test_figures_are_reproducible_and_leave_matplotlib_unchanged(tmp_path: Path)
 # The command.
 
 
+@pytest.mark.slow
 def test_every_run_is_drawn_in_three_looks(published: Path, shared: Path, tmp_path: Path) -> None:
     words = ["--output-dir", tmp_path / "figures", "--dataset-path", shared / "data" / "smmile_recovered"]
     finished = plot(published, "--model", "gpt-4o", *words)
@@ -468,7 +469,7 @@ def test_a_filtered_figure_never_replaces_a_full_one(tmp_path: Path) -> None:
     for name in ("majority", "random"):
         baseline(tmp_path, name)
     baseline(tmp_path, "random", "--task-format", "mcqa")
-    words = ["--look", "light", "--strata"]
+    words = ["--look", "light"]
     assert plot(tmp_path, *words).code == 0
     full = figures(tmp_path)
     for filters, new in (
