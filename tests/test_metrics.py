@@ -337,6 +337,7 @@ def test_a_filtered_report_never_replaces_a_full_one(tmp_path: Path) -> None:
         ("7B", "did you mean llava_7b or qwen7B?"),
         ("gpt4o", "did you mean gpt-4o?"),
         ("qwne7B", "did you mean qwen7B or qwen72B?"),
+        ("icl", "did you mean --inference-mode ICL?"),
         ("zzz", "it has gpt-4o ICL"),
     ],
 )

@@ -107,7 +107,7 @@ def results_table(
         title += "± clustered: standard error; the permutations of one problem are one cluster.\n"
     if permuted:
         title += "Macro: the mean of the base problems' accuracies, each with equal weight.\n"
-    secondary = ("Base problems", "Problems", "Macro %", "Of answered %", "Answered %")
+    secondary = ("Macro %", "Base problems", "Of answered %", "Answered %", "Problems")
     table = text_table(head, rows, text_columns=3, secondary=secondary, layout=layout)
     return f"{title}\n{table}"
 

@@ -353,7 +353,7 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     what = f"{found.mode}: model minus model" if found.mode else "ICL minus 0-shot"
     title = f"{METRICS[found.metric].short_title}, {what} ({pluralize(len(rows), 'contrast')})\n"
     missing = "".join(f"not compared: {one_line(reason)}\n" for reason in found.missing)
-    secondary = (f"{second} answered %", f"{first} answered %", "Detectable", "Left out", "p", "Problems")
+    secondary = (f"{second} answered %", f"{first} answered %", "Detectable", "Left out", "Problems", "p")
     table = text_table(head, rows, text_columns=1, secondary=secondary, layout=layout)
     return "\n".join([title, table, *([missing] if missing else [])])
 

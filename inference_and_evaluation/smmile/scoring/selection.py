@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smmile.errors import UsageError, one_line
 from smmile.results.run_names import RunName
-from smmile.task import InferenceMode
+from smmile.task import MODES, InferenceMode
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Selection:
             if not same:
                 raise UsageError(
                     f"{one_line(folder)} has no run with --model {one_line(asked)}; "
-                    f"{suggestion(asked, known)}it has {_runs(there)}"
+                    f"{_mode_hint(asked) or suggestion(asked, known) or 'it has ' + _runs(there)}"
                 )
             models += same
         found = Selection(tuple(models), self.mode, self.perturbed)
@@ -83,6 +83,12 @@ def suggestion(asked: str, known: Sequence[str]) -> str:
         like = [text for match in close for text in known if bare(text) == match]
     shown = " or ".join(one_line(text) for text in list(dict.fromkeys(like))[:4])
     return f"did you mean {shown}? " if shown else ""
+
+
+def _mode_hint(asked: str) -> str:
+    modes = {mode.lower().replace("-", ""): mode for mode in MODES}
+    mode = modes.get(asked.lower().replace("-", "").replace("_", ""))
+    return f"did you mean --inference-mode {mode}?" if mode else ""
 
 
 def _runs(names: Iterable[RunName]) -> str:
