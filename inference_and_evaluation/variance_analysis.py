@@ -30,9 +30,8 @@ def main() -> int:
     )
     parser.add_argument(
         "--error",
-        type=cli.one_of("published", "clustered"),
+        **cli.any_case("published", "clustered"),
         default="published",
-        metavar="{published,clustered}",
         help="error bars of the LaTeX table: bootstrap over rows, or clustered by base problem",
     )
     cli.add_choice_flag(parser)

@@ -29,7 +29,7 @@ class ScriptedModel:
         self._seconds = float(os.environ.get("SCRIPTED_SECONDS", "0"))
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """One response at a time; how long each took tells it from any other."""
+        """One response at a time; its duration distinguishes it from any other."""
         for request in requests:
             started = time.perf_counter()
             time.sleep(self._seconds)

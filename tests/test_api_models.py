@@ -521,7 +521,7 @@ def test_fields_of_a_request_may_be_set_by_hand(server: FakeService, tmp_path: P
 
 
 def test_thoughts_without_an_answer_are_no_answer(server: FakeService, tmp_path: Path) -> None:
-    """A reasoning model that comes to nothing within its tokens is told of at once, as is one cut short."""
+    """A response without an answer is an error, and a truncated one is counted."""
     data = questions(tmp_path / "data", 2)
     server.script = {
         "Question 0000, 2?": [says("", "length")],
@@ -895,7 +895,7 @@ def test_a_run_stops_before_it_exceeds_the_maximum_cost(server: FakeService, tmp
     assert ask(CLAUDE, out, *words, 31).code == 0
     assert result(out, "mine_ICL_open")["run"]["usage"]["dollars"] == pytest.approx(30)
     assert len(server.chats) == 30
-    # Replies longer than they were thought to be, and a service that says nothing of its counts.
+    # Responses longer than estimated, and a service that reports no usage.
     prices.write_text(
         json.dumps(table | {"dollars_per_million_tokens": {"mine": {"input": 0, "output": 5000}}})
     )

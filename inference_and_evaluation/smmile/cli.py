@@ -409,8 +409,7 @@ def add_scoring_flags(parser: Parser) -> None:
     )
     parser.add_argument(
         "--inference-mode",
-        type=one_of("ICL", "0-shot"),
-        metavar="{ICL,0-shot}",
+        **any_case("ICL", "0-shot"),
         help="only this mode (default: both)",
     )
     parser.add_argument("--perturbed", action="store_true", help="include perturbed runs")
@@ -418,13 +417,11 @@ def add_scoring_flags(parser: Parser) -> None:
 
 def add_metric_flag(parser: Parser, metrics: Iterable[str], help_text: str, **options: Any) -> None:
     """The flag that chooses one of `metrics`, as `args.metric`; `options` are argparse's."""
-    known = list(metrics)
     parser.add_argument(
         "--metric",
         "--eval_type",
         dest="metric",
-        type=one_of(*known),
-        metavar=f"{{{','.join(known)}}}",
+        **any_case(*metrics),
         help=help_text,
         **options,
     )
@@ -434,9 +431,8 @@ def add_choice_flag(parser: Parser) -> None:
     """The flag that says which choices are scored in multiple choice."""
     parser.add_argument(
         "--mcqa",
-        type=one_of("stored", "reread"),
+        **any_case("stored", "reread"),
         default="stored",
-        metavar="{stored,reread}",
         help="multiple-choice answers as stored, or re-extracted from full responses",
     )
 
