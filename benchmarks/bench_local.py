@@ -71,6 +71,8 @@ def measure(checkpoint: Path, mode: str, dtype: str) -> Mapping[str, object]:
     """Seconds for all answers at both batch sizes, after a first conversation that does not count."""
     from smmile.backends.interface import Request, Response
     from smmile.backends.local.checkpoints import find_checkpoint
+    from smmile.backends.local.decoding import DecodingSettings
+    from smmile.backends.local.loading import LoadSettings
     from smmile.backends.local.model import LocalModel, LocalSettings
     from smmile.data.dataset import DatasetSource, load_problems
     from smmile.inference.plan import make_plan
@@ -83,11 +85,8 @@ def measure(checkpoint: Path, mode: str, dtype: str) -> Mapping[str, object]:
     seconds, tokens, prompts = {}, 0, 0
     for size in (1, None):
         settings = LocalSettings(
-            "float32",
-            "greedy",
-            NEW_TOKENS,
-            seed=42,
-            dtype="bfloat16" if dtype == "bfloat16" else None,
+            LoadSettings("float32", dtype="bfloat16" if dtype == "bfloat16" else None),
+            DecodingSettings("greedy", NEW_TOKENS, seed=42),
             batch_size=size,
         )
         model = LocalModel(find_checkpoint(checkpoint, None), settings)

@@ -14,10 +14,15 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
+    from smmile.backends.local.inputs import InputSettings
     from smmile.backends.local.llava_original import MISTRAL_INSTRUCT
     from smmile.inference.local_models import Family, run_family
 
-    family = Family(model_types=("llava_mistral", "llava"), dtype="float16", chat_template=MISTRAL_INSTRUCT)
+    family = Family(
+        model_types=("llava_mistral", "llava"),
+        dtype="float16",
+        inputs=InputSettings(chat_template=MISTRAL_INSTRUCT),
+    )
     return run_family(args, family, {"llavamed": "microsoft/llava-med-v1.5-mistral-7b"})
 
 

@@ -8,19 +8,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from smmile import cli
 from smmile.backends.interface import Backend
 from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, find_checkpoint, revision_of
+from smmile.backends.local.decoding import Decoding, DecodingSettings
+from smmile.backends.local.inputs import InputSettings
+from smmile.backends.local.loading import Dtype, LoadSettings
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
 from smmile.inference.ranks import Rank
 from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.conversation import Recipe
-
-if TYPE_CHECKING:
-    from smmile.backends.local.model import Decoding, Dtype
 
 # Libraries that affect a local model's responses.
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
@@ -32,15 +31,15 @@ class Family:
     """What the models of one family share.
 
     `model_types` are the accepted architectures, as named in transformers (empty: any).
-    `decoding` "checkpoint" follows the checkpoint's own generation config. `chat_template` replaces
-    the checkpoint's.
+    `decoding` "checkpoint" follows the checkpoint's own generation config. `inputs` says how conversations
+    become token ids and pixels.
     """
 
     model_types: tuple[str, ...]
     dtype: Dtype
     recipe: Recipe = field(default_factory=Recipe)
     decoding: Decoding = "greedy"
-    chat_template: str | None = None
+    inputs: InputSettings = field(default_factory=InputSettings)
 
 
 def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, str | Path]) -> int:
@@ -85,10 +84,11 @@ def _specification(
     args: argparse.Namespace, family: Family, name: str, checkpoint: str | Path
 ) -> RunSpecification:
     label = checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
+    decoding = DecodingSettings(family.decoding, args.max_new_tokens, args.seed)
     generation: dict[str, object] = {
-        "decoding": family.decoding,
-        "max_new_tokens": args.max_new_tokens,
         "images": IMAGE_DECODING,
+        **decoding.as_data(),
+        **family.inputs.as_data(),
     }
     if args.server is not None:
 
@@ -118,34 +118,32 @@ def _specification(
             packages=_SERVER_PACKAGES,
         )
 
+    rank = Rank.from_environment()
+    loading = LoadSettings(
+        family.dtype, args.dtype, args.attn, device_share=(rank.local_index, rank.local_count)
+    )
+
     def load(context: RunContext) -> Backend:
         from smmile.backends.local.model import LocalModel, LocalSettings
 
         found = find_checkpoint(checkpoint, context.revision)
         _check_type(family, found)
-        rank = Rank.from_environment()
         settings = LocalSettings(
-            family_dtype=family.dtype,
-            decoding=family.decoding,
-            max_new_tokens=args.max_new_tokens,
-            seed=args.seed,
-            dtype=args.dtype,
-            attention=args.attn,
+            loading,
+            decoding,
+            family.inputs,
             batch_size=None if args.batch_size == "auto" else args.batch_size,
-            chat_template=family.chat_template,
-            device_share=(rank.local_index, rank.local_count),
             verbose=rank.is_first,
         )
         return LocalModel(found, settings)
 
-    generation["dtype"] = args.dtype or family.dtype
     return RunSpecification(
         name=name,
         recipe=family.recipe,
         connect=load,
         checkpoint=label,
         find_revision=lambda: revision_of(checkpoint),
-        generation=generation,
+        generation=generation | loading.as_data(),
         packages=_PACKAGES,
     )
 

@@ -32,6 +32,27 @@ USABLE = 0.92
 _GIB = 1 << 30
 
 
+Dtype = Literal["bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How a checkpoint's weights are loaded.
+
+    `dtype` None means `family_dtype`, or float32 on a CPU. `attention` is a kernel's name or auto.
+    `device_share` is (index, count) of this process among those on this machine.
+    """
+
+    family_dtype: Dtype
+    dtype: Dtype | None = None
+    attention: str = "auto"
+    device_share: tuple[int, int] = (0, 1)
+
+    def as_data(self) -> dict[str, object]:
+        """The settings that affect responses, as recorded; they are part of a run's identity."""
+        return {"dtype": self.dtype or self.family_dtype}
+
+
 @dataclass(frozen=True)
 class Hardware:
     """Where a model runs: the kind of device, the devices' names, and the free memory of each in bytes."""
