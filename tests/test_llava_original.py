@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -16,6 +16,9 @@ from PIL import Image
 
 from conftest import SCRIPTS
 from original_llava import MEAN, TEXT, VISION, random_weights, save_original_llava, save_shards
+from recordings import record_llava_med
+from smmile.backends.interface import Request
+from smmile.backends.local.inputs import InputSettings, ModelInputs
 from smmile.backends.local.llava_original import (
     MISTRAL_INSTRUCT,
     is_original_llava,
@@ -141,7 +144,7 @@ def original_chunks(folder: Path, prompt: str) -> list[list[int]]:
 
 
 PROMPTS = {
-    "two images": "[INST] <image>\nWhat is shown? [/INST] A cyst.</s>[INST] <image>\nAnd here? [/INST]",
+    "two images": "[INST] <image>\nWhat is shown? [/INST] A cyst. </s>[INST] <image>\nAnd here? [/INST]",
     "no image": "[INST] Which of these is shown? [/INST]",
     "two in a row": "[INST] <image>\n<image>\nWhich image is it? (A) naïve (B) 日本 😀 [/INST]",
     "blanks": "[INST] <image>\n  Findings:  none.\n\n\tImpression: 12.5 %  [/INST] A.</s> [INST]x</s>",
@@ -216,34 +219,62 @@ def test_images_are_cropped_where_the_checkpoint_does_not_pad(copied: Path, sett
     assert (pixels[0, 0, :, VISION["image_size"] // 2] > 1.9).all()
 
 
-def test_the_template_is_mistrals(checkpoint: Path) -> None:
+def test_the_template_is_llava_meds(checkpoint: Path) -> None:
     processor = load_original_llava_processor(checkpoint)
-    expected = "<s>[INST] <image>\nWhat is shown? [/INST] A cyst.</s>[INST] <image>\nAnd here? [/INST]"
+    expected = "<s>[INST] <image>\nWhat is shown? [/INST] A cyst. </s>[INST] <image>\nAnd here? [/INST]"
     for prompted in (True, False):
         shown = processor.apply_chat_template(two_scans(), add_generation_prompt=prompted)
         assert shown == expected
 
 
-def test_the_template_gives_what_the_shared_example_gives(checkpoint: Path, shared: Path) -> None:
-    spec = importlib.util.spec_from_file_location("tiny_models", shared / "examples" / "tiny_models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    processor = load_original_llava_processor(checkpoint)
-    odd: Conversation = [
-        {"role": "system", "content": " Be brief.\n"},
-        turn("user", "Before ", scan(1, (8, 8)), scan(2, (8, 8)), "\n after {{ x }} <b>"),
-        turn("assistant", "A\n"),
-        {"role": "user", "content": ""},
-        turn("assistant"),
-    ]
-    for conversation in (two_scans(), odd, odd[:1], []):
-        ours, theirs = (
-            processor.apply_chat_template([conversation], chat_template=template)
-            for template in (MISTRAL_INSTRUCT, example.MISTRAL)
-        )
-        assert ours == theirs
+@pytest.fixture(scope="module")
+def recording() -> dict[str, Any]:
+    """What transformers 4.36.2 made of the conversations in `record_llava_med`."""
+    content: dict[str, Any] = json.loads(record_llava_med.RECORDING.read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def published_size(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelInputs:
+    """Makes the script's inputs for images of the published size, 336 pixels: 576 tokens each."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("published") / "size"))
+    change_config(folder, mm_vision_tower="openai/clip-vit-large-patch14-336")
+    settings = InputSettings(chat_template=MISTRAL_INSTRUCT)
+    return ModelInputs("tiny", load_original_llava_processor(folder), settings, None, 512)
+
+
+def test_the_tokenizer_is_the_recordings(checkpoint: Path, recording: dict[str, Any]) -> None:
+    assert record_llava_med.tokenizer_hash(checkpoint) == recording["tokenizer"]
+
+
+@pytest.mark.parametrize("case", sorted(record_llava_med.conversations()))
+def test_ids_and_pixels_are_those_of_the_published_calls(
+    case: str, recording: dict[str, Any], published_size: ModelInputs
+) -> None:
+    conversation = record_llava_med.conversations()[case]
+    inputs = published_size.make([Request("key", conversation)])
+    ids: list[int] = []
+    for token, run in itertools.groupby(inputs["input_ids"][0].tolist()):
+        length = len(list(run))
+        if token == TEXT["vocab_size"]:
+            assert length == 576
+            ids.append(record_llava_med.IMAGE)
+        else:
+            ids += [token] * length
+    assert ids == recording["ids"][case]
+    assert inputs["attention_mask"].all()
+    drawn = {record_llava_med.stored_image(number): number for number in record_llava_med.IMAGE_NUMBERS}
+    shown = [drawn[image] for image in conversation.images]
+    assert len(inputs["pixel_values"]) == len(shown)
+    for number, pixels in zip(shown, inputs["pixel_values"], strict=True):
+        assert record_llava_med.pixel_summary(pixels.numpy()) == recording["pixels"][str(number)]
+
+
+def test_the_recording_has_every_condition(recording: dict[str, Any]) -> None:
+    assert recording["ids"].keys() == record_llava_med.conversations().keys()
+    for what in ("ICL open", "ICL mcqa"):
+        counts = {ids.count(-200) for name, ids in recording["ids"].items() if name.startswith(what)}
+        assert counts == set(range(1, 10))
 
 
 def renamed_by_hand(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

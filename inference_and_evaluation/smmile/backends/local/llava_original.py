@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     )
     from transformers.image_processing_backends import PilBackend
 
-# As in Mistral's instruct models; an image precedes its text, on its own line.
+# As LLaVA-Med's code writes Mistral's instruct format, with a blank before the end of an answer; an image
+# precedes its text, on its own line.
 MISTRAL_INSTRUCT = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -43,7 +44,7 @@ MISTRAL_INSTRUCT = """\
             {%- endif %}
         {%- endfor %}
     {%- endif %}
-    {{- ' [/INST]' if message['role'] == 'user' else eos_token }}
+    {{- ' [/INST]' if message['role'] == 'user' else ' ' + eos_token }}
 {%- endfor %}"""
 
 IMAGE_TOKEN = "<image>"  # noqa: S105
@@ -90,7 +91,7 @@ def is_original_llava(config: Mapping[str, Any]) -> bool:
 def load_original_llava_processor(folder: Path) -> LlavaProcessor:
     """The processor that gives the ids and pixels of the original code. Batches are padded on the left.
 
-    The chat template is Mistral's; Llama checkpoints do not name theirs and get none.
+    The chat template is LLaVA-Med's for Mistral; Llama checkpoints do not name theirs and get none.
 
     Raises:
         CheckpointError: A file is missing or broken, or the configuration is not supported.
