@@ -8,6 +8,7 @@ from typing import Any
 
 from smmile import compat
 from smmile.backends.interface import Request
+from smmile.backends.local import llava_original
 from smmile.backends.local.batching import InvalidRequestError
 from smmile.backends.local.checkpoints import CheckpointError
 from smmile.data.images import UnreadableImageError
@@ -19,27 +20,37 @@ from smmile.prompting.conversation import Conversation, ImagePart
 class InputSettings:
     """How conversations become token ids and pixels; the defaults are the checkpoint's own.
 
-    `chat_template` replaces the checkpoint's.
+    `chat_template` replaces the checkpoint's. `published_truncation` keeps only the first positions of each
+    conversation, as LLaVA-Med's published code did.
     """
 
     chat_template: str | None = None
+    published_truncation: bool = False
 
     def as_data(self) -> dict[str, object]:
         """The settings that differ from the defaults, as recorded; they are part of a run's identity."""
-        return {}
+        return {"published_truncation": True} if self.published_truncation else {}
 
 
 class ModelInputs:
     """Makes a model's inputs with its processor.
 
     `context` is the most tokens that the model takes (None: unknown), `new_tokens` how many it generates.
+    Conversations are cut to their first `positions` (None: they are not).
     """
 
     def __init__(
-        self, name: str, processor: Any, settings: InputSettings, context: int | None, new_tokens: int
+        self,
+        name: str,
+        processor: Any,
+        settings: InputSettings,
+        context: int | None,
+        new_tokens: int,
+        positions: int | None = None,
     ) -> None:
         """Raises CheckpointError if the processor of the checkpoint `name` has no usable chat template."""
         self._processor, self._context, self._new_tokens = processor, context, new_tokens
+        self._positions = positions
         if processor.tokenizer.pad_token_id is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
         if settings.chat_template is not None:
@@ -76,6 +87,8 @@ class ModelInputs:
         except ValueError as error:
             self._check_images(messages, error)
             raise
+        if self._positions is not None:
+            inputs = llava_original.first_positions(inputs, self._positions, self._processor.image_token_id)
         self._check_length(inputs, len(requests))
         return inputs
 

@@ -18,6 +18,7 @@ from smmile.backends.local.checkpoints import CheckpointError, read_json, weight
 from smmile.errors import one_line, pluralize
 
 if TYPE_CHECKING:
+    import torch
     from transformers import (
         CLIPVisionConfig,
         LlavaConfig,
@@ -62,6 +63,9 @@ RENAMED = {
 }
 # Buffers that old versions saved; transformers computes them itself.
 _NO_PARAMETER = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
+
+# The published `tokenizer_model_max_length`, for checkpoints that do not say theirs.
+PUBLISHED_POSITIONS = 2048
 
 # Supported settings; the first value is the default.
 _UNDERSTOOD: dict[str, tuple[Any, ...]] = {
@@ -138,6 +142,72 @@ def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForCondition
     _add_image_token(model, tokenizer.image_token_id)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def published_positions(config: Mapping[str, Any]) -> int:
+    """How many positions of a conversation the published code kept, by `config`, a config.json.
+
+    One position is a token of text or a feature of an image. Raises CheckpointError for a value that is
+    no length.
+    """
+    length = config.get("tokenizer_model_max_length", PUBLISHED_POSITIONS)
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise CheckpointError(
+            f"config.json: tokenizer_model_max_length {one_line(length, 40)!r} is not a positive integer"
+        )
+    return length
+
+
+def first_positions(inputs: Mapping[str, Any], limit: int, image_token_id: int) -> dict[str, Any]:
+    """`inputs` with only the first `limit` positions of each conversation, padded on the left as before.
+
+    Images without any position left are dropped. One may keep a part of its positions: `image_features`
+    makes features that match.
+    """
+    import torch
+
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    lengths = mask.sum(1)
+    kept = lengths.clamp(max=limit)
+    ends = (mask.shape[1] - lengths + kept).tolist()
+    width = int(kept.max())
+    cut = {
+        name: torch.stack([row[end - width : end] for row, end in zip(value, ends, strict=True)])
+        if value.shape == ids.shape
+        else value
+        for name, value in inputs.items()
+    }
+    if (pixels := cut.pop("pixel_values", None)) is not None:
+        before = (ids == image_token_id).sum(1)
+        per_image = int(before.sum()) // len(pixels)
+        after = (cut["input_ids"] == image_token_id).sum(1)
+        shown = [
+            number * per_image < left
+            for placeholders, left in zip(before.tolist(), after.tolist(), strict=True)
+            for number in range(placeholders // per_image)
+        ]
+        if any(shown):
+            cut["pixel_values"] = pixels[torch.tensor(shown)]
+    return cut
+
+
+def image_features(model: LlavaForConditionalGeneration, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`inputs` of `first_positions`, with the images' features in place of their pixels, for `generate`.
+
+    The last image of a conversation has as many features as placeholders are left of it.
+    """
+    if "pixel_values" not in inputs:
+        return dict(inputs)
+    ready = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    found = model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)
+    features: list[torch.Tensor] = list(found.pooler_output)
+    shown: list[torch.Tensor] = []
+    for placeholders in (ready["input_ids"] == model.config.image_token_id).sum(1).tolist():
+        while placeholders:
+            shown.append(features[len(shown)][:placeholders])
+            placeholders -= len(shown[-1])
+    found.pooler_output = shown
+    return ready | {"mm_encoder_outputs": {"image": found}}
 
 
 def _text_model(config: Mapping[str, Any]) -> str | None:

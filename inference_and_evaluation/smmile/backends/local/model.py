@@ -91,8 +91,18 @@ class LocalModel:
             self._model, self._attention = load_model(checkpoint, dtype, hardware, loading.attention)
         self._text_config = self._model.config.get_text_config()
         self._context: int | None = getattr(self._text_config, "max_position_embeddings", None)
+        self._positions = (
+            llava_original.published_positions(checkpoint.config)
+            if settings.inputs.published_truncation
+            else None
+        )
         self._inputs = ModelInputs(
-            checkpoint.name, processor, settings.inputs, self._context, settings.decoding.max_new_tokens
+            checkpoint.name,
+            processor,
+            settings.inputs,
+            self._context,
+            settings.decoding.max_new_tokens,
+            self._positions,
         )
         self._tokenizer = processor.tokenizer
         self._mixes = checkpoint.model_type in _MIXES_IMAGE_COUNTS or llava_original.is_original_llava(
@@ -117,7 +127,8 @@ class LocalModel:
         return BackendInfo(
             devices=self._hardware.names,
             generation={"dtype": self._dtype, "attention": self._attention}
-            | effective_settings(self._model.generation_config),
+            | effective_settings(self._model.generation_config)
+            | ({} if self._positions is None else {"max_positions": self._positions}),
         )
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
@@ -185,6 +196,8 @@ class LocalModel:
         torch.manual_seed(self._settings.decoding.seed)
         with torch.inference_mode(), quiet():
             inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
+            if self._positions is not None:
+                inputs = llava_original.image_features(self._model, inputs)
             output = self._model.generate(**inputs, max_new_tokens=limit)
         answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
         return answers
@@ -208,7 +221,10 @@ class LocalModel:
         conversation = request.conversation
         letters = sum(map(len, conversation.texts))
         sizes = [image_size(image) for image in conversation.images]
-        tokens = letters // 3 + self._inputs.image_tokens(sizes) + self._settings.decoding.max_new_tokens
+        prompt = letters // 3 + self._inputs.image_tokens(sizes)
+        if self._positions is not None:
+            prompt = min(prompt, self._positions)
+        tokens = prompt + self._settings.decoding.max_new_tokens
         return SizedRequest(request, tokens, 0 if self._mixes else len(sizes))
 
     def _max_tokens(self) -> float:
