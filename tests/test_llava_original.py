@@ -536,6 +536,110 @@ def test_without_such_a_folder_the_tower_is_openais_large_one(copied: Path) -> N
     refused(copied, "lacks")  # its 24 layers
 
 
+def tower_weights(seed: int) -> dict[str, torch.Tensor]:
+    """The weights of the vision tower alone, under their names in CLIP's own checkpoints."""
+    found = random_weights(seed).items()
+    return {
+        "vision_model." + name[len(TOWER) :]: tensor for name, tensor in found if name.startswith(TOWER)
+    }
+
+
+def without_tower(folder: Path) -> Path:
+    """Remove the vision tower from a checkpoint's weights."""
+    rest = {name: tensor for name, tensor in random_weights(0).items() if not name.startswith(TOWER)}
+    save_shards(folder, rest, 4)
+    return folder
+
+
+def has_tower_of(model: Any, seed: int) -> bool:
+    import torch
+
+    loaded, expected = model.state_dict(), renamed_by_hand(random_weights(seed))
+    names = [name for name in expected if name.startswith("model.vision_tower.")]
+    assert names
+    return all(torch.equal(loaded[name], expected[name]) for name in names)
+
+
+def test_a_tower_that_the_checkpoint_lacks_is_the_named_one(
+    copied: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder with the weights of a tower alone, or with more weights of a whole CLIP."""
+    import torch
+
+    without_tower(copied)
+    save_shards(copied / "clip", tower_weights(7), 1)
+    model = load_original_llava_model(copied, dtype=torch.float32)
+    assert has_tower_of(model, 7)
+    save_shards(copied / "clip", tower_weights(0) | {"logit_scale": torch.ones(1)}, 1)
+    model = load_original_llava_model(copied)
+    assert has_tower_of(model, 0)
+    inputs = prepared(load_original_llava_processor(copied), two_scans())
+    assert greedy(model, inputs) == greedy(load_original_llava_model(checkpoint), inputs)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_tower_from_the_hub_is_found_in_the_cache(copied: Path) -> None:
+    from huggingface_hub import constants
+
+    without_tower(copied)
+    change_config(copied, mm_vision_tower="some/tower")
+    for load in (load_original_llava_model, load_original_llava_processor):
+        refused(copied, "no weights of its vision tower", "some/tower", "hub", load=load)
+    commit = "0123456789012345678901234567890123456789"
+    cached = Path(constants.HF_HUB_CACHE) / "models--some--tower"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    try:
+        shutil.copytree(copied / "clip", cached / "snapshots" / commit)
+        save_shards(cached / "snapshots" / commit, tower_weights(7), 1)
+        shutil.rmtree(copied / "clip")
+        assert has_tower_of(load_original_llava_model(copied), 7)
+        crop = load_original_llava_processor(copied).image_processor.crop_size
+        assert crop["height"] == VISION["image_size"]
+    finally:
+        shutil.rmtree(cached)
+
+
+def test_a_tower_that_cannot_be_used_is_one_line(copied: Path) -> None:
+    without_tower(copied)
+    what = "no weights of its vision tower"
+    refused(copied, what, "clip has no weights")
+    (copied / "clip" / "pytorch_model.bin").write_bytes(b"pickle")
+    refused(copied, what, "pickled weights only")
+    weights = tower_weights(7)
+    del weights["vision_model.pre_layrnorm.bias"]
+    save_shards(copied / "clip", weights, 1)
+    refused(copied, what, "clip lacks 1 parameter", "pre_layrnorm.bias")
+    for name in ("../x y\n", "", None):
+        change_config(copied, mm_vision_tower=name)
+        refused(copied, what, "no folder and no hub id")
+
+
+def test_of_two_towers_the_checkpoints_is_used_and_a_warning_says_so(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_shards(copied / "clip", tower_weights(0), 1)
+    assert has_tower_of(load_original_llava_model(copied), 0)
+    assert "warning" not in capsys.readouterr().err
+    save_shards(copied / "clip", tower_weights(7), 1)
+    assert has_tower_of(load_original_llava_model(copied), 0)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert str(copied / "clip") in line
+    assert "the checkpoint's are used" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "shape"), [("image_size", "position_embedding"), ("patch_size", "patch_embedding")]
+)
+def test_a_named_tower_of_another_shape_is_refused(copied: Path, setting: str, shape: str) -> None:
+    other = json.loads((copied / "clip" / "config.json").read_text())
+    other["vision_config"][setting] *= 2
+    (copied / "clip" / "config.json").write_text(json.dumps(other))
+    refused(copied, shape, "config.json")
+    if setting == "image_size":
+        refused(copied, "preprocessor_config.json", "112x112", load=load_original_llava_processor)
+
+
 @pytest.mark.parametrize(
     ("config", "original"),
     [

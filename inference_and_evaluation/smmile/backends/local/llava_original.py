@@ -9,12 +9,20 @@ to do what the original code did around the model (haotian-liu/LLaVA, `mm_utils.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smmile import compat
-from smmile.backends.local.checkpoints import CheckpointError, read_json, weight_files, weight_shapes
+from smmile.backends.local.checkpoints import (
+    CheckpointError,
+    find_checkpoint,
+    is_hub_id,
+    read_json,
+    weight_files,
+    weight_shapes,
+)
 from smmile.errors import one_line, pluralize
 
 if TYPE_CHECKING:
@@ -74,6 +82,7 @@ _UNDERSTOOD: dict[str, tuple[Any, ...]] = {
     "mm_use_im_start_end": (False,),
     "image_aspect_ratio": (None, "square", "pad"),
 }
+_TOWER = "model.vision_tower."
 _CLIP_LARGE_336: dict[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -103,10 +112,12 @@ def load_original_llava_processor(folder: Path) -> LlavaProcessor:
     from transformers import LlavaProcessor
 
     config = _read_config(folder)
+    tower = _tower_folder(folder, config)
+    vision = _vision_config(tower)
     return LlavaProcessor(
-        image_processor=_image_processor(folder, config),
+        image_processor=_image_processor(config, tower, vision.image_size),
         tokenizer=_tokenizer(folder),
-        patch_size=_vision_config(folder, config).patch_size,
+        patch_size=vision.patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,  # CLIP's class token, which "default" leaves out again
         chat_template=MISTRAL_INSTRUCT if _text_model(config) == "mistral" else None,
@@ -116,9 +127,11 @@ def load_original_llava_processor(folder: Path) -> LlavaProcessor:
 def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForConditionalGeneration:
     """The model, loaded shard by shard without a second copy; `loading` is passed to `from_pretrained`.
 
-    Names and shapes are checked before any weight is read. If the embeddings have no row for `<image>`,
-    rows of zeros are added. The model's `generation_config` lists the added ids in `suppress_tokens`, so
-    that they are never generated, and the tokenizer's padding id; keep both when you replace it.
+    Names and shapes are checked before any weight is read. The vision tower is the checkpoint's own, or if
+    it has none, the one that `mm_vision_tower` names: a folder or a hub id. A warning says if a folder
+    named there has other weights than the checkpoint. If the embeddings have no row for `<image>`, rows of
+    zeros are added. The model's `generation_config` lists the added ids in `suppress_tokens`, so that they
+    are never generated, and the tokenizer's padding id; keep both when you replace it.
 
     Raises:
         CheckpointError: A shard is missing or broken; a parameter is missing, unexpected or of another
@@ -127,8 +140,14 @@ def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForCondition
     from transformers import LlavaForConditionalGeneration
 
     tokenizer = _tokenizer(folder)
-    config = _llava_config(folder, tokenizer.image_token_id)
-    _compare(folder, _expected_shapes(config), _stored_shapes(folder))
+    settings, stored = _read_config(folder), _stored_shapes(folder)
+    tower = _tower_folder(folder, settings)
+    config = _llava_config(settings, _vision_config(tower), tokenizer.image_token_id)
+    has_tower = _has_tower(stored)
+    expected = _expected_shapes(config)
+    if not has_tower:
+        expected = {name: shape for name, shape in expected.items() if not name.startswith(_TOWER)}
+    _compare(folder, expected, stored)
     model, report = LlavaForConditionalGeneration.from_pretrained(
         folder,
         config=config,
@@ -137,7 +156,21 @@ def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForCondition
         output_loading_info=True,
         **loading,
     )
-    _check(folder, {"did not fill": report["missing_keys"]})
+    missing = [key for key in report["missing_keys"] if has_tower or ".vision_tower." not in key]
+    _check(folder, {"did not fill": missing})
+    if not has_tower:
+        assert tower is not None
+        try:
+            weights = _tower_weights(tower, model)
+        except CheckpointError as error:
+            raise _no_tower(folder, error) from error
+        model.model.vision_tower.load_state_dict(weights)
+    elif tower is not None and any(tower.glob("model*.safetensors")) and _differs(tower, model):
+        print(
+            f"warning: {one_line(folder)}: the checkpoint has other weights of the vision tower than "
+            f"{one_line(tower)}, which its config.json names; the checkpoint's are used",
+            file=sys.stderr,
+        )
     compat.save_under_current_names(model)
     _add_image_token(model, tokenizer.image_token_id)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -234,15 +267,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _llava_config(folder: Path, image_token_id: int) -> LlavaConfig:
+def _llava_config(config: Mapping[str, Any], vision: CLIPVisionConfig, image_token_id: int) -> LlavaConfig:
     """The checkpoint's configuration in transformers' form."""
     from transformers import AutoConfig, LlavaConfig
 
-    config = _read_config(folder)
     text_model = _text_model(config)
     assert text_model is not None
     known = type(AutoConfig.for_model(text_model)).__annotations__.keys() | {"rope_theta", "rope_scaling"}
-    vision = _vision_config(folder, config)
     return LlavaConfig(
         text_config=AutoConfig.for_model(text_model, **{k: v for k, v in config.items() if k in known}),
         vision_config=vision,
@@ -256,38 +287,97 @@ def _llava_config(folder: Path, image_token_id: int) -> LlavaConfig:
     )
 
 
-def _clip_file(folder: Path, config: Mapping[str, Any], name: str) -> Path | None:
-    """A file in the local folder that `mm_vision_tower` names; None if it does not exist."""
-    tower = config.get("mm_vision_tower")
-    file = folder / str(tower) / name  # an absolute path is kept
-    return file if tower and file.is_file() else None
+def _has_tower(stored: Collection[str]) -> bool:
+    """Whether a checkpoint with these parameters has weights of its vision tower."""
+    return any(name.startswith(_TOWER) for name in stored)
 
 
-def _vision_config(folder: Path, config: Mapping[str, Any]) -> CLIPVisionConfig:
+def _tower_folder(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """The folder of the vision tower that `mm_vision_tower` names.
+
+    A hub id is downloaded only if the checkpoint has no weights of a tower; else None is returned. Raises
+    CheckpointError if there is no such tower and it is needed.
+    """
+    name = str(config.get("mm_vision_tower") or "")
+    local = folder / name  # an absolute path is kept
+    if name and local.is_dir():
+        return local
+    if _has_tower(_stored_shapes(folder)):
+        return None
+    try:
+        if not is_hub_id(name):
+            raise CheckpointError(f"{one_line(name, 200) or '(empty)'} is no folder and no hub id")
+        return find_checkpoint(name, None).folder
+    except CheckpointError as error:
+        raise _no_tower(folder, error) from error
+
+
+def _no_tower(folder: Path, why: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} has no weights of its vision tower, and those that mm_vision_tower in its config.json "
+        f"names cannot be used: {why}"
+    )
+
+
+def _tower_weights(tower: Path, model: LlavaForConditionalGeneration) -> Mapping[str, torch.Tensor]:
+    """The weights in the folder `tower`, for the vision tower of `model` and in its data type.
+
+    Raises CheckpointError if there are none in safetensors files, or not all.
+    """
+    from transformers import CLIPVisionModel
+
+    weight_files(one_line(tower), tower)
+    loaded, report = CLIPVisionModel.from_pretrained(
+        tower,
+        config=model.config.vision_config,
+        dtype=model.dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    _check(tower, {"lacks": report["missing_keys"]})
+    weights: Mapping[str, torch.Tensor] = loaded.state_dict()
+    return weights
+
+
+def _differs(tower: Path, model: LlavaForConditionalGeneration) -> bool:
+    """Whether the folder `tower` has other weights than the vision tower of `model`."""
+    import torch
+
+    own = model.model.vision_tower.state_dict()
+    named = _tower_weights(tower, model)
+    return not all(torch.equal(own[name].cpu(), weight) for name, weight in named.items())
+
+
+def _vision_config(tower: Path | None) -> CLIPVisionConfig:
+    """The configuration in the folder of a tower, or that of OpenAI's large CLIP for 336 pixels."""
     from transformers import CLIPVisionConfig
 
-    file = _clip_file(folder, config, "config.json")
-    if file is None:
+    if tower is None or not (tower / "config.json").is_file():
         return CLIPVisionConfig(**_CLIP_LARGE_336)
-    read_json(one_line(file.parent), file.parent, file.name)
+    read_json(one_line(tower), tower, "config.json")
     return CLIPVisionConfig.from_pretrained(
-        file.parent
+        tower
     )  # also finds the tower in the configuration of a full CLIP
 
 
-def _image_processor(folder: Path, config: Mapping[str, Any]) -> PilBackend:
-    """CLIP's, which pads to a square in the mean colour if the checkpoint says so."""
+def _image_processor(config: Mapping[str, Any], tower: Path | None, side: int) -> PilBackend:
+    """CLIP's for images of `side` pixels, which pads to a square in the mean colour if `config` says so."""
     from transformers import LlavaImageProcessorPil
 
     pad = config.get("image_aspect_ratio") == "pad"
-    file = _clip_file(folder, config, "preprocessor_config.json")
-    if file is not None:
-        read_json(one_line(file.parent), file.parent, file.name)
-        return LlavaImageProcessorPil.from_pretrained(file.parent, do_pad=pad)
-    side = _vision_config(folder, config).image_size
-    return LlavaImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_pad=pad
-    )
+    file = "preprocessor_config.json"
+    if tower is None or not (tower / file).is_file():
+        return LlavaImageProcessorPil(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_pad=pad
+        )
+    read_json(one_line(tower), tower, file)
+    processor = LlavaImageProcessorPil.from_pretrained(tower, do_pad=pad)
+    if processor.do_center_crop and set(dict(processor.crop_size).values()) != {side}:
+        raise CheckpointError(
+            f"{tower / file} crops images to {dict(processor.crop_size)}, but the config.json beside it "
+            f"says {side}x{side}; download the tower again"
+        )
+    return processor
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
