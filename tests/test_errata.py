@@ -5,12 +5,22 @@ import json
 import math
 import re
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from conftest import SUITE, Finished, row, run_here, run_script, save_parquet, says_in_one_line
+from conftest import (
+    SUITE,
+    Finished,
+    four_problems,
+    row,
+    run_here,
+    run_script,
+    save_parquet,
+    says_in_one_line,
+)
 
 OPEN = ["problem_id", "final_question", "true_answer", "generated_answer", "full_response"]
 CHOICE = ["problem_id", "final_question", "true_answer", "correct_option", "selected_option", "is_correct"]
@@ -40,19 +50,61 @@ def table(text: str) -> list[dict[str, str]]:
 
 def test_the_committed_page_is_what_the_published_files_give(shared: Path, tmp_path: Path) -> None:
     data = shared / "data"
-    words = ["--published", data / "published_results", "--dataset-path", data / "smmile_recovered"]
-    page, finished = errata(tmp_path, *words)
+    page, finished = errata(
+        tmp_path,
+        *("--published", data / "published_results", "--published", data / "published_results_more"),
+        *("--dataset-path", data / "smmile_recovered"),
+        *("--published-augmented", data / "published_results_augmented"),
+        *("--augmented-path", data / "smmile_plusplus_recovered"),
+    )
     assert finished.code == 0, finished.err
     assert page == (SUITE / "docs" / "errata.md").read_text()
 
 
 def test_the_counts_are_the_protocols_where_it_tells_them(shared: Path) -> None:
-    """31 of 222 Claude answers, open and in multiple choice; 4 of 111 letters of MedVLM-R1."""
+    """31 of 222 Claude answers, open and in multiple choice, 45 and 49 of GPT-4o; 4 of 111 letters."""
     page = (SUITE / "docs" / "errata.md").read_text()
-    failed = [line for line in table(section(page, "Failed")) if line["Model"] == "claude-3-7-sonnet"]
-    for task_format in ("open", "mcqa"):
-        assert sum(int(line["Failed"]) for line in failed if line["Format"] == task_format) == 31
+    failed: Counter[tuple[str, ...]] = Counter()
+    for line in table(section(page, "Failed")):
+        failed[line["Data set"], line["Model"], line["Format"]] += int(line["Failed"])
+    assert failed["SMMILE", "claude-3-7-sonnet", "open"] == 31
+    assert failed["SMMILE", "claude-3-7-sonnet", "mcqa"] == 31
+    assert failed["SMMILE++", "gpt-4o", "open"] == 45
+    assert failed["SMMILE++", "gpt-4o", "mcqa"] == 49
+    assert "| SMMILE++ | gpt-4o | open | a content filter | 26 |" in page
     assert [line["Wrong letters"] for line in table(section(page, "MedVLM-R1"))] == ["4 of 111"] * 2
+
+
+def test_llava_meds_empty_answers_are_those_of_a_plain_count(shared: Path) -> None:
+    """By the number of rows that a problem has in the data set; the issue's counts beside."""
+    from datasets import load_dataset
+
+    page = (SUITE / "docs" / "errata.md").read_text()
+    shown = {
+        (line["Data set"], line["Images"]): [line["Problems"], line["Empty, open"], line["Empty, MCQA"]]
+        for line in table(section(page, "LLaVA-Med was shown"))
+    }
+    totals = {"SMMILE": (77, 42), "SMMILE++": (984, 586)}
+    for name, folder, data_set in (
+        ("SMMILE", "published_results_more", "smmile_recovered"),
+        ("SMMILE++", "published_results_augmented", "smmile_plusplus_recovered"),
+    ):
+        rows = load_dataset(str(shared / "data" / data_set), split="train")
+        images = Counter(rows["problem_id"])
+        counts: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        for place, ending in ((1, ""), (2, "_mcqa")):
+            file = shared / "data" / folder / f"result_llavamed_ICL{ending}.csv"
+            with file.open(newline="", encoding="utf-8") as stream:
+                for line in csv.DictReader(stream):
+                    count = counts[min(images[line["problem_id"]], 6)]
+                    count[0] += place == 1
+                    count[place] += not line["full_response"].strip()
+        for number, count in counts.items():
+            label = "6 or more" if number == 6 else str(number)
+            assert shown[name, label] == list(map(str, count))
+        beyond = [count for number, count in counts.items() if number > 3]
+        assert (sum(one[0] for one in beyond), sum(one[1] for one in beyond)) == totals[name]
+        assert counts[3][1] == 0
 
 
 def test_accuracies_without_failed_calls_are_those_of_a_plain_count(shared: Path) -> None:
@@ -104,7 +156,7 @@ def test_everything_wrong_is_found_and_counted(data: Path, published: Path, tmp_
     assert finished.code == 0, finished.err
     [failed] = table(section(page, "Failed"))
     assert (failed["Model"], failed["Failed"], failed["LLM"]) == ("qwen7B", "1", "33.33 → 50.00")
-    assert "| qwen7B | an image over the service's limit | 1 |" in page
+    assert "| SMMILE | qwen7B | open | an image over the service's limit | 1 |" in page
     [read] = table(section(page, "Multiple-choice"))
     assert (read["No choice, published"], read["No choice, re-extracted"]) == ("1", "0")
     assert read["MCQA"] == "66.67 → 66.67"  # p1 was right by a wrong letter, p3 is right once it is read
@@ -116,6 +168,63 @@ def test_everything_wrong_is_found_and_counted(data: Path, published: Path, tmp_
     reordered = table(section(page, "Qwen2.5-VL-3B"))
     assert {line["Model"]: line["Another query"] for line in reordered} == {"qwen3B": "2", "qwen7B": "1"}
     assert "gave 3 verdicts" in page
+
+
+def llavamed_folder(folder: Path) -> Path:
+    """LLaVA-Med's answers with examples to p1 (three images) and p5 (four, unread)."""
+    rows = [["p1", "Q?", "Answer a", "Answer a", "Answer a"], ["p5", "Q?", "Answer b", "", ""]]
+    write_csv(folder, "llavamed_ICL", OPEN, rows)
+    return folder
+
+
+def test_several_folders_are_measured_as_one(published: Path, tmp_path: Path) -> None:
+    rows = [*four_problems(), *(row("p5", order, f"Answer {'abab'[order - 1]}") for order in range(1, 5))]
+    data = save_parquet(tmp_path / "five", rows)
+    more = llavamed_folder(tmp_path / "more")
+    words = ["--published", published, "--published", more, "--dataset-path", data]
+    page, finished = errata(tmp_path, *words)
+    assert finished.code == 0, finished.err
+    assert "--published DIR --published DIR --dataset-path DIR" in page
+    assert "4 result files with 11 answers" in page
+    [failed] = table(section(page, "Failed"))
+    assert failed["Model"] == "qwen7B"
+    images, scores = (table("|" + part) for part in section(page, "LLaVA-Med was shown").split("\n\n|")[1:])
+    assert [list(line.values()) for line in images] == [
+        ["SMMILE", "3", "1", "0", "0"],
+        ["SMMILE", "4", "1", "1", "0"],
+    ]
+    assert [(line["Beyond"], line["EM"]) for line in scores] == [("1", "50.00 → 100.00")]
+
+    write_csv(more, "qwen7B_ICL_open", OPEN, [["p1", "Q?", "Answer a", "x", "x"]])
+    _, finished = errata(tmp_path, *words)
+    says_in_one_line(finished, "qwen7B_ICL_open", "more")
+
+
+def test_orders_of_options_are_compared_by_repeated_prompts(
+    data: Path, published: Path, tmp_path: Path
+) -> None:
+    """One option alone: all prompts of a problem are equal, and so must a greedy model's responses be."""
+    ids = [f"b1_perm_{number}" for number in range(1, 5)]
+    rows = [row(problem_id, order, "Answer") for problem_id in ids for order in (1, 2)]
+    folder = tmp_path / "results_augmented"
+    columns = [*CHOICE, "generated_answer", "full_response"]
+    for model, responses in (("llava_7b", "aaaa"), ("llavamed", "aaba")):
+        answers = [
+            [one, "Q?", "Answer", "A", "A", "True", "Answer", response]
+            for one, response in zip(ids, responses, strict=True)
+        ]
+        write_csv(folder, f"{model}_0-shot_mcqa", columns, answers)
+    words = ["--published", published, "--dataset-path", data, "--published-augmented", folder]
+    augmented = save_parquet(tmp_path / "augmented", rows)
+    page, finished = errata(tmp_path, *words, "--augmented-path", augmented)
+    assert finished.code == 0, finished.err
+    text = section(page, "LLaVA-Med's options")
+    assert [list(line.values()) for line in table(text)] == [
+        ["llava\\_7b", "1", "0"],
+        ["llavamed", "1", "1"],
+    ]
+    assert "list of options: none of LLaVA-Med's 4." in text
+    assert "at least 100 % of the prompts" in text
 
 
 def test_strata_that_do_not_add_up_are_named(data: Path, published: Path, tmp_path: Path) -> None:

@@ -6,17 +6,19 @@ template marks them with a dagger.
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line
-from smmile.prompting.options import lettered_options
+from smmile.prompting.options import Options, lettered_options
 from smmile.reporting.published import PublishedSet
 from smmile.reporting.statistics import clustered_standard_error
 from smmile.reporting.strata import Published, run_key
@@ -27,7 +29,7 @@ from smmile.results.schema import Record
 from smmile.scoring.exact_match import normalise
 from smmile.scoring.folder import read_scores
 from smmile.scoring.metrics import METRICS
-from smmile.scoring.reextraction import published_response, reextract_run
+from smmile.scoring.reextraction import ReextractedRun, published_response, reextract_run
 from smmile.scoring.scores import Scores
 
 _TEMPLATES = Path(__file__).parent
@@ -37,8 +39,8 @@ _TEMPLATES = Path(__file__).parent
 class PublishedRuns:
     """The published files of one data set in table order, and its problems by their ids.
 
-    `source` says where the problems are from. `strata` are the published ones, by metric, where the folder
-    has them.
+    `source` says where the problems are from. `strata` are the published ones, by metric, where the folders
+    have them.
     """
 
     data_set: PublishedSet
@@ -58,15 +60,42 @@ class PublishedRuns:
         """The multiple-choice runs."""
         return [run for run in self.runs if run.name.task_format == "mcqa"]
 
+    @cached_property
+    def reextracted(self) -> Mapping[RunName, ReextractedRun]:
+        """The multiple-choice runs with their choices re-extracted."""
+        return {run.name: reextract_run(run, self.outlines, self.source) for run in self.choice_runs}
+
+    @cached_property
+    def options(self) -> Mapping[str, Options]:
+        """The options of every problem, by its id; their order is not shuffled."""
+        return {name: lettered_options(outline.answers) for name, outline in self.outlines.items()}
+
 
 def read_published(
-    folder: Path, data_set: PublishedSet, source: str, outlines: Iterable[Outline]
+    folders: Sequence[Path], data_set: PublishedSet, source: str, outlines: Iterable[Outline]
 ) -> PublishedRuns:
-    """The published files in `folder`. Raises UsageError where one is broken or of another data set."""
-    found = read_scores(folder)
-    if found.unscored:
-        raise UsageError(found.unscored[0].reason)
-    files = result_files(folder)
+    """The published files in `folders`.
+
+    Raises UsageError where one is broken or of another data set, or where two folders have the same run.
+    """
+    files: dict[RunName, Path] = {}
+    scores: dict[tuple[RunName, str], Scores] = {}
+    strata: dict[str, Published] = {}
+    for folder in folders:
+        found = read_scores(folder)
+        if found.unscored:
+            raise UsageError(found.unscored[0].reason)
+        here = result_files(folder)
+        if twice := files.keys() & here.keys():
+            name = min(name.stem for name in twice)
+            raise UsageError(
+                f"{one_line(folder)} has the run {one_line(name)} of a folder before; remove one"
+            )
+        files |= here
+        scores |= {(run.name, run.metric): run for run in found.scores}
+        for metric in METRICS:
+            if (file := folder / f"model_stratification_{metric}.json").exists():
+                strata[metric] = strata.get(metric, {}) | _read_strata(file)
     names = sorted(files, key=lambda name: (name.sort_key, name.task_format != "open"))
     runs = [read_run(name, files[name]) for name in names]
     problems = {outline.problem_id: outline for outline in outlines}
@@ -76,13 +105,7 @@ def read_published(
                 f"{one_line(run.file.name)} has no problem of data set {one_line(source)}; name the set "
                 "that it ran on, and its own folder"
             )
-    strata = {
-        metric: _read_strata(file)
-        for metric in METRICS
-        if (file := folder / f"model_stratification_{metric}.json").exists()
-    }
-    by_name = {(run.name, run.metric): run for run in found.scores}
-    return PublishedRuns(data_set, source, tuple(runs), by_name, problems, strata)
+    return PublishedRuns(data_set, source, tuple(runs), scores, problems, strata)
 
 
 def _read_strata(file: Path) -> Published:
@@ -107,15 +130,25 @@ def errata_page(published: Sequence[PublishedRuns], command: str) -> str:
     augmented = [runs for runs in published if runs.data_set == "SMMILE++"]
     return environment.get_template("errata.md.j2").render(
         command=command,
+        percent=percent,
         files=_files(published),
         answers=sum(len(run.records) for runs in published for run in runs.runs),
         choices=sum(len(run.records) for runs in published for run in runs.choice_runs),
+        medvlm=sum(len(run.records) for run in _choice_runs_of("MedVLM-R1", published)),
+        llavamed=_llavamed_choices(published),
+        has=lambda data_set, model: any(
+            runs.data_set == data_set and run.name.model == model for runs in published for run in runs.runs
+        ),
         errors=_failed_calls(published),
         causes=_causes(published),
         rereading=_reextraction(published),
         letters=_wrong_letters(published),
         cut=_truncated_responses(published),
         reordered=_other_order(published),
+        prompts=_truncated_prompts(published),
+        empty=_empty_by_images(published),
+        shown=_shown_orders(augmented),
+        orders=_unrecovered_orders(published),
         error_bars=_error_bars(augmented),
         repeated=_repeated_questions(augmented),
         judged=_judged(published),
@@ -139,6 +172,11 @@ class _Finding:
         if self.moves is None or self.moves < 0.005:
             return "no score moves"
         return f"a score moves by up to {percent(self.moves)} points"
+
+    @property
+    def number(self) -> str:
+        """The count, written with a comma."""
+        return f"{self.count:,}"
 
 
 def _plain(text: object) -> str:
@@ -249,7 +287,7 @@ _CAUSES = {
 
 
 def _causes(published: Sequence[PublishedRuns]) -> str:
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str, str, str]] = Counter()
     for runs in published:
         for run in runs.runs:
             for record in filter(_failed, run.records):
@@ -257,9 +295,9 @@ def _causes(published: Sequence[PublishedRuns]) -> str:
                 cause = next(
                     (cause for cause, pattern in _CAUSES.items() if pattern.search(text)), "not stated"
                 )
-                counts[run.name.model, cause] += 1
-    rows = [(model, cause, number) for (model, cause), number in sorted(counts.items())]
-    return _table(["Model", "Cause", "Answers"], rows, 2)
+                counts[runs.data_set, run.name.model, run.name.task_format, cause] += 1
+    rows = [[*names, number] for names, number in sorted(counts.items())]
+    return _table(["Data set", "Model", "Format", "Cause", "Answers"], rows, 4)
 
 
 # Multiple choice.
@@ -278,7 +316,7 @@ def _reextraction(published: Sequence[PublishedRuns]) -> _Finding:
     rows, sizes, count = [], [], 0
     for runs in published:
         for run in runs.choice_runs:
-            again = reextract_run(run, runs.outlines, runs.source)
+            again = runs.reextracted[run.name]
             unreadable = sum(
                 choice.options is None or choice.record.selected_option not in choice.options.texts
                 for choice in again.choices
@@ -295,6 +333,31 @@ def _reextraction(published: Sequence[PublishedRuns]) -> _Finding:
     return _Finding(count, max(sizes, default=None), _table(head, rows, 3))
 
 
+def _choice_runs_of(model: str, published: Sequence[PublishedRuns]) -> list[RunResults]:
+    return [run for runs in published for run in runs.choice_runs if run.name.model == model]
+
+
+def _is_empty(record: Record) -> bool:
+    """Whether the response is empty, which a published CSV reads as nan."""
+    return (record.full_response or "").strip() in ("", "nan")
+
+
+def _llavamed_choices(published: Sequence[PublishedRuns]) -> dict[str, str] | None:
+    """LLaVA-Med's multiple-choice answers without a choice, the empty ones, and those re-extracted."""
+    unread = empty = found = 0
+    for runs in published:
+        for run in _choice_runs_of(_LLAVA_MED, [runs]):
+            for choice in runs.reextracted[run.name].choices:
+                if choice.options is None or choice.record.selected_option in choice.options.texts:
+                    continue
+                unread += 1
+                empty += _is_empty(choice.record)
+                found += choice.selected is not None
+    if not unread:
+        return None
+    return {"unread": f"{unread:,}", "empty": f"{empty:,}", "found": f"{found:,}"}
+
+
 def _wrong_letters(published: Sequence[PublishedRuns]) -> _Finding:
     head = ["Data set", "Model", "Mode", "Wrong letters", "MCQA"]
     rows, changes, count = [], [], 0
@@ -303,7 +366,7 @@ def _wrong_letters(published: Sequence[PublishedRuns]) -> _Finding:
             if run.name.model != "MedVLM-R1":
                 continue
             letters = {
-                record.problem_id: lettered_options(runs.outlines[record.problem_id].answers).correct
+                record.problem_id: runs.options[record.problem_id].correct
                 if _same_query(record, runs)
                 else record.correct_option
                 for record in run.records
@@ -368,6 +431,125 @@ def _other_order(published: Sequence[PublishedRuns]) -> _Finding:
         return same, sum(record.problem_id in runs.outlines for record in run.records) - len(same)
 
     return _scores_without(published, "Another query", split)
+
+
+# LLaVA-Med.
+
+_LLAVA_MED = "llavamed"
+# The positions that its code kept, of text and images together, and those of an image.
+_POSITIONS, _POSITIONS_PER_IMAGE = 2048, 576
+_IMAGES_THAT_FIT = _POSITIONS // _POSITIONS_PER_IMAGE
+
+
+def _fits(record: Record, runs: PublishedRuns) -> bool:
+    """Whether the images of the record's problem alone leave room for its query."""
+    outline = runs.outlines.get(record.problem_id)
+    return outline is not None and len(outline.answers) <= _IMAGES_THAT_FIT
+
+
+def _truncated_prompts(published: Sequence[PublishedRuns]) -> _Finding:
+    def split(run: RunResults, runs: PublishedRuns) -> tuple[set[str], int]:
+        if run.name.model != _LLAVA_MED or run.name.mode != "ICL":
+            return set(), 0
+        fitting = {record.problem_id for record in run.records if _fits(record, runs)}
+        return fitting, len(run.records) - len(fitting)
+
+    return _scores_without(published, "Beyond", split)
+
+
+def _empty_by_images(published: Sequence[PublishedRuns]) -> str:
+    """LLaVA-Med's problems with examples by their number of images, and how many answers are empty."""
+    head = ["Data set", "Images", "Problems", "Empty, open", "Empty, MCQA"]
+    most = _IMAGES_THAT_FIT + 3
+    rows: list[list[object]] = []
+    for runs in published:
+        found = [run for run in runs.runs if run.name.model == _LLAVA_MED and run.name.mode == "ICL"]
+        images = {
+            record.problem_id: min(len(runs.outlines[record.problem_id].answers), most)
+            for run in found
+            for record in run.records
+            if record.problem_id in runs.outlines
+        }
+        empty = Counter(
+            (images.get(record.problem_id), run.name.task_format)
+            for run in found
+            for record in filter(_is_empty, run.records)
+        )
+        for number, problems in sorted(Counter(images.values()).items()):
+            shown = f"{number} or more" if number == most else number
+            rows.append([runs.data_set, shown, problems, empty[number, "open"], empty[number, "mcqa"]])
+    return _table(head, rows, 2)
+
+
+def _equal_prompts(run: RunResults, runs: PublishedRuns, drawn: int = 0) -> list[list[str | None]]:
+    """The responses to each prompt that a run without examples asked more than once.
+
+    Prompts have their options in the order that one generator, seeded 42, gives them if each problem also
+    draws `drawn` words of 32 bits from it.
+    """
+    generator = random.Random(42)  # noqa: S311 - the published shuffle
+    lines = {}
+    for problem_id, options in runs.options.items():
+        shown = [*options.texts.items()]
+        generator.shuffle(shown)
+        if drawn:
+            generator.getrandbits(32 * drawn)
+        lines[problem_id] = tuple(shown)
+    responses = defaultdict(list)
+    for record in run.records:
+        prompt = base_problem_id(record.problem_id), lines.get(record.problem_id)
+        responses[prompt].append(record.full_response)
+    return [given for given in responses.values() if len(given) > 1]
+
+
+def _differing(prompts: Sequence[Sequence[str | None]]) -> int:
+    return sum(len(set(given)) > 1 for given in prompts)
+
+
+def _shown_orders(published: Sequence[PublishedRuns]) -> str:
+    """Greedy runs without examples: prompts that are equal if options are shown in seed 42's orders."""
+    head = ["Model", "Prompts asked more than once", "With different responses"]
+    rows = []
+    for runs in published:
+        for run in runs.choice_runs:
+            if run.name.mode == "0-shot" and run.name.model.startswith("llava"):
+                prompts = _equal_prompts(run, runs)
+                rows.append([run.name.model, len(prompts), _differing(prompts)])
+    return _table(head, rows, 1)
+
+
+# How many words each problem's image may have drawn.
+_MOST_DRAWN = 50
+
+
+def _unrecovered_orders(published: Sequence[PublishedRuns]) -> dict[str, str] | None:
+    """What the files say about the orders in which LLaVA-Med's options were shown.
+
+    How many responses repeat at least two option lines, of how many; and the least share of equal prompts
+    with different responses if every image drew the same number of words.
+    """
+    total = echoes = 0
+    shares = []
+    for runs in published:
+        for run in _choice_runs_of(_LLAVA_MED, [runs]):
+            for record in run.records:
+                options = runs.options.get(record.problem_id)
+                texts = options.texts if options else {}
+                lines = [f"{letter}. {text.strip(' .')}" for letter, text in texts.items()]
+                echoes += sum(line in (record.full_response or "") for line in lines) > 1
+                total += 1
+            if run.name.mode == "0-shot" and runs.data_set == "SMMILE++":
+                for drawn in range(1, _MOST_DRAWN + 1):
+                    prompts = _equal_prompts(run, runs, drawn)
+                    shares += [_differing(prompts) / len(prompts)] if prompts else []
+    if not total:
+        return None
+    return {
+        "total": f"{total:,}",
+        "echoes": f"{echoes:,}" if echoes else "none",
+        "most_drawn": f"{_MOST_DRAWN}" if shares else "",
+        "least": f"{100 * min(shares, default=0):.0f}",
+    }
 
 
 # SMMILE++.

@@ -18,15 +18,18 @@ def main() -> int:
     parser.add_argument(
         "--published",
         type=Path,
+        action="append",
         required=True,
         metavar="DIR",
-        help="folder `results` of a checkout of the public repository",
+        help="folder `results` of a checkout of the public repository (repeatable)",
     )
     parser.add_argument(
         "--published-augmented",
         type=Path,
+        action="append",
+        default=[],
         metavar="DIR",
-        help="its folder `results_augmented` (default: SMMILE++ is described as in the protocol)",
+        help="its folder `results_augmented` (default: described as in the protocol; repeatable)",
     )
     parser.add_argument(
         "--augmented-path",
@@ -54,25 +57,24 @@ def main() -> int:
         raise UsageError(
             "--published is on SMMILE, so --dataset is not; name SMMILE++ by --published-augmented"
         )
-    sources: list[tuple[PublishedSet, Path, DatasetSource]] = [
+    sources: list[tuple[PublishedSet, list[Path], DatasetSource]] = [
         ("SMMILE", args.published, cli.dataset_source(args))
     ]
     if args.published_augmented:
         augmented = DatasetSource("augmented", path=args.augmented_path)
         sources.append(("SMMILE++", args.published_augmented, augmented))
     published = [
-        read_published(folder, data_set, source.label, load_outlines(source))
-        for data_set, folder, source in sources
+        read_published(folders, data_set, source.label, load_outlines(source))
+        for data_set, folders, source in sources
     ]
     flags = {
-        "--published": args.published,
-        "--dataset-path": args.dataset_path,
-        "--published-augmented": args.published_augmented,
-        "--augmented-path": args.augmented_path,
+        "--published": len(args.published),
+        "--dataset-path": bool(args.dataset_path),
+        "--published-augmented": len(args.published_augmented),
+        "--augmented-path": bool(args.augmented_path),
     }
-    command = " ".join(
-        ["tools/published_errata.py", *(f"{flag} DIR" for flag, given in flags.items() if given)]
-    )
+    given = [f"{flag} DIR" for flag, count in flags.items() for _ in range(count)]
+    command = " ".join(["tools/published_errata.py", *given])
     write_whole(args.output, errata_page(published, command).encode())
     print(cli.shown_path(args.output))
     return cli.EXIT_OK
