@@ -57,14 +57,14 @@ KNOWN = (
         "LLaVA-OneVision, --multi-image single",
         "ICL/*",
         "other ids",
-        (-7221, -38),
+        (-9761, -38),
         "one tile for each of several images, as in transformers 5",
     ),
     Known(
         "LLaVA-OneVision, --multi-image single",
         "ICL/*",
         "shape of pixel_values",
-        (0.143, 0.5),
+        (0.059, 0.5),
         "as above",
     ),
     Known(

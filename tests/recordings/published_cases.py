@@ -97,7 +97,7 @@ RECORDED = {
 # Width and height: square, landscape, portrait, odd, below a tile, above a grid of tiles, long.
 SIZES = ((56, 56), (90, 60), (50, 120), (113, 111), (31, 29), (300, 200), (230, 330), (400, 60), (40, 350))
 # For processors with a real checkpoint's settings.
-FULL_SIZES = ((800, 600), (437, 640), (1100, 210))
+FULL_SIZES = ((1400, 1250), (437, 640), (1100, 210))
 # How many images each problem has, the query's included.
 IMAGES = (2, 3, 4, 5, 6, 7, 8, 9, 3)
 # Answers as the data set has them, with blanks and line breaks at their ends.
@@ -142,7 +142,7 @@ def cases(family: Family, *, full_size: bool = False) -> Iterator[Case]:
     from smmile.prompting.options import make_options
 
     if full_size:
-        problem = _problem("full-size", 900, FULL_SIZES)
+        problem = _problem("full-size", 901, FULL_SIZES)
         yield Case("ICL/open/full-size", build_conversation(problem, family.recipe, "ICL", None))
         return
     problems = _problems()

@@ -222,12 +222,14 @@ def _within_budget(size: Any, settings: InputSettings, unit: int) -> Any:
 
 def _adapt_images(processor: Any, settings: InputSettings) -> None:
     """Change the processor's image part as the settings say."""
-    images = processor.image_processor
     if settings.multi_image == "tiled":
         compat.tile_every_image(processor)
     if settings.equal_padding:
         compat.pad_tiles_equally(processor)
-    if unit := compat.pixels_per_unit_of_budget(images):
+    if settings.min_pixels is not None or settings.max_pixels is not None:
+        images = processor.image_processor
+        unit = compat.pixels_per_unit_of_budget(images)
+        assert unit is not None, "check_settings has refused other image processors"
         images.size = _within_budget(images.size, settings, unit)
 
 
