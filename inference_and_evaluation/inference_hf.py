@@ -14,17 +14,20 @@ def main() -> int:
     parser.add_argument(
         "--checkpoint", required=True, metavar="ID|DIR", help="hub id or folder of an image-text model"
     )
+    cli.add_multi_image_flag(parser, "single")
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
     from smmile.backends.local.checkpoints import is_hub_id
+    from smmile.backends.local.inputs import InputSettings
     from smmile.inference.local_models import Family, run_family
 
     folder = Path(args.checkpoint)
     if not folder.is_dir() and not is_hub_id(args.checkpoint):
         parser.error(f"--checkpoint {args.checkpoint!r} is neither a folder nor a hub id such as org/name")
-    family = Family(model_types=(), dtype="bfloat16")
+    inputs = InputSettings(multi_image=args.multi_image, equal_padding=args.multi_image == "tiled")
+    family = Family(model_types=(), dtype="bfloat16", inputs=inputs)
     if folder.is_dir():
         return run_family(args, family, {folder.resolve().name: folder})
     return run_family(args, family, {args.checkpoint: args.checkpoint})

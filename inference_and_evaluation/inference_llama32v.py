@@ -9,16 +9,27 @@ EXAMPLE = "python inference_llama32v.py --inference_mode ICL --gpu-devices 0,1,2
 
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
+    parser.add_argument(
+        "--published-tokens",
+        action="store_true",
+        help="begin prompts with two begin-of-text tokens, as published (default: one)",
+    )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
+    from smmile.backends.local.inputs import InputSettings
     from smmile.inference.local_models import Family, run_family
     from smmile.prompting.conversation import Recipe, Wording
     from smmile.prompting.prompts import prompt
 
     recipe = Recipe(answer_suffix="\n", mcqa=Wording(question=prompt("mcqa.stepwise_or_sentence.text")))
-    family = Family(model_types=("mllama",), dtype="bfloat16", recipe=recipe)
+    family = Family(
+        model_types=("mllama",),
+        dtype="bfloat16",
+        recipe=recipe,
+        inputs=InputSettings(first_token_twice=args.published_tokens),
+    )
     return run_family(args, family, {"llama32_vision_90b": "meta-llama/Llama-3.2-90B-Vision-Instruct"})
 
 

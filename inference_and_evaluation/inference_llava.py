@@ -19,14 +19,25 @@ MODELS = {
 def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
     parser = cli.Parser(description, example)
     parser.add_argument("--model_name", **cli.any_case(*MODELS), required=True, help="which model to run")
+    cli.add_multi_image_flag(parser, "tiled")
     cli.add_inference_flags(parser, task_format=task_format)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
 
+    from smmile.backends.local.inputs import InputSettings
     from smmile.inference.local_models import Family, run_family
 
     checkpoint, model_type = MODELS[args.model_name]
-    family = Family(model_types=(model_type,), dtype="float16")
+    if args.multi_image is not None and model_type != "llava_onevision":
+        parser.error(f"--multi-image is for LLaVA-OneVision; leave it out for {args.model_name}")
+    inputs = {
+        "llava": InputSettings(),
+        "llava_next": InputSettings(equal_padding=True),
+        "llava_onevision": InputSettings(multi_image="tiled", equal_padding=True),
+    }[model_type]
+    if args.multi_image == "single":
+        inputs = InputSettings(multi_image="single")
+    family = Family(model_types=(model_type,), dtype="float16", inputs=inputs)
     return run_family(args, family, {args.model_name: checkpoint})
 
 

@@ -154,6 +154,57 @@ def test_the_tokens_of_images_are_counted_before_processing(tiny: Tiny) -> None:
     assert sum(count(image_sizes=sizes).num_image_tokens) == list(ids).count(token) > 0
 
 
+def test_onevision_tiles_every_image_of_a_flat_list(tiny: Tiny) -> None:
+    import transformers
+    from PIL import Image
+
+    bare = compat.without_video(transformers.LlavaOnevisionProcessor)
+    processor = bare.from_pretrained(tiny("llava_onevision"), backend="pil")
+    nested = [[Image.new("RGB", (112, 112))] * 2, [Image.new("RGB", (112, 112))]]
+    found = processor.image_processor(nested, return_tensors="pt")
+    assert found["batch_num_images"].tolist() == [2, 1], "transformers counts images in another way now"
+    assert [bool(image[1:].any()) for image in found["pixel_values"]] == [False, False, True]
+    compat.tile_every_image(processor)
+    found = processor.image_processor(nested, return_tensors="pt")
+    assert found["batch_num_images"].tolist() == [1, 1, 1]
+    assert [bool(image[1:].any()) for image in found["pixel_values"]] == [True, True, True]
+
+
+@pytest.mark.parametrize("checkpoint", ["llava_next", "llava_onevision"])
+def test_images_are_padded_equally_for_tiling(checkpoint: str, tiny: Tiny) -> None:
+    """The method is still there, takes (height, width) pairs, and decides the padding."""
+    import numpy as np
+
+    bare = compat.without_video(compat.processor_class(checkpoint))
+    processor = bare.from_pretrained(tiny(checkpoint), backend="pil")
+    images = processor.image_processor
+    assert images._get_padding_size((51, 112), (56, 112)) == ((2, 3), (0, 0))
+    compat.pad_tiles_equally(processor)
+    assert images._get_padding_size((51, 112), (56, 113)) == ((2, 2), (0, 0))
+    white = np.full((3, 51, 112), 255, dtype=np.uint8)
+    patches = images.get_image_patches(white, [[56, 112]], (56, 56), 56, 3)
+    assert [patch.shape for patch in patches[1:]] == [(3, 55, 56)] * 2
+
+
+def test_image_processors_with_a_budget_of_pixels() -> None:
+    import dataclasses
+
+    import numpy as np
+    import transformers
+
+    image = np.zeros((400, 600, 3), dtype=np.uint8)
+    for name, unit in (("Qwen2VL", 1), ("PaddleOCRVL", 1), ("Glm4v", 2)):
+        images = getattr(transformers, f"{name}ImageProcessorPil")()
+        assert compat.pixels_per_unit_of_budget(images) == unit, name
+        most = unit * 100_000
+        images.size = dataclasses.replace(images.size, shortest_edge=most // 2, longest_edge=most)
+        _, height, width = images(image, return_tensors="pt")["image_grid_thw"][0].tolist()
+        assert 50_000 <= height * width * images.patch_size**2 <= 100_000, name
+    for name in ("CLIP", "Gemma3", "Idefics3", "LlavaOnevision", "Pixtral"):
+        images = getattr(transformers, f"{name}ImageProcessorPil")()
+        assert compat.pixels_per_unit_of_budget(images) is None, name
+
+
 def test_a_renamed_checkpoint_is_saved_under_its_new_names(tiny: Tiny, tmp_path: Path) -> None:
     from safetensors import safe_open
     from transformers import LlavaForConditionalGeneration

@@ -216,6 +216,7 @@ def mllama() -> Built:
         eos="<|eot_id|>",
         pad="<|finetune_right_pad_id|>",
         extra={"image_token": "<|image|>"},
+        adds_bos=True,  # and so does the template
     )
     token = words.convert_tokens_to_ids
     vision = {
@@ -254,7 +255,7 @@ def gemma3() -> Built:
         "eoi_token": "<end_of_image>",
     }
     names = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", *image_tokens.values()]
-    words = tokenizer(names, bos="<bos>", eos="<eos>", pad="<pad>", extra=image_tokens)
+    words = tokenizer(names, bos="<bos>", eos="<eos>", pad="<pad>", extra=image_tokens, adds_bos=True)
     token = words.convert_tokens_to_ids
     text = TEXT | {
         "head_dim": 16,

@@ -300,6 +300,10 @@ def add_local_model_flags(parser: Parser) -> None:
         default="auto",
         help="attention implementation; auto uses flash attention if installed",
     )
+    for flag, what in (("--min-pixels", "enlarge images below"), ("--max-pixels", "shrink images above")):
+        group.add_argument(
+            flag, type=positive, metavar="N", help=f"{what} N pixels (default: the checkpoint's own)"
+        )
     group = parser.add_argument_group("model on a server")
     group.add_argument(
         "--server",
@@ -312,6 +316,16 @@ def add_local_model_flags(parser: Parser) -> None:
         "--served-model", metavar="NAME", help="model name on the server (default: the only model there)"
     )
     add_remote_flags(group)
+
+
+def add_multi_image_flag(parser: Parser, default: str) -> None:
+    """The flag for LLaVA-OneVision's tiles; `default` is shown, and args.multi_image is None without it."""
+    parser.add_argument(
+        "--multi-image",
+        **any_case("tiled", "single"),
+        help="LLaVA-OneVision: tile each of several images, as published, or send one tile each "
+        f"(default: {default})",
+    )
 
 
 def add_api_flags(parser: Parser, *, model: str) -> None:

@@ -102,6 +102,57 @@ def image_token_counter(processor: Any) -> Callable[..., Any] | None:
     return getattr(processor, "_get_num_multimodal_tokens", None)
 
 
+def tile_every_image(processor: Any) -> None:
+    """Make a LLaVA-OneVision processor tile every image, in conversations with several images too.
+
+    Why: given each conversation's images as a list of their own, transformers 5 tiles the image of a
+    conversation with one image only. Given one flat list it tiles all, and writes a `batch_num_images` from
+    which token counts and the model's own packing follow. Wraps the image processor's `preprocess`.
+    """
+    preprocess = processor.image_processor.preprocess
+
+    def tiled(images: Any, *others: Any, **how: Any) -> Any:
+        if isinstance(images, list) and all(isinstance(sample, list) for sample in images):
+            images = [image for sample in images for image in sample]
+        return preprocess(images, *others, **how)
+
+    processor.image_processor.preprocess = tiled
+
+
+def pad_tiles_equally(processor: Any) -> None:
+    """Make a LLaVA-NeXT or LLaVA-OneVision processor pad images for tiling as transformers 4 did.
+
+    Why: it padded both sides of an image by the same number of pixels. Where the missing pixels are odd in
+    number, the padded image lacked one row or column, and the last tiles were scaled up by that pixel; 5
+    pads one side more. Replaces `_get_padding_size`, which takes and returns (height, width) pairs.
+    """
+
+    def padding(original: tuple[int, int], target: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        return tuple(((goal - size) // 2,) * 2 for size, goal in zip(original, target, strict=True))
+
+    processor.image_processor._get_padding_size = padding
+
+
+def pixels_per_unit_of_budget(image_processor: Any) -> int | None:
+    """How `size` of an image processor limits the pixels of an image; None if it does not.
+
+    1 where `shortest_edge` and `longest_edge` are the least and most pixels, 2 where an image counts as two
+    frames. Why: in other processors these are lengths of edges; only the function `smart_resize` of the
+    processor's module shows the meaning.
+    """
+    import inspect
+    import sys
+
+    resize = getattr(sys.modules[type(image_processor).__module__], "smart_resize", None)
+    size = getattr(image_processor, "size", None)
+    if resize is None or size is None or {"shortest_edge", "longest_edge"} - dict(size).keys():
+        return None
+    names = inspect.signature(resize).parameters
+    if {"min_pixels", "max_pixels"} - names.keys():
+        return None
+    return int(image_processor.temporal_patch_size) if "num_frames" in names else 1
+
+
 def save_under_current_names(model: LlavaForConditionalGeneration) -> None:
     """Make `model.save_pretrained` write the names that the weights have now.
 

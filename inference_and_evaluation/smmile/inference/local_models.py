@@ -6,7 +6,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from smmile import cli
@@ -49,6 +49,10 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
     """
     if args.served_model is not None and args.server is None:
         raise UsageError("--served-model names a model on a server; give its --server URL")
+    _check_input_flags(args)
+    family = replace(
+        family, inputs=replace(family.inputs, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
+    )
     if args.model_path is not None:
         models = dict.fromkeys(models, args.model_path)
     if args.name is not None:
@@ -88,7 +92,6 @@ def _specification(
     generation: dict[str, object] = {
         "images": IMAGE_DECODING,
         **decoding.as_data(),
-        **family.inputs.as_data(),
     }
     if args.server is not None:
 
@@ -143,9 +146,18 @@ def _specification(
         connect=load,
         checkpoint=label,
         find_revision=lambda: revision_of(checkpoint),
-        generation=generation | loading.as_data(),
+        generation=generation | family.inputs.as_data() | loading.as_data(),
         packages=_PACKAGES,
     )
+
+
+def _check_input_flags(args: argparse.Namespace) -> None:
+    for name in ("multi_image", "published_tokens", "min_pixels", "max_pixels"):
+        if args.server is not None and getattr(args, name, None):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is for a model on this machine; a server prepares its own inputs")
+    if args.min_pixels is not None and args.max_pixels is not None and args.min_pixels > args.max_pixels:
+        raise UsageError(f"--min-pixels {args.min_pixels} is above --max-pixels {args.max_pixels}")
 
 
 def _check_type(family: Family, checkpoint: Checkpoint) -> None:

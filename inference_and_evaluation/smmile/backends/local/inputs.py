@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from smmile import compat
 from smmile.backends.interface import Request
@@ -15,21 +15,68 @@ from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line
 from smmile.prompting.conversation import Conversation, ImagePart
 
+MultiImage = Literal["tiled", "single"]
+
 
 @dataclass(frozen=True)
 class InputSettings:
     """How conversations become token ids and pixels; the defaults are the checkpoint's own.
 
-    `chat_template` replaces the checkpoint's. `published_truncation` keeps only the first positions of each
-    conversation, as LLaVA-Med's published code did.
+    `chat_template` replaces the checkpoint's. `multi_image` is for LLaVA-OneVision: whether each of several
+    images is divided into tiles or sent as a single tile (None: single). With `equal_padding` images are
+    padded for tiling as in the published runs (`compat.pad_tiles_equally`), and with `first_token_twice`
+    the prompt begins with two begin-of-text tokens. `min_pixels` and `max_pixels` limit each image, for
+    image processors that scale images to a number of pixels. `published_truncation` keeps only the first
+    positions of each conversation, as LLaVA-Med's published code did.
     """
 
     chat_template: str | None = None
+    multi_image: MultiImage | None = None
+    equal_padding: bool = False
+    first_token_twice: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     published_truncation: bool = False
 
     def as_data(self) -> dict[str, object]:
         """The settings that differ from the defaults, as recorded; they are part of a run's identity."""
-        return {"published_truncation": True} if self.published_truncation else {}
+        data: dict[str, object] = {}
+        if self.multi_image == "tiled":
+            data["multi_image"] = self.multi_image
+        if self.equal_padding:
+            data["tile_padding"] = "equal"
+        if self.first_token_twice:
+            data["published_tokens"] = True
+        if self.min_pixels is not None:
+            data["min_pixels"] = self.min_pixels
+        if self.max_pixels is not None:
+            data["max_pixels"] = self.max_pixels
+        if self.published_truncation:
+            data["published_truncation"] = True
+        return data
+
+
+def check_settings(name: str, processor: Any, settings: InputSettings) -> None:
+    """Raise CheckpointError if the processor of the checkpoint `name` cannot follow `settings`."""
+    if settings.multi_image is not None and not _is_onevision(processor):
+        raise CheckpointError(
+            f"--multi-image is for LLaVA-OneVision, and checkpoint {name} is another model"
+        )
+    if settings.min_pixels is None and settings.max_pixels is None:
+        return
+    unit = compat.pixels_per_unit_of_budget(processor.image_processor)
+    flag = "--max-pixels" if settings.min_pixels is None else "--min-pixels"
+    if unit is None:
+        raise CheckpointError(
+            f"{flag}: the image processor of checkpoint {name} has no budget of pixels; leave out the flag"
+        )
+    size = _within_budget(processor.image_processor.size, settings, unit)
+    if size.shortest_edge > size.longest_edge:
+        least, most = size.shortest_edge // unit, size.longest_edge // unit
+        raise CheckpointError(
+            f"{flag}: images of checkpoint {name} would have at least {least} and at most {most} pixels; "
+            "give both --min-pixels and --max-pixels"
+        )
 
 
 class ModelInputs:
@@ -48,9 +95,14 @@ class ModelInputs:
         new_tokens: int,
         positions: int | None = None,
     ) -> None:
-        """Raises CheckpointError if the processor of the checkpoint `name` has no usable chat template."""
+        """Raises CheckpointError if the processor of the checkpoint `name` has no usable chat template.
+
+        It is changed as the settings say.
+        """
+        check_settings(name, processor, settings)
         self._processor, self._context, self._new_tokens = processor, context, new_tokens
         self._positions = positions
+        self._one_tile_each = _is_onevision(processor) and settings.multi_image != "tiled"
         if processor.tokenizer.pad_token_id is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
         if settings.chat_template is not None:
@@ -58,6 +110,9 @@ class ModelInputs:
         if not processor.chat_template:
             raise CheckpointError(f"checkpoint {name} has no chat template to write prompts with")
         self._check_template(name)
+        if settings.first_token_twice:
+            processor.chat_template = "{{ bos_token }}" + processor.chat_template
+        _adapt_images(processor, settings)
         self._template_with_bos = "{{ bos_token }}" + processor.chat_template
         tokens = processor.tokenizer.added_tokens_decoder.values()
         self._control_tokens = [token.content for token in tokens if token.special]
@@ -92,8 +147,23 @@ class ModelInputs:
         self._check_length(inputs, len(requests))
         return inputs
 
+    def describe(self) -> dict[str, object]:
+        """What is in effect beyond the settings: how OneVision tiles, and where conversations are cut."""
+        data: dict[str, object] = {}
+        if _is_onevision(self._processor):
+            data["multi_image"] = "single" if self._one_tile_each else "tiled"
+        if self._positions is not None:
+            data["max_positions"] = self._positions
+        return data
+
     def image_tokens(self, sizes: Sequence[tuple[int, int]]) -> int:
-        """The tokens of images of these sizes (width, height): estimated where not known exactly."""
+        """The tokens of one conversation's images of these sizes (width, height).
+
+        Estimated where not known exactly.
+        """
+        if self._one_tile_each and len(sizes) > 1:
+            newline = 0 if self._processor.vision_feature_select_strategy == "default" else 1
+            return int(len(sizes) * (self._processor.num_image_tokens + newline))
         count = compat.image_token_counter(self._processor)
         if count is None or not sizes:
             return sum(width * height for width, height in sizes) // 784
@@ -154,6 +224,31 @@ class ModelInputs:
                     raise InvalidRequestError(
                         "image", f"an image of {width}x{height} pixels: {refusal}"
                     ) from error
+
+
+def _is_onevision(processor: Any) -> bool:
+    from transformers import LlavaOnevisionProcessor
+
+    return isinstance(processor, LlavaOnevisionProcessor)
+
+
+def _within_budget(size: Any, settings: InputSettings, unit: int) -> Any:
+    """The `size` of an image processor with the settings' limits, in its own unit."""
+    limits = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
+    return replace(size, **{edge: unit * pixels for edge, pixels in limits.items() if pixels is not None})
+
+
+def _adapt_images(processor: Any, settings: InputSettings) -> None:
+    """Change the processor's image part as the settings say."""
+    if settings.multi_image == "tiled":
+        compat.tile_every_image(processor)
+    if settings.equal_padding:
+        compat.pad_tiles_equally(processor)
+    if settings.min_pixels is not None or settings.max_pixels is not None:
+        images = processor.image_processor
+        unit = compat.pixels_per_unit_of_budget(images)
+        assert unit is not None, "check_settings has refused other image processors"
+        images.size = _within_budget(images.size, settings, unit)
 
 
 def _messages(conversation: Conversation) -> list[dict[str, Any]]:

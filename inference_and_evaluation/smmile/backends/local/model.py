@@ -14,7 +14,7 @@ from smmile.backends.local import llava_original
 from smmile.backends.local.batching import Batches, BatchSizer, OutOfMemoryError, SizedRequest
 from smmile.backends.local.checkpoints import Checkpoint
 from smmile.backends.local.decoding import DecodingSettings, effective_settings, generation_config
-from smmile.backends.local.inputs import InputSettings, ModelInputs
+from smmile.backends.local.inputs import InputSettings, ModelInputs, check_settings
 from smmile.backends.local.loading import (
     USABLE,
     LoadSettings,
@@ -88,6 +88,7 @@ class LocalModel:
         check_fits(checkpoint.name, checkpoint.parameters * dtype.itemsize, self._dtype, hardware)
         with quiet():
             processor = load_processor(checkpoint)
+            check_settings(checkpoint.name, processor, settings.inputs)  # before the long part
             self._model, self._attention = load_model(checkpoint, dtype, hardware, loading.attention)
         self._text_config = self._model.config.get_text_config()
         self._context: int | None = getattr(self._text_config, "max_position_embeddings", None)
@@ -127,8 +128,8 @@ class LocalModel:
         return BackendInfo(
             devices=self._hardware.names,
             generation={"dtype": self._dtype, "attention": self._attention}
-            | effective_settings(self._model.generation_config)
-            | ({} if self._positions is None else {"max_positions": self._positions}),
+            | self._inputs.describe()
+            | effective_settings(self._model.generation_config),
         )
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
