@@ -102,6 +102,20 @@ def image_token_counter(processor: Any) -> Callable[..., Any] | None:
     return getattr(processor, "_get_num_multimodal_tokens", None)
 
 
+def generate_with_last_processor(model: Any, processor: Callable[..., Any], **how: Any) -> Any:
+    """What `model.generate(**how)` returns if `processor` is the last of the model's logits processors.
+
+    Why: `generate` puts the processors that it is given before its own of temperature, top-k and top-p, and
+    a token can be drawn only after those. Uses `GenerationMixin._sample`.
+    """
+
+    def sample(model: Any, input_ids: Any, logits_processor: Any, **parts: Any) -> Any:
+        logits_processor.append(processor)
+        return model._sample(input_ids, logits_processor=logits_processor, **parts)
+
+    return model.generate(custom_generate=sample, **how)
+
+
 def save_under_current_names(model: LlavaForConditionalGeneration) -> None:
     """Make `model.save_pretrained` write the names that the weights have now.
 
