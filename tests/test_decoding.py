@@ -34,6 +34,7 @@ from conftest import (
 from fake_service import FakeService, lists, running
 from smmile import compat
 from smmile.backends.local.decoding import TokenDrawer
+from test_local_models import EVERY_FAMILY, run_family
 from test_ranks import launched
 from tiny_checkpoints import change_json
 
@@ -164,6 +165,19 @@ def sampled(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_batches_change_no_sampled_response(size: int, sampled: Path, tiny: Tiny, tmp_path: Path) -> None:
     assert run(tmp_path, tiny("qwen2_vl"), *SAMPLING, "--batch-size", size).code == 0
     assert responses(tmp_path) == responses(sampled)
+
+
+@pytest.mark.slow
+@EVERY_FAMILY
+def test_batches_change_no_sampled_response_of_any_family(
+    command: str, checkpoint: str, name: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    for size in (1, 4):
+        words = ["--dataset", "demo", *SAMPLING, "--batch-size", size]
+        finished = run_family(command, tmp_path / str(size), tiny(checkpoint), *words)
+        assert finished.code == 0, finished.err
+    assert responses(tmp_path / "1", name) == responses(tmp_path / "4", name)
+    assert len(set(responses(tmp_path / "1", name))) == 13
 
 
 def test_another_seed_or_greedy_decoding_gives_other_responses(
