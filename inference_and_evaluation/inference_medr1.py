@@ -44,7 +44,9 @@ def main() -> int:
 
     from smmile.inference.local_models import Family, run_family
 
-    family = Family(model_types=("qwen2_vl",), dtype="bfloat16", recipe=recipe())
+    family = Family(
+        model_types=("qwen2_vl",), dtype="bfloat16", recipe=recipe(), keeps_generation_fields=False
+    )
     return run_family(args, family, {"MedVLM-R1": "JZPeterPan/MedVLM-R1"})
 
 

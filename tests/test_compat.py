@@ -205,6 +205,24 @@ def test_image_processors_with_a_budget_of_pixels() -> None:
         assert compat.pixels_per_unit_of_budget(images) is None, name
 
 
+def test_a_last_processor_sees_the_scores_after_all_others_and_decides(tiny: Tiny) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, GenerationConfig
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny("llava_llama"), dtype=torch.float32).eval()
+    model.generation_config = GenerationConfig(do_sample=True, top_k=3, pad_token_id=3, eos_token_id=2)
+    left = []
+
+    def only_77(ids: Any, scores: Any) -> Any:
+        left.append(scores.isfinite().sum(1).tolist())
+        return torch.full_like(scores, -float("inf")).index_fill_(1, torch.tensor([77]), 0.0)
+
+    ids = torch.tensor([[1, 50, 60], [1, 70, 80]])
+    out = compat.generate_with_last_processor(model, only_77, input_ids=ids, max_new_tokens=2)
+    assert out.tolist() == [[1, 50, 60, 77, 77], [1, 70, 80, 77, 77]]
+    assert left == [[3, 3], [3, 3]]
+
+
 def test_a_renamed_checkpoint_is_saved_under_its_new_names(tiny: Tiny, tmp_path: Path) -> None:
     from safetensors import safe_open
     from transformers import LlavaForConditionalGeneration

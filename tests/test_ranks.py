@@ -250,6 +250,19 @@ def test_a_process_without_a_share_is_done_at_once(checkpoint: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_two_processes_share_one_run_after_the_other(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process has less to do and reaches the next run first."""
+    monkeypatch.setenv("SCRIPTED_SECONDS", "0.5")
+    words = ["inference_qwen.py", "--models", "3B", "7B", "32B", "--dataset", "demo", "--limit", 3]
+    words += ["--model-path", tiny("qwen2_5_vl"), "--output-dir", tmp_path]
+    done = launched("torchrun", scripted_command(*map(str, words))[1:])
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.slow
 def test_two_processes_with_a_real_model_give_the_file_of_one(checkpoint: Path, tmp_path: Path) -> None:
     command = ["--max_new_tokens", 12, "--batch-size", 2]
     name, *rest = words(tmp_path / "one", checkpoint, *command)

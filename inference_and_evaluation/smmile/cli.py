@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -304,6 +305,7 @@ def add_local_model_flags(parser: Parser) -> None:
         group.add_argument(
             flag, type=positive, metavar="N", help=f"{what} N pixels (default: the checkpoint's own)"
         )
+    _add_decoding_flags(parser)
     group = parser.add_argument_group("model on a server")
     group.add_argument(
         "--server",
@@ -325,6 +327,31 @@ def add_multi_image_flag(parser: Parser, default: str) -> None:
         **any_case("tiled", "single"),
         help="LLaVA-OneVision: tile each of several images, as published, or send one tile each "
         f"(default: {default})",
+    )
+
+
+def _add_decoding_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("decoding")
+    group.add_argument(
+        "--generation-config",
+        **any_case("checkpoint", "greedy"),
+        help="checkpoint: its own generation config; greedy: without its sampling (default: as published)",
+    )
+    group.add_argument(
+        "--temperature", type=_temperature, metavar="T", help="sample at this temperature; 0 is greedy"
+    )
+    group.add_argument(
+        "--top-p",
+        type=_top_p,
+        metavar="P",
+        help="sample from the most probable tokens that together have this probability",
+    )
+    group.add_argument(
+        "--num-samples",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="sampled responses to each problem, each sample a run of its own",
     )
 
 
@@ -564,6 +591,32 @@ def _dollars(text: str) -> float:
     if not re.fullmatch(r"\d{1,9}(\.\d+)?|\.\d+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of dollars")
     return float(text)
+
+
+def _temperature(text: str) -> float:
+    value = _number(text)
+    if value is None or value < 0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a temperature: a number above 0, or 0 for greedy"
+        )
+    if 0 < value < 1e-6:
+        raise argparse.ArgumentTypeError(f"{text!r} is too close to 0; use 0 for greedy decoding")
+    return value
+
+
+def _top_p(text: str) -> float:
+    value = _number(text)
+    if value is None or not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to 1")
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _field(text: str) -> tuple[str, object]:

@@ -153,6 +153,20 @@ def pixels_per_unit_of_budget(image_processor: Any) -> int | None:
     return int(image_processor.temporal_patch_size) if "num_frames" in names else 1
 
 
+def generate_with_last_processor(model: Any, processor: Callable[..., Any], **how: Any) -> Any:
+    """What `model.generate(**how)` returns if `processor` is the last of the model's logits processors.
+
+    Why: `generate` puts the processors that it is given before its own of temperature, top-k and top-p, and
+    a token can be drawn only after those. Uses `GenerationMixin._sample`.
+    """
+
+    def sample(model: Any, input_ids: Any, logits_processor: Any, **parts: Any) -> Any:
+        logits_processor.append(processor)
+        return model._sample(input_ids, logits_processor=logits_processor, **parts)
+
+    return model.generate(custom_generate=sample, **how)
+
+
 def save_under_current_names(model: LlavaForConditionalGeneration) -> None:
     """Make `model.save_pretrained` write the names that the weights have now.
 

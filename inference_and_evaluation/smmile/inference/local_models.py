@@ -7,7 +7,9 @@ import gc
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smmile import cli
 from smmile.backends.interface import Backend
@@ -21,6 +23,9 @@ from smmile.inference.ranks import Rank
 from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.conversation import Recipe
 
+if TYPE_CHECKING:
+    from smmile.backends.local.model import LocalModel
+
 # Libraries that affect a local model's responses.
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
 _SERVER_PACKAGES = ("openai",)
@@ -31,14 +36,16 @@ class Family:
     """What the models of one family share.
 
     `model_types` are the accepted architectures, as named in transformers (empty: any).
-    `decoding` "checkpoint" follows the checkpoint's own generation config. `inputs` says how conversations
-    become token ids and pixels.
+    `decoding` "checkpoint" follows the checkpoint's own generation config, "greedy" only its fields that
+    are not about sampling (repetition penalty, …), and those only with `keeps_generation_fields`. `inputs`
+    says how conversations become token ids and pixels.
     """
 
     model_types: tuple[str, ...]
     dtype: Dtype
     recipe: Recipe = field(default_factory=Recipe)
     decoding: Decoding = "greedy"
+    keeps_generation_fields: bool = True
     inputs: InputSettings = field(default_factory=InputSettings)
 
 
@@ -68,10 +75,11 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
             f"warning: {', '.join(models)} are all run with {cli.shown_path(args.model_path)}",
             file=sys.stderr,
         )
+    decoding = _decoding_settings(args, family)
     codes = []
     for name, checkpoint in models.items():
         try:
-            codes.append(run_inference(args, _specification(args, family, name, checkpoint)))
+            codes += _run_samples(args, _specification(args, family, decoding, name, checkpoint))
         except CheckpointError as error:
             if len(models) == 1:
                 raise
@@ -84,29 +92,78 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
     return cli.EXIT_OK
 
 
+def _decoding_settings(args: argparse.Namespace, family: Family) -> DecodingSettings:
+    """The settings that flags and family make. Raises UsageError for flags that contradict each other."""
+    requested, temperature, top_p = args.generation_config, args.temperature, args.top_p
+    source: Decoding = requested or family.decoding
+    if temperature == 0:
+        if requested == "checkpoint":
+            raise UsageError(
+                "--temperature 0 is greedy decoding; leave out --generation-config checkpoint, or give "
+                "--generation-config greedy"
+            )
+        source, temperature = "greedy", None
+    elif temperature is not None:
+        if requested == "greedy":
+            raise UsageError(
+                f"--temperature {temperature:g} is sampling; leave out --generation-config greedy"
+            )
+        source = "checkpoint" if source == "checkpoint" else "sampling"
+    if source == "greedy":
+        if top_p is not None:
+            raise UsageError("--top-p is for sampling, and decoding is greedy; add --temperature T")
+        if args.num_samples > 1:
+            raise UsageError(
+                f"--num-samples {args.num_samples}: greedy samples are all equal; add --temperature T"
+            )
+    return DecodingSettings(
+        source,
+        args.max_new_tokens,
+        args.seed,
+        temperature=temperature,
+        top_p=None if source == "sampling" and top_p == 1 else top_p,
+        samples=args.num_samples,
+        keep_other_fields=family.keeps_generation_fields,
+    )
+
+
+def _run_samples(args: argparse.Namespace, specification: RunSpecification) -> list[int]:
+    """Run every sample of a model, each a run of its own; returns their exit codes.
+
+    A dry run is done once, as the requests of all samples are the same.
+    """
+    if args.num_samples == 1 or args.dry_run:
+        return [run_inference(args, specification)]
+    return [
+        run_inference(
+            args, replace(specification, name=f"{specification.name}-sample{number}", sample=number)
+        )
+        for number in range(1, args.num_samples + 1)
+    ]
+
+
 def _specification(
-    args: argparse.Namespace, family: Family, name: str, checkpoint: str | Path
+    args: argparse.Namespace,
+    family: Family,
+    decoding: DecodingSettings,
+    name: str,
+    checkpoint: str | Path,
 ) -> RunSpecification:
     label = checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
-    decoding = DecodingSettings(family.decoding, args.max_new_tokens, args.seed)
     generation: dict[str, object] = {
         "images": IMAGE_DECODING,
         **decoding.as_data(),
     }
     if args.server is not None:
 
-        def connect(_context: RunContext) -> Backend:
+        def connect(context: RunContext) -> Backend:
             from smmile.backends.remote.openai_services import connect_to_server
-
-            fields: dict[str, object] = {"max_tokens": args.max_new_tokens, "seed": args.seed}
-            if family.decoding == "greedy":  # else the server's default; on vLLM, the checkpoint's
-                fields["temperature"] = 0.0
 
             return connect_to_server(
                 args.server,
                 served_model=args.served_model,
                 fallback=str(checkpoint),
-                fields=fields,
+                fields=decoding.as_request_fields(context.sample),
                 concurrency=args.concurrency,
                 timeout=args.timeout,
                 max_retries=args.max_retries,
@@ -126,10 +183,11 @@ def _specification(
         family.dtype, args.dtype, args.attn, device_share=(rank.local_index, rank.local_count)
     )
 
-    def load(context: RunContext) -> Backend:
+    @cache
+    def load(revision: str | None) -> LocalModel:
         from smmile.backends.local.model import LocalModel, LocalSettings
 
-        found = find_checkpoint(checkpoint, context.revision)
+        found = find_checkpoint(checkpoint, revision)
         _check_type(family, found)
         settings = LocalSettings(
             loading,
@@ -140,12 +198,17 @@ def _specification(
         )
         return LocalModel(found, settings)
 
+    def connect_model(context: RunContext) -> Backend:
+        model = load(context.revision)
+        model.sample = context.sample
+        return model
+
     return RunSpecification(
         name=name,
         recipe=family.recipe,
-        connect=load,
+        connect=connect_model,
         checkpoint=label,
-        find_revision=lambda: revision_of(checkpoint),
+        find_revision=cache(lambda: revision_of(checkpoint)),
         generation=generation | family.inputs.as_data() | loading.as_data(),
         packages=_PACKAGES,
     )

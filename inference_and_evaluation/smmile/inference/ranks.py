@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from smmile.errors import UsageError, one_line
 from smmile.inference.journal import Journal, JournalContent, is_finished, is_held, read_journal
@@ -128,7 +129,7 @@ def open_journal(
             journal = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
             yield journal, list(journal.entries)
             return
-        barrier = stack.enter_context(_StartBarrier(rank))
+        barrier = stack.enter_context(_StartBarrier(rank, files.stem))
         replaces_result, known, backend = False, list[Entry](), None
         if rank.is_first:
             main = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
@@ -154,20 +155,36 @@ def responses_of_others(
         yield read_journal(file, identity, entry_type)
 
 
+@cache
+def _shared_store() -> Any:
+    """The launcher's store of names and values, kept for all runs of this process."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://", timeout=_LONGEST_WAIT))[0]
+
+
 class _StartBarrier:
     """A barrier for the processes of one run while it starts.
 
     Afterwards they communicate only through files, so that a process that dies does not block others.
+    `run` names the run: the addresses that the processes exchange for one run must not be taken for those
+    of the next.
     """
 
-    def __init__(self, rank: Rank) -> None:
-        self._rank = rank
+    def __init__(self, rank: Rank, run: str) -> None:
+        self._rank, self._run = rank, run
 
     def __enter__(self) -> _StartBarrier:
         import torch.distributed as distributed
 
         try:
-            distributed.init_process_group("gloo", timeout=_LONGEST_WAIT)
+            distributed.init_process_group(
+                "gloo",
+                store=distributed.PrefixStore(self._run, _shared_store()),  # type: ignore[attr-defined]
+                rank=self._rank.index,
+                world_size=self._rank.count,
+                timeout=_LONGEST_WAIT,
+            )
         except (RuntimeError, ValueError) as error:
             raise self._failure(error) from error
         return self

@@ -37,13 +37,15 @@ _PACKAGES = ("datasets", "pillow", "numpy")
 class RunContext:
     """The run that a back end is connected for.
 
-    `revision` is the version of the checkpoint and `spent` the usage of known responses.
+    `revision` is the version of the checkpoint, `spent` the usage of known responses, and `sample` which
+    of several responses to a request is drawn.
     """
 
     problems: ProblemSet
     plan: Plan
     revision: str | None
     spent: Usage
+    sample: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class RunSpecification:
     `connect` makes the back end and is called only if there is a request to send. `read_choice` extracts
     the chosen option from a response. `find_revision` returns the version of the checkpoint. `price` is
     that of its tokens, and `preview` yields more lines for `--dry-run`. Without `share`, identical requests
-    are sent separately, as random draws must be.
+    are sent separately, as random draws must be. `sample` is the number of one of several runs that differ
+    only in their random draws; their requests are the same.
     """
 
     name: str
@@ -68,6 +71,7 @@ class RunSpecification:
     price: Price | None = None
     preview: Callable[[Plan], Iterable[str]] = lambda _plan: ()
     share: bool = True
+    sample: int | None = None
 
 
 def run_inference(args: argparse.Namespace, specification: RunSpecification) -> int:
@@ -112,7 +116,9 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification) -> 
     outcome = run_plan(
         plan,
         replace(run, checkpoint_revision=revision),
-        lambda spent: specification.connect(RunContext(problems, plan, revision, spent)),
+        lambda spent: specification.connect(
+            RunContext(problems, plan, revision, spent, specification.sample or 1)
+        ),
         specification.read_choice,
         folder,
         options,
@@ -128,6 +134,7 @@ def _describe_run(
     folder: Path,
 ) -> Run:
     path, image_dir = relative_paths(source, folder)
+    sample = {} if specification.sample is None else {"sample": specification.sample}
     return Run(
         model=file_safe(specification.name),
         checkpoint=specification.checkpoint,
@@ -142,7 +149,7 @@ def _describe_run(
             path=path,
             image_dir=image_dir,
         ),
-        generation=specification.generation,
+        generation={**specification.generation, **sample},
         seed=args.seed,
         recipe=specification.recipe.as_data(args.task_format),
         software=_versions(specification.packages),

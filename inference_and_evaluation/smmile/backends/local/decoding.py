@@ -1,26 +1,90 @@
-"""How a local model's tokens are chosen."""
+"""How a local model's tokens are chosen: greedily, as its checkpoint says, or by sampling.
+
+With sampling every request has a random generator of its own, so that its response does not depend on
+the other requests in its batch, nor on when or by which process it is generated.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from smmile.backends.local.checkpoints import Checkpoint, read_json
+from smmile import compat
+from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, read_json
+from smmile.errors import one_line
 
-Decoding = Literal["greedy", "checkpoint"]
+if TYPE_CHECKING:
+    import torch
+
+Decoding = Literal["greedy", "checkpoint", "sampling"]
+
+# Fields of a generation config that are about sampling.
+_SAMPLING = {
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff", "penalty_alpha"),
+}
+# Fields that do not apply here: the lengths and the form of the output, which are the suite's, and what
+# changes only the speed. (`generate` takes stop strings and token healing only together with a
+# tokenizer, so no published run had them.)
+_IGNORED = {
+    *("max_length", "max_new_tokens", "max_time", "num_return_sequences", "stop_strings", "token_healing"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    *("return_dict_in_generate", "use_cache", "cache_implementation", "cache_config", "max_cache_len"),
+    *("compile_config", "disable_compile", "prefill_chunk_size", "low_memory", "use_mtp"),
+    *("prompt_lookup_num_tokens", "assistant_early_exit", "transformers_version"),
+}
+# Used by transformers' sampling where a checkpoint sets no other value.
+_DEFAULT_TOP_K = 50
+# With a temperature or top-p up to this, samples are practically equal.
+_LOW = 0.01
 
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How tokens are chosen: greedily, or as the checkpoint's own generation config says."""
+    """How tokens are chosen.
+
+    `source` "checkpoint" applies the checkpoint's whole generation config, the others only its fields that
+    are not about sampling (repetition penalty, …), and those only with `keep_other_fields`. "sampling"
+    samples at `temperature`. With "checkpoint", `temperature` and `top_p` override its own.
+    `samples` is how many responses to each request will be drawn, in runs of their own.
+    """
 
     source: Decoding
     max_new_tokens: int
     seed: int
+    temperature: float | None = None
+    top_p: float | None = None
+    samples: int = 1
+    keep_other_fields: bool = True
 
     def as_data(self) -> dict[str, object]:
         """The settings as recorded; they are part of a run's identity."""
-        return {"decoding": self.source, "max_new_tokens": self.max_new_tokens}
+        given = {"temperature": self.temperature, "top_p": self.top_p}
+        return {
+            "decoding": self.source,
+            **{name: value for name, value in given.items() if value is not None},
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    def as_request_fields(self, sample: int = 1) -> dict[str, object]:
+        """The settings as fields of a request to an OpenAI-compatible server; it decides the rest.
+
+        Without a temperature, servers such as vLLM use the checkpoint's own generation config.
+        """
+        fields: dict[str, object] = {"max_tokens": self.max_new_tokens, "seed": self.seed}
+        if sample > 1:  # 31 bits, which every server takes
+            fields["seed"] = _generator(self.seed, sample, "server").getrandbits(31)
+        if self.source == "greedy":
+            return fields | {"temperature": 0.0}
+        given = {"temperature": self.temperature, "top_p": self.top_p}
+        if self.source == "sampling" and self.top_p is None:
+            given["top_p"] = 1.0
+        return fields | {name: value for name, value in given.items() if value is not None}
 
 
 def generation_config(
@@ -28,14 +92,13 @@ def generation_config(
 ) -> Any:
     """The `GenerationConfig` for `model`.
 
-    Raises CheckpointError if the checkpoint's own is needed and cannot be read.
+    Raises CheckpointError if the checkpoint's own cannot be read or cannot be used with `settings`.
     """
     from transformers import GenerationConfig
 
     file = checkpoint.folder / "generation_config.json"
-    if settings.source == "checkpoint" and file.is_file():
-        # transformers ignores a broken file without a word.
-        read_json(checkpoint.name, checkpoint.folder, file.name)
+    if file.is_file():
+        read_json(checkpoint.name, checkpoint.folder, file.name)  # transformers ignores a broken file
     own = model.generation_config
     tokens = {
         "bos_token_id": own.bos_token_id,
@@ -43,12 +106,111 @@ def generation_config(
         "pad_token_id": tokenizer.pad_token_id,
         "suppress_tokens": own.suppress_tokens,
     }
-    if settings.source == "checkpoint":
-        known = {name: value for name, value in tokens.items() if value is not None}
-        fields = own.to_diff_dict() | known
-        fields.pop("max_length", None)
-        return GenerationConfig.from_dict(fields)
-    return GenerationConfig(do_sample=False, **tokens)
+    fields: dict[str, Any] = {}
+    if settings.keep_other_fields or settings.source == "checkpoint":
+        dropped = _IGNORED if settings.source == "checkpoint" else _IGNORED | _SAMPLING
+        fields = {
+            name: value
+            for name, value in own.to_diff_dict().items()
+            if name not in dropped and not name.startswith("_")
+        }
+    fields |= {name: value for name, value in tokens.items() if value is not None}
+    try:
+        config = GenerationConfig.from_dict(fields | _sampling_fields(settings, own))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name}: {file.name} cannot be used ({one_line(error, 160)}); "
+            "correct it, or use --generation-config greedy"
+        ) from error
+    _check_flags(checkpoint.name, settings, config)
+    return config
+
+
+def _sampling_fields(settings: DecodingSettings, own: Any) -> dict[str, Any]:
+    """The fields about sampling, transformers' defaults included, so that all are recorded.
+
+    Raises ValueError or TypeError for values that cannot be used.
+    """
+    if settings.source == "greedy":
+        return {"do_sample": False}
+    given = {"temperature": settings.temperature, "top_p": settings.top_p}
+    given = {name: value for name, value in given.items() if value is not None}
+    if settings.source == "sampling":
+        return {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "num_beams": 1} | given
+    if not own.do_sample and settings.temperature is None:
+        return {}
+    fields: dict[str, Any] = {"temperature": 1.0, "top_k": _DEFAULT_TOP_K, "top_p": 1.0}
+    fields |= {name: getattr(own, name) for name in fields if getattr(own, name) is not None}
+    fields |= given
+    if not 0 < float(fields["temperature"]) < math.inf:
+        raise ValueError(f"temperature is {fields['temperature']!r}")
+    if not 0 < float(fields["top_p"]) <= 1:
+        raise ValueError(f"top_p is {fields['top_p']!r}")
+    if own.num_beams not in (None, 1):
+        raise ValueError("sampling with several beams is not supported")
+    return {"do_sample": True} | fields | {"temperature": float(fields["temperature"])}
+
+
+def _check_flags(name: str, settings: DecodingSettings, config: Any) -> None:
+    """Raise CheckpointError if flags have no effect with what the checkpoint's own config says."""
+    if settings.top_p is not None and not config.do_sample:
+        raise CheckpointError(
+            f"checkpoint {name} is decoded greedily by its own generation config, so --top-p has no "
+            "effect; add --temperature T"
+        )
+    if settings.samples == 1:
+        return
+    shown = {"do_sample": False}
+    if config.do_sample:
+        shown = {field: getattr(config, field) for field in ("temperature", "top_k", "top_p")}
+        if config.temperature > _LOW and config.top_p > _LOW and config.top_k != 1:
+            return
+    raise CheckpointError(
+        f"checkpoint {name}: with {one_line(json.dumps(shown))} all {settings.samples} samples would be "
+        "equal; give a higher --temperature or --top-p, or leave out --num-samples"
+    )
+
+
+class TokenDrawer:
+    """Draws the next token of each request of a batch, each with its own generator.
+
+    It is called as transformers' logits processors are, after all of them, and leaves only the token that
+    it drew. A token costs one random number of its request's generator.
+    """
+
+    def __init__(self, keys: Sequence[str], seed: int, sample: int) -> None:
+        """`keys` are those of the batch's requests; `seed` and `sample` select among their responses."""
+        self._generators = [_generator(seed, sample, key) for key in keys]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores (requests x vocabulary), all -inf but for the drawn tokens.
+
+        Inverts the cumulative distribution in float64. Raises FloatingPointError if scores are not numbers.
+        """
+        import torch
+
+        # An Apple GPU has no float64.
+        device = torch.device("cpu") if scores.device.type == "mps" else scores.device
+        cumulative = scores.to(device=device, dtype=torch.float64).softmax(-1).cumsum(-1)
+        if not bool(cumulative[:, -1].isfinite().all()):
+            raise FloatingPointError("the model's scores are not numbers; use another --dtype")
+        # 32 bits, so that the product is below the total and no token of probability 0 is drawn.
+        uniform = [[generator.getrandbits(32) / 2**32] for generator in self._generators]
+        target = torch.tensor(uniform, dtype=torch.float64, device=device) * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, target, right=True).to(scores.device)
+        return torch.full_like(scores, -math.inf).scatter_(1, drawn, 0.0)
+
+
+def _generator(seed: int, sample: int, key: str) -> random.Random:
+    digest = hashlib.sha256(json.dumps([seed, sample, key]).encode()).digest()
+    return random.Random(int.from_bytes(digest))
+
+
+def generate(model: Any, inputs: Mapping[str, Any], limit: int, drawer: TokenDrawer) -> Any:
+    """The prompts with up to `limit` new tokens each, as ids; `drawer` draws them if the model samples."""
+    if model.generation_config.do_sample:
+        return compat.generate_with_last_processor(model, drawer, **inputs, max_new_tokens=limit)
+    return model.generate(**inputs, max_new_tokens=limit)
 
 
 def effective_settings(config: Any) -> dict[str, object]:

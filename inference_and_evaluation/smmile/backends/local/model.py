@@ -13,7 +13,13 @@ from smmile.backends.interface import Answered, BackendInfo, Request, Response
 from smmile.backends.local import llava_original
 from smmile.backends.local.batching import Batches, BatchSizer, OutOfMemoryError, SizedRequest
 from smmile.backends.local.checkpoints import Checkpoint
-from smmile.backends.local.decoding import DecodingSettings, effective_settings, generation_config
+from smmile.backends.local.decoding import (
+    DecodingSettings,
+    TokenDrawer,
+    effective_settings,
+    generate,
+    generation_config,
+)
 from smmile.backends.local.inputs import InputSettings, ModelInputs, check_settings
 from smmile.backends.local.loading import (
     USABLE,
@@ -72,7 +78,12 @@ class PreparedBatch:
 
 
 class LocalModel:
-    """A checkpoint in memory; a back end (`smmile.backends.interface.Backend`)."""
+    """A checkpoint in memory; a back end (`smmile.backends.interface.Backend`).
+
+    `sample` selects one of several responses to each request, where they are sampled.
+    """
+
+    sample = 1
 
     def __init__(self, checkpoint: Checkpoint, settings: LocalSettings) -> None:
         """Load `checkpoint`. Raises CheckpointError if it does not fit or cannot be loaded."""
@@ -194,12 +205,12 @@ class LocalModel:
         if self._hardware.kind == "cuda":
             for device in self._hardware.free:
                 torch.cuda.reset_peak_memory_stats(device)
-        torch.manual_seed(self._settings.decoding.seed)
+        drawer = TokenDrawer(prepared.keys, self._settings.decoding.seed, self.sample)
         with torch.inference_mode(), quiet():
             inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
             if self._positions is not None:
                 inputs = llava_original.image_features(self._model, inputs)
-            output = self._model.generate(**inputs, max_new_tokens=limit)
+            output = generate(self._model, inputs, limit, drawer)
         answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
         return answers
 
