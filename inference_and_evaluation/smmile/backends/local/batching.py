@@ -16,7 +16,7 @@ from smmile.errors import one_line
 FIRST_SIZE, LARGEST_SIZE = 16, 64
 
 # What processors need while they prepare images, measured in docs/benchmarks.md: per pixel four bytes in
-# Pillow and three in their own copy, rounded up; and 1.4 to 2.9 times their results, which are in float32.
+# Pillow and three in their own copy, rounded up; and 1.3 to 2.9 times their results, which are in float32.
 DECODED_BYTES_PER_PIXEL = 8
 WORKING_FACTOR = 3.0
 
