@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from conftest import SCRIPTS, SUITE, encoded, make_image, stored
-from fake_service import Answer, FakeService, fails, lists, running, says
+from fake_service import Answer, Asked, FakeService, fails, lists, running, says
 from smmile.backends.interface import BackendInfo, Failure, Request, Response
 from smmile.backends.remote.concurrent import Session, answer_concurrently
 from smmile.backends.remote.openai_chat import OpenAIChat
@@ -731,6 +731,44 @@ def test_the_served_models_name(
         assert "lists one model, only; using it for org/checkpoint (--served-model" in told
     else:
         assert told == ""
+
+
+@pytest.mark.parametrize(
+    ("plain", "added", "lacks"),
+    [
+        ([5, 6], [1, 5, 6], True),  # LLaVA: the chat template leaves the first token to the tokenizer
+        ([1, 5, 6], [1, 1, 5, 6], False),  # Llama 3.2: both would write it
+        ([5, 6], [5, 6], False),  # Qwen: none does
+        ([], [], False),
+        (None, None, False),
+        ("x", "x", False),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "/v1", "/deep"])
+def test_vllm_adds_the_first_token_that_a_chat_template_leaves_out(
+    plain: object, added: object, lacks: bool, path: str
+) -> None:
+    class Vllm(FakeService):
+        """As vLLM 0.32 answers; a request's `add_special_tokens` is false unless given."""
+
+        def respond(self, asked: Asked) -> Answer | None:
+            if not asked.path.endswith("/tokenize"):
+                return super().respond(asked)
+            self.asked.append(asked)
+            if plain is None:
+                return fails(404, "no such route")
+            return Answer(200, {"tokens": added if asked.body["add_special_tokens"] else plain})
+
+    with running(
+        Vllm(models=lists({"id": "served", "root": "org/checkpoint", "owned_by": "vllm"}))
+    ) as server:
+        backend = connect(server.url + path)
+        outcomes(backend, requests_for("q"))
+    root = path.removesuffix("/v1")
+    assert {asked.path for asked in server.asked if "tokenize" in asked.path} == {f"{root}/tokenize"}
+    assert all(asked.body["model"] == "served" for asked in server.asked if "tokenize" in asked.path)
+    assert server.chats[0].body.get("add_special_tokens") is (True if lacks else None)
+    assert backend.describe().generation.get("add_special_tokens") is (True if lacks else None)
 
 
 def test_importing_the_back_ends_is_cheap() -> None:

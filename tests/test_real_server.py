@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import run_here, says_in_one_line
-from smmile.backends.interface import Failure, Request, Response
+from conftest import run_here, says_in_one_line, stored
+from smmile.backends.interface import Backend, Failure, Request, Response
+from smmile.backends.local.checkpoints import find_checkpoint
+from smmile.backends.local.decoding import DecodingSettings
+from smmile.backends.local.loading import LoadSettings
+from smmile.backends.local.model import LocalModel, LocalSettings
+from smmile.backends.remote import openai_services
 from smmile.backends.remote.openai_services import connect_to_server
+from smmile.backends.remote.sent_images import ImageRules
 from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet
 from smmile.errors import UsageError
 from smmile.prompting.conversation import Conversation, Recipe, TextPart, build_conversation
+from test_sent_images import MOVING, OTHER, PLAIN, STILL
 from tiny_checkpoints import save_tiny
 
 NEW_TOKENS = 24
@@ -179,6 +186,45 @@ def test_a_server_answers_as_the_model_in_process(server: Running) -> None:
         assert 0 < response.completion_tokens <= NEW_TOKENS
     assert [change.index for change in responses["p3"].images_changed] == [0, 1, 2]
     assert not any(responses[key].images_changed for key in ("p0", "p1", "p2", "p4"))
+
+
+def test_images_of_every_kind_are_seen_as_in_a_local_run(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turned, transparent, deep, animated: the server gets the pixels that the local run has."""
+    kinds = PLAIN | STILL | MOVING | OTHER
+    sent = {}
+    for name, content in kinds.items():
+        problem = Problem(name, (), Triplet("What is the diagnosis?", "", stored(content)))
+        sent[name] = Request(name, build_conversation(problem, Recipe(), "0-shot", None))
+    fields = {"max_tokens": NEW_TOKENS, "temperature": 0.0}
+    settings = LocalSettings(
+        LoadSettings("float32"), DecodingSettings("greedy", NEW_TOKENS, 42), batch_size=8, verbose=False
+    )
+    local = responses(LocalModel(find_checkpoint(server.checkpoint, None), settings), sent.values())
+    served = responses(connect(server, fields=fields), sent.values())
+    assert {name: response.text for name, response in served.items()} == {
+        name: response.text for name, response in local.items()
+    }
+    assert {name for name, response in served.items() if not response.images_changed} == set(PLAIN)
+
+    # A server that gets the stored bytes decodes some in its own way.
+    monkeypatch.setattr(openai_services, "ImageRules", lambda **_: ImageRules())
+    unusual = ["transparent PNG", "PNG of 16 bits"]
+    for name, response in responses(
+        connect(server, fields=fields), [sent[name] for name in unusual]
+    ).items():
+        assert not response.images_changed
+        assert response.text != local[name].text
+
+
+def responses(backend: Backend, requests: Iterable[Request]) -> dict[str, Response]:
+    found = {}
+    for batch in backend.answer(list(requests)):
+        for request, response in batch:
+            assert isinstance(response, Response), response
+            found[request.key] = response
+    return found
 
 
 def test_another_models_name_is_refused_in_one_line(server: Running) -> None:

@@ -43,13 +43,27 @@ def turned() -> Image.Exif:
 def a_16_bit_png() -> bytes:
     """Red, green and blue of 16 bits each, which Pillow reads and cannot write."""
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     line = b"\0" + bytes(range(12))
     head = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
     body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(line + line)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_last_chunk(png: bytes, name: bytes, data: bytes) -> bytes:
+    """A PNG with another chunk behind its pixels."""
+    end = len(chunk(b"IEND", b""))
+    return png[:-end] + chunk(name, data) + png[-end:]
+
+
+def described() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    return exif
 
 
 def moving(kind: str, mode: str = "RGB") -> bytes:
@@ -93,13 +107,25 @@ def check_scaled(sent: SentImage, content: bytes, form: str) -> None:
     assert sent.change == ImageChange(index, *shas, before.size, after.size, before.format, form)
 
 
+# The orientation in XMP, which Pillow reads where EXIF has none.
+TURNED_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+TURNED_CHUNK = (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + TURNED_XMP)
+DEEP = np.arange(45, dtype=np.uint16).reshape(5, 9) * 100
+
 # As stored.
 
 PLAIN = {
     "JPEG": encoded(noise(), "JPEG"),
     "grey JPEG": encoded(noise("L"), "JPEG"),
     "JPEG with more behind it": encoded(noise(), "MPO", save_all=True, append_images=[noise("L")]),
-    "JPEG with another tag": encoded(noise(), "JPEG", exif=Image.Exif()),
+    "JPEG with another tag": encoded(noise(), "JPEG", exif=described()),
+    "JPEG with a profile": encoded(noise(), "JPEG", icc_profile=b"a profile"),
+    "progressive JPEG": encoded(noise(), "JPEG", progressive=True),
     "PNG": encoded(noise()),
     "grey PNG": encoded(noise("L")),
     "grey GIF": encoded(noise("L"), "GIF", optimize=False),
@@ -107,15 +133,30 @@ PLAIN = {
 }
 STILL = {
     "turned JPEG": encoded(noise(), "JPEG", exif=turned()),
+    "turned JPEG with more behind it": encoded(
+        noise(), "MPO", save_all=True, append_images=[noise("L")], exif=turned()
+    ),
+    "turned PNG": encoded(noise(), exif=turned()),
+    "turned WebP": encoded(noise(), "WEBP", lossless=True, exif=turned()),
+    "JPEG turned by XMP": encoded(noise(), "JPEG", exif=described(), xmp=TURNED_XMP),
+    "PNG turned behind its pixels": with_last_chunk(encoded(noise()), *TURNED_CHUNK),
+    "PNG with a tag, turned behind its pixels": with_last_chunk(
+        encoded(noise(), exif=described()), *TURNED_CHUNK
+    ),
     "CMYK JPEG": encoded(noise("CMYK"), "JPEG"),
     "PNG with a palette": encoded(noise("P")),
     "black and white PNG": encoded(noise("1")),
     "transparent PNG": encoded(noise("RGBA").rotate(10)),
+    "transparent grey PNG": encoded(noise("RGBA").rotate(10).convert("LA")),
     "PNG with a transparent colour": encoded(noise(), transparency=(0, 0, 0)),
-    "PNG of 16 bits": encoded(Image.fromarray(np.arange(45, dtype=np.uint16).reshape(5, 9) * 100)),
+    "PNG with a transparent grey": encoded(noise("L"), transparency=7),
+    "PNG with a transparent palette": encoded(noise("P"), transparency=3),
+    "PNG with a half transparent palette": encoded(noise("P"), transparency=bytes(range(256))),
+    "PNG of 16 bits": encoded(Image.fromarray(DEEP)),
     "coloured PNG of 16 bits": a_16_bit_png(),
     "transparent WebP": encoded(noise("RGBA").rotate(10), "WEBP"),
     "GIF": encoded(noise("P"), "GIF"),
+    "transparent GIF": encoded(noise("P"), "GIF", transparency=3),
 }
 MOVING = {
     "moving PNG": moving("PNG"),
@@ -124,7 +165,16 @@ MOVING = {
 }
 OTHER = {
     "TIFF with a profile": encoded(noise(), "TIFF", icc_profile=b"a profile", dpi=(72, 72)),
-    "TIFF of 16 bits": encoded(Image.fromarray(np.arange(45, dtype=np.uint16).reshape(5, 9) * 100), "TIFF"),
+    "TIFF of 16 bits": encoded(Image.fromarray(DEEP), "TIFF"),
+    "TIFF of 16 bits, high byte first": encoded(Image.fromarray(DEEP.astype(">u2")), "TIFF"),
+    "TIFF of 32 bits": encoded(Image.fromarray(DEEP.astype(np.int32) * 100), "TIFF"),
+    "TIFF of floats": encoded(Image.fromarray(DEEP.astype(np.float32) / 20), "TIFF"),
+    "turned TIFF": encoded(noise(), "TIFF", tiffinfo={0x0112: 6}),
+    "CMYK TIFF": encoded(noise("CMYK"), "TIFF"),
+    "YCbCr TIFF": encoded(noise("YCbCr"), "TIFF"),
+    "JPEG 2000": encoded(noise(size=(90, 50)), "JPEG2000"),
+    "JPEG 2000 of 16 bits": encoded(Image.fromarray(np.tile(DEEP, (4, 4))), "JPEG2000"),
+    "AVIF": encoded(noise(size=(90, 50)), "AVIF"),
     "BMP": encoded(noise(), "BMP"),
 }
 TYPES = {
@@ -147,7 +197,7 @@ def test_what_services_take_is_sent_byte_for_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHER)
 def test_another_format_is_sent_as_a_png_without_loss(name: str) -> None:
-    is_sent_as_a_png(OTHER[name], ImageRules(max_side=9))
+    is_sent_as_a_png(OTHER[name], ImageRules(max_side=90))
 
 
 @pytest.mark.parametrize("name", MOVING)

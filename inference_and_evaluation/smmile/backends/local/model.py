@@ -9,9 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from smmile import compat
 from smmile.backends.interface import Answered, BackendInfo, Request, Response
 from smmile.backends.local import llava_original
-from smmile.backends.local.batching import Batches, BatchSizer, OutOfMemoryError, SizedRequest
+from smmile.backends.local.batching import (
+    DECODED_BYTES_PER_PIXEL,
+    WORKING_FACTOR,
+    Batches,
+    BatchSizer,
+    HostMemory,
+    OutOfMemoryError,
+    SizedRequest,
+)
 from smmile.backends.local.checkpoints import Checkpoint
 from smmile.backends.local.decoding import (
     DecodingSettings,
@@ -20,6 +29,7 @@ from smmile.backends.local.decoding import (
     generate,
     generation_config,
 )
+from smmile.backends.local.host_memory import free_host_memory
 from smmile.backends.local.inputs import InputSettings, ModelInputs, check_settings
 from smmile.backends.local.loading import (
     USABLE,
@@ -51,6 +61,8 @@ _MIXES_IMAGE_COUNTS = {
 # How many prompt tokens take as long as one decoding step of a batch, which decides how much padding
 # pays: measured on a CPU, else from data sheets' ratio of arithmetic to memory bandwidth.
 _STEP_COST_IN_TOKENS = {"cuda": 150, "mps": 100, "cpu": 100}
+# The share of the free host memory that inputs may take; a model on a CPU needs the rest itself.
+_HOST_SHARE = {"cuda": 0.5, "mps": 0.25, "cpu": 0.25}
 # The cost of a step of the smallest model, in weights times tokens.
 _MIN_STEP_COST = 1e8
 
@@ -116,6 +128,7 @@ class LocalModel:
             settings.decoding.max_new_tokens,
             self._positions,
         )
+        self._counts_image_tokens = compat.image_token_counter(processor) is not None
         self._tokenizer = processor.tokenizer
         self._mixes = checkpoint.model_type in _MIXES_IMAGE_COUNTS or llava_original.is_original_llava(
             checkpoint.config
@@ -148,14 +161,21 @@ class LocalModel:
         sizer = BatchSizer(self._settings.batch_size, self._max_tokens())
         step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.decoding.max_new_tokens
-        batches: Batches[PreparedBatch] = Batches(self, sizer, self._report, padding)
+        # Processors work in float32, and what they make is kept in the model's type.
+        host = HostMemory(self._host_limit(), WORKING_FACTOR * 4 / self._model.dtype.itemsize)
+        batches: Batches[PreparedBatch] = Batches(self, sizer, self._report, padding, host)
         yield from batches.answer([self._sized(request) for request in requests])
 
     # The interface `BatchModel`.
 
     def prepare(self, requests: Sequence[Request]) -> PreparedBatch:
-        """The model's inputs, left-padded, on the CPU. Raises InvalidRequestError."""
-        return PreparedBatch(tuple(request.key for request in requests), self._inputs.make(requests))
+        """The model's inputs, left-padded, on the CPU, in its type. Raises InvalidRequestError."""
+        inputs = {name: self._in_model_type(value) for name, value in self._inputs.make(requests).items()}
+        return PreparedBatch(tuple(request.key for request in requests), inputs)
+
+    def prepared_bytes(self, prepared: PreparedBatch) -> int:
+        """The host memory that the inputs' tensors take."""
+        return sum(getattr(value, "nbytes", 0) for value in prepared.inputs.values())
 
     def generate(self, prepared: PreparedBatch) -> list[Response]:
         """The response to each conversation. Raises batching.OutOfMemoryError."""
@@ -233,11 +253,23 @@ class LocalModel:
         conversation = request.conversation
         letters = sum(map(len, conversation.texts))
         sizes = [image_size(image) for image in conversation.images]
-        prompt = letters // 3 + self._inputs.image_tokens(sizes)
+        image_tokens = self._inputs.image_tokens(sizes)
+        prompt = letters // 3 + image_tokens
         if self._positions is not None:
             prompt = min(prompt, self._positions)
         tokens = prompt + self._settings.decoding.max_new_tokens
-        return SizedRequest(request, tokens, 0 if self._mixes else len(sizes))
+        return SizedRequest(
+            request,
+            tokens,
+            0 if self._mixes else len(sizes),
+            decoded_bytes=DECODED_BYTES_PER_PIXEL * sum(width * height for width, height in sizes),
+            image_units=image_tokens if self._counts_image_tokens else len(sizes),
+        )
+
+    def _host_limit(self) -> float:
+        """The bytes that the inputs of the batch at work and of the next one may take together."""
+        _, processes = self._settings.loading.device_share
+        return _HOST_SHARE[self._hardware.kind] * free_host_memory() / processes
 
     def _max_tokens(self) -> float:
         """On a CPU, the padded tokens that take half of the free memory: running out kills the process.
@@ -247,23 +279,25 @@ class LocalModel:
         """
         if self._hardware.kind == "cuda":
             return float("inf")
-        import psutil
-
         config = self._text_config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         values = 2 * config.num_hidden_layers * heads * head
         values += 8 * config.hidden_size + 3 * config.intermediate_size
         size = self._model.dtype.itemsize
-        return float(0.5 * psutil.virtual_memory().available / (values * size))
+        _, processes = self._settings.loading.device_share
+        return float(0.5 * free_host_memory() / processes / (values * size))
 
     def _to_device(self, value: Any) -> Any:
         import torch
 
-        if not isinstance(value, torch.Tensor):
-            return value
-        value = value.to(self._model.device)
-        return value.to(self._model.dtype) if value.is_floating_point() else value
+        return value.to(self._model.device) if isinstance(value, torch.Tensor) else value
+
+    def _in_model_type(self, value: Any) -> Any:
+        import torch
+
+        is_floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(self._model.dtype) if is_floating else value
 
     def _report(self, line: str) -> None:
         if self._settings.verbose:

@@ -92,6 +92,7 @@ class ListedModel(msgspec.Struct):
 
     id: str
     root: object = None  # on vLLM the checkpoint behind the name
+    owned_by: object = None  # the server's kind: vllm, sglang
 
 
 async def listed_models(client: openai.AsyncOpenAI) -> list[ListedModel]:

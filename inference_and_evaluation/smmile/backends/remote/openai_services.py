@@ -7,11 +7,13 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from smmile.backends.interface import Failure
 from smmile.backends.remote.backend import connection_failure
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     import openai
 
     from smmile.backends.remote.client import ClientOptions
+
+_Found = TypeVar("_Found")
 
 # Sent in place of a key to a server that needs none.
 _NO_KEY = "none"
@@ -194,7 +198,7 @@ def connect_to_server(
 ) -> OpenAIChat:
     """The model of a running OpenAI-compatible server at `url`, which may end in /v1 or not.
 
-    Requests name the model `served_model`; if None, what `find_served_model` finds for the checkpoint
+    Requests name the model `served_model`; if None, what the server lists for the checkpoint
     `fallback`. Nothing of an OpenAI account in the environment (key, organization, project, headers) is
     sent to the server; the URL may hold a user and a password. Raises UsageError if no server answers.
     """
@@ -215,7 +219,12 @@ def connect_to_server(
     )
 
     make_client = partial(_keyless_client, address.geturl(), timeout)
-    model = find_served_model(make_client, service, max_retries, served_model, fallback)
+    listed = asyncio.run(_list_models(make_client, service, max_retries))
+    model = _find_served_model(listed, service, fallback) if served_model is None else served_model
+    if any(entry.owned_by == "vllm" for entry in listed):
+        root = address._replace(path=path.rpartition("/")[0]).geturl()
+        lacks_first = asyncio.run(_lacks_first_token(make_client, service, max_retries, root, model))
+        fields = {**fields, **({"add_special_tokens": True} if lacks_first else {})}
     return OpenAIChat(
         make_client=make_client,
         service=replace(service, model=model),
@@ -226,22 +235,13 @@ def connect_to_server(
     )
 
 
-def find_served_model(
-    make_client: Callable[[], openai.AsyncOpenAI],
-    service: Service,
-    max_retries: int,
-    requested: str | None,
-    fallback: str,
-) -> str:
-    """The name under which a running server has its model.
+def _find_served_model(listed: Sequence[ListedModel], service: Service, fallback: str) -> str:
+    """The name under which a running server that lists `listed` has its model.
 
-    That is `requested` if given; else `fallback` (a checkpoint's id or path) or the name that the server
-    lists for it; else the only model listed, with a warning; else `fallback` nevertheless, as some servers
-    load the model that a request names. Raises UsageError if no server answers.
+    That is `fallback` (a checkpoint's id or path) or the name that the server lists for it; else the only
+    model listed, with a warning; else `fallback` nevertheless, as some servers load the model that a
+    request names.
     """
-    listed = asyncio.run(_list_models(make_client, service, max_retries))
-    if requested is not None:
-        return requested
     for model in listed:
         if fallback in (model.id, model.root):
             return model.id
@@ -260,29 +260,68 @@ async def _list_models(
     make_client: Callable[[], openai.AsyncOpenAI], service: Service, max_retries: int
 ) -> list[ListedModel]:
     """The models that a server lists; empty if it has no list. Raises UsageError if no server answers."""
+    return await _query(make_client, service, max_retries, listed_models) or []
+
+
+async def _lacks_first_token(
+    make_client: Callable[[], openai.AsyncOpenAI], service: Service, max_retries: int, root: str, model: str
+) -> bool:
+    """Whether prompts of the vLLM server at `root` lack the first token that the tokenizer adds to texts.
+
+    transformers adds it to prompts whose chat template does not write it (LLaVA's); vLLM adds it only if
+    a request has `add_special_tokens`. Raises UsageError if no server answers.
+    """
+
+    async def tokens(added: bool, client: openai.AsyncOpenAI) -> list[int]:
+        turns = [{"role": "user", "content": "?"}]
+        body = {"model": model, "messages": turns, "add_special_tokens": added}
+        found = await client.post(f"{root}/tokenize", body=body, cast_to=object)
+        try:
+            return msgspec.convert(found, _Tokens).tokens
+        except msgspec.ValidationError:  # something else than tokens
+            return []
+
+    plain = await _query(make_client, service, max_retries, partial(tokens, False)) or []
+    added = await _query(make_client, service, max_retries, partial(tokens, True)) or []
+    return bool(plain) and added[1:] == plain and added[0] != plain[0]
+
+
+class _Tokens(msgspec.Struct):
+    """The part of a response of `/tokenize` that is read."""
+
+    tokens: list[int] = []
+
+
+async def _query(
+    make_client: Callable[[], openai.AsyncOpenAI],
+    service: Service,
+    max_retries: int,
+    query: Callable[[openai.AsyncOpenAI], Awaitable[_Found]],
+) -> _Found | None:
+    """What `query` returns; None if the server refuses it. Raises UsageError if no server answers."""
     import openai
 
-    async def attempt() -> list[ListedModel]:
+    async def attempt() -> _Found | None:
         try:
-            return await listed_models(client)
+            return await query(client)
         except openai.APIStatusError as error:
             if error.status_code == 401:
                 raise UsageError(f"{service.name} requires a key; {service.credentials_hint}") from None
             if error.status_code not in (502, 503, 504):  # a gateway without a server behind it
-                return []
+                return None
             raise TransientError(failure("server", f"HTTP {error.status_code}")) from error
         except openai.APIError as error:
             raise connection_failure(service, error) from error
 
     async with make_client() as client:
         try:
-            listed = await RetryPolicy(service, max_retries).run(attempt)
+            found = await RetryPolicy(service, max_retries).run(attempt)
         except UnreachableError as error:
             raise UsageError(one_line(service.redact(str(error)))) from None
-    if isinstance(listed, Failure):
-        reason = one_line(service.redact(listed.error.message))
+    if isinstance(found, Failure):
+        reason = one_line(service.redact(found.error.message))
         raise UsageError(f"{service.name} does not answer ({reason}); {service.connection_hint}")
-    return listed
+    return found
 
 
 def _keyless_client(url: str, timeout: float) -> openai.AsyncOpenAI:

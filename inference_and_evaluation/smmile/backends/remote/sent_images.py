@@ -202,6 +202,8 @@ def _read_header(image: StoredImage, rules: ImageRules) -> _Header:
 
 def _is_plain(pil_image: Image.Image, image: StoredImage) -> bool:
     """Whether every viewer shows it as `decode_rgb` does: 8-bit RGB or grey, upright, opaque, one frame."""
+    if pil_image.format == "PNG":
+        pil_image.load()  # what follows its pixels counts too
     return (
         pil_image.mode in ("RGB", "L")
         and not pil_image.has_transparency_data
