@@ -6,15 +6,25 @@ import argparse
 import gc
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from smmile import cli
 from smmile.backends.interface import Backend
-from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, find_checkpoint, revision_of
+from smmile.backends.local.adapters import find_adapter
+from smmile.backends.local.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_label,
+    find_checkpoint,
+    revision_of,
+)
 from smmile.backends.local.decoding import Decoding, DecodingSettings
 from smmile.backends.local.inputs import InputSettings
 from smmile.backends.local.loading import Dtype, LoadSettings
+from smmile.backends.local.quantization import QUANTIZATIONS
+from smmile.backends.local.templates import read_template
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
 from smmile.inference.ranks import Rank
@@ -64,6 +74,16 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
             f"warning: {', '.join(models)} are all run with {cli.shown_path(args.model_path)}",
             file=sys.stderr,
         )
+    for flag in ("quantization", "adapter", "chat_template"):
+        if args.server is not None and getattr(args, flag) is not None:
+            shown = flag.replace("_", "-")
+            raise UsageError(f"--{shown} is for models loaded here; give it to the server instead")
+    if args.chat_template is not None:
+        chosen = read_template(args.chat_template)
+        inputs = replace(family.inputs, chat_template=chosen.text, template_name=chosen.name)
+        family = replace(family, inputs=inputs)
+    if args.adapter is not None:
+        models = _with_adapter(args, models)
     codes = []
     for name, checkpoint in models.items():
         try:
@@ -83,7 +103,7 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
 def _specification(
     args: argparse.Namespace, family: Family, name: str, checkpoint: str | Path
 ) -> RunSpecification:
-    label = checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
+    label = checkpoint_label(checkpoint)
     decoding = DecodingSettings(family.decoding, args.max_new_tokens, args.seed)
     generation: dict[str, object] = {
         "images": IMAGE_DECODING,
@@ -120,13 +140,28 @@ def _specification(
 
     rank = Rank.from_environment()
     loading = LoadSettings(
-        family.dtype, args.dtype, args.attn, device_share=(rank.local_index, rank.local_count)
+        family.dtype,
+        args.dtype,
+        args.attn,
+        args.quantization,
+        device_share=(rank.local_index, rank.local_count),
     )
+    if args.chat_template is not None:
+        generation["chat_template"] = read_template(args.chat_template).label
+    if args.adapter is not None:
+        generation["adapter"] = checkpoint_label(args.adapter)
+    optional = [] if args.adapter is None else ["peft"]
+    if args.quantization is not None:
+        optional.append(QUANTIZATIONS[args.quantization].package)
 
     def load(context: RunContext) -> Backend:
         from smmile.backends.local.model import LocalModel, LocalSettings
 
-        found = find_checkpoint(checkpoint, context.revision)
+        revision, _, adapter_revision = (context.revision or "").partition("+")
+        adapter = None
+        if args.adapter is not None:
+            adapter = find_adapter(args.adapter, adapter_revision or None)
+        found = replace(find_checkpoint(checkpoint, revision or None), adapter=adapter)
         _check_type(family, found)
         settings = LocalSettings(
             loading,
@@ -142,10 +177,25 @@ def _specification(
         recipe=family.recipe,
         connect=load,
         checkpoint=label,
-        find_revision=lambda: revision_of(checkpoint),
+        find_revision=lambda: _revision(checkpoint, args.adapter),
         generation=generation | loading.as_data(),
-        packages=_PACKAGES,
+        packages=(*_PACKAGES, *filter(find_spec, optional)),
     )
+
+
+def _with_adapter(args: argparse.Namespace, models: Mapping[str, str | Path]) -> Mapping[str, str | Path]:
+    """The one model with the adapter's name in its own, unless --name gives another. Raises UsageError."""
+    if len(models) > 1:
+        raise UsageError("--adapter is for one model; choose one")
+    [(name, checkpoint)] = models.items()
+    return models if args.name is not None else {f"{name}-{checkpoint_label(args.adapter)}": checkpoint}
+
+
+def _revision(checkpoint: str | Path, adapter: str | Path | None) -> str | None:
+    """The version of a checkpoint, with that of its adapter after a plus; None if one is unknown."""
+    versions = [revision_of(item) for item in (checkpoint, adapter) if item is not None]
+    known = [version for version in versions if version is not None]
+    return "+".join(known) if len(known) == len(versions) else None
 
 
 def _check_type(family: Family, checkpoint: Checkpoint) -> None:

@@ -10,6 +10,7 @@ from smmile import compat
 from smmile.backends.interface import Request
 from smmile.backends.local.batching import InvalidRequestError
 from smmile.backends.local.checkpoints import CheckpointError
+from smmile.backends.local.templates import named_template
 from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line
 from smmile.prompting.conversation import Conversation, ImagePart
@@ -19,10 +20,11 @@ from smmile.prompting.conversation import Conversation, ImagePart
 class InputSettings:
     """How conversations become token ids and pixels; the defaults are the checkpoint's own.
 
-    `chat_template` replaces the checkpoint's.
+    `chat_template` replaces the checkpoint's; `template_name` chooses one of several that it has.
     """
 
     chat_template: str | None = None
+    template_name: str | None = None
 
     def as_data(self) -> dict[str, object]:
         """The settings that differ from the defaults, as recorded; they are part of a run's identity."""
@@ -44,6 +46,9 @@ class ModelInputs:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
         if settings.chat_template is not None:
             processor.chat_template = settings.chat_template
+        else:
+            templates = processor.chat_template
+            processor.chat_template = named_template(name, templates, settings.template_name)
         if not processor.chat_template:
             raise CheckpointError(f"checkpoint {name} has no chat template to write prompts with")
         self._check_template(name)

@@ -1,0 +1,162 @@
+"""Weights of fewer bits: those of quantized checkpoints, and those quantized while they are loaded."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from smmile import compat
+from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, Stored
+from smmile.errors import UsageError, one_line, pluralize
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """A way to quantize weights while they are loaded.
+
+    `package` is the library that does it; `bits` what a weight takes in memory, scales included.
+    """
+
+    package: str
+    bits: float
+
+
+# Those that run on CPUs as well, where tests can run them.
+QUANTIZATIONS: dict[str, Quantization] = {
+    "bnb-8bit": Quantization("bitsandbytes", 8),
+    "bnb-4bit": Quantization("bitsandbytes", 4.5),
+    "torchao-int8": Quantization("torchao", 8),
+    "torchao-fp8": Quantization("torchao", 8),
+}
+
+# Tensors that stay as they are: tables of embeddings, the output layer, and experts, which transformers
+# keeps in parameters that are no linear layers.
+_NOT_QUANTIZED = re.compile(r"emb|wte|wpe|head\.weight|experts|router|shared\.weight", re.IGNORECASE)
+# Values without which stored weights cannot be read; a scale of keys and values is none of them.
+_WEIGHT_SCALES = re.compile(r"weight_scale|weight_zero_point|absmax|quant_state")
+# FP8 formats that transformers turns back into floats where the device cannot compute with them.
+_FP8 = ("fp8", "mxfp8")
+_FP8_CAPABILITY = (8, 9)
+
+
+def check_quantization(name: str | None, checkpoint: Checkpoint) -> None:
+    """Raise if `checkpoint` cannot be loaded with the quantization `name` (None: as it is stored).
+
+    Raises:
+        UsageError: A package is missing.
+        CheckpointError: The checkpoint is quantized already, or in a way that transformers would ignore.
+    """
+    stored = checkpoint.quantization
+    if name is not None:
+        if stored is not None:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name} is quantized already ({_method(stored)}); leave out "
+                f"--quantization {name}"
+            )
+        package = QUANTIZATIONS[name].package
+        if find_spec(package) is None:
+            raise UsageError(
+                f"--quantization {name} needs the package {package}: pip install '.[quantization]' in the "
+                "suite's folder"
+            )
+    if stored is not None and not compat.knows_quantization(stored):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is quantized with {_method(stored)}, which this version of "
+            "transformers does not support; use its unquantized version or a server (--server)"
+        )
+    packed = [key for key, tensor in checkpoint.tensors.items() if _is_packed_weight(key, tensor)]
+    if stored is None and packed:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} holds {pluralize(len(packed), 'quantized weight')} "
+            f"({one_line(packed[0], 100)}: {one_line(checkpoint.tensors[packed[0]].dtype, 20)}), but its "
+            "config.json has no quantization_config that says how to read them; use its unquantized "
+            "version or a server (--server)"
+        )
+
+
+def loaded_bytes(
+    checkpoint: Checkpoint, quantization: str | None, itemsize: int, capability: tuple[int, int] | None
+) -> int:
+    """The bytes that the weights take once loaded.
+
+    `itemsize` is the bytes of a weight in the run's dtype, and `capability` the lowest compute capability
+    of the CUDA GPUs (None: no GPU). Which weights are quantized while loading is guessed from their names.
+    """
+    if checkpoint.quantization is not None and not _is_dequantized(checkpoint, capability):
+        return sum(
+            tensor.elements * itemsize if tensor.is_plain else tensor.size
+            for tensor in checkpoint.tensors.values()
+        )
+    bits = 8.0 * itemsize if quantization is None else QUANTIZATIONS[quantization].bits
+    return int(
+        sum(
+            tensor.elements * (bits / 8 if _is_linear(key, tensor) else itemsize)
+            for key, tensor in checkpoint.tensors.items()
+        )
+    )
+
+
+def form_of_weights(
+    checkpoint: Checkpoint, quantization: str | None, dtype: str, capability: tuple[int, int] | None
+) -> str:
+    """How the weights lie in memory once loaded, for messages: bfloat16, bnb-4bit, fp8."""
+    if checkpoint.quantization is not None and not _is_dequantized(checkpoint, capability):
+        return _method(checkpoint.quantization)
+    return quantization or dtype
+
+
+def _is_dequantized(checkpoint: Checkpoint, capability: tuple[int, int] | None) -> bool:
+    stored = checkpoint.quantization
+    return stored is not None and _method(stored) in _FP8 and (capability or (0, 0)) < _FP8_CAPABILITY
+
+
+def quantization_config(name: str, dtype: torch.dtype) -> Any:
+    """The configuration of the quantization `name` for `from_pretrained`, computing in `dtype`."""
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # they advise at every batch
+        logging.getLogger(library).setLevel(logging.ERROR)
+    if name == "bnb-8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if name == "bnb-4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
+    kinds = {"torchao-int8": Int8WeightOnlyConfig, "torchao-fp8": Float8WeightOnlyConfig}
+    return TorchAoConfig(kinds[name]())
+
+
+def unread_scales(unexpected: Iterable[str]) -> list[str]:
+    """Those of the `unexpected` keys of a checkpoint without which its quantized weights are misread."""
+    return [key for key in unexpected if _WEIGHT_SCALES.search(key)]
+
+
+def quantization_in_effect(checkpoint: Checkpoint, model: Any) -> str | None:
+    """How the weights of a loaded model are quantized, as recorded; None if they are not."""
+    stored = checkpoint.quantization
+    if stored is None:
+        return None
+    effective = getattr(model.config, "quantization_config", None)
+    is_plain = effective is None or getattr(effective, "dequantize", False)
+    return f"{_method(stored)}, dequantized" if is_plain else _method(stored)
+
+
+def _method(stored: Any) -> str:
+    return one_line(stored.get("quant_method") or "an unnamed method", 40)
+
+
+def _is_linear(key: str, tensor: Stored) -> bool:
+    return len(tensor.shape) == 2 and key.endswith(".weight") and not _NOT_QUANTIZED.search(key)
+
+
+def _is_packed_weight(key: str, tensor: Stored) -> bool:
+    return key.endswith("weight") and not tensor.is_plain
