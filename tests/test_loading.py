@@ -189,6 +189,26 @@ def test_quantized_weights_count_as_stored_and_others_in_the_runs_dtype(tiny: Ti
     ]  # fmt: skip
 
 
+def test_weights_that_the_first_forward_pass_decompresses_count_in_the_runs_dtype(tmp_path: Path) -> None:
+    """What transformers does with the formats of compressed-tensors, but for FP8 on GPUs that have it."""
+
+    def size(capability: tuple[int, int], tensors: dict[str, Stored], *kinds: tuple[str, int]) -> int:
+        groups = {
+            str(place): {"weights": {"type": kind, "num_bits": bits}}
+            for place, (kind, bits) in enumerate(kinds)
+        }
+        config = {"quant_method": "compressed-tensors", "config_groups": groups}
+        found = Checkpoint("x", tmp_path, {"quantization_config": config}, tensors)
+        return loaded_bytes(found, None, 2, capability)
+
+    fp8 = {"weight": Stored((64, 64), "F8_E4M3"), "weight_scale": Stored((64, 1), "BF16")}
+    assert size((9, 0), fp8, ("float", 8)) == 64 * 64 + 2 * 64
+    assert size((8, 0), fp8, ("float", 8)) == 2 * (64 * 64 + 64)
+    packed = {"weight_packed": Stored((64, 8), "I32")}
+    assert size((9, 0), packed, ("int", 4)) == 2 * 64 * 64
+    assert size((9, 0), fp8, ("float", 8), ("int", 4)) == 2 * (2 * 64 * 64 + 64)  # at most
+
+
 def test_a_checkpoint_that_fits_only_as_it_is_stored_is_not_refused(tiny: Tiny, tmp_path: Path) -> None:
     """Its message has the size as stored."""
     folder = quantized(tiny("llava_llama"), tmp_path / "fp8")

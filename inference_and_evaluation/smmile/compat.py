@@ -119,7 +119,8 @@ def flash_support(model_type: str) -> FlashSupport | None:
     if not isinstance(name, str):
         return None
     kind = getattr(transformers, name)
-    return FlashSupport(kind._supports_flash_attn, tuple(kind._compatible_flash_implementations or ()))
+    supported = getattr(kind, "_supports_flash_attn", False)  # placeholders of missing packages have none
+    return FlashSupport(supported, tuple(getattr(kind, "_compatible_flash_implementations", None) or ()))
 
 
 def is_flash_installed(attention: str) -> bool:

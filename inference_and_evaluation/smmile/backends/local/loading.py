@@ -207,10 +207,11 @@ def load_model(
     is_original = llava_original.is_original_llava(checkpoint.config)
     choices = _attention_choices(checkpoint, dtype, hardware, settings)
     loading: dict[str, Any] = {"dtype": dtype} | hardware.placement
-    if settings.quantization is not None:
-        loading["quantization_config"] = quantization_config(settings.quantization, dtype)
     for choice in choices:
         try:
+            config = quantization_config(settings.quantization, checkpoint, dtype)
+            if config is not None:
+                loading["quantization_config"] = config
             if is_original:
                 model = llava_original.load_original_llava_model(
                     checkpoint.folder, attn_implementation=choice, **loading
@@ -226,7 +227,9 @@ def load_model(
         if checkpoint.adapter is not None:
             add_adapter(model, checkpoint.adapter, _loading_errors())
         effective: dict[str, object] = {"attention": compat.attention_in_effect(model)}
-        quantization = settings.quantization or quantization_in_effect(checkpoint, model)
+        quantization = settings.quantization or quantization_in_effect(
+            checkpoint, model, hardware.capability
+        )
         if quantization is not None:
             effective["quantization"] = quantization
         return model.eval(), effective

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -41,9 +41,11 @@ QUANTIZATIONS: dict[str, Quantization] = {
 _NOT_QUANTIZED = re.compile(r"emb|wte|wpe|head\.weight|experts|router|shared\.weight", re.IGNORECASE)
 # Values without which stored weights cannot be read; a scale of keys and values is none of them.
 _WEIGHT_SCALES = re.compile(r"weight_scale|weight_zero_point|absmax|quant_state")
-# FP8 formats that transformers turns back into floats where the device cannot compute with them.
+# transformers turns FP8 weights back into floats on GPUs older than this, and on CPUs.
 _FP8 = ("fp8", "mxfp8")
 _FP8_CAPABILITY = (8, 9)
+# All other formats of this library are turned back into floats by the first forward pass.
+_COMPRESSED = "compressed-tensors"
 
 
 def check_quantization(name: str | None, checkpoint: Checkpoint) -> None:
@@ -94,6 +96,13 @@ def loaded_bytes(
             tensor.elements * itemsize if tensor.is_plain else tensor.size
             for tensor in checkpoint.tensors.values()
         )
+    if checkpoint.quantization is not None:
+        bits_per_weight = _bits_per_weight(checkpoint.quantization)
+        weights = (
+            tensor.elements if tensor.is_plain else tensor.size * 8 // bits_per_weight
+            for tensor in checkpoint.tensors.values()
+        )
+        return itemsize * sum(weights)
     bits = 8.0 * itemsize if quantization is None else QUANTIZATIONS[quantization].bits
     return int(
         sum(
@@ -114,13 +123,44 @@ def form_of_weights(
 
 def _is_dequantized(checkpoint: Checkpoint, capability: tuple[int, int] | None) -> bool:
     stored = checkpoint.quantization
-    return stored is not None and _method(stored) in _FP8 and (capability or (0, 0)) < _FP8_CAPABILITY
+    if stored is None:
+        return False
+    if _method(stored) in _FP8 or _is_compressed_fp8(stored):
+        return (capability or (0, 0)) < _FP8_CAPABILITY
+    return _method(stored) == _COMPRESSED
 
 
-def quantization_config(name: str, dtype: torch.dtype) -> Any:
-    """The configuration of the quantization `name` for `from_pretrained`, computing in `dtype`."""
-    from transformers import BitsAndBytesConfig, TorchAoConfig
+def _is_compressed_fp8(stored: Mapping[str, Any]) -> bool:
+    kinds = {(group.get("type"), group.get("num_bits")) for group in _weight_groups(stored)}
+    return _method(stored) == _COMPRESSED and kinds == {("float", 8)}
 
+
+def _bits_per_weight(stored: Mapping[str, Any]) -> int:
+    """The fewest bits of a stored weight."""
+    found = [group.get("num_bits") for group in _weight_groups(stored)]
+    return min([bits for bits in found if isinstance(bits, int) and bits > 0], default=8)
+
+
+def _weight_groups(stored: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the config of compressed-tensors says about the weights of each group of layers."""
+    groups = stored.get("config_groups")
+    parts = groups.values() if isinstance(groups, dict) else ()
+    weights = [part.get("weights") for part in parts if isinstance(part, dict)]
+    return [group for group in weights if isinstance(group, dict)]
+
+
+def quantization_config(name: str | None, checkpoint: Checkpoint, dtype: torch.dtype) -> Any | None:
+    """The configuration for `from_pretrained` of the quantization `name`, computing in `dtype`.
+
+    Without a name that of a quantized checkpoint, if it has to be adapted, else None.
+    """
+    from transformers import BitsAndBytesConfig, CompressedTensorsConfig, TorchAoConfig
+
+    stored = checkpoint.quantization
+    if name is None:
+        if stored is None or not _is_compressed_fp8(stored):
+            return None
+        return CompressedTensorsConfig(use_optimized_inference=True)  # keep FP8 where the GPU can use it
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # they advise at every batch
         logging.getLogger(library).setLevel(logging.ERROR)
     if name == "bnb-8bit":
@@ -140,17 +180,20 @@ def unread_scales(unexpected: Iterable[str]) -> list[str]:
     return [key for key in unexpected if _WEIGHT_SCALES.search(key)]
 
 
-def quantization_in_effect(checkpoint: Checkpoint, model: Any) -> str | None:
+def quantization_in_effect(
+    checkpoint: Checkpoint, model: Any, capability: tuple[int, int] | None
+) -> str | None:
     """How the weights of a loaded model are quantized, as recorded; None if they are not."""
     stored = checkpoint.quantization
     if stored is None:
         return None
     effective = getattr(model.config, "quantization_config", None)
     is_plain = effective is None or getattr(effective, "dequantize", False)
+    is_plain |= _is_dequantized(checkpoint, capability)
     return f"{_method(stored)}, dequantized" if is_plain else _method(stored)
 
 
-def _method(stored: Any) -> str:
+def _method(stored: Mapping[str, Any]) -> str:
     return one_line(stored.get("quant_method") or "an unnamed method", 40)
 
 
