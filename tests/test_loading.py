@@ -96,13 +96,13 @@ def choices(requested: str, model_type: str = "llava", **machine: Any) -> tuple[
 
 
 @pytest.fixture
-def flash_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the packages of flash attention and hub kernels were installed; they need a GPU."""
     monkeypatch.setattr(compat, "is_flash_installed", lambda _attention: True)
     monkeypatch.setattr(compat, "missing_kernels_package", lambda: None)
 
 
-@pytest.mark.usefixtures("flash_installed")
+@pytest.mark.usefixtures("gpu_packages")
 def test_auto_takes_flash_attention_where_it_computes_the_same() -> None:
     assert choices("auto") == ("flash_attention_2", "sdpa", "eager")
     assert choices("auto", "qwen2_5_vl") == ("flash_attention_2", "sdpa", "eager")
@@ -114,7 +114,7 @@ def test_auto_takes_flash_attention_where_it_computes_the_same() -> None:
     assert gpt_oss == ("sdpa", "eager")  # transformers would fetch a kernel from the hub in its place
 
 
-@pytest.mark.usefixtures("flash_installed")
+@pytest.mark.usefixtures("gpu_packages")
 def test_an_implementation_asked_for_is_taken_or_refused() -> None:
     kernel = "kernels-community/flash-attn3"
     for attention in ("sdpa", "eager", "flash_attention_2", "flash_attention_3", kernel):
@@ -184,6 +184,9 @@ def test_quantized_weights_count_as_stored_and_others_in_the_runs_dtype(tiny: Ti
     assert loaded_bytes(fp8, None, 2, (9, 0)) == weights + 2 * rest
     # Devices that cannot compute in FP8 get the weights in the run's dtype.
     assert loaded_bytes(fp8, None, 2, (8, 0)) == loaded_bytes(fp8, None, 2, None) == 2 * (weights + rest)
+    blocks = {"experts.weight_blocks": Stored((8, 4, 16), "U8")}  # two weights each
+    mxfp4 = Checkpoint("x", tmp_path, {"quantization_config": {"quant_method": "mxfp4"}}, blocks)
+    assert loaded_bytes(mxfp4, None, 2, None) == 2 * 2 * 8 * 4 * 16
     assert [Stored((4, 6), dtype).size for dtype in ("I32", "U8", "F4", "BOOL", "BF16")] == [
         96, 24, 12, 24, 48,
     ]  # fmt: skip
@@ -209,6 +212,7 @@ def test_weights_that_the_first_forward_pass_decompresses_count_in_the_runs_dtyp
     assert size((9, 0), fp8, ("float", 8), ("int", 4)) == 2 * (2 * 64 * 64 + 64)  # at most
 
 
+@pytest.mark.usefixtures("gpu_packages")
 def test_a_checkpoint_that_fits_only_as_it_is_stored_is_not_refused(tiny: Tiny, tmp_path: Path) -> None:
     """Its message has the size as stored."""
     folder = quantized(tiny("llava_llama"), tmp_path / "fp8")
@@ -223,6 +227,15 @@ def test_a_checkpoint_that_fits_only_as_it_is_stored_is_not_refused(tiny: Tiny, 
     small = Hardware("cuda", ("GPU",), {0: size}, (9, 0))
     with pytest.raises(CheckpointError, match="GiB of weights in fp8"):
         check_loadable(found, torch.bfloat16, small, settings)
+
+
+def test_fp8_on_a_gpu_that_has_it_needs_kernels_of_the_hub(tiny: Tiny, tmp_path: Path) -> None:
+    """Otherwise transformers would fail at each request."""
+    found = find_checkpoint(quantized(tiny("llava_llama"), tmp_path / "fp8"), None)
+    with pytest.raises(CheckpointError, match=r"needs the package kernels on this GPU: pip install"):
+        check_quantization(None, found, (9, 0))
+    check_quantization(None, found, (8, 0))
+    check_quantization(None, found, None)
 
 
 def test_an_fp8_checkpoint_is_read_with_its_scales(tiny: Tiny, tmp_path: Path) -> None:
@@ -310,7 +323,7 @@ def test_a_missing_package_for_quantization_is_named(tiny: Tiny, monkeypatch: py
     found = find_checkpoint(tiny("llava_llama"), None)
     for name, kind in QUANTIZATIONS.items():
         with pytest.raises(UsageError, match=rf"--quantization {name} needs the package {kind.package}"):
-            check_quantization(name, found)
+            check_quantization(name, found, None)
 
 
 def test_the_flag_offers_the_quantizations_that_there_are(tiny: Tiny, tmp_path: Path) -> None:

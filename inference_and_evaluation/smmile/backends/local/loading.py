@@ -127,7 +127,7 @@ def check_loadable(
     Raises UsageError if the machine lacks something that `settings` need, and CheckpointError if the
     weights do not fit into memory, with sizes, or the checkpoint cannot be loaded so.
     """
-    check_quantization(settings.quantization, checkpoint)
+    check_quantization(settings.quantization, checkpoint, hardware.capability)
     _attention_choices(checkpoint, dtype, hardware, settings)
     weights = loaded_bytes(checkpoint, settings.quantization, dtype.itemsize, hardware.capability)
     free = sum(hardware.free.values())
@@ -293,7 +293,7 @@ def _loading_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError),
-        StrictDataclassError,
+        *(AssertionError, StrictDataclassError),
     )
 
 

@@ -41,15 +41,19 @@ QUANTIZATIONS: dict[str, Quantization] = {
 _NOT_QUANTIZED = re.compile(r"emb|wte|wpe|head\.weight|experts|router|shared\.weight", re.IGNORECASE)
 # Values without which stored weights cannot be read; a scale of keys and values is none of them.
 _WEIGHT_SCALES = re.compile(r"weight_scale|weight_zero_point|absmax|quant_state")
-# transformers turns FP8 weights back into floats on GPUs older than this, and on CPUs.
+# transformers turns these weights back into floats on GPUs older than this, and on CPUs.
 _FP8 = ("fp8", "mxfp8")
-_FP8_CAPABILITY = (8, 9)
+_FP8_CAPABILITY, _MXFP4_CAPABILITY = (8, 9), (7, 5)
 # All other formats of this library are turned back into floats by the first forward pass.
 _COMPRESSED = "compressed-tensors"
 
 
-def check_quantization(name: str | None, checkpoint: Checkpoint) -> None:
+def check_quantization(
+    name: str | None, checkpoint: Checkpoint, capability: tuple[int, int] | None
+) -> None:
     """Raise if `checkpoint` cannot be loaded with the quantization `name` (None: as it is stored).
+
+    `capability` is the lowest compute capability of the CUDA GPUs (None: no GPU).
 
     Raises:
         UsageError: A package is missing.
@@ -72,6 +76,12 @@ def check_quantization(name: str | None, checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"checkpoint {checkpoint.name} is quantized with {_method(stored)}, which this version of "
             "transformers does not support; use its unquantized version or a server (--server)"
+        )
+    is_fp8 = stored is not None and _method(stored) in _FP8 and not _is_dequantized(checkpoint, capability)
+    if is_fp8 and (missing := compat.missing_kernels_package()):  # else an error at the first request
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is quantized in FP8, which needs the package kernels on "
+            f"this GPU: pip install '{missing}'"
         )
     packed = [key for key, tensor in checkpoint.tensors.items() if _is_packed_weight(key, tensor)]
     if stored is None and packed:
@@ -127,18 +137,22 @@ def _is_dequantized(checkpoint: Checkpoint, capability: tuple[int, int] | None) 
         return False
     if _method(stored) in _FP8 or _is_compressed_fp8(stored):
         return (capability or (0, 0)) < _FP8_CAPABILITY
+    if _method(stored) == "mxfp4":
+        is_old = (capability or (0, 0)) < _MXFP4_CAPABILITY
+        return is_old or compat.missing_kernels_package() is not None
     return _method(stored) == _COMPRESSED
 
 
 def _is_compressed_fp8(stored: Mapping[str, Any]) -> bool:
-    kinds = {(group.get("type"), group.get("num_bits")) for group in _weight_groups(stored)}
-    return _method(stored) == _COMPRESSED and kinds == {("float", 8)}
+    kinds = [(group.get("type"), group.get("num_bits")) for group in _weight_groups(stored)]
+    return _method(stored) == _COMPRESSED and bool(kinds) and all(kind == ("float", 8) for kind in kinds)
 
 
 def _bits_per_weight(stored: Mapping[str, Any]) -> int:
     """The fewest bits of a stored weight."""
     found = [group.get("num_bits") for group in _weight_groups(stored)]
-    return min([bits for bits in found if isinstance(bits, int) and bits > 0], default=8)
+    default = 4 if _method(stored) == "mxfp4" else 8
+    return min([bits for bits in found if isinstance(bits, int) and bits > 0], default=default)
 
 
 def _weight_groups(stored: Mapping[str, Any]) -> list[Mapping[str, Any]]:
