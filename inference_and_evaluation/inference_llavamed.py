@@ -22,16 +22,14 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
 
     from smmile.backends.local.inputs import InputSettings
     from smmile.backends.local.llava_original import MISTRAL_INSTRUCT
-    from smmile.errors import UsageError
+    from smmile.backends.local.templates import ChatTemplate
     from smmile.inference.local_models import Family, run_family
 
-    if args.published_truncation and args.server is not None:
-        raise UsageError("--published-truncation is not for servers, which cut nothing; leave out --server")
     family = Family(
         model_types=("llava_mistral", "llava"),
         dtype="float16",
         inputs=InputSettings(
-            chat_template=MISTRAL_INSTRUCT, published_truncation=args.published_truncation
+            template=ChatTemplate(text=MISTRAL_INSTRUCT), published_truncation=args.published_truncation
         ),
     )
     return run_family(args, family, {"llavamed": "microsoft/llava-med-v1.5-mistral-7b"})

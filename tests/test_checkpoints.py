@@ -107,6 +107,51 @@ def test_a_folders_revision_follows_its_weights(tiny: Tiny, tmp_path: Path) -> N
     assert revision_of(tmp_path / "none") is None
 
 
+def fetched(hub: FakeHub, tmp_path: Path, find: str) -> list[str]:
+    """The words that Python code prints that fetches from `hub`; printed again without it."""
+    import sys
+
+    code = f"from smmile.backends.local import adapters, checkpoints\n{find}"
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    online = run_command([sys.executable, "-c", code], **settings)
+    assert online.code == 0, online.err
+    offline = run_command([sys.executable, "-c", code], **settings | {"HF_HUB_OFFLINE": "1"})
+    assert offline.out == online.out, offline.err
+    return online.out.split()
+
+
+def test_what_is_downloaded_of_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    """Its named chat templates too, which the hub keeps in a folder; nothing that can run code."""
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny("gemma3"), folder)
+    needed = {file.name for file in folder.iterdir()}
+    extra = ["additional_chat_templates/rag.jinja", "video_preprocessor_config.json", "tekken.json"]
+    for name in [*extra, "original/params.json", "modeling_own.py", "a.bin", "README.md"]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    with running(FakeHub(MODEL, folder, kind="models")) as hub:
+        find = f"""
+folder = checkpoints.find_checkpoint({MODEL!r}, {SHA!r}).folder
+print(*(file.relative_to(folder) for file in folder.rglob("*") if file.is_file()))"""
+        assert set(fetched(hub, tmp_path, find)) == needed | set(extra)
+
+
+def test_an_adapter_of_the_hub_is_downloaded_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (folder / "optimizer.pt").write_bytes(b"x")
+    with running(FakeHub("me/lora", folder, kind="models")) as hub:
+        find = """
+revision = checkpoints.revision_of("me/lora")
+print(revision, *sorted(file.name for file in adapters.find_adapter("me/lora", revision).iterdir()))"""
+        words = fetched(hub, tmp_path, find)
+    assert words == [SHA, "adapter_config.json", "adapter_model.safetensors"]
+
+
 def test_the_number_of_weights_is_the_files(tiny: Tiny) -> None:
     from safetensors.torch import load_file
 

@@ -238,6 +238,57 @@ def test_a_renamed_checkpoint_is_saved_under_its_new_names(tiny: Tiny, tmp_path:
     assert hasattr(plain, "_weight_conversions"), "transformers keeps the renaming elsewhere now"
 
 
+def test_architectures_with_masks_that_flash_attention_drops_are_those_listed() -> None:
+    """Read from the modeling code: whatever adds to the causal mask, in a model or in its parts."""
+    import transformers
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_MAPPING_NAMES,
+    )
+
+    from smmile.backends.local.attention import MASKED
+
+    def adds_to_the_mask(name: object) -> bool:
+        module = inspect.getmodule(getattr(transformers, str(name)))
+        code = inspect.getsource(module) if module else ""
+        return re.search(r"\b(or_mask_function|and_mask_function|block_sequence_ids)\b", code) is not None
+
+    def parts(model: str) -> set[object]:
+        config = getattr(transformers, model).config_class
+        default = config() if config.sub_configs else None
+        found = [getattr(default, name, None) for name in config.sub_configs]
+        return {MODEL_MAPPING_NAMES.get(part.model_type) for part in found if part is not None}
+
+    masked = {
+        model_type
+        for model_type, model in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items()
+        if any(map(adds_to_the_mask, {model, *parts(model)} - {None}))
+    }
+    assert masked == set(MASKED), "update MASKED in smmile/backends/local/attention.py"
+
+
+def test_what_transformers_states_about_flash_attention() -> None:
+    assert compat.flash_support("llava") == compat.FlashSupport(True, ())
+    assert compat.flash_support("mllama") == compat.FlashSupport(False, ())
+    gpt_oss = compat.flash_support("gpt_oss")
+    assert gpt_oss is not None
+    assert gpt_oss.only
+    assert "flash_attention_2" not in gpt_oss.only
+    assert compat.flash_support("no_such_model") is None
+    assert not compat.is_flash_installed("flash_attention_2")
+    assert not compat.is_flash_installed("flash_attention_3")
+    assert re.fullmatch(r"kernels>=[\d.]+,<[\d.]+", compat.missing_kernels_package() or "")
+
+
+def test_transformers_itself_knows_no_more_quantizations() -> None:
+    """One that it does not know is ignored, with a warning."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    for config in ({"quant_method": "fp8"}, {"quant_method": "modelopt"}, {"load_in_4bit": True}):
+        assert compat.knows_quantization(config) is AutoHfQuantizer.supports_quant_method(config)
+    assert not compat.knows_quantization({})
+
+
 def test_a_sentencepiece_models_vocabulary_and_merges(tiny: Tiny) -> None:
     from sentencepiece import SentencePieceProcessor
 

@@ -25,6 +25,7 @@ from smmile.backends.local.llava_original import (
     load_original_llava_model,
     load_original_llava_processor,
 )
+from smmile.backends.local.templates import ChatTemplate
 from smmile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def published_size(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     """Makes the script's inputs for images of the published size, 336 pixels: 576 tokens each."""
     folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("published") / "size"))
     change_config(folder, mm_vision_tower="openai/clip-vit-large-patch14-336")
-    settings = InputSettings(chat_template=MISTRAL_INSTRUCT)
+    settings = InputSettings(template=ChatTemplate(text=MISTRAL_INSTRUCT))
     return ModelInputs("tiny", load_original_llava_processor(folder), settings, None, 512)
 
 

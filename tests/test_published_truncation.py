@@ -25,6 +25,7 @@ from smmile.backends.local.llava_original import (
 )
 from smmile.backends.local.loading import LoadSettings
 from smmile.backends.local.model import LocalModel, LocalSettings
+from smmile.backends.local.templates import ChatTemplate
 from smmile.prompting.conversation import Conversation, ImagePart, TextPart, Turn
 from tiny_checkpoints import change_json
 
@@ -51,7 +52,7 @@ def answers(folder: Path, batch_size: int, asked: Sequence[Request], **inputs: A
     settings = LocalSettings(
         LoadSettings("float32"),
         DecodingSettings("greedy", NEW_TOKENS, 42),
-        InputSettings(chat_template=MISTRAL_INSTRUCT, **inputs),
+        InputSettings(template=ChatTemplate(text=MISTRAL_INSTRUCT), **inputs),
         batch_size=batch_size,
         verbose=False,
     )

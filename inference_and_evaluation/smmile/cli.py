@@ -297,9 +297,25 @@ def add_local_model_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--attn",
-        **any_case("auto", "flash_attention_2", "sdpa", "eager"),
+        type=_attention,
         default="auto",
-        help="attention implementation; auto uses flash attention if installed",
+        metavar="NAME",
+        help="attention implementation: auto, flash_attention_2, flash_attention_3, sdpa, eager or a hub "
+        "kernel such as kernels-community/flash-attn3; auto uses flash attention 2 if installed",
+    )
+    group.add_argument(
+        "--quantization",
+        **any_case("bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"),
+        help="quantize the weights while loading (default: as stored)",
+    )
+    group.add_argument(
+        "--adapter", type=_adapter, metavar="ID|DIR", help="put this LoRA adapter on top (default: none)"
+    )
+    group.add_argument(
+        "--chat-template",
+        type=_chat_template,
+        metavar="NAME|FILE",
+        help="one of the checkpoint's named chat templates, or a Jinja file (default: its default)",
     )
     for flag, what in (("--min-pixels", "enlarge images below"), ("--max-pixels", "shrink images above")):
         group.add_argument(
@@ -566,6 +582,32 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def _attention(text: str) -> str:
+    if re.fullmatch(r"kernels-community/[\w.-]+(@[\w.-]+)?(:\w+)?", text):
+        return text
+    try:
+        return one_of("auto", "flash_attention_2", "flash_attention_3", "sdpa", "eager")(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor a kernel of kernels-community") from None
+
+
+def _adapter(text: str) -> str | Path:
+    folder = Path(text)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) or ".." in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor a hub id such as org/name")
+    return text
+
+
+def _chat_template(text: str) -> str | Path:
+    if Path(text).is_file():
+        return Path(text)
+    if not re.fullmatch(r"[\w-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a file nor the name of a chat template")
+    return text
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:

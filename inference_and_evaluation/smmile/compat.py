@@ -6,7 +6,8 @@ Each function says why it is needed. `SEEN_WITH` holds the versions that they we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,6 +92,79 @@ def ignoring_escaped_placeholders(kind: Any) -> Any:
 
     checks = {"validate_inputs": validate_inputs, "_check_special_mm_tokens": check_special_tokens}
     return type(kind.__name__, (kind,), checks)
+
+
+@dataclass(frozen=True)
+class FlashSupport:
+    """Whether an architecture supports flash attention, and by which implementations only (empty: any)."""
+
+    supported: bool
+    only: tuple[str, ...]
+
+
+def flash_support(model_type: str) -> FlashSupport | None:
+    """What transformers states about flash attention for an architecture; None for an unknown type.
+
+    Why: transformers checks this for flash packages alone, not for hub kernels, and replaces an
+    implementation that the architecture does not list by one from the hub. Uses `_supports_flash_attn` and
+    `_compatible_flash_implementations` of the model classes.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_MAPPING_NAMES,
+    )
+
+    name = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type) or MODEL_MAPPING_NAMES.get(model_type)
+    if not isinstance(name, str):
+        return None
+    kind = getattr(transformers, name)
+    supported = getattr(kind, "_supports_flash_attn", False)  # placeholders of missing packages have none
+    return FlashSupport(supported, tuple(getattr(kind, "_compatible_flash_implementations", None) or ()))
+
+
+def is_flash_installed(attention: str) -> bool:
+    """Whether the package of a flash attention (`flash_attention_2`, `flash_attention_3`) is usable here.
+
+    Why: the checks are transformers' utilities; none of them downloads a kernel.
+    """
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    is_third = attention == "flash_attention_3"
+    return bool(is_flash_attn_3_available() if is_third else is_flash_attn_2_available())
+
+
+def missing_kernels_package() -> str | None:
+    """The requirement for hub kernels, such as `kernels>=0.18.2,<0.19.0`; None if it is installed.
+
+    Why: `is_kernels_available` does not say which versions it accepts. Uses `KERNELS_MIN_VERSION` and
+    `KERNELS_MAX_VERSION`.
+    """
+    from transformers.utils import import_utils
+
+    if import_utils.is_kernels_available():
+        return None
+    return f"kernels>={import_utils.KERNELS_MIN_VERSION},<{import_utils.KERNELS_MAX_VERSION}"
+
+
+def attention_in_effect(model: Any) -> str:
+    """The attention implementation that a loaded model uses.
+
+    Why: transformers may replace the requested one; only `config._attn_implementation` says so.
+    """
+    return str(model.config._attn_implementation)
+
+
+def knows_quantization(config: Mapping[str, Any]) -> bool:
+    """Whether transformers can read weights with this `quantization_config`.
+
+    Why: it ignores one that it does not know and casts the quantized weights. Uses
+    `AUTO_QUANTIZATION_CONFIG_MAPPING`.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    is_bitsandbytes = bool(config.get("load_in_8bit") or config.get("load_in_4bit"))
+    return is_bitsandbytes or str(config.get("quant_method")) in AUTO_QUANTIZATION_CONFIG_MAPPING
 
 
 def image_token_counter(processor: Any) -> Callable[..., Any] | None:

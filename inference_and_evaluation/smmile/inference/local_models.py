@@ -8,17 +8,32 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smmile import cli
 from smmile.backends.interface import Backend
-from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, find_checkpoint, revision_of
+from smmile.backends.local.adapters import find_adapter
+from smmile.backends.local.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_label,
+    find_checkpoint,
+    revision_of,
+)
 from smmile.backends.local.decoding import Decoding, DecodingSettings
 from smmile.backends.local.inputs import InputSettings
-from smmile.backends.local.loading import Dtype, LoadSettings
+from smmile.backends.local.loading import Dtype
+from smmile.backends.local.quantization import QUANTIZATIONS
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
+from smmile.inference.local_flags import (
+    check_server_flags,
+    decoding_settings,
+    input_settings,
+    loading_settings,
+)
 from smmile.inference.ranks import Rank
 from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.conversation import Recipe
@@ -54,28 +69,10 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
 
     If a checkpoint cannot be loaded, the next model still runs. Raises UsageError.
     """
-    if args.served_model is not None and args.server is None:
-        raise UsageError("--served-model names a model on a server; give its --server URL")
-    _check_input_flags(args)
-    family = replace(
-        family, inputs=replace(family.inputs, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
-    )
-    if args.model_path is not None:
-        models = dict.fromkeys(models, args.model_path)
-    if args.name is not None:
-        if len(models) > 1:
-            raise UsageError("--name is for one model; choose one")
-        if not args.name.strip():
-            raise UsageError("--name is empty; give a name for the run's files")
-        models = {args.name: next(iter(models.values()))}
-    if len(models) > 1 and args.server is not None:
-        raise UsageError("--server serves one model; choose one")
-    if len(models) > 1 and args.model_path is not None:
-        print(
-            f"warning: {', '.join(models)} are all run with {cli.shown_path(args.model_path)}",
-            file=sys.stderr,
-        )
-    decoding = _decoding_settings(args, family)
+    check_server_flags(args)
+    family = replace(family, inputs=input_settings(args, family.inputs))
+    decoding = decoding_settings(args, family.decoding, keep_other_fields=family.keeps_generation_fields)
+    models = _named_models(args, models)
     codes = []
     for name, checkpoint in models.items():
         try:
@@ -92,39 +89,26 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
     return cli.EXIT_OK
 
 
-def _decoding_settings(args: argparse.Namespace, family: Family) -> DecodingSettings:
-    """The settings that flags and family make. Raises UsageError for flags that contradict each other."""
-    requested, temperature, top_p = args.generation_config, args.temperature, args.top_p
-    source: Decoding = requested or family.decoding
-    if temperature == 0:
-        if requested == "checkpoint":
-            raise UsageError(
-                "--temperature 0 is greedy decoding; leave out --generation-config checkpoint, or give "
-                "--generation-config greedy"
+def _named_models(args: argparse.Namespace, models: Mapping[str, str | Path]) -> Mapping[str, str | Path]:
+    """The models to run by their result names, as the flags change them. Raises UsageError."""
+    for flag in ("name", "server", "adapter"):
+        if len(models) > 1 and getattr(args, flag) is not None:
+            raise UsageError(f"--{flag} is for one model; choose one")
+    if args.model_path is not None:
+        models = dict.fromkeys(models, args.model_path)
+        if len(models) > 1:
+            print(
+                f"warning: {', '.join(models)} are all run with {cli.shown_path(args.model_path)}",
+                file=sys.stderr,
             )
-        source, temperature = "greedy", None
-    elif temperature is not None:
-        if requested == "greedy":
-            raise UsageError(
-                f"--temperature {temperature:g} is sampling; leave out --generation-config greedy"
-            )
-        source = "checkpoint" if source == "checkpoint" else "sampling"
-    if source == "greedy":
-        if top_p is not None:
-            raise UsageError("--top-p is for sampling, and decoding is greedy; add --temperature T")
-        if args.num_samples > 1:
-            raise UsageError(
-                f"--num-samples {args.num_samples}: greedy samples are all equal; add --temperature T"
-            )
-    return DecodingSettings(
-        source,
-        args.max_new_tokens,
-        args.seed,
-        temperature=temperature,
-        top_p=None if source == "sampling" and top_p == 1 else top_p,
-        samples=args.num_samples,
-        keep_other_fields=family.keeps_generation_fields,
-    )
+    if args.name is not None:
+        if not args.name.strip():
+            raise UsageError("--name is empty; give a name for the run's files")
+        return {args.name: next(iter(models.values()))}
+    if args.adapter is not None:
+        [(name, checkpoint)] = models.items()
+        return {f"{name}-{checkpoint_label(args.adapter)}": checkpoint}
+    return models
 
 
 def _run_samples(args: argparse.Namespace, specification: RunSpecification) -> list[int]:
@@ -149,11 +133,7 @@ def _specification(
     name: str,
     checkpoint: str | Path,
 ) -> RunSpecification:
-    label = checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
-    generation: dict[str, object] = {
-        "images": IMAGE_DECODING,
-        **decoding.as_data(),
-    }
+    generation: dict[str, object] = {"images": IMAGE_DECODING, **decoding.as_data()}
     if args.server is not None:
 
         def connect(context: RunContext) -> Backend:
@@ -173,28 +153,33 @@ def _specification(
             name=name,
             recipe=family.recipe,
             connect=connect,
-            checkpoint=args.served_model or label,
+            checkpoint=args.served_model or checkpoint_label(checkpoint),
             generation=generation | {"server": "OpenAI-compatible"},
             packages=_SERVER_PACKAGES,
         )
 
-    rank = Rank.from_environment()
-    loading = LoadSettings(
-        family.dtype, args.dtype, args.attn, device_share=(rank.local_index, rank.local_count)
-    )
+    loading = loading_settings(args, family.dtype)
+    generation |= family.inputs.as_data() | loading.as_data()
+    optional = [] if args.quantization is None else [QUANTIZATIONS[args.quantization].package]
+    if args.adapter is not None:
+        generation["adapter"] = checkpoint_label(args.adapter)
+        optional.append("peft")
 
-    @cache
+    @cache  # one model for all samples
     def load(revision: str | None) -> LocalModel:
         from smmile.backends.local.model import LocalModel, LocalSettings
 
-        found = find_checkpoint(checkpoint, revision)
+        revision, _, adapter_revision = (revision or "").partition("+")
+        found = find_checkpoint(checkpoint, revision or None)
+        if args.adapter is not None:
+            found = replace(found, adapter=find_adapter(args.adapter, adapter_revision or None))
         _check_type(family, found)
         settings = LocalSettings(
             loading,
             decoding,
             family.inputs,
             batch_size=None if args.batch_size == "auto" else args.batch_size,
-            verbose=rank.is_first,
+            verbose=Rank.from_environment().is_first,
         )
         return LocalModel(found, settings)
 
@@ -207,20 +192,18 @@ def _specification(
         name=name,
         recipe=family.recipe,
         connect=connect_model,
-        checkpoint=label,
-        find_revision=cache(lambda: revision_of(checkpoint)),
-        generation=generation | family.inputs.as_data() | loading.as_data(),
-        packages=_PACKAGES,
+        checkpoint=checkpoint_label(checkpoint),
+        find_revision=cache(lambda: _revision(checkpoint, args.adapter)),
+        generation=generation,
+        packages=(*_PACKAGES, *filter(find_spec, optional)),
     )
 
 
-def _check_input_flags(args: argparse.Namespace) -> None:
-    for name in ("multi_image", "published_tokens", "min_pixels", "max_pixels"):
-        if args.server is not None and getattr(args, name, None):
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is for a model on this machine; a server prepares its own inputs")
-    if args.min_pixels is not None and args.max_pixels is not None and args.min_pixels > args.max_pixels:
-        raise UsageError(f"--min-pixels {args.min_pixels} is above --max-pixels {args.max_pixels}")
+def _revision(checkpoint: str | Path, adapter: str | Path | None) -> str | None:
+    """The version of a checkpoint, with that of its adapter after a plus; None if one is unknown."""
+    versions = [revision_of(item) for item in (checkpoint, adapter) if item is not None]
+    known = [version for version in versions if version is not None]
+    return "+".join(known) if len(known) == len(versions) else None
 
 
 def _check_type(family: Family, checkpoint: Checkpoint) -> None:

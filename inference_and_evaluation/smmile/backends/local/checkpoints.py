@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 # The files to download. Weights as safetensors only: pickled ones can run code.
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 _UNWANTED = ("original/*", "consolidated*", "onnx/*")
+# A checkpoint's named chat templates.
+TEMPLATES = "additional_chat_templates"
+# What a folder's version is made of.
+_HASHED = (".json", ".safetensors", ".model", ".jinja", ".txt")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
@@ -35,21 +40,60 @@ class CheckpointError(UsageError):
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A tensor as a weight file holds it; `dtype` is safetensors' name of its type, such as F8_E4M3."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        """The number of elements; packed formats hold several weights in one."""
+        return prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        bits = re.search(r"\d+", self.dtype)  # BOOL takes a byte
+        return self.elements * (int(bits[0]) if bits else 8) // 8
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the type is one of floats that is loaded in the run's dtype."""
+        return self.dtype in ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint's folder; its files are present and their headers are valid.
 
-    `parameters` is the number of its weights, `config` the content of its config.json.
+    `config` is the content of its config.json, `tensors` what its weight files hold, by name. `adapter` is
+    the folder of a LoRA adapter to put on top.
     """
 
     name: str
     folder: Path
     config: Mapping[str, Any]
-    parameters: int
+    tensors: Mapping[str, Stored]
+    adapter: Path | None = None
 
     @property
     def model_type(self) -> str:
         """The architecture by transformers' name."""
         return str(self.config.get("model_type", ""))
+
+    @property
+    def parameters(self) -> int:
+        """The number of stored elements."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """The quantization config that the checkpoint was saved with; None if it is not quantized."""
+        text_config = self.config.get("text_config")
+        nested = text_config.get("quantization_config") if isinstance(text_config, dict) else None
+        found = self.config.get("quantization_config") or nested
+        return found if isinstance(found, dict) else None
 
 
 def is_hub_id(text: str) -> bool:
@@ -71,8 +115,11 @@ def revision_of(checkpoint: str | Path) -> str | None:
     try:
         return HfApi().model_info(checkpoint, timeout=15).sha
     except (HTTPError, OSError):
-        cached = try_to_load_from_cache(checkpoint, "config.json")
-        return Path(cached).parent.name if isinstance(cached, str) else None
+        for file in ("config.json", ADAPTER_CONFIG):
+            cached = try_to_load_from_cache(checkpoint, file)
+            if isinstance(cached, str):
+                return Path(cached).parent.name
+        return None
 
 
 def find_checkpoint(checkpoint: str | Path, revision: str | None) -> Checkpoint:
@@ -85,17 +132,31 @@ def find_checkpoint(checkpoint: str | Path, revision: str | None) -> Checkpoint:
             what = "is a file; give its folder" if checkpoint.is_file() else "does not exist"
             raise CheckpointError(f"checkpoint {one_line(checkpoint)} {what}")
         return _inspect(one_line(checkpoint), checkpoint)
-    return _inspect(checkpoint, _download(checkpoint, revision))
+    return _inspect(checkpoint, download(checkpoint, revision))
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def checkpoint_label(checkpoint: str | Path) -> str:
+    """What a run records about a checkpoint or an adapter: its hub id, or its folder's name."""
+    return checkpoint.resolve().name if isinstance(checkpoint, Path) else checkpoint
+
+
+def download(
+    hub_id: str,
+    revision: str | None,
+    wanted: tuple[str, ...] = _WANTED,
+    from_folder: str = "--model-path DIR",
+) -> Path:
+    """The folder with the `wanted` files of a hub id at `revision` (None: main), downloaded if needed.
+
+    `from_folder` is the flag that takes a folder instead. Raises CheckpointError if the download fails.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
     from huggingface_hub.utils import disable_progress_bars, get_token
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    patterns: dict[str, Any] = {"allow_patterns": list(_WANTED), "ignore_patterns": list(_UNWANTED)}
+    patterns: dict[str, Any] = {"allow_patterns": list(wanted), "ignore_patterns": list(_UNWANTED)}
     account = "the account of this HF_TOKEN has no access" if get_token() else "HF_TOKEN is not set"
     try:
         try:
@@ -109,9 +170,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
                 raise CheckpointError(
                     f"model {hub_id}: no such folder, the hub cannot be reached "
                     f"({one_line(error, 100)}) and the cache has no copy; go online once, or use "
-                    "--model-path DIR"
+                    f"{from_folder}"
                 ) from error
-        _check_disk_space(hub_id, info)
+        _check_disk_space(hub_id, info, wanted)
         folder = Path(snapshot_download(hub_id, **patterns))  # records in the cache which commit is main
         if revision is not None and folder.name != revision:
             folder = Path(snapshot_download(hub_id, revision=revision, **patterns))
@@ -136,13 +197,13 @@ def _download(hub_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_disk_space(hub_id: str, info: ModelInfo) -> None:
+def _check_disk_space(hub_id: str, info: ModelInfo, wanted: tuple[str, ...]) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     needed = sum(
         file.size or 0
         for file in info.siblings or ()
-        if any(fnmatch(file.rfilename, pattern) for pattern in _WANTED)
+        if any(fnmatch(file.rfilename, pattern) for pattern in wanted)
         and not any(fnmatch(file.rfilename, pattern) for pattern in _UNWANTED)
         and not isinstance(try_to_load_from_cache(hub_id, file.rfilename, revision=info.sha), str)
     )
@@ -163,9 +224,17 @@ def _cache() -> Path:
 
 
 def _inspect(name: str, folder: Path) -> Checkpoint:
+    if (folder / ADAPTER_CONFIG).is_file():  # transformers would load it if peft happens to be installed
+        what = "holds a model and an adapter" if (folder / "config.json").is_file() else "is an adapter"
+        raise CheckpointError(
+            f"checkpoint {name} {what} ({ADAPTER_CONFIG}); give the folder or hub id of a model alone, and "
+            "the adapter with --adapter"
+        )
     config = read_json(name, folder, "config.json")
-    shapes = [weight_shapes(name, file) for file in weight_files(name, folder)]
-    return Checkpoint(name, folder, config, sum(prod(shape) for of in shapes for shape in of.values()))
+    tensors: dict[str, Stored] = {}
+    for file in weight_files(name, folder):
+        tensors |= stored_tensors(name, file)
+    return Checkpoint(name, folder, config, tensors)
 
 
 def weight_files(name: str, folder: Path) -> list[Path]:
@@ -195,7 +264,12 @@ def weight_files(name: str, folder: Path) -> list[Path]:
 
 
 def weight_shapes(name: str, file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a weight file; reads only its header.
+    """The shape of every tensor in a weight file. Raises as `stored_tensors`."""
+    return {key: tensor.shape for key, tensor in stored_tensors(name, file).items()}
+
+
+def stored_tensors(name: str, file: Path) -> dict[str, Stored]:
+    """The shape and type of every tensor in a weight file; reads only its header.
 
     Raises CheckpointError if the file is broken or truncated.
     """
@@ -203,10 +277,8 @@ def weight_shapes(name: str, file: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         with safe_open(file, framework="numpy") as weights:
-            return {
-                key: tuple(weights.get_slice(key).get_shape())
-                for key in weights.keys()  # noqa: SIM118
-            }
+            slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118
+            return {key: Stored(tuple(of.get_shape()), of.get_dtype()) for key, of in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"checkpoint {name}: {file.name} is broken or truncated ({one_line(error, 100)}); "
@@ -233,11 +305,13 @@ def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
 
 def _hash_of_files(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if not file.is_file() or file.suffix not in (".json", ".safetensors", ".model", ".jinja", ".txt"):
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in _HASHED]
+    for file in files + sorted(folder.glob(f"{TEMPLATES}/*.jinja")):
+        if not file.is_file():
             continue
         size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode(errors="surrogateescape"))
+        name = file.relative_to(folder)
+        digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
         with file.open("rb", buffering=0) as stream:
             if size <= _SAMPLES * _SAMPLE_BYTES:
                 digest.update(stream.read())

@@ -11,6 +11,7 @@ from smmile.backends.interface import Request
 from smmile.backends.local import llava_original
 from smmile.backends.local.batching import InvalidRequestError
 from smmile.backends.local.checkpoints import CheckpointError
+from smmile.backends.local.templates import ChatTemplate, choose_template
 from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line
 from smmile.prompting.conversation import Conversation, ImagePart
@@ -22,15 +23,15 @@ MultiImage = Literal["tiled", "single"]
 class InputSettings:
     """How conversations become token ids and pixels; the defaults are the checkpoint's own.
 
-    `chat_template` replaces the checkpoint's. `multi_image` is for LLaVA-OneVision: whether each of several
-    images is divided into tiles or sent as a single tile (None: single). With `equal_padding` images are
-    padded for tiling as in the published runs (`compat.pad_tiles_equally`), and with `first_token_twice`
-    the prompt begins with two begin-of-text tokens. `min_pixels` and `max_pixels` limit each image, for
-    image processors that scale images to a number of pixels. `published_truncation` keeps only the first
-    positions of each conversation, as LLaVA-Med's published code did.
+    `template` replaces the checkpoint's default chat template. `multi_image` is for LLaVA-OneVision:
+    whether each of several images is divided into tiles or sent as a single tile (None: single). With
+    `equal_padding` images are padded for tiling as in the published runs (`compat.pad_tiles_equally`), and
+    with `first_token_twice` the prompt begins with two begin-of-text tokens. `min_pixels` and `max_pixels`
+    limit each image, for image processors that scale images to a number of pixels. `published_truncation`
+    keeps only the first positions of each conversation, as LLaVA-Med's published code did.
     """
 
-    chat_template: str | None = None
+    template: ChatTemplate | None = None
     multi_image: MultiImage | None = None
     equal_padding: bool = False
     first_token_twice: bool = False
@@ -41,6 +42,8 @@ class InputSettings:
     def as_data(self) -> dict[str, object]:
         """The settings that differ from the defaults, as recorded; they are part of a run's identity."""
         data: dict[str, object] = {}
+        if self.template is not None:
+            data["chat_template"] = self.template.label
         if self.multi_image == "tiled":
             data["multi_image"] = self.multi_image
         if self.equal_padding:
@@ -105,10 +108,7 @@ class ModelInputs:
         self._one_tile_each = _is_onevision(processor) and settings.multi_image != "tiled"
         if processor.tokenizer.pad_token_id is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
-        if settings.chat_template is not None:
-            processor.chat_template = settings.chat_template
-        if not processor.chat_template:
-            raise CheckpointError(f"checkpoint {name} has no chat template to write prompts with")
+        processor.chat_template = choose_template(name, processor.chat_template, settings.template)
         self._check_template(name)
         if settings.first_token_twice:
             processor.chat_template = "{{ bos_token }}" + processor.chat_template

@@ -1,4 +1,4 @@
-"""Loads a checkpoint: the devices to use, its processor, its weights, the attention kernel."""
+"""Loads a checkpoint: the devices to use, its processor, its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
 from smmile.backends.local import llava_original
+from smmile.backends.local.adapters import add_adapter
+from smmile.backends.local.attention import attention_choices
 from smmile.backends.local.checkpoints import Checkpoint, CheckpointError
+from smmile.backends.local.quantization import (
+    check_quantization,
+    form_of_weights,
+    loaded_bytes,
+    quantization_config,
+    quantization_in_effect,
+    unread_scales,
+)
 from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -39,27 +49,34 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 class LoadSettings:
     """How a checkpoint's weights are loaded.
 
-    `dtype` None means `family_dtype`, or float32 on a CPU. `attention` is a kernel's name or auto.
-    `device_share` is (index, count) of this process among those on this machine.
+    `dtype` None means `family_dtype`, or float32 on a CPU. `attention` is an implementation, a hub kernel
+    or auto, `quantization` a key of QUANTIZATIONS. `device_share` is (index, count) of this process among
+    those on this machine.
     """
 
     family_dtype: Dtype
     dtype: Dtype | None = None
     attention: str = "auto"
+    quantization: str | None = None
     device_share: tuple[int, int] = (0, 1)
 
     def as_data(self) -> dict[str, object]:
         """The settings that affect responses, as recorded; they are part of a run's identity."""
-        return {"dtype": self.dtype or self.family_dtype}
+        data: dict[str, object] = {"dtype": self.dtype or self.family_dtype}
+        return data if self.quantization is None else data | {"quantization": self.quantization}
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a model runs: the kind of device, the devices' names, and the free memory of each in bytes."""
+    """Where a model runs: the kind of device, the devices' names, and the free memory of each in bytes.
+
+    `capability` is the lowest compute capability of CUDA GPUs.
+    """
 
     kind: Literal["cuda", "mps", "cpu"]
     names: tuple[str, ...]
     free: Mapping[int | str, int]
+    capability: tuple[int, int] | None = None
 
     @property
     def placement(self) -> dict[str, Any]:
@@ -94,6 +111,7 @@ def find_hardware(device_share: tuple[int, int] = (0, 1)) -> Hardware:
             "cuda",
             tuple(torch.cuda.get_device_name(device) for device in mine),
             {device: torch.cuda.mem_get_info(device)[0] for device in mine},
+            min(torch.cuda.get_device_capability(device) for device in mine),
         )
     free = psutil.virtual_memory().available // count
     if torch.backends.mps.is_available():
@@ -101,8 +119,17 @@ def find_hardware(device_share: tuple[int, int] = (0, 1)) -> Hardware:
     return Hardware("cpu", ("CPU",), {"cpu": free})
 
 
-def check_fits(name: str, weights: int, dtype: str, hardware: Hardware) -> None:
-    """Raise CheckpointError, with sizes, if `weights` bytes of weights do not fit into memory."""
+def check_loadable(
+    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, settings: LoadSettings
+) -> None:
+    """Check, before anything is loaded, what `load_model` will need.
+
+    Raises UsageError if the machine lacks something that `settings` need, and CheckpointError if the
+    weights do not fit into memory, with sizes, or the checkpoint cannot be loaded so.
+    """
+    check_quantization(settings.quantization, checkpoint, hardware.capability)
+    _attention_choices(checkpoint, dtype, hardware, settings)
+    weights = loaded_bytes(checkpoint, settings.quantization, dtype.itemsize, hardware.capability)
     free = sum(hardware.free.values())
     if weights > USABLE * free:
         fix = {
@@ -110,10 +137,28 @@ def check_fits(name: str, weights: int, dtype: str, hardware: Hardware) -> None:
             "mps": "choose a smaller model, or use a server (--server)",
             "cpu": "choose a smaller model or --dtype bfloat16, or use a server (--server)",
         }[hardware.kind]
+        form = form_of_weights(
+            checkpoint, settings.quantization, str(dtype).removeprefix("torch."), hardware.capability
+        )
         raise CheckpointError(
-            f"checkpoint {name} does not fit: {weights / _GIB:.1f} GiB of weights in {dtype}, "
+            f"checkpoint {checkpoint.name} does not fit: {weights / _GIB:.1f} GiB of weights in {form}, "
             f"{free / _GIB:.1f} GiB free on {device_list(hardware.names)}; {fix}"
         )
+
+
+def _attention_choices(
+    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, settings: LoadSettings
+) -> tuple[str, ...]:
+    is_original = llava_original.is_original_llava(checkpoint.config)
+    text_config = checkpoint.config.get("text_config")
+    return attention_choices(
+        settings.attention,
+        checkpoint.name,
+        "llava" if is_original else checkpoint.model_type,
+        str(text_config.get("model_type", "")) if isinstance(text_config, dict) else None,
+        itemsize=dtype.itemsize,
+        capability=hardware.capability,
+    )
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:
@@ -148,55 +193,91 @@ def load_processor(checkpoint: Checkpoint) -> Any:
 
 
 def load_model(
-    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, attention: str
-) -> tuple[Any, str]:
-    """The checkpoint's model on `hardware`, in evaluation mode, and the attention kernel that it uses.
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    hardware: Hardware,
+    settings: LoadSettings,
+) -> tuple[Any, dict[str, object]]:
+    """The checkpoint's model on `hardware`, in evaluation mode, with its adapter on top.
 
-    `attention` is a kernel's name, or auto: flash attention if available, else SDPA, else eager. Raises
-    UsageError if the kernel is not available here and CheckpointError if the checkpoint is broken.
+    The second value is what is in effect, as recorded: the attention implementation, and the quantization
+    if there is one. Raises UsageError if the machine lacks something that `settings` need and
+    CheckpointError if the checkpoint is broken or cannot be loaded so.
     """
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils import is_flash_attn_2_available
-
-    flash = "flash_attention_2"
-    usable = is_flash_attn_2_available() and hardware.kind == "cuda" and dtype.itemsize == 2
-    if attention == flash and not usable:
-        raise UsageError(
-            f"--attn {flash} needs the package flash-attn, a CUDA GPU and a 16-bit --dtype; use --attn sdpa"
-        )
-    choices = [attention] if attention != "auto" else ([flash] if usable else []) + ["sdpa", "eager"]
-    loading = {"dtype": dtype} | hardware.placement
+    is_original = llava_original.is_original_llava(checkpoint.config)
+    choices = _attention_choices(checkpoint, dtype, hardware, settings)
+    loading: dict[str, Any] = {"dtype": dtype} | hardware.placement
     for choice in choices:
         try:
-            if llava_original.is_original_llava(checkpoint.config):
+            config = quantization_config(settings.quantization, checkpoint, dtype)
+            if config is not None:
+                loading["quantization_config"] = config
+            if is_original:
                 model = llava_original.load_original_llava_model(
                     checkpoint.folder, attn_implementation=choice, **loading
                 )
             else:
-                model, found = AutoModelForImageTextToText.from_pretrained(
-                    checkpoint.folder,
-                    attn_implementation=choice,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    ignore_mismatched_sizes=True,  # reported, and refused below
-                    output_loading_info=True,
-                    **loading,
-                )
-                _check_weights(checkpoint.name, found)
+                model = _load_model(checkpoint, attn_implementation=choice, **loading)
         except UsageError:
             raise
         except _loading_errors() as error:
             if choice != choices[-1] and "attention" in str(error).lower():
-                continue  # not every architecture supports every kernel
-            raise CheckpointError(
-                f"checkpoint {checkpoint.name} cannot be loaded ({type(error).__name__}: "
-                f"{one_line(error, 160)}); check that it is complete and a model for this script"
-            ) from error
-        return model.eval(), choice
+                continue  # not every architecture supports every implementation
+            raise _refusal(checkpoint, settings, error) from error
+        if checkpoint.adapter is not None:
+            add_adapter(model, checkpoint.adapter, _loading_errors())
+        effective: dict[str, object] = {"attention": compat.attention_in_effect(model)}
+        quantization = settings.quantization or quantization_in_effect(
+            checkpoint, model, hardware.capability
+        )
+        if quantization is not None:
+            effective["quantization"] = quantization
+        return model.eval(), effective
     raise AssertionError("at least one choice was tried")
 
 
+def _load_model(checkpoint: Checkpoint, **loading: Any) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    model, found = AutoModelForImageTextToText.from_pretrained(
+        checkpoint.folder,
+        local_files_only=True,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # reported, and refused below
+        output_loading_info=True,
+        **loading,
+    )
+    _check_weights(checkpoint.name, found)
+    return model
+
+
+def _refusal(checkpoint: Checkpoint, settings: LoadSettings, error: Exception) -> CheckpointError:
+    """What to say about an error of the libraries."""
+    why = f"({type(error).__name__}: {one_line(error, 250)})"
+    if "/" in settings.attention and settings.attention.partition("@")[0] in str(error):
+        return CheckpointError(f"--attn {settings.attention} cannot be loaded {why}; use --attn sdpa")
+    if settings.quantization is not None:
+        return CheckpointError(
+            f"checkpoint {checkpoint.name} cannot be loaded with --quantization {settings.quantization} "
+            f"{why}; leave the flag out"
+        )
+    if checkpoint.quantization is not None:
+        return CheckpointError(
+            f"checkpoint {checkpoint.name} is quantized and cannot be loaded here {why}; install what it "
+            "needs, or use its unquantized version or a server (--server)"
+        )
+    return CheckpointError(
+        f"checkpoint {checkpoint.name} cannot be loaded {why}; check that it is complete and a model for "
+        "this script"
+    )
+
+
 def _check_weights(name: str, found: Mapping[str, Any]) -> None:
+    if scales := unread_scales(found.get("unexpected_keys") or ()):
+        raise CheckpointError(
+            f"checkpoint {name} holds {len(scales)} scales of quantized weights that transformers does not "
+            f"read ({one_line(min(scales), 100)}); use its unquantized version or a server (--server)"
+        )
     for what, words in (("missing_keys", "lacks"), ("mismatched_keys", "has other shapes of")):
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(what) or ())
         if keys:
@@ -212,7 +293,7 @@ def _loading_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError),
-        StrictDataclassError,
+        *(AssertionError, StrictDataclassError),
     )
 
 

@@ -34,7 +34,7 @@ from smmile.backends.local.inputs import InputSettings, ModelInputs, check_setti
 from smmile.backends.local.loading import (
     USABLE,
     LoadSettings,
-    check_fits,
+    check_loadable,
     device_list,
     find_hardware,
     load_model,
@@ -108,11 +108,11 @@ class LocalModel:
         self._dtype = loading.dtype or ("float32" if on_cpu else loading.family_dtype)
         dtype: torch.dtype = getattr(torch, self._dtype)
         self._parameters = max(checkpoint.parameters, 1)
-        check_fits(checkpoint.name, checkpoint.parameters * dtype.itemsize, self._dtype, hardware)
+        check_loadable(checkpoint, dtype, hardware, loading)
         with quiet():
             processor = load_processor(checkpoint)
             check_settings(checkpoint.name, processor, settings.inputs)  # before the long part
-            self._model, self._attention = load_model(checkpoint, dtype, hardware, loading.attention)
+            self._model, self._loaded = load_model(checkpoint, dtype, hardware, loading)
         self._text_config = self._model.config.get_text_config()
         self._context: int | None = getattr(self._text_config, "max_position_embeddings", None)
         self._positions = (
@@ -138,7 +138,7 @@ class LocalModel:
         )
         self._report(
             f"{checkpoint.name}: {self._dtype} on {device_list(hardware.names)}, "
-            f"attention {self._attention}"
+            + ", ".join(f"{name} {value}" for name, value in self._loaded.items())
             + (
                 f"; {loading.family_dtype} is the published dtype; a CPU uses float32 and is slow"
                 if on_cpu and self._dtype != loading.family_dtype and loading.dtype is None
@@ -151,7 +151,8 @@ class LocalModel:
         """Devices, dtype, attention kernel and the decoding settings in effect."""
         return BackendInfo(
             devices=self._hardware.names,
-            generation={"dtype": self._dtype, "attention": self._attention}
+            generation={"dtype": self._dtype}
+            | self._loaded
             | self._inputs.describe()
             | effective_settings(self._model.generation_config),
         )

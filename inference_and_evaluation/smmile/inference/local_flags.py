@@ -1,0 +1,92 @@
+"""What the flags of a script for local models ask for, as settings of the local back end."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from smmile.backends.local.decoding import Decoding, DecodingSettings
+from smmile.backends.local.inputs import InputSettings
+from smmile.backends.local.loading import Dtype, LoadSettings
+from smmile.backends.local.templates import read_template
+from smmile.errors import UsageError
+from smmile.inference.ranks import Rank
+
+# Flags, by their names in the parsed arguments, that concern a model on this machine.
+_NOT_FOR_SERVERS = (
+    *("quantization", "adapter", "chat_template", "min_pixels", "max_pixels", "multi_image"),
+    *("published_tokens", "published_truncation", "trust_remote_code"),
+)
+
+
+def check_server_flags(args: argparse.Namespace) -> None:
+    """Raise UsageError if flags for servers and for models on this machine are mixed."""
+    if args.server is None:
+        if args.served_model is not None:
+            raise UsageError("--served-model names a model on a server; give its --server URL")
+        return
+    for name in _NOT_FOR_SERVERS:
+        if getattr(args, name, None):
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for a model on this machine, and --server loads the model "
+                "and prepares its inputs elsewhere; leave out one of them"
+            )
+
+
+def input_settings(args: argparse.Namespace, family: InputSettings) -> InputSettings:
+    """The settings of a family with those of the flags. Raises UsageError for flags that do not fit."""
+    if args.min_pixels is not None and args.max_pixels is not None and args.min_pixels > args.max_pixels:
+        raise UsageError(f"--min-pixels {args.min_pixels} is above --max-pixels {args.max_pixels}")
+    template = family.template
+    if args.chat_template is not None:
+        template = read_template(args.chat_template)
+    return replace(family, template=template, min_pixels=args.min_pixels, max_pixels=args.max_pixels)
+
+
+def loading_settings(args: argparse.Namespace, family_dtype: Dtype) -> LoadSettings:
+    """How the weights are loaded, by this process among those on this machine."""
+    rank = Rank.from_environment()
+    return LoadSettings(
+        family_dtype,
+        args.dtype,
+        args.attn,
+        args.quantization,
+        device_share=(rank.local_index, rank.local_count),
+    )
+
+
+def decoding_settings(
+    args: argparse.Namespace, family_decoding: Decoding, *, keep_other_fields: bool
+) -> DecodingSettings:
+    """How tokens are chosen. Raises UsageError for flags that contradict each other."""
+    requested, temperature, top_p = args.generation_config, args.temperature, args.top_p
+    source: Decoding = requested or family_decoding
+    if temperature == 0:
+        if requested == "checkpoint":
+            raise UsageError(
+                "--temperature 0 is greedy decoding; leave out --generation-config checkpoint, or give "
+                "--generation-config greedy"
+            )
+        source, temperature = "greedy", None
+    elif temperature is not None:
+        if requested == "greedy":
+            raise UsageError(
+                f"--temperature {temperature:g} is sampling; leave out --generation-config greedy"
+            )
+        source = "checkpoint" if source == "checkpoint" else "sampling"
+    if source == "greedy":
+        if top_p is not None:
+            raise UsageError("--top-p is for sampling, and decoding is greedy; add --temperature T")
+        if args.num_samples > 1:
+            raise UsageError(
+                f"--num-samples {args.num_samples}: greedy samples are all equal; add --temperature T"
+            )
+    return DecodingSettings(
+        source,
+        args.max_new_tokens,
+        args.seed,
+        temperature=temperature,
+        top_p=None if source == "sampling" and top_p == 1 else top_p,
+        samples=args.num_samples,
+        keep_other_fields=keep_other_fields,
+    )
