@@ -6,7 +6,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from smmile import cli
@@ -120,13 +120,18 @@ def _specification(
 
     rank = Rank.from_environment()
     loading = LoadSettings(
-        family.dtype, args.dtype, args.attn, device_share=(rank.local_index, rank.local_count)
+        family.dtype,
+        args.dtype,
+        args.attn,
+        device_share=(rank.local_index, rank.local_count),
+        trust_remote_code=getattr(args, "trust_remote_code", False),
     )
 
     def load(context: RunContext) -> Backend:
         from smmile.backends.local.model import LocalModel, LocalSettings
 
         found = find_checkpoint(checkpoint, context.revision)
+        found = replace(found, is_trusted=loading.trust_remote_code)
         _check_type(family, found)
         settings = LocalSettings(
             loading,
@@ -142,7 +147,7 @@ def _specification(
         recipe=family.recipe,
         connect=load,
         checkpoint=label,
-        find_revision=lambda: revision_of(checkpoint),
+        find_revision=lambda: revision_of(checkpoint, with_code=loading.trust_remote_code),
         generation=generation | loading.as_data(),
         packages=_PACKAGES,
     )

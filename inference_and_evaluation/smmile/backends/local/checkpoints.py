@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
 # The files to download. Weights as safetensors only: pickled ones can run code.
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*.py")
 _UNWANTED = ("original/*", "consolidated*", "onnx/*")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -38,13 +38,15 @@ class CheckpointError(UsageError):
 class Checkpoint:
     """A checkpoint's folder; its files are present and their headers are valid.
 
-    `parameters` is the number of its weights, `config` the content of its config.json.
+    `parameters` is the number of its weights, `config` the content of its config.json. `is_trusted`: code
+    that the checkpoint brings may run.
     """
 
     name: str
     folder: Path
     config: Mapping[str, Any]
     parameters: int
+    is_trusted: bool = False
 
     @property
     def model_type(self) -> str:
@@ -57,14 +59,14 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
-def revision_of(checkpoint: str | Path) -> str | None:
+def revision_of(checkpoint: str | Path, *, with_code: bool = False) -> str | None:
     """The version of a checkpoint: the commit of a hub id, or a hash of a folder's files.
 
-    Large files are hashed by samples. None if there is no such folder, or the hub cannot be reached and
-    the cache has no copy.
+    Large files are hashed by samples, Python code only if `with_code`. None if there is no such folder, or
+    the hub cannot be reached and the cache has no copy.
     """
     if isinstance(checkpoint, Path):
-        return _hash_of_files(checkpoint) if checkpoint.is_dir() else None
+        return _hash_of_files(checkpoint, with_code) if checkpoint.is_dir() else None
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError
 
@@ -108,8 +110,8 @@ def _download(hub_id: str, revision: str | None) -> Path:
             except OSError:
                 raise CheckpointError(
                     f"model {hub_id}: no such folder, the hub cannot be reached "
-                    f"({one_line(error, 100)}) and the cache has no copy; go online once, or use "
-                    "--model-path DIR"
+                    f"({one_line(error, 100)}) and the cache has no copy; go online once, or give a "
+                    "folder: --model-path DIR, in inference_hf.py --checkpoint DIR"
                 ) from error
         _check_disk_space(hub_id, info)
         folder = Path(snapshot_download(hub_id, **patterns))  # records in the cache which commit is main
@@ -231,10 +233,11 @@ def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
     return content
 
 
-def _hash_of_files(folder: Path) -> str:
+def _hash_of_files(folder: Path, with_code: bool) -> str:
     digest = hashlib.sha256()
+    kinds = {".json", ".safetensors", ".model", ".jinja", ".txt"} | ({".py"} if with_code else set())
     for file in sorted(folder.iterdir()):
-        if not file.is_file() or file.suffix not in (".json", ".safetensors", ".model", ".jinja", ".txt"):
+        if not file.is_file() or file.suffix not in kinds:
             continue
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode(errors="surrogateescape"))

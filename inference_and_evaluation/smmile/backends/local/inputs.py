@@ -79,6 +79,12 @@ class ModelInputs:
         self._check_length(inputs, len(requests))
         return inputs
 
+    @property
+    def image_backend(self) -> str:
+        """What processes images: pil, torchvision, or the name of a class."""
+        part = self._processor.image_processor
+        return str(getattr(part, "backend", type(part).__name__))
+
     def image_tokens(self, sizes: Sequence[tuple[int, int]]) -> int:
         """The tokens of images of these sizes (width, height): estimated where not known exactly."""
         count = compat.image_token_counter(self._processor)

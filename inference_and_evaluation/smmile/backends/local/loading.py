@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
 from smmile.backends.local import llava_original
-from smmile.backends.local.checkpoints import Checkpoint, CheckpointError
+from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, read_json
 from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ _TOKENIZERS = (
     "tekken.json",
 )
 
+# Files that may name a processor's class, in the order of `AutoProcessor`.
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+# Packages that some architectures need beside the suite's own.
+_EXTRA_PACKAGES = ("torchvision", "timm", "num2words", "mistral-common", "einops", "librosa")
+
 # The share of a device's memory that may be used; the rest is for the libraries and for fragmentation.
 USABLE = 0.92
 _GIB = 1 << 30
@@ -40,17 +46,20 @@ class LoadSettings:
     """How a checkpoint's weights are loaded.
 
     `dtype` None means `family_dtype`, or float32 on a CPU. `attention` is a kernel's name or auto.
-    `device_share` is (index, count) of this process among those on this machine.
+    `device_share` is (index, count) of this process among those on this machine. `trust_remote_code`: the
+    checkpoint's own code may run.
     """
 
     family_dtype: Dtype
     dtype: Dtype | None = None
     attention: str = "auto"
     device_share: tuple[int, int] = (0, 1)
+    trust_remote_code: bool = False
 
     def as_data(self) -> dict[str, object]:
         """The settings that affect responses, as recorded; they are part of a run's identity."""
-        return {"dtype": self.dtype or self.family_dtype}
+        data: dict[str, object] = {"dtype": self.dtype or self.family_dtype}
+        return data | ({"trust_remote_code": True} if self.trust_remote_code else {})
 
 
 @dataclass(frozen=True)
@@ -117,12 +126,14 @@ def check_fits(name: str, weights: int, dtype: str, hardware: Hardware) -> None:
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's processor, with an image part that needs only Pillow and without a video part.
+    """The checkpoint's processor, without parts for videos and audio.
 
+    Its image part needs only Pillow, or torchvision if there is no such part and torchvision is installed.
     Raises CheckpointError if there is none or it cannot be loaded.
     """
-    is_original = llava_original.is_original_llava(checkpoint.config)
-    kind = compat.processor_class("llava" if is_original else checkpoint.model_type)
+    kind = _processor_class(checkpoint)
+    if kind is None and checkpoint.config.get("auto_map"):
+        return _load_own_processor(checkpoint)
     if kind is None:
         raise CheckpointError(
             f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, "
@@ -135,15 +146,95 @@ def load_processor(checkpoint: Checkpoint) -> Any:
         )
     kind = compat.ignoring_escaped_placeholders(compat.without_video(kind))
     try:
-        if is_original:
+        if llava_original.is_original_llava(checkpoint.config):
             return llava_original.load_original_llava_processor(checkpoint.folder)
         return kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
     except UsageError:
         raise
     except _loading_errors() as error:
+        _check_packages(checkpoint, error)
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded "
             f"({one_line(error, 160)}); download it again"
+        ) from error
+
+
+def _load_own_processor(checkpoint: Checkpoint) -> Any:
+    """The processor that comes as code with the checkpoint. Raises CheckpointError."""
+    from transformers import AutoProcessor
+
+    kind = one_line(checkpoint.model_type)
+    if not checkpoint.is_trusted:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is of type {kind}, which needs code that comes with it; if you "
+            "trust its authors, let inference_hf.py run that code with --trust-remote-code"
+        )
+    _check_own_code(checkpoint)
+    try:
+        processor = AutoProcessor.from_pretrained(
+            checkpoint.folder, trust_remote_code=True, backend="pil", local_files_only=True
+        )
+    except Exception as error:  # the checkpoint's code may raise anything
+        _check_packages(checkpoint, error)
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name}: its own code cannot load its processor "
+            f"({type(error).__name__}: {one_line(error, 160)})"
+        ) from error
+    interface = ("image_processor", "tokenizer", "apply_chat_template")
+    if not all(hasattr(processor, name) for name in interface):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name}: its own code has no processor for images and text that follows "
+            f"transformers' interface ({', '.join(interface)})"
+        )
+    processor.__class__ = compat.ignoring_escaped_placeholders(type(processor))
+    return processor
+
+
+def _check_own_code(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the checkpoint names code outside its folder, whose version is unknown."""
+    for file in ("config.json", *_PROCESSOR_FILES):
+        if (checkpoint.folder / file).is_file():
+            names = str(read_json(checkpoint.name, checkpoint.folder, file).get("auto_map"))
+            if "--" in names:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint.name}: its {file} names code in another repository, which is "
+                    f"not downloaded ({one_line(names, 160)})"
+                )
+
+
+def _model_class(checkpoint: Checkpoint, *, own_code: bool) -> Any:
+    """The class that loads the checkpoint's model: with `own_code` the one that its config.json names."""
+    import transformers
+
+    named = checkpoint.config.get("auto_map") if own_code else None
+    general = "AutoModelForMultimodalLM"
+    known = (general, "AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
+    return getattr(transformers, next((name for name in known if name in (named or ())), general))
+
+
+def _processor_class(checkpoint: Checkpoint) -> Any | None:
+    """transformers' processor class: the one that the checkpoint's files name, else that of its type."""
+    if llava_original.is_original_llava(checkpoint.config):
+        return compat.processor_class("llava")
+    named = ""
+    for file in (*_PROCESSOR_FILES, "config.json"):
+        if not named and (checkpoint.folder / file).is_file():
+            named = str(read_json(checkpoint.name, checkpoint.folder, file).get("processor_class", ""))
+    return compat.processor_class(checkpoint.model_type, named)
+
+
+def _check_packages(checkpoint: Checkpoint, error: Exception) -> None:
+    """Raise CheckpointError if `error` says that a package is missing."""
+    message = str(error).lower()
+    package = next((name for name in _EXTRA_PACKAGES if name in message), None)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0].replace("_", "-")
+    elif not any(word in message for word in ("not found", "missing", "install")):
+        return
+    if package is not None:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type)}, which needs the "
+            f"package {one_line(package)}: pip install {one_line(package)}"
         ) from error
 
 
@@ -155,7 +246,6 @@ def load_model(
     `attention` is a kernel's name, or auto: flash attention if available, else SDPA, else eager. Raises
     UsageError if the kernel is not available here and CheckpointError if the checkpoint is broken.
     """
-    from transformers import AutoModelForImageTextToText
     from transformers.utils import is_flash_attn_2_available
 
     flash = "flash_attention_2"
@@ -165,7 +255,8 @@ def load_model(
             f"--attn {flash} needs the package flash-attn, a CUDA GPU and a 16-bit --dtype; use --attn sdpa"
         )
     choices = [attention] if attention != "auto" else ([flash] if usable else []) + ["sdpa", "eager"]
-    loading = {"dtype": dtype} | hardware.placement
+    own_code = checkpoint.is_trusted and _processor_class(checkpoint) is None
+    loading = {"dtype": dtype, "trust_remote_code": own_code} | hardware.placement
     for choice in choices:
         try:
             if llava_original.is_original_llava(checkpoint.config):
@@ -173,7 +264,7 @@ def load_model(
                     checkpoint.folder, attn_implementation=choice, **loading
                 )
             else:
-                model, found = AutoModelForImageTextToText.from_pretrained(
+                model, found = _model_class(checkpoint, own_code=own_code).from_pretrained(
                     checkpoint.folder,
                     attn_implementation=choice,
                     local_files_only=True,
@@ -188,6 +279,7 @@ def load_model(
         except _loading_errors() as error:
             if choice != choices[-1] and "attention" in str(error).lower():
                 continue  # not every architecture supports every kernel
+            _check_packages(checkpoint, error)
             raise CheckpointError(
                 f"checkpoint {checkpoint.name} cannot be loaded ({type(error).__name__}: "
                 f"{one_line(error, 160)}); check that it is complete and a model for this script"

@@ -116,7 +116,11 @@ class LocalModel:
         """Devices, dtype, attention kernel and the decoding settings in effect."""
         return BackendInfo(
             devices=self._hardware.names,
-            generation={"dtype": self._dtype, "attention": self._attention}
+            generation={
+                "dtype": self._dtype,
+                "attention": self._attention,
+                "image_processor": self._inputs.image_backend,
+            }
             | effective_settings(self._model.generation_config),
         )
 
