@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tiny_checkpoints import SIGLIP_VISION, TEXT, randomize, template, tokenizer
+from tiny_checkpoints import CLIP_VISION, SIGLIP_VISION, TEXT, randomize, template, tokenizer
 
 VOCABULARY = 400
 
@@ -43,19 +44,49 @@ class TinyType:
     names: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What happens to a type, as docs/model-types.md has it.
+
+    `checkpoints` are real ones. `needs` are packages beside the suite's own. `refusal` is what the suite
+    says instead of running it, `example_error` what it says of several images.
+    """
+
+    checkpoints: str
+    needs: tuple[str, ...] = ()
+    refusal: str = ""
+    example_error: str = ""
+
+    def words(self) -> str:
+        """The outcome in a few words."""
+        if self.refusal:
+            return f"refused: {self.refusal}"
+        words = "answers"
+        if self.needs:
+            words += f" after `pip install {' '.join(self.needs)}`"
+        if self.example_error:
+            words += f", without examples only: {self.example_error}"
+        return words
+
+
 def save_type(name: str, folder: Path, *, seed: int = 0) -> Path:
     """Save the tiny checkpoint `name` (a key of TYPES) in `folder`, which it returns."""
     import torch
+    from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForMultimodalLM
 
     parts = TYPES[name]()
     torch.manual_seed(seed)
     config = AutoConfig.for_model(parts.model_type, **parts.config)
-    model = AutoModelForMultimodalLM.from_config(config)
-    randomize(model.named_parameters(), seed)
-    model.generation_config.eos_token_id = 2
-    model.generation_config.suppress_tokens = list(range(len(parts.tokens)))  # so no answer is empty
-    model.save_pretrained(folder)
+    if missing_packages(name):  # no model can be made, and none is loaded
+        config.save_pretrained(folder)
+        save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+    else:
+        model = AutoModelForMultimodalLM.from_config(config)
+        randomize(model.named_parameters(), seed)
+        model.generation_config.eos_token_id = 2
+        model.generation_config.suppress_tokens = list(range(len(parts.tokens)))  # so no answer is empty
+        model.save_pretrained(folder)
     words = tokenizer(
         list(parts.tokens), bos=parts.tokens[1], eos=parts.tokens[2], pad=parts.tokens[0], extra=parts.names
     )
@@ -66,6 +97,11 @@ def save_type(name: str, folder: Path, *, seed: int = 0) -> Path:
     if parts.template:
         (folder / "chat_template.jinja").write_text(parts.template)
     return folder
+
+
+def missing_packages(name: str) -> list[str]:
+    """Those of the packages that a type needs that are not installed."""
+    return [package for package in OUTCOMES[name].needs if find_spec(package) is None]
 
 
 def text(**other: Any) -> dict[str, Any]:
@@ -254,7 +290,7 @@ def aya_vision() -> TinyType:
     return TinyType(
         "aya_vision",
         {
-            "text_config": text(model_type="cohere2", sliding_window=64),
+            "text_config": text(model_type="cohere2", sliding_window=4096),
             "vision_config": SIGLIP_VISION,
             "image_token_index": tokens.index("<|IMG_PATCH|>"),
         },
@@ -278,6 +314,8 @@ GLM = (
 def glm(kind: str, processor: str = "Glm4v", **other: Any) -> TinyType:
     """GLM-4V and its successors."""
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+    if kind == "glm4v_moe":
+        rope |= {"partial_rotary_factor": 1.0}
     ids = {f"{name}_token_id": GLM.index(f"<|{name}|>") for name in ("image", "video")}
     for name in ("image", "video"):
         ids[f"{name}_start_token_id"] = GLM.index(f"<|begin_of_{name}|>")
@@ -301,6 +339,418 @@ def glm(kind: str, processor: str = "Glm4v", **other: Any) -> TinyType:
     )
 
 
+def gemma3n() -> TinyType:
+    places = ("<image_soft_token>", "<start_of_image>", "<end_of_image>")
+    sounds = ("<audio_soft_token>", "<start_of_audio>", "<end_of_audio>")
+    tokens = (*COMMON, *places, *sounds)
+    ids = {"image": places[0], "boi": places[1], "eoi": places[2]}
+    ids |= {"audio": sounds[0], "boa": sounds[1], "eoa": sounds[2]}
+    audio = {"vocab_size": 8, "vocab_offset": VOCABULARY + 8, "hidden_size": 32}
+    audio |= {"conf_num_attention_heads": 2, "conf_num_hidden_layers": 1}
+    vision = {"architecture": "mobilenetv5_300m_enc", "hidden_size": 2048, "vocab_size": 8}
+    return TinyType(
+        "gemma3n",
+        {
+            "text_config": text(
+                head_dim=16,
+                vocab_size_per_layer_input=VOCABULARY,
+                hidden_size_per_layer_input=16,
+                num_kv_shared_layers=0,
+                laurel_rank=8,
+                layer_types=["full_attention", "full_attention"],
+                activation_sparsity_pattern=[0.0, 0.0],
+                tie_word_embeddings=False,
+            ),
+            "vision_config": vision | {"vocab_offset": VOCABULARY},
+            "audio_config": audio,
+            "vision_soft_tokens_per_image": 256,
+            "tie_word_embeddings": False,
+            **{f"{name}_token_id": tokens.index(token) for name, token in ids.items()},
+        },
+        tokens,
+        {"image_processor_type": "SiglipImageProcessorFast", "size": {"height": 256, "width": 256}},
+        {"processor_class": "Gemma3nProcessor", "image_seq_length": 256},
+        chat("<image_soft_token>", head="<s>"),
+        {f"{name}_token": token for name, token in ids.items()},
+    )
+
+
+def gemma4() -> TinyType:
+    places = ("<|image|>", "<|image>", "<image|>")
+    sounds = ("<|audio|>", "<|audio>", "<audio|>")
+    tokens = (*COMMON, *places, *sounds, "<|video|>")
+    ids = {"image": places[0], "boi": places[1], "eoi": places[2]}
+    ids |= {"audio": sounds[0], "boa": sounds[1], "eoa": sounds[2]}
+    return TinyType(
+        "gemma4",
+        {
+            "text_config": text(
+                head_dim=16,
+                vocab_size_per_layer_input=VOCABULARY,
+                hidden_size_per_layer_input=16,
+                sliding_window=64,
+                layer_types=["sliding_attention", "full_attention"],
+                tie_word_embeddings=False,
+            ),
+            "vision_config": VISION
+            | {"num_key_value_heads": 2, "head_dim": 16, "pooling_kernel_size": 2, "patch_size": 14},
+            "audio_config": None,
+            "tie_word_embeddings": False,
+            "video_token_id": tokens.index("<|video|>"),
+            **{f"{name}_token_id": tokens.index(token) for name, token in ids.items()},
+        },
+        tokens,
+        {
+            "image_processor_type": "Gemma4ImageProcessor",
+            "patch_size": 14,
+            "pooling_kernel_size": 2,
+            "max_soft_tokens": 70,
+        },
+        {"processor_class": "Gemma4Processor"},
+        chat("<|image|>", head="<s>"),
+        {f"{name}_token": token for name, token in ids.items()},
+    )
+
+
+def paligemma() -> TinyType:
+    """Its checkpoints are base models, without a chat template."""
+    tokens = (*COMMON, "<image>", *(f"<loc{place:04}>" for place in range(4)))
+    return TinyType(
+        "paligemma",
+        {
+            "text_config": text(model_type="gemma", head_dim=16),
+            "vision_config": SIGLIP_VISION,
+            "image_token_index": tokens.index("<image>"),
+            "projection_dim": 64,
+            "hidden_size": 64,
+        },
+        tokens,
+        {
+            "image_processor_type": "SiglipImageProcessor",
+            "size": {"height": 56, "width": 56},
+            "image_seq_length": 16,
+        },
+        {"processor_class": "PaliGemmaProcessor"},
+        "",
+        {"image_token": "<image>"},
+    )
+
+
+def lfm2_vl() -> TinyType:
+    places = ("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>")
+    return TinyType(
+        "lfm2_vl",
+        {
+            "text_config": text(model_type="lfm2", layer_types=["full_attention", "conv"]),
+            "vision_config": {**VISION, "model_type": "siglip2_vision_model", "num_patches": 16},
+            "image_token_id": len(COMMON),
+            "projector_hidden_size": 64,
+        },
+        (*COMMON, *places),
+        {
+            "image_processor_type": "Lfm2VlImageProcessorFast",
+            "encoder_patch_size": 14,
+            "tile_size": 56,
+            "min_image_tokens": 4,
+            "max_image_tokens": 4,
+            "max_num_patches": 16,
+            "max_tiles": 4,
+        },
+        {"processor_class": "Lfm2VlProcessor"},
+        chat("<image>", head="<s>"),
+        {"image_token": "<image>"},
+    )
+
+
+def cohere2_vision() -> TinyType:
+    places = ("<|IMG_PATCH|>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_LINE_BREAK|>")
+    names = ("image_token", "boi_token", "eoi_token", "img_line_break_token")
+    return TinyType(
+        "cohere2_vision",
+        {
+            "text_config": text(model_type="cohere2", sliding_window=4096),
+            "vision_config": SIGLIP_VISION,
+            "image_token_id": len(COMMON),
+            "alignment_intermediate_size": 64,
+        },
+        (*COMMON, *places),
+        {
+            "image_processor_type": "Cohere2VisionImageProcessorFast",
+            "size": {"height": 56, "width": 56},
+            "max_patches": 4,
+            "patch_size": 2,  # tokens along a side
+        },
+        {"processor_class": "Cohere2VisionProcessor"},
+        chat("<|IMG_PATCH|>"),
+        dict(zip(names, places, strict=True)),
+    )
+
+
+def llama4() -> TinyType:
+    places = ("<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>")
+    tokens = (*COMMON, *places, "<|tile_x_separator|>", "<|tile_y_separator|>")
+    return TinyType(
+        "llama4",
+        {
+            "text_config": text(
+                head_dim=16,
+                intermediate_size_mlp=96,
+                num_local_experts=2,
+                attention_chunk_size=512,
+            ),
+            "vision_config": VISION
+            | {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+            | {"intermediate_size": 128},
+            "image_token_index": tokens.index("<|patch|>"),
+            "boi_token_index": tokens.index("<|image_start|>"),
+            "eoi_token_index": tokens.index("<|image_end|>"),
+        },
+        tokens,
+        {
+            "image_processor_type": "Llama4ImageProcessorFast",
+            "size": {"height": 56, "width": 56},
+            "max_patches": 4,
+        },
+        {"processor_class": "Llama4Processor"},
+        chat("<|image|>", head="<s>"),
+    )
+
+
+def ovis2() -> TinyType:
+    marks = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
+    tokens = (*COMMON, "<IMG_ATOM>", "<image>", *marks)
+    return TinyType(
+        "ovis2",
+        {
+            "text_config": text(model_type="qwen2"),
+            "vision_config": VISION | {"vocab_size": 64, "hidden_stride": 2},
+            "image_token_id": len(COMMON),
+            "visual_indicator_token_ids": [tokens.index(mark) for mark in marks],
+            "hidden_size": 64,
+            "vocab_size": VOCABULARY,
+        },
+        tokens,
+        {
+            "image_processor_type": "Ovis2ImageProcessor",
+            "size": {"height": 56, "width": 56},
+            "max_patches": 4,
+        },
+        {"processor_class": "Ovis2Processor", "image_seq_length": 4},
+        chat("<image>\n"),
+        {"image_token": "<image>"},
+    )
+
+
+def janus() -> TinyType:
+    places = ("<image_placeholder>", "<begin_of_image>", "<end_of_image>")
+    return TinyType(
+        "janus",
+        {
+            "text_config": text(model_type="llama"),
+            "vision_config": VISION | {"projection_dim": 64, "num_image_tokens": 16, "mlp_ratio": 2.0},
+            "vq_config": {
+                "embed_dim": 8,
+                "num_embeddings": 16,
+                "latent_channels": 32,
+                "base_channels": 32,
+                "channel_multiplier": [1, 1],
+                "num_res_blocks": 1,
+                "projection_dim": 64,
+                "image_token_embed_dim": 64,
+                "num_patches": 4,
+            },
+            "image_token_id": len(COMMON),
+        },
+        (*COMMON, *places),
+        {"image_processor_type": "JanusImageProcessor", "size": {"height": 56, "width": 56}},
+        {"processor_class": "JanusProcessor", "num_image_tokens": 16},
+        chat("<image_placeholder>\n", head="<s>"),
+        dict(zip(("image_token", "boi_token", "eoi_token"), places, strict=True)),
+    )
+
+
+def deepseek_vl() -> TinyType:
+    tokens = (*COMMON, "<image_placeholder>")
+    return TinyType(
+        "deepseek_vl",
+        {
+            "text_config": text(model_type="llama"),
+            "vision_config": SIGLIP_VISION,
+            "image_token_id": len(COMMON),
+        },
+        tokens,
+        {"image_processor_type": "DeepseekVLImageProcessor", "size": {"height": 56, "width": 56}},
+        {"processor_class": "DeepseekVLProcessor", "num_image_tokens": 16},
+        chat("<image_placeholder>", head="<s>"),
+        {"image_token": "<image_placeholder>"},
+    )
+
+
+def aria() -> TinyType:
+    tokens = (*COMMON, "<|img|>")
+    return TinyType(
+        "aria",
+        {
+            "text_config": text(moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1),
+            "vision_config": VISION
+            | {"model_type": "idefics3_vision", "image_size": 490, "patch_size": 70},
+            "image_token_index": len(COMMON),
+            "projector_patch_to_query_dict": {"49": 4, "196": 8},
+        },
+        tokens,
+        {
+            "image_processor_type": "AriaImageProcessor",
+            "max_image_size": 490,
+        },
+        {"processor_class": "AriaProcessor", "size_conversion": {"490": 4, "980": 8}},
+        chat("<|img|>"),
+        {"image_token": "<|img|>"},
+    )
+
+
+def video_llama_3() -> TinyType:
+    return TinyType(
+        "video_llama_3",
+        {
+            "text_config": text(model_type="qwen2"),
+            "vision_config": VISION,
+            "image_token_id": QWEN.index("<|image_pad|>"),
+            "video_token_id": QWEN.index("<|video_pad|>"),
+        },
+        QWEN,
+        {
+            "image_processor_type": "VideoLlama3ImageProcessor",
+            "min_pixels": 28 * 28,
+            "max_pixels": 28 * 28 * 16,
+            "patch_size": 14,
+        },
+        {"processor_class": "VideoLlama3Processor"},
+        chat("<|image_pad|>"),
+    )
+
+
+def lighton_ocr() -> TinyType:
+    places = ("<|image_pad|>", "<|vision_pad|>", "<|vision_end|>")
+    return TinyType(
+        "lighton_ocr",
+        {
+            "text_config": text(model_type="qwen3", head_dim=16),
+            "vision_config": PIXTRAL_VISION,
+            "image_token_id": len(COMMON),
+        },
+        (*COMMON, *places),
+        {
+            "image_processor_type": "PixtralImageProcessorFast",
+            "size": {"longest_edge": 112},
+            "patch_size": 14,
+        },
+        {"processor_class": "LightOnOcrProcessor", "patch_size": 14, "spatial_merge_size": 2},
+        chat("<|image_pad|>"),
+        dict(zip(("image_token", "image_break_token", "image_end_token"), places, strict=True)),
+    )
+
+
+def llava_like(kind: str, **other: Any) -> TinyType:
+    """Types that are LLaVA-1.5 or LLaVA-NeXT but for a detail."""
+    tokens = (*COMMON, "<image>", "<video>")
+    next_like = kind in ("llava_next_video", "granite4_vision")
+    name = {"llava_next_video": "LlavaNextVideo"}.get(kind, "Llava")
+    grids = {"image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]]} if next_like else {}
+    return TinyType(
+        kind,
+        {
+            "text_config": text(model_type="llama"),
+            "vision_config": CLIP_VISION,
+            "image_token_index": len(COMMON),
+            **({"video_token_index": len(COMMON) + 1} if next_like else {}),
+            **grids,
+            **other,
+        },
+        tokens,
+        {
+            "image_processor_type": "LlavaNextImageProcessor" if next_like else "CLIPImageProcessor",
+            "size": {"shortest_edge": 56},
+            "crop_size": {"height": 56, "width": 56},
+            **grids,
+        },
+        {
+            "processor_class": f"{name}Processor",
+            "patch_size": 14,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+        },
+        chat("<image>\n"),
+        {"image_token": "<image>", "video_token": "<video>"},
+    )
+
+
+def got_ocr2() -> TinyType:
+    places = ("<imgpad>", "<img>", "</img>", "<|im_start|>", "<|im_end|>")
+    return TinyType(
+        "got_ocr2",
+        {
+            "text_config": text(model_type="qwen2"),
+            "vision_config": {
+                "hidden_size": 32,
+                "output_channels": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 64,
+                "patch_size": 16,
+                "window_size": 2,
+                "global_attn_indexes": [1],
+                "mlp_dim": 48,
+            },
+            "image_token_index": len(COMMON),
+        },
+        (*COMMON, *places),
+        {"image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 64, "width": 64}},
+        {"processor_class": "GotOcr2Processor"},
+        "",
+    )
+
+
+def perception_lm() -> TinyType:
+    tokens = (*COMMON, "<|image|>", "<|video|>")
+    return TinyType(
+        "perception_lm",
+        {
+            "text_config": text(model_type="llama"),
+            "vision_config": {
+                "model_type": "timm_wrapper",
+                "architecture": "vit_pe_core_large_patch14_336",
+                "do_pooling": True,
+                "num_classes": 0,
+                "global_pool": "map",
+                "model_args": {
+                    "embed_dim": 64,
+                    "img_size": [56, 56],
+                    "depth": 2,
+                    "num_heads": 2,
+                    "global_pool": "",
+                    "use_post_transformer_norm": False,
+                    "init_values": 0.1,
+                    "ref_feat_shape": [4, 4],
+                },
+            },
+            "image_token_id": len(COMMON),
+            "video_token_id": len(COMMON) + 1,
+            "projector_pooling_ratio": 2,
+        },
+        tokens,
+        {
+            "image_processor_type": "PerceptionLMImageProcessorFast",
+            "tile_size": 56,
+            "max_num_tiles": 4,
+            "vision_input_type": "thumb+tile",
+            "size": {"height": 56, "width": 56},
+        },
+        {"processor_class": "PerceptionLMProcessor", "patch_size": 14, "pooling_ratio": 2},
+        chat("<|image|>", head="<s>"),
+        {"image_token": "<|image|>", "video_token": "<|video|>"},
+    )
+
+
 TYPES: dict[str, Callable[[], TinyType]] = {
     "idefics3": idefics3,
     "smolvlm": smolvlm,
@@ -319,4 +769,59 @@ TYPES: dict[str, Callable[[], TinyType]] = {
         "glm4v_moe", n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=16
     ),
     "glm_ocr": lambda: glm("glm_ocr", "Glm46V", head_dim=16),
+    "gemma3n": gemma3n,
+    "gemma4": gemma4,
+    "paligemma": paligemma,
+    "lfm2_vl": lfm2_vl,
+    "cohere2_vision": cohere2_vision,
+    "llama4": llama4,
+    "ovis2": ovis2,
+    "janus": janus,
+    "deepseek_vl": deepseek_vl,
+    "aria": aria,
+    "video_llama_3": video_llama_3,
+    "lighton_ocr": lighton_ocr,
+    "vipllava": lambda: llava_like("vipllava", vision_feature_layers=[-1, -2]),
+    "llava_next_video": lambda: llava_like("llava_next_video"),
+    "got_ocr2": got_ocr2,
+    "perception_lm": perception_lm,
+}
+
+NO_TEMPLATE = "has no chat template"
+OUTCOMES = {
+    "aria": Outcome("rhymes-ai/Aria"),
+    "aya_vision": Outcome("CohereLabs/aya-vision-8b"),
+    "cohere2_vision": Outcome("CohereLabs/command-a-vision-07-2025", ("torchvision",)),
+    "deepseek_vl": Outcome("deepseek-community/deepseek-vl-1.3b-chat"),
+    "gemma3n": Outcome("google/gemma-3n-E4B-it", ("timm", "torchvision")),
+    "gemma4": Outcome("google/gemma-4-E4B-it"),
+    "glm46v": Outcome("zai-org/GLM-4.6V-Flash"),
+    "glm4v": Outcome("zai-org/GLM-4.1V-9B-Thinking"),
+    "glm4v_moe": Outcome("zai-org/GLM-4.5V"),
+    "glm_ocr": Outcome("zai-org/GLM-OCR"),
+    "got_ocr2": Outcome("stepfun-ai/GOT-OCR-2.0-hf", refusal=NO_TEMPLATE),
+    "idefics2": Outcome("HuggingFaceM4/idefics2-8b"),
+    "idefics3": Outcome("HuggingFaceM4/Idefics3-8B-Llama3"),
+    "internvl": Outcome("OpenGVLab/InternVL3-8B-hf"),
+    "janus": Outcome("deepseek-community/Janus-Pro-7B"),
+    "lfm2_vl": Outcome("LiquidAI/LFM2-VL-1.6B", ("torchvision",)),
+    "lighton_ocr": Outcome("lightonai/LightOnOCR-1B-1025"),
+    "llama4": Outcome("meta-llama/Llama-4-Scout-17B-16E-Instruct", ("torchvision",)),
+    "llava_next_video": Outcome("llava-hf/LLaVA-NeXT-Video-7B-hf"),
+    "mistral3": Outcome("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
+    "ovis2": Outcome("thisisiron/Ovis2-8B-hf"),
+    "paligemma": Outcome("google/paligemma2-3b-mix-448", refusal=NO_TEMPLATE),
+    "perception_lm": Outcome(
+        "facebook/Perception-LM-1B",
+        ("torchvision", "timm"),
+        example_error="its processor cannot combine images with different numbers of tiles",
+    ),
+    "pixtral": Outcome("mistral-community/pixtral-12b (of type llava)"),
+    "qwen3_5": Outcome("Qwen/Qwen3.5-9B"),
+    "qwen3_5_moe": Outcome("Qwen/Qwen3.5-35B-A3B"),
+    "qwen3_vl": Outcome("Qwen/Qwen3-VL-8B-Instruct"),
+    "qwen3_vl_moe": Outcome("Qwen/Qwen3-VL-30B-A3B-Instruct"),
+    "smolvlm": Outcome("HuggingFaceTB/SmolVLM2-2.2B-Instruct"),
+    "video_llama_3": Outcome("lkhl/VideoLLaMA3-7B-Image-HF"),
+    "vipllava": Outcome("llava-hf/vip-llava-7b-hf"),
 }

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from smmile import compat
 from smmile.backends.interface import Request
 from smmile.backends.local.batching import InvalidRequestError
+from smmile.backends.local.chat_templates import defect, shape_of
 from smmile.backends.local.checkpoints import CheckpointError
 from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line
@@ -39,6 +42,7 @@ class ModelInputs:
         self, name: str, processor: Any, settings: InputSettings, context: int | None, new_tokens: int
     ) -> None:
         """Raises CheckpointError if the processor of the checkpoint `name` has no usable chat template."""
+        self._name = name
         self._processor, self._context, self._new_tokens = processor, context, new_tokens
         if processor.tokenizer.pad_token_id is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -79,6 +83,21 @@ class ModelInputs:
         self._check_length(inputs, len(requests))
         return inputs
 
+    def check_templates(self, requests: Sequence[Request]) -> None:
+        """Raise CheckpointError if the chat template does not write all of each of these conversations."""
+        for shape in sorted({shape_of(request.conversation) for request in requests}):
+            try:
+                problem = defect(
+                    shape, lambda turns: str(self._processor.apply_chat_template(turns, tokenize=False))
+                )
+            except (TemplateError, TypeError) as error:
+                problem = f"refuses a conversation ({one_line(error, 160)})"
+            if problem is not None:
+                raise CheckpointError(
+                    f"checkpoint {self._name}: its chat template {problem}; choose a checkpoint whose "
+                    "template takes conversations with system turns, examples and several images"
+                )
+
     @property
     def image_backend(self) -> str:
         """What processes images: pil, torchvision, or the name of a class."""
@@ -97,8 +116,6 @@ class ModelInputs:
             return 0
 
     def _check_template(self, name: str) -> None:
-        from jinja2 import TemplateError
-
         parts = [{"type": "image"}, {"type": "text", "text": "?"}]
         try:
             self._processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
