@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -286,3 +287,21 @@ def test_a_template_without_a_system_turn_is_found_out() -> None:
 
     assert defect(shape, render) == "leaves out turn 1 of 2, which has the role system"
     assert defect(shape[1:], render) is None
+
+
+@pytest.mark.slow
+def test_the_scripts_own_example_runs(types: Tiny, tmp_path: Path) -> None:
+    """As its help shows it, with a tiny SmolVLM on a hub of our own."""
+    shown = run_command(script_command("inference_hf.py", "--help")).out
+    [example] = [line for line in shown.splitlines() if "python inference_hf.py --checkpoint" in line]
+    words = shlex.split(example[example.index("inference_hf.py") :])
+    with running(FakeHub(words[words.index("--checkpoint") + 1], types("smolvlm"), kind="models")) as hub:
+        finished = run_command(
+            script_command(*words, "--dataset", "demo", "--limit", 2, "--output-dir", tmp_path),
+            HF_ENDPOINT=hub.url,
+            HF_HOME=str(tmp_path / "home"),
+            HF_HUB_OFFLINE="0",
+        )
+    assert finished.code == 0, finished.err
+    [file] = tmp_path.glob("result_smolvlm2_*.json")
+    assert [record["status"] for record in json.loads(file.read_text())["records"]] == ["ok", "ok"]

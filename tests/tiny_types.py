@@ -32,7 +32,8 @@ VISION = {
 class TinyType:
     """A checkpoint's parts. Token ids are places in `tokens`, of which the first are pad, bos and eos.
 
-    `images` are the settings of the image processor, `processor` those of the processor.
+    `images` are the settings of the image processor, `processor` those of the processor;
+    `names` are attributes of the tokenizer. With `seed` the random weights let each image have an effect.
     """
 
     model_type: str
@@ -42,6 +43,7 @@ class TinyType:
     processor: dict[str, Any]
     template: str
     names: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,23 @@ class Outcome:
         return words
 
 
-def save_type(name: str, folder: Path, *, seed: int = 0) -> Path:
+def save_type(name: str, folder: Path) -> Path:
     """Save the tiny checkpoint `name` (a key of TYPES) in `folder`, which it returns."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForMultimodalLM
 
     parts = TYPES[name]()
-    torch.manual_seed(seed)
+    torch.manual_seed(parts.seed)
     config = AutoConfig.for_model(parts.model_type, **parts.config)
     if missing_packages(name):  # no model can be made, and none is loaded
         config.save_pretrained(folder)
         save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
     else:
         model = AutoModelForMultimodalLM.from_config(config)
-        randomize(model.named_parameters(), seed)
+        randomize(model.named_parameters(), parts.seed)
         model.generation_config.eos_token_id = 2
+        model.generation_config.forced_eos_token_id = None
         model.generation_config.suppress_tokens = list(range(len(parts.tokens)))  # so no answer is empty
         model.save_pretrained(folder)
     words = tokenizer(
@@ -513,6 +516,7 @@ def llama4() -> TinyType:
         },
         {"processor_class": "Llama4Processor"},
         chat("<|image|>", head="<s>"),
+        seed=1,
     )
 
 
@@ -676,8 +680,8 @@ def llava_like(kind: str, **other: Any) -> TinyType:
         {
             "processor_class": f"{name}Processor",
             "patch_size": 14,
-            "vision_feature_select_strategy": "default",
-            "num_additional_image_tokens": 1,
+            "vision_feature_select_strategy": other.get("vision_feature_select_strategy", "default"),
+            "num_additional_image_tokens": 0 if "vision_config" in other else 1,
         },
         chat("<image>\n"),
         {"image_token": "<image>", "video_token": "<video>"},
@@ -751,6 +755,129 @@ def perception_lm() -> TinyType:
     )
 
 
+def phi4_multimodal() -> TinyType:
+    tokens = (*COMMON, "<|endoftext10|>", "<|endoftext11|>")
+    audio = {"hidden_size": 32, "intermediate_size": 32, "num_blocks": 1, "num_attention_heads": 2}
+    audio |= {"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32}
+    audio |= {"nemo_conv_channels": 32, "audio_token_id": len(COMMON) + 1}
+    return TinyType(
+        "phi4_multimodal",
+        {
+            **text(),
+            "vision_config": VISION | {"image_size": 448, "crop_size": 448, "image_token_id": len(COMMON)},
+            "audio_config": audio,
+        },
+        tokens,
+        {
+            "image_processor_type": "Phi4MultimodalImageProcessorFast",
+            "size": {"height": 448, "width": 448},  # the number of tokens is made for it
+            "dynamic_hd": 1,
+        },
+        {"processor_class": "Phi4MultimodalProcessor"},
+        chat("<|endoftext10|>"),
+        {"image_token": "<|endoftext10|>", "audio_token": "<|endoftext11|>"},
+    )
+
+
+def exaone4_5() -> TinyType:
+    vision: dict[str, Any] = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
+    return TinyType(
+        "exaone4_5",
+        {
+            "text_config": text(model_type="exaone4", sliding_window=4096, head_dim=16),
+            "vision_config": vision
+            | {
+                "window_size": 56,
+                "out_hidden_size": 64,
+                "fullatt_block_indexes": [1],
+                "num_key_value_heads": 2,
+            },
+            "image_token_id": QWEN.index("<|image_pad|>"),
+            "video_token_id": QWEN.index("<|video_pad|>"),
+        },
+        QWEN,
+        {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "size": {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16},
+        },
+        {"processor_class": "Exaone4_5_Processor"},
+        chat("<|vision_start|><|image_pad|><|vision_end|>"),
+        {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+    )
+
+
+def without_template(kind: str, processor: str, image_processor: str, **config: Any) -> TinyType:
+    """Types whose checkpoints are no chat models."""
+    return TinyType(
+        kind,
+        config,
+        (*COMMON, "<image>"),
+        {"image_processor_type": image_processor, "size": {"height": 56, "width": 56}},
+        {"processor_class": processor},
+        "",
+        {"image_token": "<image>"},
+    )
+
+
+def blip2() -> TinyType:
+    former = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
+    former |= {"intermediate_size": 32, "encoder_hidden_size": 32}
+    opt = {"model_type": "opt", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return without_template(
+        "blip-2",
+        "Blip2Processor",
+        "BlipImageProcessor",
+        vision_config=VISION,
+        qformer_config=former,
+        text_config=opt | {"ffn_dim": 32, "vocab_size": VOCABULARY, "word_embed_proj_dim": 32},
+    )
+
+
+def chameleon() -> TinyType:
+    vq: dict[str, Any] = {"embed_dim": 8, "num_embeddings": 8, "latent_channels": 32, "resolution": 32}
+    vq |= {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1}
+    return without_template(
+        "chameleon",
+        "ChameleonProcessor",
+        "ChameleonImageProcessor",
+        **text(),
+        vq_config=vq,
+        vocabulary_map={"<image>": len(COMMON)}
+        | {f"IMGIMG{letter}Z": 50 + place for place, letter in enumerate("ABCDEFGH")},
+    )
+
+
+def kosmos2() -> TinyType:
+    return without_template(
+        "kosmos-2",
+        "Kosmos2Processor",
+        "CLIPImageProcessor",
+        text_config={
+            "vocab_size": VOCABULARY,
+            "embed_dim": 32,
+            "layers": 1,
+            "ffn_dim": 32,
+            "attention_heads": 2,
+        },
+        vision_config=VISION,
+        latent_query_num=4,
+    )
+
+
+def florence2() -> TinyType:
+    bart = {"model_type": "bart", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1}
+    bart |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": VOCABULARY}
+    vision: dict[str, Any] = {"depths": [1], "patch_size": [7], "patch_stride": [4], "patch_padding": [3]}
+    vision |= {"patch_prenorm": [False], "embed_dim": [32], "num_heads": [2], "num_groups": [2]}
+    return without_template(
+        "florence2",
+        "Florence2Processor",
+        "CLIPImageProcessor",
+        text_config=bart | {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+        vision_config=vision | {"projection_dim": 32},
+    )
+
+
 TYPES: dict[str, Callable[[], TinyType]] = {
     "idefics3": idefics3,
     "smolvlm": smolvlm,
@@ -784,6 +911,19 @@ TYPES: dict[str, Callable[[], TinyType]] = {
     "vipllava": lambda: llava_like("vipllava", vision_feature_layers=[-1, -2]),
     "llava_next_video": lambda: llava_like("llava_next_video"),
     "got_ocr2": got_ocr2,
+    "phi4_multimodal": phi4_multimodal,
+    "exaone4_5": exaone4_5,
+    "blip-2": blip2,
+    "chameleon": chameleon,
+    "kosmos-2": kosmos2,
+    "florence2": florence2,
+    "llava_interleave": lambda: llava_like(
+        "llava",
+        text_config=text(model_type="qwen2"),
+        vision_config=SIGLIP_VISION,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    ),
     "perception_lm": perception_lm,
 }
 
@@ -791,8 +931,12 @@ NO_TEMPLATE = "has no chat template"
 OUTCOMES = {
     "aria": Outcome("rhymes-ai/Aria"),
     "aya_vision": Outcome("CohereLabs/aya-vision-8b"),
+    "blip-2": Outcome("Salesforce/blip2-opt-2.7b", refusal=NO_TEMPLATE),
+    "chameleon": Outcome("facebook/chameleon-7b", refusal=NO_TEMPLATE),
     "cohere2_vision": Outcome("CohereLabs/command-a-vision-07-2025", ("torchvision",)),
     "deepseek_vl": Outcome("deepseek-community/deepseek-vl-1.3b-chat"),
+    "exaone4_5": Outcome("LGAI-EXAONE/EXAONE-4.5-33B"),
+    "florence2": Outcome("florence-community/Florence-2-large", refusal=NO_TEMPLATE),
     "gemma3n": Outcome("google/gemma-3n-E4B-it", ("timm", "torchvision")),
     "gemma4": Outcome("google/gemma-4-E4B-it"),
     "glm46v": Outcome("zai-org/GLM-4.6V-Flash"),
@@ -804,9 +948,11 @@ OUTCOMES = {
     "idefics3": Outcome("HuggingFaceM4/Idefics3-8B-Llama3"),
     "internvl": Outcome("OpenGVLab/InternVL3-8B-hf"),
     "janus": Outcome("deepseek-community/Janus-Pro-7B"),
+    "kosmos-2": Outcome("microsoft/kosmos-2-patch14-224", refusal="has no processor for images and text"),
     "lfm2_vl": Outcome("LiquidAI/LFM2-VL-1.6B", ("torchvision",)),
     "lighton_ocr": Outcome("lightonai/LightOnOCR-1B-1025"),
     "llama4": Outcome("meta-llama/Llama-4-Scout-17B-16E-Instruct", ("torchvision",)),
+    "llava_interleave": Outcome("llava-hf/llava-interleave-qwen-7b-hf (of type llava)"),
     "llava_next_video": Outcome("llava-hf/LLaVA-NeXT-Video-7B-hf"),
     "mistral3": Outcome("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
     "ovis2": Outcome("thisisiron/Ovis2-8B-hf"),
@@ -816,6 +962,7 @@ OUTCOMES = {
         ("torchvision", "timm"),
         example_error="its processor cannot combine images with different numbers of tiles",
     ),
+    "phi4_multimodal": Outcome("microsoft/Phi-4-multimodal-instruct", ("torchvision",)),
     "pixtral": Outcome("mistral-community/pixtral-12b (of type llava)"),
     "qwen3_5": Outcome("Qwen/Qwen3.5-9B"),
     "qwen3_5_moe": Outcome("Qwen/Qwen3.5-35B-A3B"),

@@ -119,7 +119,7 @@ class ModelInputs:
         parts = [{"type": "image"}, {"type": "text", "text": "?"}]
         try:
             self._processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             raise CheckpointError(
                 f"checkpoint {name}: its chat template cannot be used ({one_line(error, 160)}); "
                 "fetch it again"

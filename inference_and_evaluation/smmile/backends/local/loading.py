@@ -148,7 +148,10 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     try:
         if llava_original.is_original_llava(checkpoint.config):
             return llava_original.load_original_llava_processor(checkpoint.folder)
-        return kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
+        processor = kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
+        if not processor.chat_template:  # older checkpoints have it in tokenizer_config.json
+            processor.chat_template = processor.tokenizer.chat_template
+        return processor
     except UsageError:
         raise
     except _loading_errors() as error:
