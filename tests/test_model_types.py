@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,18 @@ def noise(seed: int, size: tuple[int, int]) -> dict[str, Any]:
     return {"bytes": encoded(Image.fromarray(pixels).resize(size)), "path": None}
 
 
-def problem(name: str, count: int, *, replaced: int | None = None, question: str = "What is it?") -> Any:
+SIZES = ((60, 90), (120, 50), (70, 70))
+
+
+def problem(
+    name: str,
+    count: int,
+    *,
+    replaced: int | None = None,
+    question: str = "What is it?",
+    sizes: Sequence[tuple[int, int]] = SIZES,
+) -> Any:
     """Rows of a problem with `count` images, of which one may be replaced by another of its size."""
-    sizes = [(60, 90), (120, 50), (70, 70)]
     return [
         row(
             name,
@@ -81,7 +90,8 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = problem("whole", 3) + problem("two", 2)
     rows += [line for place in range(3) for line in problem(f"other_{place}", 3, replaced=place)]
     rows += problem("marks", 3, question=f"Is {MARKS} seen?")
-    rows += problem("long", 3, question="Please select the best answer: is it seen in this one or not?")
+    wide = [(150, 40), (40, 150), (30, 30)]
+    rows += problem("long", 3, question="Please select the best answer: is it seen or not?", sizes=wide)
     return save_parquet(tmp_path_factory.mktemp("problems"), rows)
 
 

@@ -112,7 +112,7 @@ def test_the_package_holds_all_its_files_and_names_its_dependencies(tmp_path: Pa
     pinned = [
         line for line in (SUITE / "requirements.txt").read_text().splitlines() if line and line[0] != "#"
     ]
-    listed = re.findall(r"^Requires-Dist: ([^;]+)$", metadata.read_text(), re.MULTILINE)
+    listed = re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata.read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(pinned)
     code = "import smmile.prompting.prompts as p, smmile; print(smmile.__file__)"
     done = subprocess.run(
