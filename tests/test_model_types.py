@@ -297,6 +297,7 @@ def test_a_template_without_a_system_turn_is_found_out() -> None:
 
     assert defect(shape, render) == "leaves out turn 1 of 2, which has the role system"
     assert defect(shape[1:], render) is None
+    assert defect((("user", ("image",)),), render) is None
 
 
 @pytest.mark.slow

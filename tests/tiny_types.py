@@ -125,6 +125,15 @@ def chat(image: str, head: str = "", end: str = "</s>") -> str:
     )
 
 
+# As on the hub: it reads the first part of each turn.
+SMOLVLM = (
+    "<s>{% for turn in messages %}{{ turn['role'] | capitalize }}"
+    "{% if turn['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for part in turn['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
 COMMON = ("<pad>", "<s>", "</s>", "<user>", "<assistant>", "<system>")
 
 
@@ -150,7 +159,7 @@ def idefics3(kind: str = "idefics3") -> TinyType:
             "max_image_size": {"longest_edge": 56},
         },
         {"processor_class": f"{name}Processor", "image_seq_len": 4},
-        chat("<image>"),
+        SMOLVLM if kind == "smolvlm" else chat("<image>"),
         names,
     )
 

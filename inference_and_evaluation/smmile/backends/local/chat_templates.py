@@ -24,8 +24,9 @@ def shape_of(conversation: Conversation) -> Shape:
 def defect(shape: Shape, render: Render) -> str | None:
     """What a template does wrong with conversations of this shape, in words; None if it writes all.
 
-    `render` is the template. Each text is a word of its own that must be found, in order, and without an
-    image the result must differ. Raises jinja2.TemplateError where the template refuses the conversation.
+    `render` is the template. Each text is a word of its own that must be found, in order, and with an
+    empty text in place of an image the result must differ. Raises jinja2.TemplateError where the
+    template refuses the conversation.
     """
     turns = _turns(shape)
     whole = render(turns)
@@ -46,7 +47,7 @@ def defect(shape: Shape, render: Render) -> str | None:
     ]
     for number, (turn_index, part_index) in enumerate(images, start=1):
         fewer = _turns(shape)
-        del fewer[turn_index]["content"][part_index]
+        fewer[turn_index]["content"][part_index] = {"type": "text", "text": ""}
         if render(fewer) == whole:
             return f"leaves out image {number} of {len(images)}"
     return None
