@@ -815,6 +815,74 @@ def exaone4_5() -> TinyType:
     )
 
 
+def ernie() -> TinyType:
+    kinds, places = ("IMAGE", "VIDEO"), ("PLACEHOLDER", "START", "END")
+    tokens = (*COMMON, *(f"<|{kind}_{place}|>" for kind in kinds for place in places))
+    ids = {
+        f"{kind}{place}_token_id": tokens.index(f"<|{kind.upper()}_{name}|>")
+        for kind in ("image", "video")
+        for place, name in (("", "PLACEHOLDER"), ("_start", "START"), ("_end", "END"))
+    }
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
+    return TinyType(
+        "ernie4_5_vl_moe",
+        {
+            "text_config": text(
+                rope_parameters=rope,
+                moe_intermediate_size=[32, 16],
+                moe_k=2,
+                moe_num_experts=4,
+                moe_num_shared_experts=1,
+                tie_word_embeddings=False,
+            ),
+            "vision_config": vision | {"patch_size": 14},
+            "tie_word_embeddings": False,
+            **ids,
+        },
+        tokens,
+        {
+            "image_processor_type": "Ernie4_5_VLMoeImageProcessor",
+            "size": {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16},
+        },
+        {"processor_class": "Ernie4_5_VLMoeProcessor"},
+        chat("<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>"),
+        {
+            "image_token": "<|IMAGE_PLACEHOLDER|>",
+            "image_start_token": "<|IMAGE_START|>",
+            "image_end_token": "<|IMAGE_END|>",
+            "video_token": "<|VIDEO_PLACEHOLDER|>",
+            "video_start_token": "<|VIDEO_START|>",
+            "video_end_token": "<|VIDEO_END|>",
+        },
+    )
+
+
+def hunyuan_vl() -> TinyType:
+    places = ("<image>", "<im_start>", "<im_end>", "<im_newline>")
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2, 2]}
+    return TinyType(
+        "hunyuan_vl",
+        {
+            "text_config": text(rope_parameters=rope, head_dim=16),
+            "vision_config": VISION | {"out_hidden_size": 64, "text_hidden_size": 64},
+            "image_token_id": len(COMMON),
+            "im_start_id": len(COMMON) + 1,
+            "im_end_id": len(COMMON) + 2,
+            "im_newline_id": len(COMMON) + 3,
+        },
+        (*COMMON, *places),
+        {
+            "image_processor_type": "HunYuanVLImageProcessor",
+            "size": {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16},
+            "patch_size": 14,
+        },
+        {"processor_class": "HunYuanVLProcessor"},
+        chat("<im_start><image><im_end>"),
+        dict(zip(("image_token", "image_start_token", "image_end_token"), places[:3], strict=True)),
+    )
+
+
 def without_template(kind: str, processor: str, image_processor: str, **config: Any) -> TinyType:
     """Types whose checkpoints are no chat models."""
     return TinyType(
@@ -922,6 +990,8 @@ TYPES: dict[str, Callable[[], TinyType]] = {
     "got_ocr2": got_ocr2,
     "phi4_multimodal": phi4_multimodal,
     "exaone4_5": exaone4_5,
+    "ernie4_5_vl_moe": ernie,
+    "hunyuan_vl": hunyuan_vl,
     "blip-2": blip2,
     "chameleon": chameleon,
     "kosmos-2": kosmos2,
@@ -944,6 +1014,7 @@ OUTCOMES = {
     "chameleon": Outcome("facebook/chameleon-7b", refusal=NO_TEMPLATE),
     "cohere2_vision": Outcome("CohereLabs/command-a-vision-07-2025", ("torchvision",)),
     "deepseek_vl": Outcome("deepseek-community/deepseek-vl-1.3b-chat"),
+    "ernie4_5_vl_moe": Outcome("baidu/ERNIE-4.5-VL-28B-A3B-PT"),
     "exaone4_5": Outcome("LGAI-EXAONE/EXAONE-4.5-33B"),
     "florence2": Outcome("florence-community/Florence-2-large", refusal=NO_TEMPLATE),
     "gemma3n": Outcome("google/gemma-3n-E4B-it", ("timm", "torchvision")),
@@ -953,6 +1024,7 @@ OUTCOMES = {
     "glm4v_moe": Outcome("zai-org/GLM-4.5V"),
     "glm_ocr": Outcome("zai-org/GLM-OCR"),
     "got_ocr2": Outcome("stepfun-ai/GOT-OCR-2.0-hf", refusal=NO_TEMPLATE),
+    "hunyuan_vl": Outcome("tencent/HunyuanOCR"),
     "idefics2": Outcome("HuggingFaceM4/idefics2-8b"),
     "idefics3": Outcome("HuggingFaceM4/Idefics3-8B-Llama3"),
     "internvl": Outcome("OpenGVLab/InternVL3-8B-hf"),
