@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from smmile import cli
@@ -15,6 +16,11 @@ def main() -> int:
         "--checkpoint", required=True, metavar="ID|DIR", help="hub id or folder of an image-text model"
     )
     cli.add_multi_image_flag(parser, "single")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that the checkpoint brings (default: off)",
+    )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()
@@ -26,6 +32,8 @@ def main() -> int:
     folder = Path(args.checkpoint)
     if not folder.is_dir() and not is_hub_id(args.checkpoint):
         parser.error(f"--checkpoint {args.checkpoint!r} is neither a folder nor a hub id such as org/name")
+    if args.trust_remote_code:
+        print("warning: --trust-remote-code runs code from the checkpoint on this machine", file=sys.stderr)
     inputs = InputSettings(multi_image=args.multi_image, equal_padding=args.multi_image == "tiled")
     family = Family(model_types=(), dtype="bfloat16", inputs=inputs)
     if folder.is_dir():

@@ -81,12 +81,32 @@ def test_builders_of_other_formats_are_left_alone(tmp_path: Path) -> None:
     assert "_generate_tables" not in vars(builder)
 
 
-def test_architectures_have_the_processors_of_their_names() -> None:
-    import transformers
+def test_a_checkpoint_has_the_processor_that_it_names_or_that_of_its_type() -> None:
+    def name(*of: str) -> str | None:
+        kind = compat.processor_class(*of)
+        return None if kind is None else kind.__name__
 
-    assert compat.processor_class("qwen2_5_vl") is transformers.Qwen2_5_VLProcessor
-    assert compat.processor_class("gemma3") is transformers.Gemma3Processor
-    assert compat.processor_class("no_such_model") is None
+    assert name("qwen2_5_vl") == "Qwen2_5_VLProcessor"
+    assert name("gemma3") == "Gemma3Processor"
+    assert name("llava") == "LlavaProcessor"
+    assert name("llava", "PixtralProcessor") == "PixtralProcessor"
+    assert name("llava", "AutoModel") == "LlavaProcessor"  # names no processor
+    assert name("no_such_model", "LlavaProcessor") is None
+    assert name("voxtral") is None  # has no images
+    assert name("phi4_multimodal") == "Phi4MultimodalProcessor"
+
+
+def test_pixtrals_processor_needs_no_torchvision() -> None:
+    """Its module imports from the other image processor only a function that both have."""
+    import transformers
+    from transformers.models.pixtral import image_processing_pil_pixtral
+
+    file = Path(transformers.__path__[0], "models", "pixtral", "processing_pixtral.py")
+    [imported] = re.findall("from .image_processing_pixtral import (.+)", file.read_text())
+    assert hasattr(image_processing_pil_pixtral, imported)
+    kind = compat.processor_class("mistral3")
+    assert kind is not None
+    assert kind.get_attributes() == ["image_processor", "tokenizer"]
 
 
 def test_a_processor_is_loaded_without_its_video_part(tiny: Tiny) -> None:
@@ -94,41 +114,57 @@ def test_a_processor_is_loaded_without_its_video_part(tiny: Tiny) -> None:
 
     whole = transformers.Qwen2VLProcessor
     assert "video_processor" in whole.get_attributes()
-    bare = compat.without_video(whole)
-    assert sorted(bare.get_attributes()) == ["image_processor", "tokenizer"]
-    loaded = bare.from_pretrained(tiny("qwen2_vl"), backend="pil")
-    assert getattr(loaded, "video_processor", None) is None
+    loaded = compat.without_video(whole).from_pretrained(tiny("qwen2_vl"), backend="pil")
+    assert isinstance(loaded.video_processor, compat.AbsentPart)
+    assert loaded.image_processor.backend == "pil"
+    assert loaded.video_processor.num_frames is None  # a setting
     assert compat.without_video(transformers.LlavaProcessor) is transformers.LlavaProcessor
 
 
-def test_escaped_placeholders_are_not_counted_as_images() -> None:
-    """Both checks still exist, are called with these arguments, and get texts without what was marked."""
-    from transformers.processing_utils import _MARKED_RE, ProcessorMixin
+def test_the_parts_of_a_processor_are_put_in_their_places() -> None:
+    """Whatever the order of the parts, each loaded one is where the class expects it."""
 
-    assert list(inspect.signature(ProcessorMixin.validate_inputs).parameters)[:3] == [
-        "self",
-        "images",
-        "text",
-    ]
-    check = ProcessorMixin._check_special_mm_tokens
-    assert list(inspect.signature(check).parameters) == ["self", "text", "text_inputs", "modalities"]
+    class Kind:
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["video_processor", "image_processor", "feature_extractor", "tokenizer"]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, folder: str) -> list[str]:
+            return [f"{part} of {folder}" for part in cls.get_attributes()]
+
+    parts = compat.without_video(Kind)._get_arguments_from_pretrained("here")
+    assert parts[1::2] == ["image_processor of here", "tokenizer of here"]
+    assert all(isinstance(part, compat.AbsentPart) for part in parts[::2])
+
+
+def test_no_placeholder_is_left_in_a_users_text() -> None:
+    """The mark moves into the token. transformers' own code drops it, and the token stays plain text."""
+    from transformers.processing_utils import _CONTROL_TOKEN_START, _MARKED_RE
+    from transformers.utils.chat_template_utils import encode_marked_chat
+
+    from tiny_checkpoints import tokenizer
 
     seen: dict[str, Any] = {}
 
     class Kind:
-        def validate_inputs(self, images: Any = None, text: Any = None, **how: Any) -> None:
-            seen["validate"] = (images, text, how)
-
-        def _check_special_mm_tokens(self, text: Any, *others: Any) -> None:
-            seen["check"] = (text, others)
+        def __call__(self, images: Any = None, text: Any = None, **how: Any) -> None:
+            seen["call"] = (images, text, how)
 
     adapted = compat.ignoring_escaped_placeholders(Kind)()
     marked = marked_placeholder("<image>")
     assert _MARKED_RE.search(marked)
-    adapted.validate_inputs(images=[1], text=[f"<image> What is {marked}?"], videos=None)
-    assert seen["validate"] == ([1], ["<image> What is ?"], {"videos": None})
-    adapted._check_special_mm_tokens([marked], {}, ["image"])
-    assert seen["check"] == ([""], ({}, ["image"]))
+    adapted(text=[f"<image> What is {marked}?"], images=[1], videos=None)
+    images, [text], how = seen["call"]
+    assert (images, how) == ([1], {"videos": None})
+    assert text == f"<image> What is <{_CONTROL_TOKEN_START}image>?"
+    adapted(text=marked)
+    assert seen["call"][1] == f"<{_CONTROL_TOKEN_START}image>"
+
+    words = tokenizer(["<s>", "</s>", "<pad>", "<image>"], bos="<s>", eos="</s>", pad="<pad>")
+    ids = encode_marked_chat(words, text)
+    assert ids.count(words.convert_tokens_to_ids("<image>")) == 1
+    assert words.decode(ids) == "<image> What is <image>?"
 
 
 def marked_placeholder(token: str) -> str:

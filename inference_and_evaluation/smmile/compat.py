@@ -6,6 +6,8 @@ Each function says why it is needed. `SEEN_WITH` holds the versions that they we
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,51 +49,121 @@ def convert_parquet_in_small_batches(builder: Any) -> None:
     builder._generate_tables = generate_tables
 
 
-def processor_class(model_type: str) -> Any | None:
-    """The transformers processor class of an architecture; None if it has none for images and text.
+def processor_class(model_type: str, named: str = "") -> Any | None:
+    """The transformers processor class that a checkpoint names, else that of its architecture.
 
-    Why: `AutoProcessor` decides by the checkpoint's files and falls back to a tokenizer alone, and we
-    need the class itself to adapt it. Uses `PROCESSOR_MAPPING_NAMES`.
+    None if there is none for images and text, or no model. Why: `AutoProcessor` falls back to a tokenizer
+    alone, and we need the class itself to adapt it. Uses `PROCESSOR_MAPPING_NAMES` and
+    `MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES`.
     """
     import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    name = PROCESSOR_MAPPING_NAMES.get(model_type)
-    return None if name is None else getattr(transformers, str(name))
+    if model_type not in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
+        return None
+    known = list(map(str, PROCESSOR_MAPPING_NAMES.values()))
+    for name in (named, str(PROCESSOR_MAPPING_NAMES.get(model_type))):
+        if name not in known:
+            continue
+        kind = _pixtral_processor() if name == "PixtralProcessor" else getattr(transformers, name)
+        if {"image_processor", "tokenizer"} <= set(kind.get_attributes()):
+            return kind
+    return None
+
+
+def _pixtral_processor() -> Any:
+    """`PixtralProcessor`, which works without torchvision.
+
+    Why: its module imports one function from the image processor that needs torchvision; the one that needs
+    only Pillow has the same function.
+    """
+    import transformers
+    from transformers.utils import is_torchvision_available
+
+    if is_torchvision_available():
+        return transformers.PixtralProcessor
+    from transformers.models.pixtral import image_processing_pil_pixtral
+
+    needs_torchvision = "transformers.models.pixtral.image_processing_pixtral"
+    sys.modules[needs_torchvision] = image_processing_pil_pixtral
+    try:
+        from transformers.models.pixtral.processing_pixtral import PixtralProcessor
+    finally:
+        del sys.modules[needs_torchvision]
+    return PixtralProcessor
+
+
+class AbsentPart(dict[str, None]):
+    """In place of a processor's part for videos or audio."""
+
+    model_input_names = ()
+
+    def __getattr__(self, name: str) -> None:
+        """Settings that a processor reads when it is made, and never uses."""
+        if name.startswith("__") or name == "valid_kwargs":
+            raise AttributeError(name)
 
 
 def without_video(kind: Any) -> Any:
-    """A processor class without its video part.
+    """A processor class without its parts for videos and audio.
 
-    Why: the video part needs torchvision, and the suite has no videos. Replaces
-    `ProcessorMixin.get_attributes`, by which `from_pretrained` decides what to load.
+    Why: they need torchvision or audio libraries, and the suite has only images. Replaces
+    `ProcessorMixin._get_arguments_from_pretrained`, which loads the parts, and
+    `check_argument_for_proper_class`, which checks them.
     """
-    if "video_processor" not in kind.get_attributes():
+    absent = {"video_processor", "feature_extractor", "audio_processor"}
+    every_part = kind.get_attributes()
+    kept = [name for name in every_part if name not in absent]
+    if kept == every_part:
         return kind
-    attributes = [name for name in kind.get_attributes() if name != "video_processor"]
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: attributes)})
+    loader: Any = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: kept)})
+
+    def parts(_: Any, *place: Any, **how: Any) -> list[Any]:
+        loaded = iter(loader._get_arguments_from_pretrained(*place, **how))
+        return [AbsentPart() if name in absent else next(loaded) for name in every_part]
+
+    def check(self: Any, name: str, part: Any) -> Any:
+        return (
+            None if isinstance(part, AbsentPart) else kind.check_argument_for_proper_class(self, name, part)
+        )
+
+    changes = {
+        "_get_arguments_from_pretrained": classmethod(parts),
+        "check_argument_for_proper_class": check,
+    }
+    return type(kind.__name__, (kind,), changes)
 
 
 def ignoring_escaped_placeholders(kind: Any) -> Any:
-    """A processor class whose checks count only placeholders that stand for an image.
+    """A processor class that takes no placeholder in a user's text for an image.
 
-    Why: with `sanitize_control_tokens` transformers marks an `<image>` that a user typed as plain text,
-    but some processors' checks count it as an image's placeholder and refuse the conversation. Wraps
-    `ProcessorMixin.validate_inputs` and `_check_special_mm_tokens`; uses `processing_utils._MARKED_RE`.
+    Why: with `sanitize_control_tokens` transformers marks an `<image>` that a user typed as plain text, but
+    some processors count it as an image's placeholder or replace it. Wraps `__call__` and moves the mark
+    into the token, where it separates the token's parts: no placeholder is left, and the tokenizer drops
+    the mark. Uses `_MARKED_RE` and `_CONTROL_TOKEN_START`.
     """
-    from transformers.processing_utils import _MARKED_RE
+    from transformers.processing_utils import _CONTROL_TOKEN_START, _MARKED_RE
 
-    def unmarked(texts: Any) -> Any:
-        return None if texts is None else [_MARKED_RE.sub("", text) for text in texts]
+    def separated(marked: re.Match[str]) -> str:
+        token = marked[0][1:-1]
+        return f"{token[:1]}{_CONTROL_TOKEN_START}{token[1:]}"
 
-    def validate_inputs(self: Any, images: Any = None, text: Any = None, **how: Any) -> None:
-        kind.validate_inputs(self, images=images, text=unmarked(text), **how)
+    def call(self: Any, images: Any = None, text: Any = None, **how: Any) -> Any:
+        if isinstance(text, str):
+            text = _MARKED_RE.sub(separated, text)
+        elif text is not None:
+            text = [_MARKED_RE.sub(separated, one) for one in text]
+        return kind.__call__(self, images=images, text=text, **how)
 
-    def check_special_tokens(self: Any, text: Any, *others: Any, **how: Any) -> None:
-        kind._check_special_mm_tokens(self, unmarked(text), *others, **how)
+    def without_offsets(self: Any, *given: Any, **how: Any) -> tuple[Any, Any]:
+        text, offsets = kind.get_text_with_replacements(self, *given, **how)
+        return text, [[] for _ in offsets]
 
-    checks = {"validate_inputs": validate_inputs, "_check_special_mm_tokens": check_special_tokens}
-    return type(kind.__name__, (kind,), checks)
+    changes: dict[str, Any] = {"__call__": call}
+    if kind.__name__ == "Idefics3Processor":  # its own search for images' tokens fails on marked texts
+        changes["get_text_with_replacements"] = without_offsets
+    return type(kind.__name__, (kind,), changes)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def loading_settings(args: argparse.Namespace, family_dtype: Dtype) -> LoadSetti
         args.attn,
         args.quantization,
         device_share=(rank.local_index, rank.local_count),
+        trust_remote_code=getattr(args, "trust_remote_code", False),
     )
 
 

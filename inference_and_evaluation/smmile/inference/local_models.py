@@ -171,6 +171,7 @@ def _specification(
 
         revision, _, adapter_revision = (revision or "").partition("+")
         found = find_checkpoint(checkpoint, revision or None)
+        found = replace(found, is_trusted=loading.trust_remote_code)
         if args.adapter is not None:
             found = replace(found, adapter=find_adapter(args.adapter, adapter_revision or None))
         _check_type(family, found)
@@ -193,15 +194,19 @@ def _specification(
         recipe=family.recipe,
         connect=connect_model,
         checkpoint=checkpoint_label(checkpoint),
-        find_revision=cache(lambda: _revision(checkpoint, args.adapter)),
+        find_revision=cache(
+            lambda: _revision(checkpoint, args.adapter, with_code=loading.trust_remote_code)
+        ),
         generation=generation,
         packages=(*_PACKAGES, *filter(find_spec, optional)),
     )
 
 
-def _revision(checkpoint: str | Path, adapter: str | Path | None) -> str | None:
+def _revision(checkpoint: str | Path, adapter: str | Path | None, *, with_code: bool) -> str | None:
     """The version of a checkpoint, with that of its adapter after a plus; None if one is unknown."""
-    versions = [revision_of(item) for item in (checkpoint, adapter) if item is not None]
+    versions = [revision_of(checkpoint, with_code=with_code)]
+    if adapter is not None:
+        versions.append(revision_of(adapter))
     known = [version for version in versions if version is not None]
     return "+".join(known) if len(known) == len(versions) else None
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
 # The files to download. Weights as safetensors only: pickled ones can run code.
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*.py")
 _UNWANTED = ("original/*", "consolidated*", "onnx/*")
 # A checkpoint's named chat templates.
 TEMPLATES = "additional_chat_templates"
 # What a folder's version is made of.
-_HASHED = (".json", ".safetensors", ".model", ".jinja", ".txt")
+_HASHED = {".json", ".safetensors", ".model", ".jinja", ".txt"}
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -68,7 +68,7 @@ class Checkpoint:
     """A checkpoint's folder; its files are present and their headers are valid.
 
     `config` is the content of its config.json, `tensors` what its weight files hold, by name. `adapter` is
-    the folder of a LoRA adapter to put on top.
+    the folder of a LoRA adapter to put on top. With `is_trusted`, code that the checkpoint brings may run.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, Stored]
     adapter: Path | None = None
+    is_trusted: bool = False
 
     @property
     def model_type(self) -> str:
@@ -101,14 +102,14 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
-def revision_of(checkpoint: str | Path) -> str | None:
+def revision_of(checkpoint: str | Path, *, with_code: bool = False) -> str | None:
     """The version of a checkpoint: the commit of a hub id, or a hash of a folder's files.
 
-    Large files are hashed by samples. None if there is no such folder, or the hub cannot be reached and
-    the cache has no copy.
+    Large files are hashed by samples, Python code only if `with_code`. None if there is no such folder, or
+    the hub cannot be reached and the cache has no copy.
     """
     if isinstance(checkpoint, Path):
-        return _hash_of_files(checkpoint) if checkpoint.is_dir() else None
+        return _hash_of_files(checkpoint, with_code) if checkpoint.is_dir() else None
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError
 
@@ -144,7 +145,7 @@ def download(
     hub_id: str,
     revision: str | None,
     wanted: tuple[str, ...] = _WANTED,
-    from_folder: str = "--model-path DIR",
+    from_folder: str = "--model-path DIR, in inference_hf.py --checkpoint DIR",
 ) -> Path:
     """The folder with the `wanted` files of a hub id at `revision` (None: main), downloaded if needed.
 
@@ -169,8 +170,8 @@ def download(
             except OSError:
                 raise CheckpointError(
                     f"model {hub_id}: no such folder, the hub cannot be reached "
-                    f"({one_line(error, 100)}) and the cache has no copy; go online once, or use "
-                    f"{from_folder}"
+                    f"({one_line(error, 100)}) and the cache has no copy; go online once, or give a "
+                    f"folder: {from_folder}"
                 ) from error
         _check_disk_space(hub_id, info, wanted)
         folder = Path(snapshot_download(hub_id, **patterns))  # records in the cache which commit is main
@@ -303,9 +304,10 @@ def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
     return content
 
 
-def _hash_of_files(folder: Path) -> str:
+def _hash_of_files(folder: Path, with_code: bool) -> str:
     digest = hashlib.sha256()
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in _HASHED]
+    kinds = {*_HASHED, ".py"} if with_code else _HASHED
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in kinds]
     for file in files + sorted(folder.glob(f"{TEMPLATES}/*.jinja")):
         if not file.is_file():
             continue

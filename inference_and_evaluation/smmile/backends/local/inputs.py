@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from smmile import compat
 from smmile.backends.interface import Request
 from smmile.backends.local import llava_original
 from smmile.backends.local.batching import InvalidRequestError
 from smmile.backends.local.checkpoints import CheckpointError
-from smmile.backends.local.templates import ChatTemplate, choose_template
+from smmile.backends.local.templates import ChatTemplate, choose_template, shape_of, template_defect
 from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line
 from smmile.prompting.conversation import Conversation, ImagePart
@@ -103,6 +105,7 @@ class ModelInputs:
         It is changed as the settings say.
         """
         check_settings(name, processor, settings)
+        self._name = name
         self._processor, self._context, self._new_tokens = processor, context, new_tokens
         self._positions = positions
         self._one_tile_each = _is_onevision(processor) and settings.multi_image != "tiled"
@@ -147,9 +150,29 @@ class ModelInputs:
         self._check_length(inputs, len(requests))
         return inputs
 
+    def check_templates(self, requests: Sequence[Request]) -> None:
+        """Raise CheckpointError if the chat template does not write all of each of these conversations."""
+        for shape in sorted({shape_of(request.conversation) for request in requests}):
+            try:
+                problem = template_defect(
+                    shape, lambda turns: str(self._processor.apply_chat_template(turns, tokenize=False))
+                )
+            except (TemplateError, TypeError) as error:
+                problem = f"refuses a conversation ({one_line(error, 160)})"
+            if problem is not None:
+                raise CheckpointError(
+                    f"checkpoint {self._name}: its chat template {problem}; choose a checkpoint whose "
+                    "template takes conversations with system turns, examples and several images"
+                )
+
     def describe(self) -> dict[str, object]:
-        """What is in effect beyond the settings: how OneVision tiles, and where conversations are cut."""
-        data: dict[str, object] = {}
+        """What is in effect beyond the settings.
+
+        What processes images (pil, torchvision, or the name of a class), how LLaVA-OneVision tiles, and
+        where conversations are cut.
+        """
+        part = self._processor.image_processor
+        data: dict[str, object] = {"image_processor": str(getattr(part, "backend", type(part).__name__))}
         if _is_onevision(self._processor):
             data["multi_image"] = "single" if self._one_tile_each else "tiled"
         if self._positions is not None:
@@ -174,12 +197,10 @@ class ModelInputs:
             return 0
 
     def _check_template(self, name: str) -> None:
-        from jinja2 import TemplateError
-
         parts = [{"type": "image"}, {"type": "text", "text": "?"}]
         try:
             self._processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             raise CheckpointError(
                 f"checkpoint {name}: its chat template cannot be used ({one_line(error, 160)}); "
                 "fetch it again"

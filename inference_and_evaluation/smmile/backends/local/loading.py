@@ -13,7 +13,7 @@ from smmile import compat
 from smmile.backends.local import llava_original
 from smmile.backends.local.adapters import add_adapter
 from smmile.backends.local.attention import attention_choices
-from smmile.backends.local.checkpoints import Checkpoint, CheckpointError
+from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, read_json
 from smmile.backends.local.quantization import (
     check_quantization,
     form_of_weights,
@@ -37,6 +37,12 @@ _TOKENIZERS = (
     "tekken.json",
 )
 
+# Files that may name a processor's class, in the order of `AutoProcessor`.
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+# Packages that some architectures need beside the suite's own.
+_EXTRA_PACKAGES = ("torchvision", "timm", "num2words", "mistral-common", "einops", "librosa")
+
 # The share of a device's memory that may be used; the rest is for the libraries and for fragmentation.
 USABLE = 0.92
 _GIB = 1 << 30
@@ -51,7 +57,7 @@ class LoadSettings:
 
     `dtype` None means `family_dtype`, or float32 on a CPU. `attention` is an implementation, a hub kernel
     or auto, `quantization` a key of QUANTIZATIONS. `device_share` is (index, count) of this process among
-    those on this machine.
+    those on this machine. With `trust_remote_code` code that the checkpoint brings may run.
     """
 
     family_dtype: Dtype
@@ -59,11 +65,16 @@ class LoadSettings:
     attention: str = "auto"
     quantization: str | None = None
     device_share: tuple[int, int] = (0, 1)
+    trust_remote_code: bool = False
 
     def as_data(self) -> dict[str, object]:
         """The settings that affect responses, as recorded; they are part of a run's identity."""
         data: dict[str, object] = {"dtype": self.dtype or self.family_dtype}
-        return data if self.quantization is None else data | {"quantization": self.quantization}
+        if self.quantization is not None:
+            data["quantization"] = self.quantization
+        if self.trust_remote_code:
+            data["trust_remote_code"] = True
+        return data
 
 
 @dataclass(frozen=True)
@@ -162,12 +173,14 @@ def _attention_choices(
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's processor, with an image part that needs only Pillow and without a video part.
+    """The checkpoint's processor, without parts for videos and audio.
 
+    Its image part needs only Pillow, or torchvision if there is no such part and torchvision is installed.
     Raises CheckpointError if there is none or it cannot be loaded.
     """
-    is_original = llava_original.is_original_llava(checkpoint.config)
-    kind = compat.processor_class("llava" if is_original else checkpoint.model_type)
+    kind = _processor_class(checkpoint)
+    if kind is None and checkpoint.config.get("auto_map"):
+        return _load_own_processor(checkpoint)
     if kind is None:
         raise CheckpointError(
             f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, "
@@ -180,15 +193,98 @@ def load_processor(checkpoint: Checkpoint) -> Any:
         )
     kind = compat.ignoring_escaped_placeholders(compat.without_video(kind))
     try:
-        if is_original:
+        if llava_original.is_original_llava(checkpoint.config):
             return llava_original.load_original_llava_processor(checkpoint.folder)
-        return kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
+        processor = kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
+        if not processor.chat_template:  # older checkpoints have it in tokenizer_config.json
+            processor.chat_template = processor.tokenizer.chat_template
+        return processor
     except UsageError:
         raise
     except _loading_errors() as error:
+        _check_packages(checkpoint, error)
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded "
             f"({one_line(error, 160)}); download it again"
+        ) from error
+
+
+def _load_own_processor(checkpoint: Checkpoint) -> Any:
+    """The processor that comes as code with the checkpoint. Raises CheckpointError."""
+    from transformers import AutoProcessor
+
+    kind = one_line(checkpoint.model_type)
+    if not checkpoint.is_trusted:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is of type {kind}, which needs code that comes with it; if you "
+            "trust its authors, let inference_hf.py run that code with --trust-remote-code"
+        )
+    _check_own_code(checkpoint)
+    try:
+        processor = AutoProcessor.from_pretrained(
+            checkpoint.folder, trust_remote_code=True, backend="pil", local_files_only=True
+        )
+    except Exception as error:  # the checkpoint's code may raise anything
+        _check_packages(checkpoint, error)
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name}: its own code cannot load its processor "
+            f"({type(error).__name__}: {one_line(error, 160)})"
+        ) from error
+    interface = ("image_processor", "tokenizer", "apply_chat_template")
+    if not all(hasattr(processor, name) for name in interface):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name}: its own code has no processor for images and text that follows "
+            f"transformers' interface ({', '.join(interface)})"
+        )
+    processor.__class__ = compat.ignoring_escaped_placeholders(type(processor))
+    return processor
+
+
+def _check_own_code(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the checkpoint names code outside its folder, whose version is unknown."""
+    for file in ("config.json", *_PROCESSOR_FILES):
+        if (checkpoint.folder / file).is_file():
+            names = str(read_json(checkpoint.name, checkpoint.folder, file).get("auto_map"))
+            if "--" in names:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint.name}: its {file} names code in another repository, which is "
+                    f"not downloaded ({one_line(names, 160)})"
+                )
+
+
+def _model_class(checkpoint: Checkpoint, *, own_code: bool) -> Any:
+    """The class that loads the checkpoint's model: with `own_code` the one that its config.json names."""
+    import transformers
+
+    named = checkpoint.config.get("auto_map") if own_code else None
+    general = "AutoModelForMultimodalLM"
+    known = (general, "AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
+    return getattr(transformers, next((name for name in known if name in (named or ())), general))
+
+
+def _processor_class(checkpoint: Checkpoint) -> Any | None:
+    """transformers' processor class: the one that the checkpoint's files name, else that of its type."""
+    if llava_original.is_original_llava(checkpoint.config):
+        return compat.processor_class("llava")
+    named = ""
+    for file in (*_PROCESSOR_FILES, "config.json"):
+        if not named and (checkpoint.folder / file).is_file():
+            named = str(read_json(checkpoint.name, checkpoint.folder, file).get("processor_class", ""))
+    return compat.processor_class(checkpoint.model_type, named)
+
+
+def _check_packages(checkpoint: Checkpoint, error: Exception) -> None:
+    """Raise CheckpointError if `error` says that a package is missing."""
+    message = str(error).lower()
+    package = next((name for name in _EXTRA_PACKAGES if name in message), None)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0].replace("_", "-")
+    elif not any(word in message for word in ("not found", "missing", "install")):
+        return
+    if package is not None:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type)}, which needs the "
+            f"package {one_line(package)}: pip install {one_line(package)}"
         ) from error
 
 
@@ -223,6 +319,7 @@ def load_model(
         except _loading_errors() as error:
             if choice != choices[-1] and "attention" in str(error).lower():
                 continue  # not every architecture supports every implementation
+            _check_packages(checkpoint, error)
             raise _refusal(checkpoint, settings, error) from error
         if checkpoint.adapter is not None:
             add_adapter(model, checkpoint.adapter, _loading_errors())
@@ -237,11 +334,11 @@ def load_model(
 
 
 def _load_model(checkpoint: Checkpoint, **loading: Any) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    model, found = AutoModelForImageTextToText.from_pretrained(
+    own_code = checkpoint.is_trusted and _processor_class(checkpoint) is None
+    model, found = _model_class(checkpoint, own_code=own_code).from_pretrained(
         checkpoint.folder,
         local_files_only=True,
+        trust_remote_code=own_code,
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # reported, and refused below
         output_loading_info=True,

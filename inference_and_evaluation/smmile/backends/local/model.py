@@ -158,7 +158,11 @@ class LocalModel:
         )
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """Respond in batches, the longest requests first."""
+        """Respond in batches, the longest requests first.
+
+        Raises CheckpointError if the chat template does not write all of the conversations.
+        """
+        self._inputs.check_templates(requests)
         sizer = BatchSizer(self._settings.batch_size, self._max_tokens())
         step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.decoding.max_new_tokens
@@ -232,6 +236,11 @@ class LocalModel:
             if self._positions is not None:
                 inputs = llava_original.image_features(self._model, inputs)
             output = generate(self._model, inputs, limit, drawer)
+        length = inputs["input_ids"].shape[1]
+        if not torch.equal(output[:, :length], inputs["input_ids"]):
+            raise ValueError(
+                "the model's output does not begin with its prompt; this type is not supported"
+            )
         answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
         return answers
 
@@ -280,11 +289,12 @@ class LocalModel:
         """
         if self._hardware.kind == "cuda":
             return float("inf")
+        from transformers.configuration_utils import get_head_shapes
+
         config = self._text_config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads, head = map(_largest, get_head_shapes(config))
         values = 2 * config.num_hidden_layers * heads * head
-        values += 8 * config.hidden_size + 3 * config.intermediate_size
+        values += 8 * config.hidden_size + 3 * _largest(config.intermediate_size)
         size = self._model.dtype.itemsize
         _, processes = self._settings.loading.device_share
         return float(0.5 * free_host_memory() / processes / (values * size))
@@ -303,6 +313,11 @@ class LocalModel:
     def _report(self, line: str) -> None:
         if self._settings.verbose:
             print(line, file=sys.stderr, flush=True)
+
+
+def _largest(value: int | Sequence[int]) -> int:
+    """A setting of all layers, or the largest where each layer has its own."""
+    return value if isinstance(value, int) else max(value)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
