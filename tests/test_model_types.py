@@ -136,13 +136,12 @@ def test_a_type_answers_or_is_refused_as_documented(
     assert run(checkpoint, problems, tmp_path / "8", "--batch-size", 8).code == 0
     assert answers(tmp_path / "8") == one_by_one
 
-    if name == "gemma3n":  # its large random vision part changes the logits, but not always the tokens
-        return
     whole, tokens = one_by_one["whole"]
     for place in range(3):
         other, as_long = one_by_one[f"other_{place}"]
         assert as_long == tokens
-        assert other != whole, f"image {place} has no effect"
+        # Gemma 3n's large random vision part changes the logits, but not always the tokens.
+        assert other != whole or name == "gemma3n", f"image {place} has no effect"
     assert answers(tmp_path, "0-shot")["whole"][1] < one_by_one["two"][1] < tokens
     assert one_by_one["marks"][1] > tokens + 100
     backend = result(tmp_path / "1")["run"]["generation"]["effective"]["image_processor"]

@@ -170,8 +170,7 @@ def _specification(
         from smmile.backends.local.model import LocalModel, LocalSettings
 
         revision, _, adapter_revision = (revision or "").partition("+")
-        found = find_checkpoint(checkpoint, revision or None)
-        found = replace(found, is_trusted=loading.trust_remote_code)
+        found = find_checkpoint(checkpoint, revision or None, trust_code=loading.trust_remote_code)
         if args.adapter is not None:
             found = replace(found, adapter=find_adapter(args.adapter, adapter_revision or None))
         _check_type(family, found)

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from math import prod
 from pathlib import Path
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
 # The files to download. Weights as safetensors only: pickled ones can run code.
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*.py")
+_WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+_CODE = ("*.py",)
 _UNWANTED = ("original/*", "consolidated*", "onnx/*")
 # A checkpoint's named chat templates.
 TEMPLATES = "additional_chat_templates"
@@ -123,17 +124,22 @@ def revision_of(checkpoint: str | Path, *, with_code: bool = False) -> str | Non
         return None
 
 
-def find_checkpoint(checkpoint: str | Path, revision: str | None) -> Checkpoint:
+def find_checkpoint(
+    checkpoint: str | Path, revision: str | None, *, trust_code: bool = False
+) -> Checkpoint:
     """The checkpoint in a folder, or that of a hub id at `revision` (None: main), downloaded if needed.
 
-    Raises CheckpointError if it is missing, incomplete or broken, or cannot be downloaded.
+    With `trust_code`, its Python code is downloaded too, and may run. Raises CheckpointError if it is
+    missing, incomplete or broken, or cannot be downloaded.
     """
     if isinstance(checkpoint, Path):
         if not checkpoint.is_dir():
             what = "is a file; give its folder" if checkpoint.is_file() else "does not exist"
             raise CheckpointError(f"checkpoint {one_line(checkpoint)} {what}")
-        return _inspect(one_line(checkpoint), checkpoint)
-    return _inspect(checkpoint, download(checkpoint, revision))
+        found = _inspect(one_line(checkpoint), checkpoint)
+    else:
+        found = _inspect(checkpoint, download(checkpoint, revision, _WANTED + _CODE * trust_code))
+    return replace(found, is_trusted=trust_code)
 
 
 def checkpoint_label(checkpoint: str | Path) -> str:
