@@ -30,11 +30,15 @@ def main() -> int:
     from smmile.inference.local_models import Family, run_family
 
     folder = Path(args.checkpoint)
-    if not folder.is_dir() and not is_hub_id(args.checkpoint):
+    if not args.checkpoint or (not folder.is_dir() and not is_hub_id(args.checkpoint)):
         parser.error(f"--checkpoint {args.checkpoint!r} is neither a folder nor a hub id such as org/name")
+    if folder.is_dir() and args.model_path is not None:
+        parser.error("--checkpoint names a folder already; leave out --model-path")
     if args.trust_remote_code:
         print("warning: --trust-remote-code runs code from the checkpoint on this machine", file=sys.stderr)
-    inputs = InputSettings(multi_image=args.multi_image, equal_padding=args.multi_image == "tiled")
+    inputs = InputSettings(
+        multi_image=args.multi_image, tile_padding="equal" if args.multi_image == "tiled" else None
+    )
     family = Family(model_types=(), dtype="bfloat16", inputs=inputs)
     if folder.is_dir():
         return run_family(args, family, {folder.resolve().name: folder})

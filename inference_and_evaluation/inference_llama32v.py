@@ -28,7 +28,7 @@ def main() -> int:
         model_types=("mllama",),
         dtype="bfloat16",
         recipe=recipe,
-        inputs=InputSettings(first_token_twice=args.published_tokens),
+        inputs=InputSettings(published_tokens=args.published_tokens),
     )
     return run_family(args, family, {"llama32_vision_90b": "meta-llama/Llama-3.2-90B-Vision-Instruct"})
 

@@ -32,8 +32,8 @@ def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: 
         parser.error(f"--multi-image is for LLaVA-OneVision; leave it out for {args.model_name}")
     inputs = {
         "llava": InputSettings(),
-        "llava_next": InputSettings(equal_padding=True),
-        "llava_onevision": InputSettings(multi_image="tiled", equal_padding=True),
+        "llava_next": InputSettings(tile_padding="equal"),
+        "llava_onevision": InputSettings(multi_image="tiled", tile_padding="equal"),
     }[model_type]
     if args.multi_image == "single":
         inputs = InputSettings(multi_image="single")

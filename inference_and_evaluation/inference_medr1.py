@@ -44,9 +44,7 @@ def main() -> int:
 
     from smmile.inference.local_models import Family, run_family
 
-    family = Family(
-        model_types=("qwen2_vl",), dtype="bfloat16", recipe=recipe(), keeps_generation_fields=False
-    )
+    family = Family(model_types=("qwen2_vl",), dtype="bfloat16", recipe=recipe(), decoding="greedy")
     return run_family(args, family, {"MedVLM-R1": "JZPeterPan/MedVLM-R1"})
 
 

@@ -179,6 +179,7 @@ def test_processes_on_one_machine_divide_its_gpus(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8 + device % 2, 0))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 + device, 2000))
     hardware = find_hardware((index, 2))
     assert hardware.names == tuple(f"GPU {device}" for device in devices)
@@ -339,3 +340,15 @@ def test_free_memory_is_the_least_of_the_machines_and_the_control_groups(tmp_pat
     assert free_host_memory(groups, process) == 5_500
     (memory / "memory.limit_in_bytes").write_text("9223372036854771712\n")
     assert free_host_memory(groups, process) > available / 2
+
+
+def test_tiles_are_padded_to_the_largest_image_of_a_batch() -> None:
+    """One large image among small ones makes all as large."""
+    small, large = (
+        SizedRequest(Request(key, None), 10, image_units=units, images=1, largest_image=units)  # type: ignore[arg-type]
+        for key, units in (("small", 10), ("large", 100))
+    )
+    for padded, bytes_of_all in ((False, 1_300.0), (True, 4_000.0)):
+        host = HostMemory(1e9, padded=padded)
+        host.learn([large], 1_000)
+        assert host.prepared([small, small, small, large]) == bytes_of_all

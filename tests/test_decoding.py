@@ -291,7 +291,7 @@ def test_greedy_decoding_keeps_the_checkpoints_other_fields(
     """As `generate(do_sample=False)` does, with which the greedy families were published."""
     from transformers import AutoModelForImageTextToText
 
-    from smmile.backends.local import loading
+    from smmile.backends.local import processors
     from smmile.backends.local.checkpoints import find_checkpoint
 
     fields = OTHER_FIELDS | search
@@ -309,7 +309,7 @@ def test_greedy_decoding_keeps_the_checkpoints_other_fields(
     assert not effective["do_sample"]
     assert not effective.keys() & {"temperature", "top_k", "top_p", "min_p", "max_length"}
 
-    processor = loading.load_processor(find_checkpoint(checkpoint, None))
+    processor = processors.load_processor(find_checkpoint(checkpoint, None))
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
     queries = {item["question"]: item for item in rows if item["order"] == 3}
     for record in found["records"]:
@@ -362,7 +362,7 @@ def test_medvlm_r1_is_plainly_greedy_and_flags_choose_otherwise(tiny: Tiny, tmp_
     assert run(tmp_path / "flags", checkpoint, *few, *SAMPLING, "--top-p", 0.9).code == 0
     flags = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
     assert effective_of(tmp_path / "flags").items() >= flags.items()
-    assert "repetition_penalty" not in effective_of(tmp_path / "flags")
+    assert "repetition_penalty" in effective_of(tmp_path / "flags")
     generation = result(tmp_path / "flags")["run"]["generation"]
     assert (generation["decoding"], generation["temperature"], generation["top_p"]) == (
         "sampling",
@@ -505,3 +505,51 @@ def test_a_server_gets_the_settings_as_fields(tmp_path: Path) -> None:
     assert first == {"temperature": 0.7, "top_p": 0.9, "seed": 42}
     assert second["seed"] != 42
     assert second == first | {"seed": second["seed"]}
+
+
+UNUSABLE: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (("--generation-config", "checkpoint"), {"do_sample": True, "top_k": "x"}),
+    (("--generation-config", "checkpoint"), {"do_sample": True, "top_k": -5}),
+    ((), {"repetition_penalty": 0}),
+    ((), {"repetition_penalty": "x"}),
+    ((), {"eos_token_id": "x"}),
+    ((), {"num_beams": 0}),
+    ((), {"bad_words_ids": "x"}),
+]
+
+
+def test_values_that_cannot_be_used_are_refused_at_once(tiny: Tiny, tmp_path: Path) -> None:
+    for number, (words, fields) in enumerate(UNUSABLE):
+        checkpoint = with_config(tiny("llava_llama"), tmp_path / str(number), **fields)
+        command = "inference_llava.py --model_name llava_7b"
+        finished = run_family(command, tmp_path / "out", checkpoint, "--dataset", "demo", *words)
+        says_in_one_line(finished, "generation_config.json cannot be used", "--generation-config greedy")
+
+
+def test_greedy_scores_that_are_not_numbers_are_an_error(tiny: Tiny, tmp_path: Path) -> None:
+    """Greedy decoding would take them for token 0."""
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = tmp_path / "broken"
+    shutil.copytree(tiny("llava_llama"), checkpoint)
+    weights = load_file(checkpoint / "model.safetensors")
+    [head] = [name for name in weights if name.endswith("lm_head.weight")]
+    weights[head][:] = float("nan")
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    words = ("--dataset", "demo", "--limit", 1)
+    command = "inference_llava.py --model_name llava_7b"
+    assert run_family(command, tmp_path, checkpoint, *words).code == 3
+    [record] = json.loads((tmp_path / "result_llava_7b_ICL_open.json").read_text())["records"]
+    assert "scores are not numbers" in record["error"]["message"]
+
+
+def test_with_sampling_unshared_responses_are_another_run(tiny: Tiny, tmp_path: Path) -> None:
+    command = "inference_llava.py --model_name llava_7b"
+    words = ("--dataset", "demo", "--limit", 1, "--max_new_tokens", 4)
+    assert run_family(command, tmp_path / "greedy", tiny("llava_llama"), *words).code == 0
+    assert run_family(command, tmp_path / "greedy", tiny("llava_llama"), *words, "--no-share").code == 0
+    sampled = (*words, "--temperature", 0.7)
+    assert run_family(command, tmp_path, tiny("llava_llama"), *sampled).code == 0
+    finished = run_family(command, tmp_path, tiny("llava_llama"), *sampled, "--no-share")
+    assert finished.code == 2
+    assert "generation.share" in finished.err

@@ -15,8 +15,9 @@ from smmile.backends.interface import Request, Response
 from smmile.backends.local.checkpoints import find_checkpoint
 from smmile.backends.local.decoding import DecodingSettings
 from smmile.backends.local.inputs import InputSettings, ModelInputs
-from smmile.backends.local.loading import LoadSettings, load_processor, quiet
+from smmile.backends.local.loading import LoadSettings, quiet
 from smmile.backends.local.model import LocalModel, LocalSettings
+from smmile.backends.local.processors import load_processor
 from test_local_models import answers, result, run_family
 
 Tiny = Callable[[str], Path]
@@ -29,7 +30,7 @@ QWEN = "inference_qwen.py --models 3B"
 def inputs_of(folder: Path, settings: InputSettings) -> tuple[Any, ModelInputs]:
     with quiet():
         processor = load_processor(find_checkpoint(folder, None))
-    return processor, ModelInputs(folder.name, processor, settings, None, 12)
+    return processor, ModelInputs(folder.name, processor, settings)
 
 
 def some_cases(command: str, *names: str) -> list[Case]:
@@ -45,9 +46,15 @@ def requests_of(chosen: Sequence[Case]) -> list[Request]:
 MIXED = ("ICL/open/1-images-2", "ICL/open/3-images-4", "ICL/mcqa/4-images-5", "0-shot/open/2-images-3")
 
 
+def onevision(multi_image: Any) -> InputSettings:
+    """As `inference_llava.py` and `inference_hf.py` make them."""
+    padding: Any = "equal" if multi_image == "tiled" else None
+    return InputSettings(multi_image=multi_image, tile_padding=padding)
+
+
 @pytest.mark.parametrize("multi_image", ["tiled", "single"])
 def test_image_tokens_of_onevision_are_counted_exactly(multi_image: Any, tiny: Tiny) -> None:
-    settings = InputSettings(multi_image=multi_image, equal_padding=multi_image == "tiled")
+    settings = onevision(multi_image)
     processor, inputs = inputs_of(tiny("llava_onevision"), settings)
     for case in some_cases(ONEVISION, *MIXED):
         ids = inputs.make([Request("k", case.conversation)])["input_ids"][0].tolist()
@@ -63,7 +70,7 @@ def test_onevision_uses_its_tiles_in_batches_of_any_image_counts(multi_image: An
         LocalSettings(
             LoadSettings("float32"),
             DecodingSettings("greedy", 12, 42),
-            InputSettings(multi_image=multi_image, equal_padding=multi_image == "tiled"),
+            onevision(multi_image),
             verbose=False,
         ),
     )
@@ -143,7 +150,7 @@ def test_llama_with_two_begin_of_text_tokens(tiny: Tiny, tmp_path: Path) -> None
 
 
 def test_two_begin_of_text_tokens_before_a_text_with_control_tokens(tiny: Tiny) -> None:
-    processor, inputs = inputs_of(tiny("mllama"), InputSettings(first_token_twice=True))
+    processor, inputs = inputs_of(tiny("mllama"), InputSettings(published_tokens=True))
     first = processor.tokenizer.bos_token_id
     chosen = some_cases(LLAMA, "ICL/open/control-tokens", "ICL/open/1-images-2")
     made = inputs.make(requests_of(chosen))

@@ -241,7 +241,7 @@ def published_size(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("published") / "size"))
     change_config(folder, mm_vision_tower="openai/clip-vit-large-patch14-336")
     settings = InputSettings(template=ChatTemplate(text=MISTRAL_INSTRUCT))
-    return ModelInputs("tiny", load_original_llava_processor(folder), settings, None, 512)
+    return ModelInputs("tiny", load_original_llava_processor(folder), settings)
 
 
 def test_the_tokenizer_is_the_recordings(checkpoint: Path, recording: dict[str, Any]) -> None:

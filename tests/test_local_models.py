@@ -78,11 +78,11 @@ def test_answers_are_what_plain_transformers_gives(
     """The turns that the dry run shows, put through the library's own classes without the suite."""
     from transformers import AutoModelForImageTextToText
 
-    from smmile.backends.local import llava_original, loading
+    from smmile.backends.local import llava_original, processors
     from smmile.backends.local.checkpoints import find_checkpoint
 
     found = find_checkpoint(tiny(checkpoint), None)
-    processor = loading.load_processor(found)
+    processor = processors.load_processor(found)
     if checkpoint == "original_llava":
         model = llava_original.load_original_llava_model(found.folder, dtype=torch.float32)
     else:

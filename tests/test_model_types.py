@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,54 @@ def test_own_code_that_cannot_be_run_is_one_line(tiny: Tiny, problems: Path, tmp
     assert "names code in another repository" in elsewhere.err.splitlines()[-1]
 
 
+def test_code_that_a_processor_names_never_runs_unasked(tiny: Tiny, problems: Path, tmp_path: Path) -> None:
+    """transformers would ask on the terminal; a script's input may say yes."""
+    checkpoint = tmp_path / "nested"
+    shutil.copytree(tiny("llava_llama"), checkpoint)
+    ran = tmp_path / "ran"
+    (checkpoint / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Images: pass\n")
+    own = {"image_processor_type": "Images", "auto_map": {"AutoImageProcessor": "own.Images"}}
+    change_json(checkpoint / "processor_config.json", image_processor=own)
+    command = script_command("inference_hf.py", "--checkpoint", checkpoint, "--dataset-path", problems)
+    done = subprocess.run(
+        [*command, "--output-dir", str(tmp_path)],
+        cwd=SUITE / "inference_and_evaluation",
+        input="y\n" * 5,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not ran.exists()
+    assert done.returncode == 2
+    assert "custom code" not in done.stdout
+
+
+def test_own_model_code_with_transformers_processor_runs(
+    tiny: Tiny, problems: Path, tmp_path: Path
+) -> None:
+    """Qwen's processor has a part for videos, which cannot be loaded here."""
+    from safetensors.torch import save_file
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    checkpoint = tmp_path / "scanner"
+    shutil.copytree(tiny("qwen2_5_vl"), checkpoint)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint)
+    save_file(model.state_dict(), checkpoint / "model.safetensors", {"format": "pt"})  # names of now
+    for file, code in OWN_CODE.items():
+        if not file.startswith("processing"):
+            own = code.replace("LlavaConfig", "Qwen2_5_VLConfig")
+            (checkpoint / file).write_text(own.replace("LlavaFor", "Qwen2_5_VLFor"))
+    classes = {
+        "AutoConfig": "configuration_scanner.ScannerConfig",
+        "AutoModelForImageTextToText": "modeling_scanner.ScannerForConditionalGeneration",
+    }
+    change_json(checkpoint / "config.json", model_type="scanner", auto_map=classes)
+    trusted = run(checkpoint, problems, tmp_path, "--trust-remote-code")
+    assert trusted.code == 0, trusted.err
+    assert run(tiny("qwen2_5_vl"), problems, tmp_path / "plain").code == 0
+    assert answers(tmp_path) == answers(tmp_path / "plain")
+
+
 @pytest.mark.slow
 def test_own_code_is_downloaded_with_its_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     checkpoint = with_own_code(tiny, tmp_path / "scanner")
@@ -270,7 +319,10 @@ def test_own_code_is_downloaded_with_its_checkpoint(tiny: Tiny, tmp_path: Path) 
     [
         (("{% for turn in messages %}", "{% for turn in messages[-1:] %}"), "leaves out turn 1 of 3"),
         (("<image>\n", ""), "leaves out image 1 of 2"),
-        (("{% for turn", "{% if messages | length > 2 %}{{ 1 + 'x' }}{% endif %}{% for turn"), "refuses"),
+        (
+            ("{% for turn", "{% if messages | length > 2 %}{{ 1 + 'x' }}{% endif %}{% for turn"),
+            "cannot be used",
+        ),
         (("{% for part in", "{{ turn['content'] }}{% for part in"), "Python data"),
     ],
 )
@@ -286,8 +338,32 @@ def test_a_template_that_leaves_something_out_is_refused(
     assert refused.code == 2
     assert "its chat template" in refused.err.splitlines()[-1]
     assert words in refused.err.splitlines()[-1]
-    if words.startswith(("leaves out turn", "refuses")):  # what the query alone needs is written
+    if words.startswith(("leaves out turn", "cannot be used")):  # what the query alone needs is written
         assert run(checkpoint, problems, tmp_path, "--inference_mode", "0-shot", "--limit", 1).code == 0
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ 'x'.encode('nosuch') }}", "{{ nothing.at.all }}"])
+def test_a_template_that_raises_is_refused(
+    template: str, tiny: Tiny, problems: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text(template)
+    refused = run(tiny("llava_llama"), problems, tmp_path, "--chat-template", file)
+    says_in_one_line(refused, "the given chat template cannot be used", "--chat-template")
+
+
+def test_a_template_or_tokenizer_of_another_kind_is_refused(
+    tiny: Tiny, problems: Path, tmp_path: Path
+) -> None:
+    number = tmp_path / "number"
+    shutil.copytree(tiny("llava_llama"), number)
+    (number / "chat_template.jinja").unlink()
+    change_json(number / "tokenizer_config.json", chat_template=5)
+    says_in_one_line(run(number, problems, tmp_path), "its chat template is not a text")
+    endless = tmp_path / "endless"
+    shutil.copytree(tiny("llava_llama"), endless)
+    change_json(endless / "tokenizer_config.json", pad_token=None, eos_token=None)
+    says_in_one_line(run(endless, problems, tmp_path), "neither a padding nor an end token")
 
 
 def test_a_template_without_a_system_turn_is_found_out() -> None:

@@ -351,7 +351,8 @@ def _add_decoding_flags(parser: Parser) -> None:
     group.add_argument(
         "--generation-config",
         **any_case("checkpoint", "greedy"),
-        help="checkpoint: its own generation config; greedy: without its sampling (default: as published)",
+        help="checkpoint: its own generation config; greedy: without its sampling "
+        "(default: as published; greedy in inference_hf.py)",
     )
     group.add_argument(
         "--temperature", type=_temperature, metavar="T", help="sample at this temperature; 0 is greedy"
@@ -595,7 +596,7 @@ def _attention(text: str) -> str:
 
 def _adapter(text: str) -> str | Path:
     folder = Path(text)
-    if folder.is_dir():
+    if text and folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) or ".." in text:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor a hub id such as org/name")

@@ -6,11 +6,14 @@ Each function says why it is needed. `SEEN_WITH` holds the versions that they we
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,19 +52,43 @@ def convert_parquet_in_small_batches(builder: Any) -> None:
     builder._generate_tables = generate_tables
 
 
+def check_torchvision() -> None:
+    """Raise UsageError if torchvision is installed and cannot be imported.
+
+    Why: transformers then fails at the import of any model, with a traceback of its own.
+    """
+    from transformers.utils import is_torchvision_available
+
+    if not is_torchvision_available():
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:  # whatever its compiled part raises
+        raise UsageError(
+            f"the installed torchvision does not work with this torch ({one_line(error, 100)}); run pip "
+            "uninstall torchvision, or install the build that belongs to this torch"
+        ) from error
+
+
+def is_known_type(model_type: str) -> bool:
+    """Whether transformers has a model for texts and images of this architecture.
+
+    Uses `MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES`.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+
 def processor_class(model_type: str, named: str = "") -> Any | None:
     """The transformers processor class that a checkpoint names, else that of its architecture.
 
-    None if there is none for images and text, or no model. Why: `AutoProcessor` falls back to a tokenizer
-    alone, and we need the class itself to adapt it. Uses `PROCESSOR_MAPPING_NAMES` and
-    `MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES`.
+    None if there is none for images and text. Why: `AutoProcessor` falls back to a tokenizer alone, and we
+    need the class itself to adapt it. Uses `PROCESSOR_MAPPING_NAMES`.
     """
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    if model_type not in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
-        return None
     known = list(map(str, PROCESSOR_MAPPING_NAMES.values()))
     for name in (named, str(PROCESSOR_MAPPING_NAMES.get(model_type))):
         if name not in known:
@@ -311,6 +338,30 @@ def generate_with_last_processor(model: Any, processor: Callable[..., Any], **ho
         return model._sample(input_ids, logits_processor=logits_processor, **parts)
 
     return model.generate(custom_generate=sample, **how)
+
+
+def check_generation_config(model: Any, config: Any) -> None:
+    """Raise whatever the library raises for values in `config` that `model` cannot be decoded with.
+
+    Why: it accepts nearly any value and fails at the first request. Uses `_prepare_special_tokens`,
+    `_get_logits_processor` and `_get_stopping_criteria` as `generate` does.
+    """
+    import copy
+
+    import torch
+
+    config = copy.deepcopy(config)
+    beams = 1 if config.num_beams is None else config.num_beams
+    if not isinstance(beams, int) or not 1 <= beams <= 1000:
+        raise ValueError(f"num_beams is {beams!r}")
+    config.max_length = config.max_new_tokens = 2
+    model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=model.device)
+    processors = model._get_logits_processor(
+        config, input_ids_seq_length=2, device=str(model.device), model_kwargs={}
+    )
+    ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+    rows = model.config.get_text_config().vocab_size
+    processors(ids, torch.zeros((1, rows), device=model.device))
 
 
 def save_under_current_names(model: LlavaForConditionalGeneration) -> None:

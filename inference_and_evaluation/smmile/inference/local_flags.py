@@ -56,26 +56,25 @@ def loading_settings(args: argparse.Namespace, family_dtype: Dtype) -> LoadSetti
     )
 
 
-def decoding_settings(
-    args: argparse.Namespace, family_decoding: Decoding, *, keep_other_fields: bool
-) -> DecodingSettings:
+def decoding_settings(args: argparse.Namespace, family_decoding: Decoding) -> DecodingSettings:
     """How tokens are chosen. Raises UsageError for flags that contradict each other."""
     requested, temperature, top_p = args.generation_config, args.temperature, args.top_p
-    source: Decoding = requested or family_decoding
+    greedy: Decoding = "greedy" if family_decoding == "greedy" else "greedy-with-config"
+    source: Decoding = greedy if requested == "greedy" else requested or family_decoding
     if temperature == 0:
         if requested == "checkpoint":
             raise UsageError(
                 "--temperature 0 is greedy decoding; leave out --generation-config checkpoint, or give "
                 "--generation-config greedy"
             )
-        source, temperature = "greedy", None
+        source, temperature = greedy, None
     elif temperature is not None:
         if requested == "greedy":
             raise UsageError(
                 f"--temperature {temperature:g} is sampling; leave out --generation-config greedy"
             )
         source = "checkpoint" if source == "checkpoint" else "sampling"
-    if source == "greedy":
+    if source == greedy:
         if top_p is not None:
             raise UsageError("--top-p is for sampling, and decoding is greedy; add --temperature T")
         if args.num_samples > 1:
@@ -89,5 +88,4 @@ def decoding_settings(
         temperature=temperature,
         top_p=None if source == "sampling" and top_p == 1 else top_p,
         samples=args.num_samples,
-        keep_other_fields=keep_other_fields,
     )

@@ -34,6 +34,7 @@ from smmile.inference.local_flags import (
     input_settings,
     loading_settings,
 )
+from smmile.inference.plan import Plan
 from smmile.inference.ranks import Rank
 from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.conversation import Recipe
@@ -51,16 +52,14 @@ class Family:
     """What the models of one family share.
 
     `model_types` are the accepted architectures, as named in transformers (empty: any).
-    `decoding` "checkpoint" follows the checkpoint's own generation config, "greedy" only its fields that
-    are not about sampling (repetition penalty, …), and those only with `keeps_generation_fields`. `inputs`
-    says how conversations become token ids and pixels.
+    `decoding` is a `DecodingSettings.source`, which flags can change, and `inputs` says how conversations
+    become token ids and pixels.
     """
 
     model_types: tuple[str, ...]
     dtype: Dtype
     recipe: Recipe = field(default_factory=Recipe)
-    decoding: Decoding = "greedy"
-    keeps_generation_fields: bool = True
+    decoding: Decoding = "greedy-with-config"
     inputs: InputSettings = field(default_factory=InputSettings)
 
 
@@ -71,7 +70,7 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
     """
     check_server_flags(args)
     family = replace(family, inputs=input_settings(args, family.inputs))
-    decoding = decoding_settings(args, family.decoding, keep_other_fields=family.keeps_generation_fields)
+    decoding = decoding_settings(args, family.decoding)
     models = _named_models(args, models)
     codes = []
     for name, checkpoint in models.items():
@@ -98,7 +97,8 @@ def _named_models(args: argparse.Namespace, models: Mapping[str, str | Path]) ->
         models = dict.fromkeys(models, args.model_path)
         if len(models) > 1:
             print(
-                f"warning: {', '.join(models)} are all run with {cli.shown_path(args.model_path)}",
+                f"warning: {', '.join(models)} are all run with {cli.shown_path(args.model_path)}; "
+                "name the one that it is",
                 file=sys.stderr,
             )
     if args.name is not None:
@@ -134,6 +134,8 @@ def _specification(
     checkpoint: str | Path,
 ) -> RunSpecification:
     generation: dict[str, object] = {"images": IMAGE_DECODING, **decoding.as_data()}
+    if args.no_share and not decoding.is_greedy:  # each problem then has draws of its own
+        generation["share"] = False
     if args.server is not None:
 
         def connect(context: RunContext) -> Backend:
@@ -154,7 +156,10 @@ def _specification(
             recipe=family.recipe,
             connect=connect,
             checkpoint=args.served_model or checkpoint_label(checkpoint),
-            generation=generation | {"server": "OpenAI-compatible"},
+            # What else a server applies is its own affair.
+            generation=generation
+            | ({"decoding": "greedy"} if decoding.is_greedy else {})
+            | {"server": "OpenAI-compatible"},
             packages=_SERVER_PACKAGES,
         )
 
@@ -165,8 +170,12 @@ def _specification(
         generation["adapter"] = checkpoint_label(args.adapter)
         optional.append("peft")
 
-    @cache  # one model for all samples
-    def load(revision: str | None) -> LocalModel:
+    rank = Rank.from_environment()
+    loaded: dict[str | None, LocalModel] = {}  # one model for all samples
+
+    def load(revision: str | None, plan: Plan) -> LocalModel:
+        if rank.is_first and sys.stderr.isatty():
+            print(f"loading {one_line(checkpoint)} …", file=sys.stderr, flush=True)
         from smmile.backends.local.model import LocalModel, LocalSettings
 
         revision, _, adapter_revision = (revision or "").partition("+")
@@ -179,12 +188,14 @@ def _specification(
             decoding,
             family.inputs,
             batch_size=None if args.batch_size == "auto" else args.batch_size,
-            verbose=Rank.from_environment().is_first,
+            verbose=rank.is_first,
         )
-        return LocalModel(found, settings)
+        return LocalModel(found, settings, [request.conversation for request in plan.requests])
 
     def connect_model(context: RunContext) -> Backend:
-        model = load(context.revision)
+        if context.revision not in loaded:
+            loaded[context.revision] = load(context.revision, context.plan)
+        model = loaded[context.revision]
         model.sample = context.sample
         return model
 

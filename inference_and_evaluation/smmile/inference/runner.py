@@ -255,7 +255,9 @@ def _earlier_result(file: Path, run: Run) -> ResultFile | None:
         why = f"is of a different run: {'; '.join(found)}"
     else:
         return earlier
-    raise UsageError(f"{one_line(file)} {why}; --overwrite starts again, --output-dir keeps both")
+    raise UsageError(
+        f"{one_line(file)} {why}; --overwrite starts again, another --name or --output-dir keeps both"
+    )
 
 
 class _Sender:

@@ -61,7 +61,8 @@ class SizedRequest:
 
     `tokens` is the length of prompt and response; only requests of the same `kind` share a batch.
     `decoded_bytes` is what its decoded images take; what they take as the model's inputs is in proportion
-    to `image_units`, such as their number of tokens.
+    to `image_units`, such as their number of tokens. `images` is their number, `largest_image` the tokens
+    of the largest.
     """
 
     request: Request
@@ -69,6 +70,8 @@ class SizedRequest:
     kind: int = 0
     decoded_bytes: int = 0
     image_units: int = 0
+    images: int = 0
+    largest_image: int = 0
 
 
 class BatchSizer:
@@ -113,11 +116,18 @@ class HostMemory:
     """Estimates the host memory of batches, to keep that of all inputs within `limit` bytes.
 
     The bytes per image unit of prepared inputs are learned from batches: the most seen so far. While
-    inputs are prepared they take `working_factor` times as much, and the decoded images.
+    inputs are prepared they take `working_factor` times as much, and the decoded images. With `padded`,
+    every image of a batch takes as much as the largest.
     """
 
-    def __init__(self, limit: float = float("inf"), working_factor: float = WORKING_FACTOR) -> None:
-        self.limit, self._working_factor = limit, working_factor
+    def __init__(
+        self,
+        limit: float = float("inf"),
+        working_factor: float = WORKING_FACTOR,
+        *,
+        padded: bool = False,
+    ) -> None:
+        self.limit, self._working_factor, self._padded = limit, working_factor, padded
         self._bytes_per_unit: float | None = None
 
     @property
@@ -127,13 +137,18 @@ class HostMemory:
 
     def learn(self, batch: Sequence[SizedRequest], prepared_bytes: int) -> None:
         """Learn that the prepared inputs of `batch` take `prepared_bytes`."""
-        units = sum(item.image_units for item in batch)
+        units = self._units(batch)
         if units:
             self._bytes_per_unit = max(self._bytes_per_unit or 0.0, prepared_bytes / units)
 
     def prepared(self, batch: Sequence[SizedRequest]) -> float:
         """The bytes that the inputs of `batch` take once they are prepared."""
-        return (self._bytes_per_unit or 0.0) * sum(item.image_units for item in batch)
+        return (self._bytes_per_unit or 0.0) * self._units(batch)
+
+    def _units(self, batch: Sequence[SizedRequest]) -> int:
+        if not self._padded:
+            return sum(item.image_units for item in batch)
+        return sum(item.images for item in batch) * max((item.largest_image for item in batch), default=0)
 
     def preparing(self, batch: Sequence[SizedRequest]) -> float:
         """The most bytes that the inputs of `batch` take while they are prepared."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The files to download. Weights as safetensors only: pickled ones can run code.
 _WANTED = ("*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt")
-_CODE = ("*.py",)
+_CODE = ("*.py", "*.tiktoken")
 _UNWANTED = ("original/*", "consolidated*", "onnx/*")
 # A checkpoint's named chat templates.
 TEMPLATES = "additional_chat_templates"
@@ -328,3 +328,13 @@ def _hash_of_files(folder: Path, with_code: bool) -> str:
                 stream.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1), os.SEEK_SET)
                 digest.update(stream.read(_SAMPLE_BYTES))
     return f"files-{digest.hexdigest()[:16]}"
+
+
+def loading_errors() -> tuple[type[Exception], ...]:
+    """What the libraries are known to raise for files that they cannot load."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError),
+        *(AssertionError, StrictDataclassError),
+    )

@@ -21,7 +21,7 @@ from smmile.errors import one_line
 if TYPE_CHECKING:
     import torch
 
-Decoding = Literal["greedy", "checkpoint", "sampling"]
+Decoding = Literal["greedy", "greedy-with-config", "checkpoint", "sampling"]
 
 # Fields of a generation config that are about sampling.
 _SAMPLING = {
@@ -40,6 +40,7 @@ _IGNORED = {
 }
 # Used by transformers' sampling where a checkpoint sets no other value.
 _DEFAULT_TOP_K = 50
+_NO_NUMBERS = "the model's scores are not numbers; use another --dtype, or download the checkpoint again"
 # With a temperature or top-p up to this, samples are practically equal.
 _LOW = 0.01
 
@@ -48,8 +49,8 @@ _LOW = 0.01
 class DecodingSettings:
     """How tokens are chosen.
 
-    `source` "checkpoint" applies the checkpoint's whole generation config, the others only its fields that
-    are not about sampling (repetition penalty, …), and those only with `keep_other_fields`. "sampling"
+    `source` "checkpoint" applies the checkpoint's whole generation config, "greedy" nothing of it but its
+    end tokens, and the others its fields that are not about sampling (repetition penalty, …); "sampling"
     samples at `temperature`. With "checkpoint", `temperature` and `top_p` override its own.
     `samples` is how many responses to each request will be drawn, in runs of their own.
     """
@@ -60,7 +61,11 @@ class DecodingSettings:
     temperature: float | None = None
     top_p: float | None = None
     samples: int = 1
-    keep_other_fields: bool = True
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the flags and the family ask for greedy decoding."""
+        return self.source in ("greedy", "greedy-with-config")
 
     def as_data(self) -> dict[str, object]:
         """The settings as recorded; they are part of a run's identity."""
@@ -79,7 +84,7 @@ class DecodingSettings:
         fields: dict[str, object] = {"max_tokens": self.max_new_tokens, "seed": self.seed}
         if sample > 1:  # 31 bits, which every server takes
             fields["seed"] = _generator(self.seed, sample, "server").getrandbits(31)
-        if self.source == "greedy":
+        if self.is_greedy:
             return fields | {"temperature": 0.0}
         given = {"temperature": self.temperature, "top_p": self.top_p}
         if self.source == "sampling" and self.top_p is None:
@@ -107,7 +112,7 @@ def generation_config(
         "suppress_tokens": own.suppress_tokens,
     }
     fields: dict[str, Any] = {}
-    if settings.keep_other_fields or settings.source == "checkpoint":
+    if settings.source != "greedy":
         dropped = _IGNORED if settings.source == "checkpoint" else _IGNORED | _SAMPLING
         fields = {
             name: value
@@ -117,7 +122,8 @@ def generation_config(
     fields |= {name: value for name, value in tokens.items() if value is not None}
     try:
         config = GenerationConfig.from_dict(fields | _sampling_fields(settings, own))
-    except (ValueError, TypeError) as error:
+        compat.check_generation_config(model, config)
+    except Exception as error:  # values of a wrong type make the library raise nearly anything
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: {file.name} cannot be used ({one_line(error, 160)}); "
             "correct it, or use --generation-config greedy"
@@ -126,12 +132,26 @@ def generation_config(
     return config
 
 
+class _FiniteScores:
+    """A logits processor that refuses a model whose first scores are not numbers."""
+
+    def __init__(self) -> None:
+        self._checked = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores, unchanged. Raises FloatingPointError."""
+        if not self._checked and bool(scores.isnan().any()):
+            raise FloatingPointError(_NO_NUMBERS)
+        self._checked = True
+        return scores
+
+
 def _sampling_fields(settings: DecodingSettings, own: Any) -> dict[str, Any]:
     """The fields about sampling, transformers' defaults included, so that all are recorded.
 
     Raises ValueError or TypeError for values that cannot be used.
     """
-    if settings.source == "greedy":
+    if settings.is_greedy:
         return {"do_sample": False}
     given = {"temperature": settings.temperature, "top_p": settings.top_p}
     given = {name: value for name, value in given.items() if value is not None}
@@ -193,7 +213,7 @@ class TokenDrawer:
         device = torch.device("cpu") if scores.device.type == "mps" else scores.device
         cumulative = scores.to(device=device, dtype=torch.float64).softmax(-1).cumsum(-1)
         if not bool(cumulative[:, -1].isfinite().all()):
-            raise FloatingPointError("the model's scores are not numbers; use another --dtype")
+            raise FloatingPointError(_NO_NUMBERS)
         # 32 bits, so that the product is below the total and no token of probability 0 is drawn.
         uniform = [[generator.getrandbits(32) / 2**32] for generator in self._generators]
         target = torch.tensor(uniform, dtype=torch.float64, device=device) * cumulative[:, -1:]
@@ -208,9 +228,10 @@ def _generator(seed: int, sample: int, key: str) -> random.Random:
 
 def generate(model: Any, inputs: Mapping[str, Any], limit: int, drawer: TokenDrawer) -> Any:
     """The prompts with up to `limit` new tokens each, as ids; `drawer` draws them if the model samples."""
+    how = {"logits_processor": [_FiniteScores()], "max_new_tokens": limit}
     if model.generation_config.do_sample:
-        return compat.generate_with_last_processor(model, drawer, **inputs, max_new_tokens=limit)
-    return model.generate(**inputs, max_new_tokens=limit)
+        return compat.generate_with_last_processor(model, drawer, **inputs, **how)
+    return model.generate(**inputs, **how)
 
 
 def effective_settings(config: Any) -> dict[str, object]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
-
-from jinja2 import TemplateError
 
 from smmile import compat
 from smmile.backends.interface import Request
@@ -27,41 +25,30 @@ class InputSettings:
 
     `template` replaces the checkpoint's default chat template. `multi_image` is for LLaVA-OneVision:
     whether each of several images is divided into tiles or sent as a single tile (None: single). With
-    `equal_padding` images are padded for tiling as in the published runs (`compat.pad_tiles_equally`), and
-    with `first_token_twice` the prompt begins with two begin-of-text tokens. `min_pixels` and `max_pixels`
-    limit each image, for image processors that scale images to a number of pixels. `published_truncation`
-    keeps only the first positions of each conversation, as LLaVA-Med's published code did.
+    `tile_padding` "equal" images are padded for tiling as in the published runs
+    (`compat.pad_tiles_equally`), and with `published_tokens` the prompt begins with two begin-of-text
+    tokens. `min_pixels` and `max_pixels` limit each image, for image processors that scale images to a
+    number of pixels. `published_truncation` keeps only the first positions of each conversation, as
+    LLaVA-Med's published code did.
     """
 
     template: ChatTemplate | None = None
     multi_image: MultiImage | None = None
-    equal_padding: bool = False
-    first_token_twice: bool = False
+    tile_padding: Literal["equal"] | None = None
+    published_tokens: bool = False
     min_pixels: int | None = None
     max_pixels: int | None = None
     published_truncation: bool = False
 
     def as_data(self) -> dict[str, object]:
         """The settings that differ from the defaults, as recorded; they are part of a run's identity."""
-        data: dict[str, object] = {}
-        if self.template is not None:
-            data["chat_template"] = self.template.label
-        if self.multi_image == "tiled":
-            data["multi_image"] = self.multi_image
-        if self.equal_padding:
-            data["tile_padding"] = "equal"
-        if self.first_token_twice:
-            data["published_tokens"] = True
-        if self.min_pixels is not None:
-            data["min_pixels"] = self.min_pixels
-        if self.max_pixels is not None:
-            data["max_pixels"] = self.max_pixels
-        if self.published_truncation:
-            data["published_truncation"] = True
-        return data
+        label = None if self.template is None else self.template.label
+        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "template"}
+        data |= {"chat_template": label, "multi_image": "tiled" if self.multi_image == "tiled" else None}
+        return {name: value for name, value in data.items() if value}
 
 
-def check_settings(name: str, processor: Any, settings: InputSettings) -> None:
+def _check_settings(name: str, processor: Any, settings: InputSettings) -> None:
     """Raise CheckpointError if the processor of the checkpoint `name` cannot follow `settings`."""
     if settings.multi_image is not None and not _is_onevision(processor):
         raise CheckpointError(
@@ -87,7 +74,6 @@ def check_settings(name: str, processor: Any, settings: InputSettings) -> None:
 class ModelInputs:
     """Makes a model's inputs with its processor.
 
-    `context` is the most tokens that the model takes (None: unknown), `new_tokens` how many it generates.
     Conversations are cut to their first `positions` (None: they are not).
     """
 
@@ -96,24 +82,27 @@ class ModelInputs:
         name: str,
         processor: Any,
         settings: InputSettings,
-        context: int | None,
-        new_tokens: int,
         positions: int | None = None,
     ) -> None:
-        """Raises CheckpointError if the processor of the checkpoint `name` has no usable chat template.
+        """Raises CheckpointError if the processor of the checkpoint `name` cannot follow `settings`.
 
-        It is changed as the settings say.
+        Nor can it without a padding token or a usable chat template. It is changed as the settings say.
         """
-        check_settings(name, processor, settings)
+        _check_settings(name, processor, settings)
         self._name = name
-        self._processor, self._context, self._new_tokens = processor, context, new_tokens
+        is_file = settings.template is not None and settings.template.text is not None
+        self._template_name = "the given chat template" if is_file else "its chat template"
+        self._processor = processor
         self._positions = positions
         self._one_tile_each = _is_onevision(processor) and settings.multi_image != "tiled"
         if processor.tokenizer.pad_token_id is None:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
+        if processor.tokenizer.pad_token_id is None:
+            raise CheckpointError(
+                f"checkpoint {name}: its tokenizer has neither a padding nor an end token"
+            )
         processor.chat_template = choose_template(name, processor.chat_template, settings.template)
-        self._check_template(name)
-        if settings.first_token_twice:
+        if settings.published_tokens:
             processor.chat_template = "{{ bos_token }}" + processor.chat_template
         _adapt_images(processor, settings)
         self._template_with_bos = "{{ bos_token }}" + processor.chat_template
@@ -147,23 +136,28 @@ class ModelInputs:
             raise
         if self._positions is not None:
             inputs = llava_original.first_positions(inputs, self._positions, self._processor.image_token_id)
-        self._check_length(inputs, len(requests))
         return inputs
 
-    def check_templates(self, requests: Sequence[Request]) -> None:
+    def check_template(self, conversations: Iterable[Conversation]) -> None:
         """Raise CheckpointError if the chat template does not write all of each of these conversations."""
-        for shape in sorted({shape_of(request.conversation) for request in requests}):
+        for shape in sorted({shape_of(conversation) for conversation in conversations}):
             try:
                 problem = template_defect(
                     shape, lambda turns: str(self._processor.apply_chat_template(turns, tokenize=False))
                 )
-            except (TemplateError, TypeError) as error:
-                problem = f"refuses a conversation ({one_line(error, 160)})"
+            except Exception as error:  # a template may raise anything
+                problem = f"cannot be used ({type(error).__name__}: {one_line(error, 160)})"
             if problem is not None:
                 raise CheckpointError(
-                    f"checkpoint {self._name}: its chat template {problem}; choose a checkpoint whose "
-                    "template takes conversations with system turns, examples and several images"
+                    f"checkpoint {self._name}: {self._template_name} {problem}; choose another with "
+                    "--chat-template, or a checkpoint whose template takes system turns, examples and "
+                    "several images"
                 )
+
+    @property
+    def pads_tiles(self) -> bool:
+        """Whether each image of a batch takes as much memory as the one with the most tiles."""
+        return hasattr(self._processor.image_processor, "image_grid_pinpoints")
 
     def describe(self) -> dict[str, object]:
         """What is in effect beyond the settings.
@@ -195,32 +189,6 @@ class ModelInputs:
             return int(sum(count(image_sizes=heights_first).num_image_tokens))
         except ValueError:  # an image that the processor will refuse
             return 0
-
-    def _check_template(self, name: str) -> None:
-        parts = [{"type": "image"}, {"type": "text", "text": "?"}]
-        try:
-            self._processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
-        except (TemplateError, TypeError) as error:
-            raise CheckpointError(
-                f"checkpoint {name}: its chat template cannot be used ({one_line(error, 160)}); "
-                "fetch it again"
-            ) from error
-
-    def _check_length(self, inputs: Mapping[str, Any], count: int) -> None:
-        longest = int(inputs["attention_mask"].sum(1).max())
-        if self._context is None:
-            return
-        if longest >= self._context:
-            raise InvalidRequestError(
-                "context_overflow",
-                f"the conversation has {longest} tokens, the model's context {self._context}",
-            )
-        if count > 1 and longest + self._new_tokens > self._context:
-            # A batch has one limit on new tokens, and this conversation's must not apply to the others.
-            raise InvalidRequestError(
-                "context_overflow",
-                "the context has too little room left for this conversation to share a batch",
-            )
 
     def _holds_control_token(self, conversation: Conversation) -> bool:
         return any(token in text for text in conversation.texts for token in self._control_tokens)
@@ -263,12 +231,12 @@ def _adapt_images(processor: Any, settings: InputSettings) -> None:
     """Change the processor's image part as the settings say."""
     if settings.multi_image == "tiled":
         compat.tile_every_image(processor)
-    if settings.equal_padding:
+    if settings.tile_padding == "equal":
         compat.pad_tiles_equally(processor)
     if settings.min_pixels is not None or settings.max_pixels is not None:
         images = processor.image_processor
         unit = compat.pixels_per_unit_of_budget(images)
-        assert unit is not None, "check_settings has refused other image processors"
+        assert unit is not None, "_check_settings has refused other image processors"
         images.size = _within_budget(images.size, settings, unit)
 
 

@@ -1,8 +1,9 @@
-"""Loads a checkpoint: the devices to use, its processor, its weights."""
+"""Loads a checkpoint's weights: onto which devices, in what form."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,9 @@ from smmile import compat
 from smmile.backends.local import llava_original
 from smmile.backends.local.adapters import add_adapter
 from smmile.backends.local.attention import attention_choices
-from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, read_json
+from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, loading_errors
+from smmile.backends.local.host_memory import free_host_memory
+from smmile.backends.local.processors import brings_code, check_packages
 from smmile.backends.local.quantization import (
     check_quantization,
     form_of_weights,
@@ -26,22 +29,6 @@ from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import torch
-
-# Files that hold a tokenizer's vocabulary. Without any, transformers makes an empty tokenizer.
-_TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "tekken.json",
-)
-
-# Files that may name a processor's class, in the order of `AutoProcessor`.
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-
-# Packages that some architectures need beside the suite's own.
-_EXTRA_PACKAGES = ("torchvision", "timm", "num2words", "mistral-common", "einops", "librosa")
 
 # The share of a device's memory that may be used; the rest is for the libraries and for fragmentation.
 USABLE = 0.92
@@ -108,7 +95,6 @@ def find_hardware(device_share: tuple[int, int] = (0, 1)) -> Hardware:
     `device_share` is (index, count): `count` processes share this machine, and this one is number `index`.
     Raises UsageError if there are more processes than GPUs.
     """
-    import psutil
     import torch
 
     index, count = device_share
@@ -124,7 +110,7 @@ def find_hardware(device_share: tuple[int, int] = (0, 1)) -> Hardware:
             {device: torch.cuda.mem_get_info(device)[0] for device in mine},
             min(torch.cuda.get_device_capability(device) for device in mine),
         )
-    free = psutil.virtual_memory().available // count
+    free = free_host_memory() // count
     if torch.backends.mps.is_available():
         return Hardware("mps", ("Apple GPU",), {"mps": free})
     return Hardware("cpu", ("CPU",), {"cpu": free})
@@ -172,86 +158,6 @@ def _attention_choices(
     )
 
 
-def load_processor(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's processor, without parts for videos and audio.
-
-    Its image part needs only Pillow, or torchvision if there is no such part and torchvision is installed.
-    Raises CheckpointError if there is none or it cannot be loaded.
-    """
-    kind = _processor_class(checkpoint)
-    if kind is None and checkpoint.config.get("auto_map"):
-        return _load_own_processor(checkpoint)
-    if kind is None:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, "
-            "which has no processor for images and text in this version of transformers"
-        )
-    if not any((checkpoint.folder / file).is_file() for file in _TOKENIZERS):
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded (none of "
-            f"{', '.join(_TOKENIZERS)} exists); download it again"
-        )
-    kind = compat.ignoring_escaped_placeholders(compat.without_video(kind))
-    try:
-        if llava_original.is_original_llava(checkpoint.config):
-            return llava_original.load_original_llava_processor(checkpoint.folder)
-        processor = kind.from_pretrained(checkpoint.folder, backend="pil", local_files_only=True)
-        if not processor.chat_template:  # older checkpoints have it in tokenizer_config.json
-            processor.chat_template = processor.tokenizer.chat_template
-        return processor
-    except UsageError:
-        raise
-    except _loading_errors() as error:
-        _check_packages(checkpoint, error)
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name}: its tokenizer or processor cannot be loaded "
-            f"({one_line(error, 160)}); download it again"
-        ) from error
-
-
-def _load_own_processor(checkpoint: Checkpoint) -> Any:
-    """The processor that comes as code with the checkpoint. Raises CheckpointError."""
-    from transformers import AutoProcessor
-
-    kind = one_line(checkpoint.model_type)
-    if not checkpoint.is_trusted:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name} is of type {kind}, which needs code that comes with it; if you "
-            "trust its authors, let inference_hf.py run that code with --trust-remote-code"
-        )
-    _check_own_code(checkpoint)
-    try:
-        processor = AutoProcessor.from_pretrained(
-            checkpoint.folder, trust_remote_code=True, backend="pil", local_files_only=True
-        )
-    except Exception as error:  # the checkpoint's code may raise anything
-        _check_packages(checkpoint, error)
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name}: its own code cannot load its processor "
-            f"({type(error).__name__}: {one_line(error, 160)})"
-        ) from error
-    interface = ("image_processor", "tokenizer", "apply_chat_template")
-    if not all(hasattr(processor, name) for name in interface):
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name}: its own code has no processor for images and text that follows "
-            f"transformers' interface ({', '.join(interface)})"
-        )
-    processor.__class__ = compat.ignoring_escaped_placeholders(type(processor))
-    return processor
-
-
-def _check_own_code(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError if the checkpoint names code outside its folder, whose version is unknown."""
-    for file in ("config.json", *_PROCESSOR_FILES):
-        if (checkpoint.folder / file).is_file():
-            names = str(read_json(checkpoint.name, checkpoint.folder, file).get("auto_map"))
-            if "--" in names:
-                raise CheckpointError(
-                    f"checkpoint {checkpoint.name}: its {file} names code in another repository, which is "
-                    f"not downloaded ({one_line(names, 160)})"
-                )
-
-
 def _model_class(checkpoint: Checkpoint, *, own_code: bool) -> Any:
     """The class that loads the checkpoint's model: with `own_code` the one that its config.json names."""
     import transformers
@@ -260,32 +166,6 @@ def _model_class(checkpoint: Checkpoint, *, own_code: bool) -> Any:
     general = "AutoModelForMultimodalLM"
     known = (general, "AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel")
     return getattr(transformers, next((name for name in known if name in (named or ())), general))
-
-
-def _processor_class(checkpoint: Checkpoint) -> Any | None:
-    """transformers' processor class: the one that the checkpoint's files name, else that of its type."""
-    if llava_original.is_original_llava(checkpoint.config):
-        return compat.processor_class("llava")
-    named = ""
-    for file in (*_PROCESSOR_FILES, "config.json"):
-        if not named and (checkpoint.folder / file).is_file():
-            named = str(read_json(checkpoint.name, checkpoint.folder, file).get("processor_class", ""))
-    return compat.processor_class(checkpoint.model_type, named)
-
-
-def _check_packages(checkpoint: Checkpoint, error: Exception) -> None:
-    """Raise CheckpointError if `error` says that a package is missing."""
-    message = str(error).lower()
-    package = next((name for name in _EXTRA_PACKAGES if name in message), None)
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0].replace("_", "-")
-    elif not any(word in message for word in ("not found", "missing", "install")):
-        return
-    if package is not None:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type)}, which needs the "
-            f"package {one_line(package)}: pip install {one_line(package)}"
-        ) from error
 
 
 def load_model(
@@ -316,13 +196,13 @@ def load_model(
                 model = _load_model(checkpoint, attn_implementation=choice, **loading)
         except UsageError:
             raise
-        except _loading_errors() as error:
+        except loading_errors() as error:
             if choice != choices[-1] and "attention" in str(error).lower():
                 continue  # not every architecture supports every implementation
-            _check_packages(checkpoint, error)
+            check_packages(checkpoint, error)
             raise _refusal(checkpoint, settings, error) from error
         if checkpoint.adapter is not None:
-            add_adapter(model, checkpoint.adapter, _loading_errors())
+            add_adapter(model, checkpoint.adapter, loading_errors())
         effective: dict[str, object] = {"attention": compat.attention_in_effect(model)}
         quantization = settings.quantization or quantization_in_effect(
             checkpoint, model, hardware.capability
@@ -334,7 +214,7 @@ def load_model(
 
 
 def _load_model(checkpoint: Checkpoint, **loading: Any) -> Any:
-    own_code = checkpoint.is_trusted and _processor_class(checkpoint) is None
+    own_code = checkpoint.is_trusted and brings_code(checkpoint)
     model, found = _model_class(checkpoint, own_code=own_code).from_pretrained(
         checkpoint.folder,
         local_files_only=True,
@@ -384,16 +264,6 @@ def _check_weights(name: str, found: Mapping[str, Any]) -> None:
             )
 
 
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """What the libraries are known to raise for files that they cannot load."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    return (
-        *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError),
-        *(AssertionError, StrictDataclassError),
-    )
-
-
 def device_list(names: Sequence[str]) -> str:
     """Devices as shown to the user: 4 x NVIDIA H200."""
     return f"{len(names)} x {names[0]}" if len(names) > 1 else names[0]
@@ -402,6 +272,9 @@ def device_list(names: Sequence[str]) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' warnings and advice; errors are still raised."""
+    # torchao and what it uses advise whenever they are imported, and at every batch.
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from smmile.backends.local.batching import (
     Batches,
     BatchSizer,
     HostMemory,
+    InvalidRequestError,
     OutOfMemoryError,
     SizedRequest,
 )
@@ -30,7 +31,7 @@ from smmile.backends.local.decoding import (
     generation_config,
 )
 from smmile.backends.local.host_memory import free_host_memory
-from smmile.backends.local.inputs import InputSettings, ModelInputs, check_settings
+from smmile.backends.local.inputs import InputSettings, ModelInputs
 from smmile.backends.local.loading import (
     USABLE,
     LoadSettings,
@@ -38,11 +39,12 @@ from smmile.backends.local.loading import (
     device_list,
     find_hardware,
     load_model,
-    load_processor,
     quiet,
 )
+from smmile.backends.local.processors import load_processor
 from smmile.data.images import image_size
 from smmile.errors import one_line
+from smmile.prompting.conversation import Conversation
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +99,16 @@ class LocalModel:
 
     sample = 1
 
-    def __init__(self, checkpoint: Checkpoint, settings: LocalSettings) -> None:
-        """Load `checkpoint`. Raises CheckpointError if it does not fit or cannot be loaded."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: LocalSettings,
+        conversations: Iterable[Conversation] = (),
+    ) -> None:
+        """Load `checkpoint`; raises CheckpointError if it does not fit or cannot be loaded.
+
+        Before that, its chat template must be able to write all of these `conversations`.
+        """
         import torch
 
         self._settings = settings
@@ -111,23 +121,16 @@ class LocalModel:
         check_loadable(checkpoint, dtype, hardware, loading)
         with quiet():
             processor = load_processor(checkpoint)
-            check_settings(checkpoint.name, processor, settings.inputs)  # before the long part
+            self._positions = (
+                llava_original.published_positions(checkpoint.config)
+                if settings.inputs.published_truncation
+                else None
+            )
+            self._inputs = ModelInputs(checkpoint.name, processor, settings.inputs, self._positions)
+            self._inputs.check_template(conversations)  # before the long part
             self._model, self._loaded = load_model(checkpoint, dtype, hardware, loading)
         self._text_config = self._model.config.get_text_config()
         self._context: int | None = getattr(self._text_config, "max_position_embeddings", None)
-        self._positions = (
-            llava_original.published_positions(checkpoint.config)
-            if settings.inputs.published_truncation
-            else None
-        )
-        self._inputs = ModelInputs(
-            checkpoint.name,
-            processor,
-            settings.inputs,
-            self._context,
-            settings.decoding.max_new_tokens,
-            self._positions,
-        )
         self._counts_image_tokens = compat.image_token_counter(processor) is not None
         self._tokenizer = processor.tokenizer
         self._mixes = checkpoint.model_type in _MIXES_IMAGE_COUNTS or llava_original.is_original_llava(
@@ -140,7 +143,7 @@ class LocalModel:
             f"{checkpoint.name}: {self._dtype} on {device_list(hardware.names)}, "
             + ", ".join(f"{name} {value}" for name, value in self._loaded.items())
             + (
-                f"; {loading.family_dtype} is the published dtype; a CPU uses float32 and is slow"
+                f" (on a GPU, {loading.family_dtype}); a CPU is slow"
                 if on_cpu and self._dtype != loading.family_dtype and loading.dtype is None
                 else ""
             )
@@ -162,12 +165,15 @@ class LocalModel:
 
         Raises CheckpointError if the chat template does not write all of the conversations.
         """
-        self._inputs.check_templates(requests)
         sizer = BatchSizer(self._settings.batch_size, self._max_tokens())
         step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.decoding.max_new_tokens
         # Processors work in float32, and what they make is kept in the model's type.
-        host = HostMemory(self._host_limit(), WORKING_FACTOR * 4 / self._model.dtype.itemsize)
+        host = HostMemory(
+            self._host_limit(),
+            WORKING_FACTOR * 4 / self._model.dtype.itemsize,
+            padded=self._inputs.pads_tiles,
+        )
         batches: Batches[PreparedBatch] = Batches(self, sizer, self._report, padding, host)
         yield from batches.answer([self._sized(request) for request in requests])
 
@@ -175,7 +181,9 @@ class LocalModel:
 
     def prepare(self, requests: Sequence[Request]) -> PreparedBatch:
         """The model's inputs, left-padded, on the CPU, in its type. Raises InvalidRequestError."""
-        inputs = {name: self._in_model_type(value) for name, value in self._inputs.make(requests).items()}
+        made = self._inputs.make(requests)
+        self._check_length(made, len(requests))
+        inputs = {name: self._in_model_type(value) for name, value in made.items()}
         return PreparedBatch(tuple(request.key for request in requests), inputs)
 
     def prepared_bytes(self, prepared: PreparedBatch) -> int:
@@ -224,6 +232,22 @@ class LocalModel:
 
     # Inside.
 
+    def _check_length(self, inputs: Mapping[str, Any], count: int) -> None:
+        longest = int(inputs["attention_mask"].sum(1).max())
+        if self._context is None:
+            return
+        if longest >= self._context:
+            raise InvalidRequestError(
+                "context_overflow",
+                f"the conversation has {longest} tokens, the model's context {self._context}",
+            )
+        if count > 1 and longest + self._settings.decoding.max_new_tokens > self._context:
+            # A batch has one limit on new tokens, and this conversation's must not apply to the others.
+            raise InvalidRequestError(
+                "context_overflow",
+                "the context has too little room left for this conversation to share a batch",
+            )
+
     def _new_tokens(self, prepared: PreparedBatch, limit: int) -> list[list[int]]:
         import torch
 
@@ -264,6 +288,7 @@ class LocalModel:
         letters = sum(map(len, conversation.texts))
         sizes = [image_size(image) for image in conversation.images]
         image_tokens = self._inputs.image_tokens(sizes)
+        largest = max((self._inputs.image_tokens([size]) for size in sizes), default=0)
         prompt = letters // 3 + image_tokens
         if self._positions is not None:
             prompt = min(prompt, self._positions)
@@ -274,6 +299,8 @@ class LocalModel:
             0 if self._mixes else len(sizes),
             decoded_bytes=DECODED_BYTES_PER_PIXEL * sum(width * height for width, height in sizes),
             image_units=image_tokens if self._counts_image_tokens else len(sizes),
+            images=len(sizes),
+            largest_image=largest,
         )
 
     def _host_limit(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -175,8 +174,6 @@ def quantization_config(name: str | None, checkpoint: Checkpoint, dtype: torch.d
         if stored is None or not _is_compressed_fp8(stored):
             return None
         return CompressedTensorsConfig(use_optimized_inference=True)  # keep FP8 where the GPU can use it
-    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # they advise at every batch
-        logging.getLogger(library).setLevel(logging.ERROR)
     if name == "bnb-8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     if name == "bnb-4bit":

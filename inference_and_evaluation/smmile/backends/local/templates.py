@@ -64,6 +64,8 @@ def choose_template(
             "--chat-template FILE"
         )
     named = {"default": own} if isinstance(own, str) else own
+    if not isinstance(named, Mapping) or not all(isinstance(text, str) for text in named.values()):
+        raise CheckpointError(f"checkpoint {checkpoint}: its chat template is not a text")
     name = "default" if chosen is None else str(chosen.name)
     if name not in named:
         raise CheckpointError(
@@ -90,7 +92,7 @@ def template_defect(shape: Shape, render: Render) -> str | None:
     """
     turns = _turns(shape)
     whole = render(turns)
-    if "'type': " in whole:
+    if "'type': " in whole or '"type": ' in whole:
         return "writes the parts of a turn as Python data"
     place = 0
     for number, turn in enumerate(turns, start=1):
