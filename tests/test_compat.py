@@ -91,7 +91,9 @@ def test_a_checkpoint_has_the_processor_that_it_names_or_that_of_its_type() -> N
     assert name("llava") == "LlavaProcessor"
     assert name("llava", "PixtralProcessor") == "PixtralProcessor"
     assert name("llava", "AutoModel") == "LlavaProcessor"  # names no processor
-    assert name("no_such_model", "LlavaProcessor") is None
+    assert name("no_such_model", "LlavaProcessor") == "LlavaProcessor"
+    assert compat.is_known_type("llava")
+    assert not compat.is_known_type("no_such_model")
     assert name("voxtral") is None  # has no images
     assert name("phi4_multimodal") == "Phi4MultimodalProcessor"
 

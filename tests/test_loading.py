@@ -110,6 +110,8 @@ def test_auto_takes_flash_attention_where_it_computes_the_same() -> None:
         assert choices("auto", **machine) == ("sdpa", "eager")
     for model_type in (*MASKED, "mllama"):
         assert choices("auto", model_type) == ("sdpa", "eager")
+    with pytest.raises(CheckpointError, match="may have any mask"):
+        attention_choices("flash_attention_2", "x", "own_type", None, itemsize=2, capability=(9, 0))
     gpt_oss = attention_choices("auto", "x", "internvl", "gpt_oss", itemsize=2, capability=(9, 0))
     assert gpt_oss == ("sdpa", "eager")  # transformers would fetch a kernel from the hub in its place
 

@@ -98,6 +98,8 @@ def _unfit(flash: str, model_type: str, text_type: str | None) -> str | None:
     """Why an architecture cannot use flash attention or a hub kernel; None if it can."""
     if model_type in MASKED:
         return f"{MASKED[model_type]}, which it cannot do"
+    if compat.flash_support(model_type) is None:
+        return f"its code comes with the checkpoint, and type {one_line(model_type)} may have any mask"
     for kind in (model_type, text_type):
         support = compat.flash_support(kind) if kind else None
         if support is not None and not support.supported:
