@@ -37,7 +37,7 @@ def main() -> int:
 
     metric = METRICS[args.metric]
     problems = ProblemsOfRuns(args.results_dir, cli.given_dataset_source(args))
-    report = open_report(args, [metric.key])
+    report = open_report(args, [metric.key], across_runs=False)
     if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
     for name in _without_evaluation(args.results_dir, metric, report.selection):
@@ -49,8 +49,8 @@ def main() -> int:
     if not strata:
         raise UsageError(
             "; ".join(f"no strata for {line}" for line in found.missing)
-            or "the data set has none of the problems of these runs with the same true answer; name the "
-            "one that they ran on with --dataset or --dataset-path"
+            or "the data set has none of the problems of these runs with the same query and true answer; "
+            "name the one that they ran on with --dataset or --dataset-path"
         )
     for line in found.left_out:
         print(f"warning: {line}", file=sys.stderr)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,48 @@ def test_holm_is_over_the_list_and_the_sets_follow_it() -> None:
         ("c", "b"),
         ("d", "b"),
     ]
+
+
+def test_problems_with_another_query_or_true_answer_are_no_pairs(tmp_path: Path) -> None:
+    """Five problems: the third has another true answer in b, the fifth another question, blanks aside."""
+    cells = {
+        "a": [("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x")],
+        "b": [("Q", "x"), (" Q\t", "x "), ("Q", "y"), ("Q", "x"), ("R", "x")],
+        "c": [("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x")],
+    }
+    given = {"a": "xxxxx", "b": "xzyzx", "c": "zzzzz"}
+    for model, queries in cells.items():
+        lines = ["problem_id,final_question,true_answer,generated_answer"]
+        lines += [f"p{n},{q},{a},{given[model][n]}" for n, (q, a) in enumerate(queries)]
+        (tmp_path / f"result_{model}_ICL_open.csv").write_text("\n".join(lines))
+    finished = command(tmp_path, "--models", "all")
+    assert finished.code == 0
+    assert finished.err == (
+        "warning: problems with another query or true answer than in other runs, by model: b (2); "
+        "comparisons leave them out\n"
+    )
+    assert "by model: b (2)" in " ".join(finished.out.split())
+    assert content(tmp_path)["other_queries"] == {"b": 2}
+    [models] = content(tmp_path)["models"]
+    pairs = {f"{one['first']['model']}{one['second']['model']}": one for one in models["contrasts"]}
+    for pair, problems, first_only in (("ab", 3, 2), ("ac", 5, 5), ("bc", 3, 1)):
+        found = pairs[pair]
+        assert (found["problems"], found["first_only"], found["second_only"]) == (problems, first_only, 0)
+        assert found["left_out"] == found["other_queries"] == 5 - problems
+        assert found["first"]["only_here"] == found["second"]["only_here"] == 0
+    assert run_here("variance_analysis.py", tmp_path).err == finished.err
+    assert command(tmp_path, "--models", "a", "c").err == ""
+
+
+def test_the_published_runs_with_other_queries(shared: Path, tmp_path: Path) -> None:
+    for folder, model in (("", "qwen72B"), ("_more", "qwen7B")):
+        for file in (shared / "data" / f"published_results{folder}").glob(f"result_{model}_ICL_open*"):
+            shutil.copyfile(file, tmp_path / file.name)
+    finished = command(tmp_path, "--metric", "llm")
+    assert "by model: qwen72B (18)" in finished.err  # of two, one is named
+    [contrast] = content(tmp_path)["models"][0]["contrasts"]
+    assert (contrast["problems"], contrast["left_out"]) == (93, 18)
+    assert contrast["p_value"] == pytest.approx(0.0755, abs=5e-5)  # 0.0139 with all 111
 
 
 # The command.

@@ -252,7 +252,8 @@ def test_outlines_are_the_problems_without_their_images(shared: Path, tmp_path: 
     source = DatasetSource("smmile", shared / "data" / "smmile_recovered")
     problems = [entry for entry in load_problems(source).entries if isinstance(entry, Problem)]
     assert load_outlines(source) == [
-        Outline(problem.problem_id, problem.answers, problem.flags) for problem in problems
+        Outline(problem.problem_id, problem.answers, problem.flags, problem.query.question)
+        for problem in problems
     ]
     broken = save_parquet(
         tmp_path / "d",
@@ -326,7 +327,7 @@ def test_problems_that_the_data_set_lacks_are_counted_and_left_out(data: Path, t
     assert finished.code == 0
     assert finished.err == (
         "warning: 2 answers left out of the strata, as data set data_set has no such problem or another "
-        "true answer: m ICL (2)\n"
+        "query or true answer: m ICL (2)\n"
     )
     assert found["m:ICL"] == found["n:ICL"]
     assert found["m:ICL"]["speciality_total"] == {"radiology": 2}
@@ -346,7 +347,7 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     assert list(found) == ["majority (baseline):ICL", "majority (baseline) [shots-2]:ICL"]
 
 
-def test_problems_with_another_true_answer_are_left_out(data: Path, tmp_path: Path) -> None:
+def test_problems_with_another_query_or_true_answer_are_left_out(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     words = ["--baseline", "majority", "--dataset-path", data, "--output-dir", folder]
     assert run_here("inference_baselines.py", *words).code == 0
@@ -355,13 +356,16 @@ def test_problems_with_another_true_answer_are_left_out(data: Path, tmp_path: Pa
         item["answer"] = {"p1": "changed", "p2": f"  {item['answer']}\n"}.get(
             item["problem_id"], item["answer"]
         )
+        item["question"] = {"p3": "Another?", "p4": f" {item['question']}"}.get(
+            item["problem_id"], item["question"]
+        )
     save_parquet(data, rows)
     found, finished = strata_of(folder, "em")
     assert finished.code == 0
     [line] = finished.err.splitlines()
-    assert line.startswith("warning: 1 answer left out")
-    assert line.endswith("majority ICL (1)")
-    assert found["majority (baseline):ICL"]["speciality_total"] == {"radiology": 3}
+    assert line.startswith("warning: 2 answers left out")
+    assert line.endswith("majority ICL (2)")
+    assert found["majority (baseline):ICL"]["speciality_total"] == {"radiology": 2}
 
 
 def test_runs_whose_data_set_is_missing_are_skipped(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -9,6 +10,7 @@ from typing import Literal
 
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.options import letter
+from smmile.reporting.reports import other_queries, other_queries_line
 from smmile.reporting.statistics import (
     PairedDifference,
     accuracy_interval,
@@ -30,7 +32,7 @@ class Side:
     """One of two runs, on the problems that both have. Percentages are 0..100.
 
     `only_here` problems are none of the other run's. `coverage` and `unanswered` are over those that
-    both have; `accuracy` is over those that were compared.
+    both have with the same query; `accuracy` is over those that were compared.
     """
 
     model: str
@@ -45,7 +47,8 @@ class Side:
 class Contrast:
     """The first run minus the second, in points of per cent; see `statistics.paired_difference`.
 
-    `left_out` problems are in one run alone or, where only answered ones count, lack an answer in one.
+    `left_out` problems are in one run alone, have another query or true answer in each (`other_queries`)
+    or, where only answered ones count, lack an answer in one.
     `p_holm` is adjusted for all contrasts of the list, and `significant` says whether it is under `ALPHA`.
     """
 
@@ -54,6 +57,7 @@ class Contrast:
     problems: int
     base_problems: int
     left_out: int
+    other_queries: int
     first_only: int
     second_only: int
     difference: float
@@ -113,10 +117,12 @@ class Comparison:
     """All that a folder's runs say about each other; the content of comparison.json.
 
     Significance is at `alpha` after Holm; `models` holds every pair of models, for each metric and mode.
+    `other_queries` counts, by model, the problems of which most runs have another query or true answer.
     """
 
     answered_only: bool
     alpha: float
+    other_queries: Mapping[str, int]
     modes: tuple[ContrastList, ...]
     models: tuple[ContrastList, ...]
     rankings: tuple[Ranking, ...]
@@ -134,9 +140,9 @@ def in_order(runs: Iterable[Scores], models: Sequence[str]) -> list[Scores]:
 def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Comparison:
     """Compare the runs: each model with and without examples, and the models with each other.
 
-    Runs are paired by the problem's id. Errors and missing answers count as incorrect, or `answered_only`
-    leaves out the problems that either run has no answer to. Raises UsageError where nothing can be
-    compared.
+    Runs are paired by the problem's id; problems whose query or true answer differs are no pairs and left
+    out. Errors and missing answers count as incorrect, or `answered_only` leaves out the problems that
+    either run has no answer to. Raises UsageError where nothing can be compared.
     """
     modes, models, rankings = [], [], []
     for metric in METRICS:
@@ -172,7 +178,8 @@ def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Compariso
             f"nothing to compare: {one_line('; '.join(reasons), 400) or 'that takes two runs'}; "
             f"there is {one_line(', '.join(there), 600)}"
         )
-    return Comparison(answered_only, ALPHA, tuple(modes), tuple(models), tuple(rankings))
+    others = other_queries(runs)
+    return Comparison(answered_only, ALPHA, others, tuple(modes), tuple(models), tuple(rankings))
 
 
 def _contrast_list(
@@ -193,6 +200,7 @@ def _contrast_list(
     nothing = [
         f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have no "
         f"{'answered ' if pair.common else ''}problem in common"
+        f"{' with the same query' if pair.other_queries else ''}"
         for pair in matched
         if not pair.compared
     ]
@@ -205,25 +213,30 @@ def _named(run: Scores, mode: InferenceMode | None) -> str:
 
 @dataclass(frozen=True)
 class _Matched:
-    """Two runs and, for problems that both have, their places in the one and in the other."""
+    """Two runs and, for problems that both have, their places in the one and in the other.
+
+    `other_queries` counts the ids under which they have different problems.
+    """
 
     first: Scores
     second: Scores
     common: Sequence[tuple[int, int]]
     compared: Sequence[tuple[int, int]]
+    other_queries: int
 
     @classmethod
     def of(cls, first: Scores, second: Scores, answered_only: bool) -> _Matched:
         places = {problem_id: place for place, problem_id in enumerate(second.problem_ids)}
-        common = [
+        shared = [
             (place, places[problem_id])
             for place, problem_id in enumerate(first.problem_ids)
             if problem_id in places
         ]
+        common = [(i, j) for i, j in shared if _same_query(first, second, first.problem_ids[i])]
         compared = common
         if answered_only:
             compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
-        return cls(first, second, common, compared)
+        return cls(first, second, common, compared, len(shared) - len(common))
 
     def difference(self) -> PairedDifference:
         clusters = self.first.clusters
@@ -234,13 +247,14 @@ class _Matched:
         )
 
     def contrast(self, paired: PairedDifference, p_holm: float) -> Contrast:
-        distinct = self.first.total + self.second.total - len(self.common)
+        distinct = self.first.total + self.second.total - len(self.common) - self.other_queries
         return Contrast(
             first=self._side(self.first, [i for i, _ in self.common], paired.first_accuracy),
             second=self._side(self.second, [j for _, j in self.common], paired.second_accuracy),
             problems=paired.rows,
             base_problems=paired.clusters,
             left_out=distinct - paired.rows,
+            other_queries=self.other_queries,
             first_only=paired.first_only,
             second_only=paired.second_only,
             difference=paired.difference * 100,
@@ -261,8 +275,14 @@ class _Matched:
             accuracy=accuracy * 100,
             coverage=answered / len(places) * 100,
             unanswered=len(places) - answered,
-            only_here=run.total - len(places),
+            only_here=run.total - len(places) - self.other_queries,
         )
+
+
+def _same_query(first: Scores, second: Scores, problem_id: str) -> bool:
+    """Whether two runs have the same query under an id, as far as is known."""
+    query = first.queries.get(problem_id)
+    return query is None or second.queries.get(problem_id, query) == query
 
 
 def _answered(run: Scores) -> Scores:
@@ -312,17 +332,26 @@ def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout 
 
 _HOW = """\
 Differences are in percentage points, first minus second, with 95 % intervals,
-over the problems that both runs have. p: exact McNemar test, or (*) sign-flip
-test over base problems where these occur more than once. p Holm: adjusted for
-all contrasts of the list. Detectable: the smallest true difference that so many
-problems show at p < 0.05 four times in five, unadjusted. Methods:
-docs/statistics.md
+over the problems that both runs have with the same query and true answer. p:
+exact McNemar test, or (*) sign-flip test over base problems where these occur
+more than once. p Holm: adjusted for all contrasts of the list. Detectable: the
+smallest true difference that so many problems show at p < 0.05 four times in
+five, unadjusted. Methods: docs/statistics.md
 """
 
 
 def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Iterator[str]:
     treated = "are left out" if comparison.answered_only else "count as incorrect, as published"
     yield f"Errors and missing answers {treated}.\n{_HOW}"
+    if comparison.other_queries:
+        yield (
+            textwrap.fill(
+                f"Left out: {other_queries_line(comparison.other_queries)}. The accuracies of "
+                "single models are over all of their own problems.",
+                79,
+            )
+            + "\n"
+        )
     for found in (*comparison.modes, *(comparison.models if show_pairs else ())):
         yield _contrasts_text(found, layout)
     for ranking in comparison.rankings:

@@ -95,7 +95,7 @@ class StrataOfRuns:
     """The strata of several runs, and what there is to report about them.
 
     `missing` has a line for each data set that cannot be loaded, with the number of its runs; `left_out`
-    has one for each data set that lacks problems of the runs or has other true answers to them.
+    has one for each data set that lacks problems of the runs or has other queries or true answers.
     """
 
     strata: tuple[Stratum, ...]
@@ -130,7 +130,7 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
         tuple(f"{pluralize(len(names), 'run')}: {reasons[name]}" for name, names in missing.items()),
         tuple(
             f"{pluralize(sum(counts.values()), 'answer')} left out of the strata, as data set "
-            f"{one_line(data_set)} has no such problem or another true answer: "
+            f"{one_line(data_set)} has no such problem or another query or true answer: "
             + one_line(", ".join(f"{run.label} {run.mode} ({count})" for run, count in counts.items()), 400)
             for data_set, counts in left_out.items()
         ),
