@@ -4,7 +4,7 @@
 
 Draws scores like SMMILE's (111 problems) and SMMILE++'s (86 problems in 1,038 permutations) whose true
 accuracies are known, and asks smmile.reporting.statistics about them. With --write the tables go into
-docs/statistics.md. Takes about eight minutes on one core; seeded, so the figures come out again.
+docs/statistics.md. Takes about fifteen minutes on one core; seeded, so the figures come out again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from smmile.reporting.statistics import (  # noqa: E402 - it is found now
     PairedDifference,
     accuracy_interval,
     clustered_standard_error,
+    macro_average,
     mcnemar_exact,
     paired_difference,
     smallest_detectable_difference,
@@ -151,6 +152,30 @@ def clustered_coverage(repeats: int) -> Iterator[str]:
             (f"{p:.0%}", *(shown(covered[model, what, c, p] / repeats) for c in CORRELATIONS))
             for p in ACCURACIES
         ]
+        yield f"{title}\n\n{markdown_table(head, lines)}"
+
+
+def macro_coverage(repeats: int) -> Iterator[str]:
+    """As `clustered_coverage`, of the macro average; accuracies over one half mirror those under it."""
+    generator = np.random.default_rng(6)
+    for draw, title in (
+        (beta_binomial, "Difficulties from a beta distribution."),
+        (all_or_none, "The hardest case, as above."),
+    ):
+        lines = []
+        for accuracy in ACCURACIES[:5]:
+            cells = []
+            for correlation in CORRELATIONS:
+                covered = normal = 0
+                for _ in range(repeats):
+                    scores = row_scores(draw(accuracy, correlation, generator))
+                    interval = accuracy_interval(scores, CLUSTERS, average="problems")
+                    covered += interval.low <= accuracy <= interval.high
+                    average = macro_average(scores, CLUSTERS)
+                    normal += abs(average.mean - accuracy) <= Z * (average.standard_error or 0)
+                cells.append(f"{shown(covered / repeats)} ({shown(normal / repeats)})")
+            lines.append((f"{accuracy:.0%}", *cells))
+        head = ("true accuracy", *(f"correlation {correlation}" for correlation in CORRELATIONS))
         yield f"{title}\n\n{markdown_table(head, lines)}"
 
 
@@ -279,6 +304,34 @@ def one_sided_pairs(repeats: int) -> str:
     return markdown_table(head, rows)
 
 
+def macro_pairs(repeats: int) -> str:
+    """As `clustered_pairs`, of the difference of macro averages."""
+    generator = np.random.default_rng(7)
+    rows: list[tuple[str, ...]] = []
+    for within in CORRELATIONS[1:]:
+        for pair in PAIRS:
+            if pair.correlation == 0:
+                continue
+            covered = flipped = normal = 0
+            for _ in range(repeats):
+                found = paired_difference(*pair.draw(within, generator), CLUSTERS, average="problems")
+                covered += holds(found, pair)
+                flipped += found.p_value < 0.05
+                half = Z * (found.standard_error or 0)
+                normal += abs(found.difference - (pair.first - pair.second)) <= half
+            counts = (covered, flipped, normal)
+            accuracies = f"{pair.first:.0%}, {pair.second:.0%}"
+            rows.append((str(within), accuracies, *(shown(count / repeats) for count in counts)))
+    head = (
+        "correlation",
+        "true accuracies",
+        "the interval covers",
+        "sign-flip p < 0.05",
+        "for comparison: ± 1.96 standard errors cover",
+    )
+    return markdown_table(head, rows)
+
+
 def detectable(repeats: int) -> str:
     generator = np.random.default_rng(4)
     rows: list[tuple[str, ...]] = []
@@ -311,6 +364,10 @@ def main() -> None:
             "Correlation is that between the scores of two permutations of one problem; at 1 they are all "
             "alike.",
             *clustered_coverage(args.repeats),
+            f"### One macro average, {len(SIZES)} problems in {ROWS:,} permutations",
+            f"{few:,} draws. The suite's interval; in brackets, macro average ± 1.96 standard errors. "
+            "Accuracies over 50 % mirror those under it.",
+            *macro_coverage(few),
             f"### Two runs, {PROBLEMS} independent problems",
             f"{many:,} draws. Where the accuracies are equal the last column is the test's error rate, "
             "which may not be over 5; elsewhere it is its power.",
@@ -322,9 +379,12 @@ def main() -> None:
             f"{few:,} draws of equal accuracies, where one run answers all permutations of a problem alike "
             "(as models do without examples) and the other does not:",
             one_sided_pairs(few),
+            "### Two macro averages",
+            f"{few // 2:,} draws. Columns as above.",
+            macro_pairs(few // 2),
             f"### The smallest difference that {PROBLEMS} problems show",
-            f"{many:,} draws whose true difference is just that. It is made for 80; the exact test, which "
-            "keeps its error rate under 5, gets a little less.",
+            f"{many:,} draws whose true difference is just that. It is computed for a power of 80 %; the "
+            "exact test is conservative and reaches slightly less.",
             detectable(many),
         ]
     )

@@ -19,6 +19,11 @@ def main() -> int:
         action="store_true",
         help="leave out problems that either run has no answer to (default: they count as incorrect)",
     )
+    parser.add_argument(
+        "--average",
+        **cli.any_case("rows", "problems"),
+        help="only the average over rows or over base problems (default: both)",
+    )
     cli.add_choice_flag(parser)
     parser.add_argument(
         "--output",
@@ -35,18 +40,20 @@ def main() -> int:
 
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
     from smmile.reporting.reports import open_report, write_report
+    from smmile.reporting.statistics import AVERAGES
     from smmile.reporting.tables import Layout
 
     report = open_report(args)
     if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
     runs = in_order(report.shown.scores, report.selection.models)
-    shown = compare(runs, answered_only=args.answered_only)
+    averages = (args.average,) if args.average else AVERAGES
+    shown = compare(runs, answered_only=args.answered_only, averages=averages)
     show_pairs = bool(args.models)
 
     @cache
     def comparison(full: bool) -> Comparison:
-        if full and report.is_narrow:
+        if full and (report.is_narrow or args.average):
             return compare(report.everything.scores, answered_only=args.answered_only)
         return shown
 

@@ -26,6 +26,11 @@ def main() -> int:
         action="store_true",
         help="also show the published scores of all models",
     )
+    parser.add_argument(
+        "--average",
+        **cli.any_case("rows", "problems"),
+        help="on SMMILE++ only the figure of averages over rows, or over base problems (default: both)",
+    )
     parser.add_argument("--strata", action="store_true", help="also a figure of each model's strata")
     parser.add_argument(
         "--look",
@@ -72,7 +77,11 @@ def main() -> int:
     of_all_models = filter_suffix(models, mode)
     icl = f"icl{filter_suffix(models, mode, args.metric if is_default else None)}"
     plans: dict[str, DotPlot | HeatMap] = {}
-    plans[icl] = models_plan(scores, published, _chance_level(scores, args.results_dir))
+    permuted = any(run.is_permuted for run in scores)
+    if args.average != "problems" or not permuted:
+        plans[icl] = models_plan(scores, published, _chance_level(scores, args.results_dir))
+    if args.average != "rows" and permuted:
+        plans[icl.replace("icl", "icl_macro", 1)] = models_plan(scores, average="problems")
     for metric in METRICS:
         if by_stratum := heat_map(metric, found.strata):
             plans[f"models_by_stratum_{metric}{of_all_models}"] = by_stratum

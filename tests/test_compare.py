@@ -82,7 +82,7 @@ def test_a_contrast_is_paired_by_problem() -> None:
     assert found.difference == pytest.approx(100 / 18)
     assert found.first.accuracy - found.second.accuracy == pytest.approx(found.difference)
     assert found.p_value == mcnemar_exact(7, 6) == pytest.approx(stats.binomtest(7, 13).pvalue)
-    assert found.interval == tango_interval(7, 6, 18).percent
+    assert found.interval == pytest.approx(tango_interval(7, 6, 18).percent)
     assert (found.test, found.significant) == ("exact McNemar", False)
 
 
@@ -96,7 +96,9 @@ def test_permutations_are_clusters() -> None:
             first[f"b{base}_perm_{number}"] = generator.random() < hard
             second[f"b{base}_perm_{number}"] = generator.random() < hard / 3
     comparison = compare([run("m", "ICL", first), run("m", "0-shot", second), run("n", "ICL", second)])
-    found = only(comparison)
+    rows, problems = comparison.modes
+    assert (rows.average, problems.average) == ("rows", "problems")
+    [found], [macro] = rows.contrasts, problems.contrasts
     differences = [int(first[name]) - int(second[name]) for name in first]
     clusters = [name.split("_")[0] for name in first]
     assert (found.problems, found.base_problems, found.test) == (72, 12, "cluster sign-flip")
@@ -105,8 +107,33 @@ def test_permutations_are_clusters() -> None:
     best = comparison.rankings[0].models[0]
     interval = accuracy_interval(list(first.values()), clusters)
     assert (best.model, best.interval) == ("m", (interval.low * 100, interval.high * 100))
-    assert best.macro == pytest.approx(sum(first.values()) / 72 * 100)  # all clusters have six members
-    assert best.macro_standard_error is not None
+    # All clusters have six members: the averages are the same.
+    assert macro.difference == pytest.approx(found.difference)
+    assert macro.p_value == pytest.approx(found.p_value)
+    assert [one.average for one in comparison.rankings] == ["rows", "problems"]
+    assert comparison.rankings[1].models[0].accuracy == pytest.approx(best.accuracy)
+
+
+def test_the_macro_average_is_compared_as_the_rows_are() -> None:
+    """Two easy problems have most of the rows."""
+    sizes = {"a": 24, "b": 24, **{f"c{number}": 2 for number in range(10)}}
+    ids = [f"{base}_perm_{number}" for base, size in sizes.items() for number in range(1, size + 1)]
+    often, seldom = ({one: (one[0] in "ab") == is_often for one in ids} for is_often in (True, False))
+    comparison = compare([run("often", "ICL", often), run("seldom", "ICL", seldom)])
+    [rows], [problems] = (one.contrasts for one in comparison.models)
+    assert rows.difference == pytest.approx(100 * (48 - 20) / 68)
+    assert problems.difference == pytest.approx(100 * (2 - 10) / 12)
+    assert problems.interval[0] < problems.difference < problems.interval[1]
+    assert problems.first.accuracy == pytest.approx(100 * 2 / 12)
+    assert problems.p_value == pytest.approx(stats.binomtest(2, 12).pvalue)
+    best = {one.average: one.models[0] for one in comparison.rankings}
+    assert (best["rows"].model, best["problems"].model) == ("often", "seldom")
+    interval = accuracy_interval(
+        list(seldom.values()), [one.split("_")[0] for one in ids], average="problems"
+    )
+    assert best["problems"].interval == interval.percent
+    alone = compare([run("often", "ICL", often), run("seldom", "ICL", seldom)], averages=["problems"])
+    assert alone.models == comparison.models[1:]
 
 
 def test_errors_count_as_incorrect_or_are_left_out() -> None:
@@ -263,6 +290,23 @@ def test_all_runs_are_contrasted_by_default(published: Path) -> None:
     assert "left out" in finished.out.splitlines()[0]
     [contrast] = content(published, "one.json")["modes"][0]["contrasts"]
     assert (contrast["problems"], contrast["left_out"]) == (108, 3)
+
+
+def test_the_published_permutations_by_rows_and_by_problems(shared: Path, tmp_path: Path) -> None:
+    for model in ("gpt-4o", "qwen72B"):
+        for file in (shared / "data" / "published_results_augmented").glob(f"result_{model}_ICL_open*"):
+            shutil.copyfile(file, tmp_path / file.name)
+    assert command(tmp_path, "--metric", "llm", "--average", "problems", "--output", "p.txt").code == 0
+    finished = command(tmp_path, "--metric", "llm")
+    assert "LLM, ICL, by rows: models that share a letter" in finished.out
+    rows, problems = content(tmp_path)["rankings"][:2]
+    found = {one["model"]: round(one["accuracy"], 1) for one in rows["models"]}
+    assert found == {"qwen72B": 53.9, "gpt-4o": 46.5}
+    found = {one["model"]: round(one["accuracy"], 1) for one in problems["models"]}
+    assert found == {"gpt-4o": 54.0, "qwen72B": 50.3}
+    assert content(tmp_path, "p.json")["rankings"] == [problems]
+    assert command(tmp_path, "--metric", "llm", "--average", "rows").code == 0
+    assert len(content(tmp_path)["rankings"]) == 4  # the default file always covers everything
 
 
 def test_models_are_subtracted_in_the_order_given(tmp_path: Path) -> None:

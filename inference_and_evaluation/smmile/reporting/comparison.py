@@ -5,19 +5,22 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Literal
 
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.options import letter
 from smmile.reporting.reports import other_queries, other_queries_line
 from smmile.reporting.statistics import (
+    AVERAGES,
+    Average,
     PairedDifference,
     accuracy_interval,
     holm,
     indistinguishable_sets,
-    macro_average,
+    mean,
     paired_difference,
+    standard_error,
 )
 from smmile.reporting.tables import WHOLE, Layout, percent, text_table
 from smmile.scoring.metrics import METRICS
@@ -49,7 +52,8 @@ class Contrast:
 
     `left_out` problems are in one run alone, have another query or true answer in each (`other_queries`)
     or, where only answered ones count, lack an answer in one.
-    `p_holm` is adjusted for all contrasts of the list, and `significant` says whether it is under `ALPHA`.
+    Accuracies, difference and what follows are those of the list's average. `p_holm` is adjusted for all
+    contrasts of the list, and `significant` says whether it is under `ALPHA`.
     """
 
     first: Side
@@ -61,7 +65,7 @@ class Contrast:
     first_only: int
     second_only: int
     difference: float
-    standard_error: float
+    standard_error: float | None
     interval: tuple[float, float]
     smallest_detectable: float
     test: Literal["exact McNemar", "cluster sign-flip"]
@@ -74,11 +78,13 @@ class Contrast:
 class ContrastList:
     """Contrasts under one metric, for which Holm's adjustment is made together.
 
-    `mode` is None where it is the modes that are compared. `missing` says what could not be compared.
+    `mode` is None where it is the modes that are compared. `average` is over rows or base problems, which
+    is the same where these occur once. `missing` says what could not be compared.
     """
 
     metric: str
     mode: InferenceMode | None
+    average: Average
     contrasts: tuple[Contrast, ...]
     missing: tuple[str, ...] = ()
 
@@ -87,19 +93,17 @@ class ContrastList:
 class Ranked:
     """One model among others: its accuracy in per cent over its problems, with a 95 % interval.
 
+    `accuracy` is the ranking's average. `standard_error` is clustered, and None for a single base problem.
     `sets` are the letters of the sets it is in: models that share one do not differ significantly.
-    `macro` is the mean of its base problems' accuracies, where these occur more than once, with its
-    standard error.
     """
 
     model: str
     problems: int
+    base_problems: int
     accuracy: float
+    standard_error: float | None
     interval: tuple[float, float]
     sets: str
-    base_problems: int
-    macro: float | None
-    macro_standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Ranking:
 
     metric: str
     mode: InferenceMode
+    average: Average
     models: tuple[Ranked, ...]
     sets: tuple[tuple[str, ...], ...]
 
@@ -137,16 +142,30 @@ def in_order(runs: Iterable[Scores], models: Sequence[str]) -> list[Scores]:
     )
 
 
-def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Comparison:
+@dataclass(frozen=True)
+class _Way:
+    """How runs are compared: over answered problems alone or all, and by which average."""
+
+    answered_only: bool
+    average: Average
+
+
+def compare(
+    runs: Sequence[Scores], *, answered_only: bool = False, averages: Sequence[Average] = AVERAGES
+) -> Comparison:
     """Compare the runs: each model with and without examples, and the models with each other.
 
     Runs are paired by the problem's id; problems whose query or true answer differs are no pairs and left
     out. Errors and missing answers count as incorrect, or `answered_only` leaves out the problems that
-    either run has no answer to. Raises UsageError where nothing can be compared.
+    either run has no answer to. Where base problems occur more than once, there is a list for each of the
+    `averages`. Raises UsageError where nothing can be compared.
     """
     modes, models, rankings = [], [], []
-    for metric in METRICS:
+    for metric, average in product(METRICS, averages):
         of_metric = [run for run in runs if run.metric == metric]
+        if average != averages[0] and not any(run.is_permuted for run in of_metric):
+            continue  # the averages are the same
+        way = _Way(answered_only, average)
         labels = list(dict.fromkeys(run.name.label for run in of_metric))
         by_mode: dict[InferenceMode, dict[str, Scores]] = {
             mode: {run.name.label: run for run in of_metric if run.name.mode == mode} for mode in MODES
@@ -160,12 +179,10 @@ def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Compariso
                 if None in pair
             ]
             pairs = [(first, second) for first, second in both if first and second]
-            modes.append(_contrast_list(metric, None, pairs, answered_only, alone))
+            modes.append(_contrast_list(metric, None, pairs, way, alone))
         for mode, by_label in by_mode.items():
             if len(by_label) > 1:
-                found = _contrast_list(
-                    metric, mode, list(combinations(by_label.values(), 2)), answered_only
-                )
+                found = _contrast_list(metric, mode, list(combinations(by_label.values(), 2)), way)
                 models.append(found)
                 shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
                 rankings.append(_ranking(found, mode, shown))
@@ -186,12 +203,12 @@ def _contrast_list(
     metric: str,
     mode: InferenceMode | None,
     pairs: Sequence[tuple[Scores, Scores]],
-    answered_only: bool,
+    way: _Way,
     missing: Sequence[str] = (),
 ) -> ContrastList:
-    matched = [_Matched.of(first, second, answered_only) for first, second in pairs]
+    matched = [_Matched.of(first, second, way.answered_only) for first, second in pairs]
     there = [pair for pair in matched if pair.compared]
-    tested = [pair.difference() for pair in there]
+    tested = [pair.difference(way.average) for pair in there]
     adjusted = holm([difference.p_value for difference in tested])
     contrasts = (
         pair.contrast(difference, p_holm)
@@ -204,7 +221,7 @@ def _contrast_list(
         for pair in matched
         if not pair.compared
     ]
-    return ContrastList(metric, mode, tuple(contrasts), (*missing, *nothing))
+    return ContrastList(metric, mode, way.average, tuple(contrasts), (*missing, *nothing))
 
 
 def _named(run: Scores, mode: InferenceMode | None) -> str:
@@ -238,12 +255,13 @@ class _Matched:
             compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
         return cls(first, second, common, compared, len(shared) - len(common))
 
-    def difference(self) -> PairedDifference:
+    def difference(self, average: Average) -> PairedDifference:
         clusters = self.first.clusters
         return paired_difference(
             [self.first.correct[i] for i, _ in self.compared],
             [self.second.correct[j] for _, j in self.compared],
             [clusters[i] for i, _ in self.compared],
+            average=average,
         )
 
     def contrast(self, paired: PairedDifference, p_holm: float) -> Contrast:
@@ -258,7 +276,7 @@ class _Matched:
             first_only=paired.first_only,
             second_only=paired.second_only,
             difference=paired.difference * 100,
-            standard_error=paired.standard_error * 100,
+            standard_error=None if paired.standard_error is None else paired.standard_error * 100,
             interval=paired.interval.percent,
             smallest_detectable=paired.smallest_detectable * 100,
             test="cluster sign-flip" if paired.is_clustered else "exact McNemar",
@@ -299,30 +317,29 @@ def _answered(run: Scores) -> Scores:
 def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores]) -> Ranking:
     """The sets by the contrasts `pairs`. A pair that could not be compared is not significant."""
     runs = {label: run for label, run in runs.items() if run.total}
+    average = pairs.average
+    accuracies = {label: mean(run.correct, run.clusters, average) * 100 for label, run in runs.items()}
     significant = {
         frozenset((found.first.model, found.second.model)) for found in pairs.contrasts if found.significant
     }
-    sets = indistinguishable_sets({label: run.accuracy for label, run in runs.items()}, significant)
+    sets = indistinguishable_sets(accuracies, significant)
     ranked = []
-    for label, run in sorted(runs.items(), key=lambda item: -item[1].accuracy):
-        interval = accuracy_interval(run.correct, run.clusters)
+    for label in sorted(runs, key=lambda label: -accuracies[label]):
+        run = runs[label]
         letters = [letter(index).lower() for index, names in enumerate(sets) if label in names]
-        macro = macro_average(run.correct, run.clusters)
-        is_permuted = macro.clusters < run.total
-        error = macro.standard_error if is_permuted else None
+        error = standard_error(run.correct, run.clusters, average)
         ranked.append(
             Ranked(
                 model=label,
                 problems=run.total,
-                accuracy=run.accuracy,
-                interval=interval.percent,
+                base_problems=len(set(run.clusters)),
+                accuracy=accuracies[label],
+                standard_error=None if error is None else error * 100,
+                interval=accuracy_interval(run.correct, run.clusters, average=average).percent,
                 sets=" ".join(letters),
-                base_problems=macro.clusters,
-                macro=macro.mean * 100 if is_permuted else None,
-                macro_standard_error=None if error is None else error * 100,
             )
         )
-    return Ranking(pairs.metric, mode, tuple(ranked), tuple(sets))
+    return Ranking(pairs.metric, mode, average, tuple(ranked), tuple(sets))
 
 
 def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout = WHOLE) -> str:
@@ -336,7 +353,9 @@ over the problems that both runs have with the same query and true answer. p:
 exact McNemar test, or (*) sign-flip test over base problems where these occur
 more than once. p Holm: adjusted for all contrasts of the list. Detectable: the
 smallest true difference that so many problems show at p < 0.05 four times in
-five, unadjusted. Methods: docs/statistics.md
+five, unadjusted. By rows: every row has the same weight, as published. By
+problems (SMMILE++): every base problem has; the macro average. Quote the one
+chosen before the results were seen. Methods: docs/statistics.md
 """
 
 
@@ -380,17 +399,20 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
         for one in found.contrasts
     ]
     what = f"{found.mode}: model minus model" if found.mode else "ICL minus 0-shot"
-    title = f"{METRICS[found.metric].short_title}, {what} ({pluralize(len(rows), 'contrast')})\n"
+    permuted = any(one.base_problems < one.problems for one in found.contrasts)
+    title = f"{METRICS[found.metric].short_title}, {what}{_by(found.average, permuted)} "
+    title += f"({pluralize(len(rows), 'contrast')})\n"
     missing = "".join(f"not compared: {one_line(reason)}\n" for reason in found.missing)
-    secondary = (f"{second} answered %", f"{first} answered %", "Detectable", "Left out", "Problems", "p")
+    secondary = [f"{second} answered %", f"{first} answered %", "Detectable", "Left out", "Problems", "p"]
+    secondary += [f"{second} %", f"{first} %"]
     table = text_table(head, rows, text_columns=1, secondary=secondary, layout=layout)
     return "\n".join([title, table, *([missing] if missing else [])])
 
 
 def _ranking_text(ranking: Ranking, layout: Layout) -> str:
     head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
-    permuted = any(model.macro is not None for model in ranking.models)
-    head += ["Macro average %", "± standard error"] if permuted else []
+    permuted = any(model.base_problems < model.problems for model in ranking.models)
+    head += ["± standard error"] if permuted else []
     rows = [
         [
             model.model,
@@ -398,14 +420,19 @@ def _ranking_text(ranking: Ranking, layout: Layout) -> str:
             _problems(model.problems, model.base_problems),
             percent(model.accuracy),
             f"{model.interval[0]:.1f} to {model.interval[1]:.1f}",
-            *([percent(model.macro), percent(model.macro_standard_error)] if permuted else []),
+            *([percent(model.standard_error)] if permuted else []),
         ]
         for model in ranking.models
     ]
     metric = METRICS[ranking.metric].short_title
-    title = f"{metric}, {ranking.mode}: models that share a letter do not differ significantly"
-    secondary = ("± standard error", "Macro average %", "Problems")
-    return f"{title}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"
+    title = f"{metric}, {ranking.mode}{_by(ranking.average, permuted)}: "
+    title += "models that share a letter do not differ significantly"
+    secondary = ("± standard error", "Problems")
+    return f"{textwrap.fill(title, 79)}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"
+
+
+def _by(average: Average, permuted: bool) -> str:
+    return f", by {average}" if permuted else ""
 
 
 def _problems(problems: int, base_problems: int) -> str:

@@ -50,6 +50,11 @@ class Scores:
         return [base_problem_id(problem_id) for problem_id in self.problem_ids]
 
     @property
+    def is_permuted(self) -> bool:
+        """Whether base problems occur more than once, as on SMMILE++."""
+        return len(set(self.clusters)) < self.total
+
+    @property
     def total(self) -> int:
         """The number of problems."""
         return len(self.problem_ids)
