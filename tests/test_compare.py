@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from conftest import Finished, run_here, run_script, says_in_one_line
 from smmile.reporting.comparison import Comparison, compare
 from smmile.reporting.statistics import (
     accuracy_interval,
+    chance_test,
+    equivalence_test,
     holm,
     mcnemar_exact,
     sign_flip_test,
@@ -233,6 +236,67 @@ def test_the_published_runs_with_other_queries(shared: Path, tmp_path: Path) -> 
     assert contrast["p_value"] == pytest.approx(0.0755, abs=5e-5)  # 0.0139 with all 111
 
 
+def test_planned_families_are_adjusted_by_themselves() -> None:
+    generator = random.Random(5)
+    levels = {"majority": 0.3, "random": 0.2, "a": 0.6, "b": 0.5, "c": 0.35}
+    runs = [
+        run(model, mode, {f"p{n}": generator.random() < level for n in range(111)})
+        for model, level in levels.items()
+        for mode in (("ICL", "0-shot") if model in "abc" else ("ICL",))
+    ]
+    comparison = compare(runs)
+    [baselines] = comparison.baselines
+    assert (baselines.family, baselines.mode) == ("majority baseline", "ICL")
+    assert [one.first.model for one in baselines.contrasts] == ["a", "b", "c"]
+    assert {one.second.model for one in baselines.contrasts} == {"majority"}
+    adjusted = holm([one.p_value for one in baselines.contrasts])
+    assert [one.p_holm for one in baselines.contrasts] == adjusted
+    [pairs] = [one for one in comparison.models if one.mode == "ICL"]
+    same = {one.second.model: one for one in pairs.contrasts if one.first.model == "majority"}
+    for one in baselines.contrasts:
+        assert one.p_value == same[one.first.model].p_value
+        assert one.difference == pytest.approx(-same[one.first.model].difference)
+        assert one.p_holm <= same[one.first.model].p_holm  # three contrasts, not ten
+    assert [found.family for found in comparison.modes] == ["ICL gain"]
+    assert compare([one for one in runs if one.name.model != "majority"]).baselines == ()
+
+
+def test_models_are_contrasted_with_chance(tmp_path: Path) -> None:
+    """Half of the problems have two options, half have four."""
+    correct = {f"p{n}": n < 60 for n in range(100)}
+    chances = {f"p{n}": 1 / (2 if n < 50 else 4) for n in range(100)}
+    known = replace(run("a", "ICL", correct), metric="mcqa", chances=chances)
+    unknown = replace(run("b", "ICL", correct), metric="mcqa")
+    baseline = replace(run("random", "ICL", correct), metric="mcqa", chances=chances)
+    [found] = compare([known, unknown, baseline]).chance
+    [contrast] = found.contrasts
+    assert (contrast.model, contrast.chance, contrast.accuracy) == ("a", 37.5, 60)
+    assert contrast.p_value == chance_test(known.correct, known.clusters, 0.375)
+    assert found.missing == ("b",)
+    [found] = compare([known, unknown], chance_levels={unknown.name: 25.0}).chance
+    assert [(one.model, one.chance) for one in found.contrasts] == [("a", 37.5), ("b", 25)]
+    assert [one.p_holm for one in found.contrasts] == holm([one.p_value for one in found.contrasts])
+
+
+def test_runs_less_than_a_margin_apart() -> None:
+    same = {f"p{n}": n < 60 for n in range(111)}
+    close = same | {"p0": False, "p110": True}
+    far = {f"p{n}": n < 20 for n in range(111)}
+    other = {f"p{n}": n >= 45 for n in range(111)}  # as good, on other problems
+    runs = [
+        run(model, "ICL", correct) for model, correct in zip("abcd", (same, close, far, other), strict=True)
+    ]
+    [pairs] = compare(runs, margin=10).models
+    findings = {one.first.model + one.second.model: one.finding for one in pairs.contrasts}
+    assert findings == {
+        "ab": "within", "ac": "differ", "ad": "open", "bc": "differ", "bd": "open", "cd": "differ"
+    }  # fmt: skip
+    p_values = [one.equivalence.p_value for one in pairs.contrasts if one.equivalence]
+    assert p_values[0] == equivalence_test(1, 1, 111, 0.1)
+    assert [one.equivalence.p_holm for one in pairs.contrasts if one.equivalence] == holm(p_values)
+    assert compare(runs).models[0].contrasts[0].equivalence is None
+
+
 # The command.
 
 
@@ -343,6 +407,16 @@ def test_many_contrasts_need_a_smaller_p() -> None:
     assert (first.p_value, first.p_holm) == (0.03125, 0.0625)
     assert not first.significant
     assert (second.p_value, second.p_holm, second.difference) == (1, 1, 0)
+
+
+def test_equivalence_and_families_are_shown(published: Path) -> None:
+    finished = command(published, "--metric", "llm", "--equivalence", "15", "--output", "e.txt")
+    assert finished.code == 0, finished.err
+    assert "LLM, ICL: model minus majority baseline (6 contrasts)" in finished.out
+    assert " p ±15   Finding" in finished.out
+    assert content(published, "e.json")["margin"] == 15
+    for margin in ("0", "100", "x"):
+        says_in_one_line(command(published, "--equivalence", margin), "--equivalence", margin)
 
 
 def test_wrong_usage_is_one_line(tmp_path: Path) -> None:

@@ -243,6 +243,44 @@ def test_tango_at_the_borders() -> None:
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
 
 
+@pytest.mark.parametrize(("first", "second", "total"), [(1, 7, 21), (0, 1, 44), (30, 11, 111), (0, 0, 50)])
+@pytest.mark.parametrize("freedom", [math.inf, 30])
+def test_equivalence_is_where_the_90_percent_interval_ends(
+    first: int, second: int, total: int, freedom: float
+) -> None:
+    """The p at a margin that is the interval's farther bound is 5 %."""
+    interval = tango_interval(first, second, total, float(stats.t.ppf(0.95, freedom)))
+    margin = max(-interval.low, interval.high)
+    assert st.equivalence_test(first, second, total, margin, freedom) == pytest.approx(0.05, abs=1e-9)
+    assert st.equivalence_test(first, second, total, margin + 0.01, freedom) < 0.05
+    assert st.equivalence_test(second, first, total, margin - 0.01, freedom) > 0.05
+    mirrored = st.equivalence_test(second, first, total, 0.2, freedom)
+    assert st.equivalence_test(first, second, total, 0.2, freedom) == pytest.approx(mirrored)
+
+
+def test_equivalence_is_claimed_falsely_in_5_percent() -> None:
+    drawn = np.random.default_rng(13).multinomial(111, [0.2, 0.1, 0.7], 4000).tolist()
+    claimed = [st.equivalence_test(b, c, 111, 0.1) < 0.05 for b, c, _ in drawn]
+    assert 0.035 < np.mean(claimed) < 0.06
+    found = paired_difference(
+        [True] * 60 + [False] * 51, [True] * 58 + [False] * 53, range(111), margin=0.1
+    )
+    assert found.equivalence_p == st.equivalence_test(2, 0, 111, 0.1)
+
+
+@pytest.mark.parametrize("average", st.AVERAGES)
+def test_chance_is_rejected_where_the_interval_does_not_hold_it(average: st.Average) -> None:
+    scores = clustered_rows(0.4, 0.5, np.random.default_rng(14))
+    for clusters in (CLUSTERS, list(range(1038))):
+        interval = accuracy_interval(scores, clusters, average=average)
+        for bound in (interval.low, interval.high):
+            assert st.chance_test(scores, clusters, bound, average) == pytest.approx(0.05, abs=1e-9)
+    assert st.chance_test([True] * 37 + [False] * 74, range(111), 1 / 3) == pytest.approx(1)
+    z = (40 / 111 - 0.25) / math.sqrt(0.25 * 0.75 / 111)
+    expected = 2 * stats.norm.sf(z)
+    assert st.chance_test([True] * 40 + [False] * 71, range(111), 0.25) == pytest.approx(expected)
+
+
 def test_a_paired_difference() -> None:
     first = [True] * 60 + [False] * 51
     second = [True] * 40 + [False] * 63 + [True] * 8
@@ -447,6 +485,9 @@ def test_kappa() -> None:
         lambda: tango_interval(0, 0, 0),
         lambda: paired_difference([True], [], ["a"]),
         lambda: paired_difference([], [], []),
+        lambda: st.equivalence_test(3, 3, 5, 0.1),
+        lambda: st.equivalence_test(1, 3, 5, 0),
+        lambda: st.chance_test([True], ["a"], 1),
         lambda: smallest_detectable_difference(0, 0.2),
         lambda: smallest_detectable_difference(10, 1.2),
         lambda: holm([0.5, 1.5]),

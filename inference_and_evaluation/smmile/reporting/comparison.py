@@ -16,6 +16,7 @@ from smmile.reporting.statistics import (
     Average,
     PairedDifference,
     accuracy_interval,
+    chance_test,
     holm,
     indistinguishable_sets,
     mean,
@@ -23,6 +24,7 @@ from smmile.reporting.statistics import (
     standard_error,
 )
 from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
 from smmile.task import MODES, InferenceMode
@@ -44,6 +46,19 @@ class Side:
     coverage: float
     unanswered: int
     only_here: int
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether two runs are less than `margin` points apart; see `statistics.equivalence_test`.
+
+    `p_holm` is adjusted for all contrasts of the list, and `equivalent` says whether it is under `ALPHA`.
+    """
+
+    margin: float
+    p_value: float
+    p_holm: float
+    equivalent: bool
 
 
 @dataclass(frozen=True)
@@ -72,20 +87,60 @@ class Contrast:
     p_value: float
     p_holm: float
     significant: bool
+    equivalence: Equivalence | None
+
+    @property
+    def finding(self) -> str:
+        """What is shown: a difference, that it is within the margin, both, or neither (open)."""
+        within = self.equivalence is not None and self.equivalence.equivalent
+        if self.significant:
+            return "both" if within else "differ"
+        return "within" if within else "open"
 
 
 @dataclass(frozen=True)
 class ContrastList:
-    """Contrasts under one metric, for which Holm's adjustment is made together.
+    """Contrasts of one family under one metric, for which Holm's adjustment is made together.
 
     `mode` is None where it is the modes that are compared. `average` is over rows or base problems, which
     is the same where these occur once. `missing` says what could not be compared.
     """
 
+    family: Literal["ICL gain", "majority baseline", "all pairs"]
     metric: str
     mode: InferenceMode | None
     average: Average
     contrasts: tuple[Contrast, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChanceContrast:
+    """A run against guessing among the options, in per cent; see `statistics.chance_test`.
+
+    `interval` is that of the accuracy. `p_holm` and `significant` are as in `Contrast`.
+    """
+
+    model: str
+    mode: InferenceMode
+    problems: int
+    base_problems: int
+    accuracy: float
+    interval: tuple[float, float]
+    chance: float
+    p_value: float
+    p_holm: float
+    significant: bool
+
+
+@dataclass(frozen=True)
+class ChanceList:
+    """The models of one mode against chance, for which Holm's adjustment is made together."""
+
+    metric: str
+    mode: InferenceMode
+    average: Average
+    contrasts: tuple[ChanceContrast, ...]
     missing: tuple[str, ...] = ()
 
 
@@ -121,14 +176,19 @@ class Ranking:
 class Comparison:
     """All that a folder's runs say about each other; the content of comparison.json.
 
-    Significance is at `alpha` after Holm; `models` holds every pair of models, for each metric and mode.
+    Significance is at `alpha` after Holm. The planned families are `modes` (each model with against without
+    examples), `baselines` (each model with examples against the majority baseline) and `chance`; `models`
+    holds every pair of models, for each metric and mode. `margin` is that of equivalence, in points.
     `other_queries` counts, by model, the problems of which most runs have another query or true answer.
     """
 
     answered_only: bool
     alpha: float
+    margin: float | None
     other_queries: Mapping[str, int]
     modes: tuple[ContrastList, ...]
+    baselines: tuple[ContrastList, ...]
+    chance: tuple[ChanceList, ...]
     models: tuple[ContrastList, ...]
     rankings: tuple[Ranking, ...]
 
@@ -144,28 +204,36 @@ def in_order(runs: Iterable[Scores], models: Sequence[str]) -> list[Scores]:
 
 @dataclass(frozen=True)
 class _Way:
-    """How runs are compared: over answered problems alone or all, and by which average."""
+    """How runs are compared: over answered problems alone or all, by which average, with which margin."""
 
     answered_only: bool
     average: Average
+    margin: float | None
 
 
 def compare(
-    runs: Sequence[Scores], *, answered_only: bool = False, averages: Sequence[Average] = AVERAGES
+    runs: Sequence[Scores],
+    *,
+    answered_only: bool = False,
+    averages: Sequence[Average] = AVERAGES,
+    margin: float | None = None,
+    chance_levels: Mapping[RunName, float] | None = None,
 ) -> Comparison:
     """Compare the runs: each model with and without examples, and the models with each other.
 
     Runs are paired by the problem's id; problems whose query or true answer differs are no pairs and left
     out. Errors and missing answers count as incorrect, or `answered_only` leaves out the problems that
     either run has no answer to. Where base problems occur more than once, there is a list for each of the
-    `averages`. Raises UsageError where nothing can be compared.
+    `averages`. With a `margin` (points), each contrast says whether the runs are less than that apart.
+    `chance_levels` are those of runs that do not hold their options, in per cent. Raises UsageError where
+    nothing can be compared.
     """
-    modes, models, rankings = [], [], []
+    modes, baselines, chance, models, rankings = [], [], [], [], []
     for metric, average in product(METRICS, averages):
         of_metric = [run for run in runs if run.metric == metric]
         if average != averages[0] and not any(run.is_permuted for run in of_metric):
             continue  # the averages are the same
-        way = _Way(answered_only, average)
+        way = _Way(answered_only, average, margin)
         labels = list(dict.fromkeys(run.name.label for run in of_metric))
         by_mode: dict[InferenceMode, dict[str, Scores]] = {
             mode: {run.name.label: run for run in of_metric if run.name.mode == mode} for mode in MODES
@@ -179,13 +247,22 @@ def compare(
                 if None in pair
             ]
             pairs = [(first, second) for first, second in both if first and second]
-            modes.append(_contrast_list(metric, None, pairs, way, alone))
+            modes.append(_contrast_list("ICL gain", metric, None, pairs, way, alone))
+        majority = with_examples.get("majority")
+        others = [run for run in with_examples.values() if run.name.model not in BASELINES]
+        if majority and others:
+            against = [(run, majority) for run in others]
+            baselines.append(_contrast_list("majority baseline", metric, "ICL", against, way))
         for mode, by_label in by_mode.items():
             if len(by_label) > 1:
-                found = _contrast_list(metric, mode, list(combinations(by_label.values(), 2)), way)
+                pairs = list(combinations(by_label.values(), 2))
+                found = _contrast_list("all pairs", metric, mode, pairs, way)
                 models.append(found)
                 shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
                 rankings.append(_ranking(found, mode, shown))
+            shown_runs = [_answered(run) if answered_only else run for run in by_label.values()]
+            if found_chance := _against_chance(mode, shown_runs, average, chance_levels or {}):
+                chance.append(found_chance)
     if not any(found.contrasts for found in (*modes, *models)):
         reasons = [reason for found in (*modes, *models) for reason in found.missing]
         there = dict.fromkeys(
@@ -195,11 +272,59 @@ def compare(
             f"nothing to compare: {one_line('; '.join(reasons), 400) or 'that takes two runs'}; "
             f"there is {one_line(', '.join(there), 600)}"
         )
-    others = other_queries(runs)
-    return Comparison(answered_only, ALPHA, others, tuple(modes), tuple(models), tuple(rankings))
+    return Comparison(
+        answered_only,
+        ALPHA,
+        margin,
+        other_queries(runs),
+        tuple(modes),
+        tuple(baselines),
+        tuple(chance),
+        tuple(models),
+        tuple(rankings),
+    )
+
+
+def _against_chance(
+    mode: InferenceMode, runs: Sequence[Scores], average: Average, levels: Mapping[RunName, float]
+) -> ChanceList | None:
+    """The multiple-choice models of one mode against chance; None where there are none."""
+    tested: list[tuple[Scores, float, float]] = []
+    missing = []
+    for run in runs:
+        if run.metric != "mcqa" or run.name.model in BASELINES or not run.total:
+            continue
+        level = levels.get(run.name)
+        if all(problem_id in run.chances for problem_id in run.problem_ids):
+            level = mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
+        elif average == "problems" and run.is_permuted:
+            level = None
+        if level is None or not 0 < level < 100:
+            missing.append(run.name.label)
+        else:
+            p_value = chance_test(run.correct, run.clusters, level / 100, average)
+            tested.append((run, level, p_value))
+    adjusted = holm([p_value for _, _, p_value in tested])
+    contrasts = tuple(
+        ChanceContrast(
+            model=run.name.label,
+            mode=mode,
+            problems=run.total,
+            base_problems=len(set(run.clusters)),
+            accuracy=mean(run.correct, run.clusters, average) * 100,
+            interval=accuracy_interval(run.correct, run.clusters, average=average).percent,
+            chance=level,
+            p_value=p_value,
+            p_holm=p_holm,
+            significant=p_holm < ALPHA,
+        )
+        for (run, level, p_value), p_holm in zip(tested, adjusted, strict=True)
+    )
+    return ChanceList("mcqa", mode, average, contrasts, tuple(missing)) if contrasts or missing else None
 
 
 def _contrast_list(
+    family: Literal["ICL gain", "majority baseline", "all pairs"],
     metric: str,
     mode: InferenceMode | None,
     pairs: Sequence[tuple[Scores, Scores]],
@@ -208,11 +333,12 @@ def _contrast_list(
 ) -> ContrastList:
     matched = [_Matched.of(first, second, way.answered_only) for first, second in pairs]
     there = [pair for pair in matched if pair.compared]
-    tested = [pair.difference(way.average) for pair in there]
+    tested = [pair.difference(way) for pair in there]
     adjusted = holm([difference.p_value for difference in tested])
+    equivalences = _equivalences([difference.equivalence_p for difference in tested], way.margin)
     contrasts = (
-        pair.contrast(difference, p_holm)
-        for pair, difference, p_holm in zip(there, tested, adjusted, strict=True)
+        pair.contrast(difference, p_holm, equivalence)
+        for pair, difference, p_holm, equivalence in zip(there, tested, adjusted, equivalences, strict=True)
     )
     nothing = [
         f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have no "
@@ -221,7 +347,17 @@ def _contrast_list(
         for pair in matched
         if not pair.compared
     ]
-    return ContrastList(metric, mode, way.average, tuple(contrasts), (*missing, *nothing))
+    return ContrastList(family, metric, mode, way.average, tuple(contrasts), (*missing, *nothing))
+
+
+def _equivalences(p_values: Sequence[float | None], margin: float | None) -> Sequence[Equivalence | None]:
+    if margin is None:
+        return [None] * len(p_values)
+    known = [p_value for p_value in p_values if p_value is not None]
+    return [
+        Equivalence(margin, p_value, p_holm, p_holm < ALPHA)
+        for p_value, p_holm in zip(known, holm(known), strict=True)
+    ]
 
 
 def _named(run: Scores, mode: InferenceMode | None) -> str:
@@ -255,16 +391,19 @@ class _Matched:
             compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
         return cls(first, second, common, compared, len(shared) - len(common))
 
-    def difference(self, average: Average) -> PairedDifference:
+    def difference(self, way: _Way) -> PairedDifference:
         clusters = self.first.clusters
         return paired_difference(
             [self.first.correct[i] for i, _ in self.compared],
             [self.second.correct[j] for _, j in self.compared],
             [clusters[i] for i, _ in self.compared],
-            average=average,
+            average=way.average,
+            margin=None if way.margin is None else way.margin / 100,
         )
 
-    def contrast(self, paired: PairedDifference, p_holm: float) -> Contrast:
+    def contrast(
+        self, paired: PairedDifference, p_holm: float, equivalence: Equivalence | None
+    ) -> Contrast:
         distinct = self.first.total + self.second.total - len(self.common) - self.other_queries
         return Contrast(
             first=self._side(self.first, [i for i, _ in self.common], paired.first_accuracy),
@@ -283,6 +422,7 @@ class _Matched:
             p_value=paired.p_value,
             p_holm=p_holm,
             significant=p_holm < ALPHA,
+            equivalence=equivalence,
         )
 
     def _side(self, run: Scores, places: Sequence[int], accuracy: float) -> Side:
@@ -359,6 +499,14 @@ chosen before the results were seen. Methods: docs/statistics.md
 """
 
 
+_EQUIVALENCE = """\
+Equivalence: p ±{margin:g} is that of a true difference of {margin:g} points or more (two
+one-sided tests), with Holm as above. Finding: differ (p Holm < 0.05), within
+(p ±{margin:g} < 0.05: less than {margin:g} points apart), both, or open: the problems are too
+few to say either.
+"""
+
+
 def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Iterator[str]:
     treated = "are left out" if comparison.answered_only else "count as incorrect, as published"
     yield f"Errors and missing answers {treated}.\n{_HOW}"
@@ -371,7 +519,13 @@ def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Itera
             )
             + "\n"
         )
-    for found in (*comparison.modes, *(comparison.models if show_pairs else ())):
+    if comparison.margin is not None:
+        yield _EQUIVALENCE.format(margin=comparison.margin)
+    for found in (*comparison.modes, *comparison.baselines):
+        yield _contrasts_text(found, layout)
+    for against in comparison.chance:
+        yield _chance_text(against, layout)
+    for found in comparison.models if show_pairs else ():
         yield _contrasts_text(found, layout)
     for ranking in comparison.rankings:
         yield _ranking_text(ranking, layout)
@@ -381,9 +535,11 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     first, second = ("First", "Second") if found.mode else ("ICL", "0-shot")
     head = ["Contrast", "Problems", "Left out", f"{first} %", f"{second} %", "Difference", "95 % interval"]
     head += ["p", "p Holm", "Detectable", f"{first} answered %", f"{second} answered %"]
+    margins = {one.equivalence.margin for one in found.contrasts if one.equivalence}
+    head += [f"p ±{margin:g}" for margin in margins] + ["Finding"] * len(margins)
     rows = [
         [
-            f"{one.first.model} - {one.second.model}" if found.mode else one.first.model,
+            _contrast_name(found, one),
             _problems(one.problems, one.base_problems),
             str(one.left_out),
             percent(one.first.accuracy),
@@ -395,10 +551,15 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
             f"{one.smallest_detectable:.1f}",
             percent(one.first.coverage),
             percent(one.second.coverage),
+            *([_p(one.equivalence.p_holm), one.finding] if one.equivalence else []),
         ]
         for one in found.contrasts
     ]
-    what = f"{found.mode}: model minus model" if found.mode else "ICL minus 0-shot"
+    what = {
+        "ICL gain": "ICL minus 0-shot",
+        "majority baseline": f"{found.mode}: model minus majority baseline",
+        "all pairs": f"{found.mode}: model minus model",
+    }[found.family]
     permuted = any(one.base_problems < one.problems for one in found.contrasts)
     title = f"{METRICS[found.metric].short_title}, {what}{_by(found.average, permuted)} "
     title += f"({pluralize(len(rows), 'contrast')})\n"
@@ -407,6 +568,40 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     secondary += [f"{second} %", f"{first} %"]
     table = text_table(head, rows, text_columns=1, secondary=secondary, layout=layout)
     return "\n".join([title, table, *([missing] if missing else [])])
+
+
+def _contrast_name(found: ContrastList, one: Contrast) -> str:
+    pair = f"{one.first.model} - {one.second.model}"
+    return pair if found.family == "all pairs" else one.first.model
+
+
+def _chance_text(found: ChanceList, layout: Layout) -> str:
+    head = ["Model", "Problems", "Accuracy %", "95 % interval", "Chance %", "p", "p Holm"]
+    rows = [
+        [
+            one.model,
+            _problems(one.problems, one.base_problems),
+            percent(one.accuracy),
+            f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
+            percent(one.chance),
+            _p(one.p_value),
+            _p(one.p_holm),
+        ]
+        for one in found.contrasts
+    ]
+    permuted = any(one.base_problems < one.problems for one in found.contrasts)
+    title = f"{METRICS[found.metric].short_title}, {found.mode}{_by(found.average, permuted)}: "
+    title += f"model against chance ({pluralize(len(rows), 'contrast')})\n"
+    parts = [title]
+    if rows:
+        parts.append(text_table(head, rows, text_columns=1, secondary=("Problems", "p"), layout=layout))
+    if found.missing:
+        why = "their options are not known; evaluate_MCQA.py reads the mean number of options"
+        if found.average == "problems":
+            why = "by problems that takes the options, which published CSV files lack"
+        names = one_line(", ".join(found.missing))
+        parts.append(textwrap.fill(f"not compared, as {why}: {names}", 79) + "\n")
+    return "\n".join(parts)
 
 
 def _ranking_text(ranking: Ranking, layout: Layout) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smmile.errors import UsageError, one_line
 from smmile.files import write_whole
 from smmile.results.run_names import RunName, file_safe
+from smmile.scoring.evaluation import evaluation_files
 from smmile.scoring.folder import FolderScores, read_scores
 from smmile.scoring.metrics import METRICS, ScoringOptions
 from smmile.scoring.scores import Query, Scores
@@ -84,6 +87,22 @@ def other_queries_line(others: Mapping[str, int]) -> str:
     """What `other_queries` found, for a warning."""
     models = ", ".join(f"{label} ({count})" for label, count in sorted(others.items()))
     return f"problems with another query or true answer than in other runs, by model: {one_line(models)}"
+
+
+def chance_levels(folder: Path) -> dict[RunName, float]:
+    """The chance levels in the evaluations of multiple-choice runs, in per cent, by run.
+
+    The options of a published CSV are known to evaluate_MCQA.py alone.
+    """
+    import msgspec
+
+    found = {}
+    for name, file in evaluation_files(folder, METRICS["mcqa"]).items():
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            level = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("chance_level")
+            if isinstance(level, float) and 0 <= level <= 100:
+                found[name] = level
+    return found
 
 
 def write_report(default: Path, named: Path | None, make: Callable[[bool], str | bytes]) -> Path:

@@ -219,6 +219,26 @@ def accuracy_interval(
     return _wilson(share, sample.size, _quantile(confidence, sample.degrees_of_freedom))
 
 
+def chance_test(
+    scores: Sequence[float], clusters: Sequence[Hashable], chance: float, average: Average = "rows"
+) -> float:
+    """The two-sided p of an accuracy that is `chance`, a share.
+
+    The score test z = (p^ - c) / sqrt(c (1 - c) / n_eff), by Student's t where rows go together: it is
+    under 5 % just where the interval of `accuracy_interval` does not hold c. Where problems differ in their
+    chance and c is the mean, the variance is at most this much, so the test is on the safe side.
+    Raises ValueError for a `chance` that is not between 0 and 1 and as `effective_sample`.
+    """
+    from scipy.special import ndtr, stdtr
+
+    if not 0 < chance < 1:
+        raise ValueError(f"a chance of {chance} is not between 0 and 1")
+    sample = effective_sample(scores, clusters, average)
+    score = -abs(mean(scores, clusters, average) - chance) / math.sqrt(chance * (1 - chance) / sample.size)
+    freedom = sample.degrees_of_freedom
+    return 2 * float(ndtr(score) if math.isinf(freedom) else stdtr(freedom, score))
+
+
 @dataclass(frozen=True)
 class MacroAverage:
     """A mean over clusters; `standard_error` is None for a single one."""
@@ -315,12 +335,8 @@ def tango_interval(
 
     def excess(difference: float) -> float:
         """By how much the squared test statistic is over its bound, times the variance."""
-        product = difference * (1 - difference)
-        linear = (2 * total - first_only + second_only) * difference - first_only - second_only
-        root = math.sqrt(max(0.0, linear * linear + 8 * total * second_only * product))
-        second_share = (root - linear) / (4 * total)
-        variance = total * (2 * second_share + product)
-        return (first_only - second_only - total * difference) ** 2 - quantile * quantile * variance
+        distance, variance = _tango_score(first_only, second_only, total, difference)
+        return distance * distance - quantile * quantile * variance
 
     observed = (first_only - second_only) / total
     # Just beside the observed difference, since without discordant problems the excess is 0 at it.
@@ -330,13 +346,54 @@ def tango_interval(
     return Interval(float(low), float(high))
 
 
+def _tango_score(
+    first_only: float, second_only: float, total: float, difference: float
+) -> tuple[float, float]:
+    """b - c - nD and its variance where the true difference is D."""
+    product = difference * (1 - difference)
+    linear = (2 * total - first_only + second_only) * difference - first_only - second_only
+    root = math.sqrt(max(0.0, linear * linear + 8 * total * second_only * product))
+    second_share = (root - linear) / (4 * total)
+    return first_only - second_only - total * difference, total * (2 * second_share + product)
+
+
+def equivalence_test(
+    first_only: float, second_only: float, total: float, margin: float, degrees_of_freedom: float = math.inf
+) -> float:
+    """The p of a true difference of `margin` or more either way; a small one says it is less than that.
+
+    Two one-sided tests (Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power
+    approach"), each by Tango's score at D = -margin and D = margin (Tango 1998, as `tango_interval`):
+    the larger p of P(T > z(-margin)) and P(T < z(margin)), T normal or Student's t. It is under 5 % just
+    where Tango's 90 % interval is within the margin. Raises ValueError for a `margin` outside 0..1 and as
+    `tango_interval`.
+    """
+    from scipy.special import ndtr, stdtr
+
+    if min(first_only, second_only) < 0 or total <= 0 or first_only + second_only > total * (1 + 1e-9):
+        raise ValueError(f"no test for {first_only} and {second_only} of {total}")
+    if not 0 < margin < 1:
+        raise ValueError(f"a margin of {margin} is not between 0 and 1")
+
+    def p_value(difference: float, sign: int) -> float:
+        distance, variance = _tango_score(first_only, second_only, total, difference)
+        if variance <= 0:
+            return float(sign * distance >= 0)
+        score = sign * distance / math.sqrt(variance)
+        independent = math.isinf(degrees_of_freedom)
+        return float(ndtr(score) if independent else stdtr(degrees_of_freedom, score))
+
+    return max(p_value(margin, 1), p_value(-margin, -1))
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """Two runs on the same rows, first minus second; shares.
 
     Accuracies, difference, error, interval, p and smallest difference are those of the average asked for.
     `first_only` and `second_only` count the rows that one run alone answers correctly. `standard_error` is
-    clustered. `smallest_detectable` is the true difference that so many rows show four times in five.
+    clustered. `smallest_detectable` is the true difference that so many rows show four times in five,
+    `equivalence_p` the p of a difference of a given margin or more.
     """
 
     rows: int
@@ -350,6 +407,7 @@ class PairedDifference:
     interval: Interval
     p_value: float
     smallest_detectable: float
+    equivalence_p: float | None = None
 
     @property
     def is_clustered(self) -> bool:
@@ -363,6 +421,7 @@ def paired_difference(
     clusters: Sequence[Hashable],
     confidence: float = 0.95,
     average: Average = "rows",
+    margin: float | None = None,
 ) -> PairedDifference:
     """What two runs on the same rows say about the difference of their accuracies, or macro averages.
 
@@ -379,12 +438,10 @@ def paired_difference(
     first_only, second_only = differences.count(1), differences.count(-1)
     first_share = mean([one == 1 for one in differences], clusters, average)
     second_share = mean([one == -1 for one in differences], clusters, average)
-    interval = tango_interval(
-        first_share * sample.size,
-        second_share * sample.size,
-        sample.size,
-        _quantile(confidence, sample.degrees_of_freedom),
-    )
+    effective = first_share * sample.size, second_share * sample.size, sample.size
+    freedom = sample.degrees_of_freedom
+    interval = tango_interval(*effective, _quantile(confidence, freedom))
+    equivalence = None if margin is None else equivalence_test(*effective, margin, freedom)
     if count < rows:
         p_value = sign_flip_test(differences, clusters, average)
     else:
@@ -402,6 +459,7 @@ def paired_difference(
         interval=interval,
         p_value=p_value,
         smallest_detectable=smallest_detectable_difference(sample.size, discordant),
+        equivalence_p=equivalence,
     )
 
 

@@ -23,8 +23,8 @@ class Scores:
     `word_count` is the mean number of words of the answers. `skipped` problems of the data set could not
     be asked and are not among these. `run` is None for published files and evaluations without a result
     file. `queries` are question and true answer by problem id, as far as known; blanks do not count, as
-    published files have changed them. `chance_level` is the mean of 1 / number of options over the records
-    that have options, in per cent.
+    published files have changed them. `chances` are 1 / number of options by problem
+    id, for the records that have options, and `chance_level` is their mean in per cent.
     """
 
     name: RunName
@@ -38,6 +38,7 @@ class Scores:
     run: Run | None = None
     queries: Mapping[str, Query] = field(default_factory=dict)
     chance_level: float | None = None
+    chances: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str | None:
@@ -89,7 +90,7 @@ def score_records(
     """The scores of a run by its records; those without an error are `answered` by default."""
     if answered is None:
         answered = [record.status == "ok" for record in results.records]
-    chances = [100 / len(record.options) for record in results.records if record.options]
+    chances = {record.problem_id: 1 / len(record.options) for record in results.records if record.options}
     return Scores(
         name=results.name,
         metric=metric,
@@ -101,7 +102,8 @@ def score_records(
         skipped=len(results.run.dataset.skipped) if results.run else 0,
         run=results.run,
         queries=queries_of(results.records),
-        chance_level=sum(chances) / len(chances) if chances else None,
+        chance_level=100 * sum(chances.values()) / len(chances) if chances else None,
+        chances=chances,
     )
 
 
