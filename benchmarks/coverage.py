@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from smmile.reporting.statistics import (  # noqa: E402 - it is found now
     paired_difference,
     smallest_detectable_difference,
     wilson_interval,
+    within_difference,
 )
 
 PAGE = SUITE / "docs" / "statistics.md"
@@ -347,11 +349,11 @@ def equivalence(repeats: int) -> str:
             p_values = [equivalence_test(b, c, PROBLEMS, margin) for b, c, _ in drawn]
             cells.append(shown(sum(p_value < 0.05 for p_value in p_values) / len(p_values)))
         rows.append((f"{PROBLEMS} independent problems", f"{discordant:.0%}", *cells))
-    for average in AVERAGES:
-        for within in (0.2, 0.5, 0.8):
+    for average, runs in product(AVERAGES, (0.5, 0.9)):
+        for within in (0.2, 0.8):
             cells = []
             for difference in (margin, 0.0):
-                pair = Pair(0.5 + difference, 0.5, 0.9)
+                pair = Pair(0.5 + difference, 0.5, runs)
                 discordant = float(pair.chances()[1:3].sum())
                 found = 0
                 for _ in range(repeats):
@@ -361,6 +363,62 @@ def equivalence(repeats: int) -> str:
                 cells.append(shown(found / repeats))
             rows.append((f"permutations, by {average}, correlation {within}", f"{discordant:.0%}", *cells))
     head = ("problems", "discordant", "10 points apart: p < 0.05", "not apart: p < 0.05")
+    return markdown_table(head, rows)
+
+
+# On SMMILE++: the orders of a problem whose last example has the query's answer, and those whose has not,
+# with the number of such problems.
+ORDERS = {
+    (1, 1): 17,
+    (2, 4): 13,
+    (6, 18): 10,
+    (4, 2): 4,
+    (12, 12): 4,
+    (5, 19): 3,
+    (4, 20): 2,
+    (11, 13): 2,
+    (8, 16): 1,
+    (18, 6): 1,
+    (7, 17): 1,
+    (3, 21): 1,
+}
+
+
+def within_problems(repeats: int) -> str:
+    """Orders with and without a flag: beta difficulties, which agree in half of the problems."""
+    generator = np.random.default_rng(9)
+    sizes = [one for one, count in ORDERS.items() for _ in range(count)]
+    rows: list[tuple[str, ...]] = []
+    for accuracies in ((0.05, 0.05), (0.2, 0.2), (0.5, 0.5), (0.2, 0.3), (0.7, 0.1)):
+        for correlation in (0.2, 0.5, 0.8):
+            spread = (1 - correlation) / correlation
+            covered = flipped = normal = 0
+            for _ in range(repeats):
+                shared, own = generator.random((2, len(sizes)))
+                easy = shared, np.where(generator.random(len(sizes)) < 0.5, shared, own)
+                correct = [
+                    generator.binomial(many, stats.beta.ppf(one, p * spread, (1 - p) * spread)).tolist()
+                    for one, p, many in zip(easy, accuracies, zip(*sizes, strict=True), strict=True)
+                ]
+                clusters = [
+                    ([n < yes for n in range(many)], [n < no for n in range(others)])
+                    for yes, no, (many, others) in zip(*correct, sizes, strict=True)
+                ]
+                found = within_difference(clusters)
+                truth = accuracies[0] - accuracies[1]
+                covered += found.interval.low <= truth <= found.interval.high
+                flipped += found.p_value < 0.05
+                normal += abs(found.difference - truth) <= Z * (found.standard_error or 0)
+            counts = (covered, flipped, normal)
+            shares = f"{accuracies[0]:.0%}, {accuracies[1]:.0%}"
+            rows.append((shares, str(correlation), *(shown(count / repeats) for count in counts)))
+    head = (
+        "true accuracies with, without",
+        "correlation",
+        "the interval covers",
+        "sign-flip p < 0.05",
+        "for comparison: ± 1.96 standard errors cover",
+    )
     return markdown_table(head, rows)
 
 
@@ -418,6 +476,10 @@ def main() -> None:
             f"{few:,} draws ({10 * few:,} of independent problems). If the true difference is ten points, "
             "the test may find it smaller in 5 % of the draws; if there is none, the share is its power.",
             equivalence(few),
+            "### Two kinds of orders within base problems",
+            f"{few // 2:,} draws of the {sum(ORDERS.values())} problems that have orders with and without "
+            "the query's answer in the last example. Columns as above.",
+            within_problems(few // 2),
             f"### The smallest difference that {PROBLEMS} problems show",
             f"{many:,} draws whose true difference is just that. It is computed for a power of 80 %; the "
             "exact test is conservative and reaches slightly less.",

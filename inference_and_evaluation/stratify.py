@@ -58,14 +58,15 @@ def main() -> int:
         print(f"skipped: {line}", file=sys.stderr)
     # A narrowed report leaves the other runs' strata as they are.
     file = args.results_dir / f"model_stratification_{metric.key}.json"
-    content = (_saved(file) if report.selection.is_narrow else {}) | published_form(found.strata)
+    saved = _saved(file) if report.selection.is_narrow else {}
+    content = saved | published_form(found.strata, found.within)
     write_whole(file, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n", durable=False)
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     print(f"{metric.title} by stratum, errors and missing answers count as incorrect.")
     few = f"fewer than {FEW_PROBLEMS} problems (base problems on SMMILE++): too few to conclude from"
     print(f"{'grey' if terminal else '*'}: {few}.\n")
-    print(strata_tables(strata, terminal=terminal, layout=Layout.of_terminal()))
+    print(strata_tables(strata, found.within, terminal=terminal, layout=Layout.of_terminal()))
     print(f"All runs: {cli.shown_path(file)}")
     if args.plot:
         from smmile.reporting.figure_plans import strata_plans

@@ -243,6 +243,27 @@ def test_tango_at_the_borders() -> None:
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
 
 
+def test_a_difference_within_clusters_is_the_mean_of_theirs() -> None:
+    generator = np.random.default_rng(15)
+    sizes = [(2, 4)] * 10 + [(6, 18)] * 12 + [(5, 19)] * 3
+    clusters = [
+        ((generator.random(one) < 0.7).tolist(), (generator.random(other) < 0.4).tolist())
+        for one, other in sizes
+    ]
+    found = st.within_difference(clusters)
+    differences = [np.mean(first) - np.mean(second) for first, second in clusters]
+    assert found.difference == pytest.approx(np.mean(differences))
+    assert found.standard_error == pytest.approx(stats.sem(differences))
+    assert found.first_accuracy == pytest.approx(np.mean([np.mean(first) for first, _ in clusters]))
+    flips = generator.choice([-1, 1], (100_000, 25)) @ np.array(differences)
+    literal = (np.abs(flips) >= abs(sum(differences)) - 1e-9).mean()
+    assert found.p_value == pytest.approx(literal, abs=0.005)
+    same = st.within_difference([([True, True], [True]), ([False], [False])])
+    assert (same.difference, same.p_value) == (0, 1)
+    with pytest.raises(ValueError, match="both kinds"):
+        st.within_difference([([True], [])])
+
+
 @pytest.mark.parametrize(("first", "second", "total"), [(1, 7, 21), (0, 1, 44), (30, 11, 111), (0, 0, 50)])
 @pytest.mark.parametrize("freedom", [math.inf, 30])
 def test_equivalence_is_where_the_90_percent_interval_ends(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from conftest import (
     SCRIPTS,
@@ -23,8 +25,14 @@ from conftest import (
 )
 from smmile.data.dataset import DatasetSource, load_outlines, load_problems
 from smmile.data.problems import Outline, Problem
-from smmile.reporting.statistics import accuracy_interval, wilson_interval
-from smmile.reporting.strata import strata_table, stratify
+from smmile.reporting.statistics import accuracy_interval, holm, wilson_interval
+from smmile.reporting.strata import (
+    FIRST_EXAMPLE_MATCHES,
+    LAST_EXAMPLE_MATCHES,
+    strata_table,
+    stratify,
+    within_contrasts,
+)
 from smmile.results.run_names import RunName
 from smmile.scoring.scores import Scores
 
@@ -200,6 +208,61 @@ def test_permutations_of_a_problem_are_one_cluster_and_count_once_towards_few() 
     few_line = next(line for line in table.splitlines() if " few " in line)
     assert few_line.endswith("*")
     assert sum(line.endswith("*") for line in table.splitlines()) == 1
+
+
+def orders(pattern: Mapping[str, str]) -> tuple[dict[str, Outline], dict[str, bool]]:
+    """Per base problem its orders: L the last example has the answer, l not; + correct."""
+    problems, right = {}, {}
+    for base, text in pattern.items():
+        for number, order in enumerate(text.split(), start=1):
+            name = f"{base}_perm_{number}"
+            problems[name] = Outline(name, ("no", "yes" if order[0] == "L" else "no", "yes"))
+            right[name] = order[1] == "+"
+    return problems, right
+
+
+def test_contrasts_within_base_problems_compare_each_problem_with_itself() -> None:
+    """Between problems the flag helps, within them it harms: the easy problem has it nearly always."""
+    problems, right = orders(
+        {"a": "L+ L+ L+ L- l+", "b": "L- l+ l- l-", "c": "L- l- l-", "d": "L+ L+", "e": "l-"}
+    )
+    run = scores(ICL, right)
+    strata = {one.value: one for one in stratify([run], problems) if one.flag == LAST_EXAMPLE_MATCHES}
+    assert strata["true"].accuracy > strata["false"].accuracy
+    [found] = within_contrasts(run, problems)
+    differences = [3 / 4 - 1, 0 - 1 / 3, 0]
+    assert (found.flag, found.problems) == (LAST_EXAMPLE_MATCHES, 3)
+    assert found.difference == pytest.approx(100 * sum(differences) / 3)
+    assert found.accuracy_with == pytest.approx(100 * (3 / 4) / 3)
+    assert found.accuracy_without == pytest.approx(100 * (1 + 1 / 3) / 3)
+    assert found.standard_error == pytest.approx(100 * stats.sem(differences))
+    assert found.interval[0] < found.difference < found.interval[1]
+    assert found.p_value == found.p_holm == 0.5  # of eight choices of signs, four are as far from 0
+    assert within_contrasts(scores(ZERO_SHOT, right), problems) == []
+    independent = {name.replace("_perm_", " "): outline for name, outline in problems.items()}
+    assert within_contrasts(scores(ICL, dict.fromkeys(independent, True)), independent) == []
+
+
+def test_the_published_contrast_within_base_problems(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "published_results_augmented"
+    for name in ("result_llava_7b_ICL.csv", "result_llava_7b_ICL_evaluationllm.json"):
+        shutil.copyfile(source / name, tmp_path / name)
+    words = ["--dataset-path", shared / "data" / "smmile_plusplus_recovered"]
+    found, finished = strata_of(tmp_path, "llm", *words)
+    assert finished.code == 0, finished.err
+    run = found["llava_7B:ICL"]
+    naive = {value: round(number, 1) for value, number in run[f"{LAST_EXAMPLE_MATCHES}_accuracy"].items()}
+    assert naive == {"false": 8.9, "true": 74.0}
+    within = run[f"{LAST_EXAMPLE_MATCHES}_within"]
+    assert (within["problems"], round(within["difference"]), round(within["standard_error"], 1)) == (
+        59,
+        58,
+        6.3,
+    )
+    first, last = (run[f"{flag}_within"] for flag in (FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES))
+    assert [first["p_holm"], last["p_holm"]] == holm([first["p_value"], last["p_value"]])
+    assert "Last example has the answer †" in finished.out
+    assert "Within base problems" in finished.out
 
 
 def test_a_filtered_run_writes_the_strata_of_all_runs(data: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from smmile.reporting.statistics import (
     paired_difference,
     standard_error,
 )
-from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
 from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
@@ -546,12 +546,12 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
             percent(one.second.accuracy),
             f"{one.difference:+.2f}",
             f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
-            _p(one.p_value) + ("*" if one.base_problems < one.problems else ""),
-            _p(one.p_holm),
+            p_text(one.p_value) + ("*" if one.base_problems < one.problems else ""),
+            p_text(one.p_holm),
             f"{one.smallest_detectable:.1f}",
             percent(one.first.coverage),
             percent(one.second.coverage),
-            *([_p(one.equivalence.p_holm), one.finding] if one.equivalence else []),
+            *([p_text(one.equivalence.p_holm), one.finding] if one.equivalence else []),
         ]
         for one in found.contrasts
     ]
@@ -584,8 +584,8 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
             percent(one.accuracy),
             f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
             percent(one.chance),
-            _p(one.p_value),
-            _p(one.p_holm),
+            p_text(one.p_value),
+            p_text(one.p_holm),
         ]
         for one in found.contrasts
     ]
@@ -632,7 +632,3 @@ def _by(average: Average, permuted: bool) -> str:
 
 def _problems(problems: int, base_problems: int) -> str:
     return str(problems) if problems == base_problems else f"{problems} of {base_problems}"
-
-
-def _p(value: float) -> str:
-    return "<0.0001" if value < 0.0001 else f"{value:.4f}"

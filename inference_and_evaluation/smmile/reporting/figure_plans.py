@@ -237,7 +237,8 @@ def _largest(totals: Mapping[str, Sequence[int]]) -> list[str]:
 def _brackets_note(strata: Sequence[Stratum], panels: Sequence[Panel]) -> str:
     base = "base " if any(stratum.base_problems < stratum.total for stratum in strata) else ""
     few = any(point.few for panel in panels for row in panel.rows for point in row.points)
-    return f"In brackets: number of problems{f'; grey: fewer than {FEW_PROBLEMS} {base}problems' * few}."
+    note = f"In brackets: number of problems{f'; grey: fewer than {FEW_PROBLEMS} {base}problems' * few}."
+    return f"{note} Strata hold different problems; stratify.py compares within them." if base else note
 
 
 def _balanced(panels: Sequence[Panel], columns: int) -> tuple[tuple[Panel, ...], ...]:

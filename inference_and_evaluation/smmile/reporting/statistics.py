@@ -463,6 +463,28 @@ def paired_difference(
     )
 
 
+def within_difference(clusters: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> PairedDifference:
+    """The difference between two kinds of rows, each cluster compared with itself.
+
+    A cluster holds the scores of its rows of the first kind and those of the second. The difference is the
+    mean over clusters of (mean of the first - mean of the second), with the standard error of that mean. It
+    is `paired_difference` over problems for the pairs of a row of the first kind and one of the second, so
+    the interval is Tango's on the effective sample size and the p that of sign flips of clusters: were the
+    kinds alike, and their rows as many, exchanging them would change nothing.
+    Raises ValueError where there are no clusters, or one lacks rows of a kind.
+    """
+    pairs = [
+        (first, second, number)
+        for number, (firsts, seconds) in enumerate(clusters)
+        for first in firsts
+        for second in seconds
+    ]
+    if not pairs or not all(firsts and seconds for firsts, seconds in clusters):
+        raise ValueError("each cluster needs rows of both kinds")
+    first, second, numbers = zip(*pairs, strict=True)
+    return paired_difference(first, second, numbers, average="problems")
+
+
 def smallest_detectable_difference(
     size: float, discordant: float, power: float = 0.8, alpha: float = 0.05
 ) -> float:
