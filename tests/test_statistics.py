@@ -188,7 +188,7 @@ def test_sign_flips_over_problems_are_of_their_means(sizes: tuple[int, ...]) -> 
     """All of them, literally; of clusters whose sizes have no small common multiple, means as rounded."""
     generator = np.random.default_rng(sum(sizes))
     members = [generator.integers(-1, 2, size).tolist() for size in sizes]
-    means = [round(5040 * sum(one) / len(one)) for one in members]
+    means = [round(840 * sum(one) / len(one)) for one in members]
     sums = [
         sum(sign * m for sign, m in zip(signs, means, strict=True))
         for signs in itertools.product((1, -1), repeat=len(sizes))

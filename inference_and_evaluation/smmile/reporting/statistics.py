@@ -280,7 +280,7 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
 
 
 # Clusters' means are compared as multiples of 1 / this number, or exactly where they are such.
-_STEPS = 5040
+_STEPS = 840
 
 
 def sign_flip_test(
@@ -289,7 +289,7 @@ def sign_flip_test(
     """The two-sided p of no difference between two runs whose problems go together in clusters.
 
     Were the runs alike, exchanging them within a cluster would change nothing: p is the share of all 2^G
-    choices of a sign for each cluster's total (over problems: its mean, to the nearest 1/5040 unless a
+    choices of a sign for each cluster's total (over problems: its mean, to the nearest 1/840 unless a
     coarser step is exact) that make the sum as far from 0 as it is, or farther
     (Fisher 1935, "The design of experiments", section 21; clusters as in Winkler et al. 2015,
     "Multi-level block permutation"). The sum's distribution is put together cluster by cluster (Pagano
