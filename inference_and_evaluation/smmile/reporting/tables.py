@@ -132,6 +132,11 @@ def _drawn(
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
+def p_text(value: float) -> str:
+    """A p value with four decimals."""
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
 def percent(value: float | None) -> str:
     """A percentage with two decimals; - for none."""
     return "-" if value is None else f"{value:.2f}"

@@ -15,7 +15,7 @@ from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.results.schema import Record
 from smmile.scoring.metrics import Metric
-from smmile.scoring.scores import Scores, mean_words
+from smmile.scoring.scores import Scores, mean_words, queries_of
 
 EVALUATION_VERSION = 1
 
@@ -208,7 +208,7 @@ def scores_of(content: Evaluation, metric: Metric, name: RunName, results: RunRe
         error_count=content.err_count,
         word_count=content.word_count or 0.0,
         run=results.run if results else None,
-        true_answers={one.problem_id: one.true_answer for one in results.records} if results else {},
+        queries=queries_of(results.records) if results else {},
     )
 
 
