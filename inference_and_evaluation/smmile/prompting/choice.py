@@ -136,6 +136,10 @@ _FUNCTION_WORD = re.compile(
 _NO = re.compile(
     r"\b(?:no|not|without|none|never|neither|nor|absent|absence|rather|(?:do|does|is|are)nt)\b"
 )
+# What a negation denies: "no tension pneumothorax" denies tension, not pneumothorax.
+_DENIED = re.compile(
+    r"\bno (?:(?:show|have|see|any|evidence|sign|visible|obvious|apparent|definite|present) )*(\w+)"
+)
 # States a finding, not just the type of image.
 _FINDING = re.compile(
     r"\b(?:shows?|showing|reveals?|demonstrates?|indicates?|there (?:is|are)|consistent with|present)\b"
@@ -305,9 +309,10 @@ class _Reader:
         """The names of options whose words, or those of one clause, all occur in one sentence."""
         fits = [
             (words, name)
-            for has in map(_with_no, sentences)
+            for sentence in map(_with_no, sentences)
             for words, name in self._word_sets
-            if words <= has and ("no" in words) == ("no" in has)
+            if words <= (has := set(sentence.split())) and ("no" in words) == ("no" in has)
+            if "no" not in words or words & set(_DENIED.findall(sentence))
         ]
         return {name for words, name in fits if not any(words < more for more, _ in fits)}
 
@@ -321,7 +326,7 @@ class _Reader:
             if len(clauses) > 1 and clauses[0] in ("yes", "no", "none"):
                 del clauses[0]
             for clause in {" ".join(clauses), *(clause for clause in clauses if " " in clause)}:
-                words = _with_no(_FUNCTION_WORD.sub("", clause))
+                words = set(_with_no(_FUNCTION_WORD.sub("", clause)).split())
                 if (
                     words != {"no"}
                     and name != "yes"
@@ -377,9 +382,9 @@ def _words(text: str) -> str:
     return " ".join(re.sub(r"(?<=\w{4})(?<!s)s$", "", word) for word in words)
 
 
-def _with_no(words: str) -> set[str]:
-    """The set of `words`, with "no" for every negation."""
-    return set(_NO.sub("no", words).split())
+def _with_no(words: str) -> str:
+    """`words` with "no" for every negation."""
+    return _NO.sub("no", words)
 
 
 def _is_negated(text: str, name: re.Match[str]) -> bool:
