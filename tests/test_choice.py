@@ -29,6 +29,7 @@ EQUAL = options("yes", "No", "Yes\n")
 BUGS = options("E. coli", "S. aureus", "H. pylori", "K. pneumoniae", "None of these")
 CELLS = options("B cell lymphoma", "T cell lymphoma", "A benign node")
 COUNTS = options("5", "6", "10")
+PLANES = options("axial or transverse plane", "coronal or frontal plane", "sagittal plane")
 LETTERS = options("C", "A", "B")
 STAGES = options("I", "II", "III")
 SIGNS = options("+", "++", "-")
@@ -187,6 +188,8 @@ def test_the_last_explicit_choice_wins(response: str, choice: str) -> None:
         ("A right-sided pneumothorax.", SIDES, "B"),
         ("This is a normal chest X-ray.", SIDES, "C"),
         ("There is no pneumothorax on the left.", SIDES, None),
+        ("The planes are the sagittal plane, the axial and the coronal.", PLANES, None),
+        ("The planes are sagittal, axial and coronal. It shows the sagittal plane.", PLANES, "C"),
         ("It shows BCC.", options("Basal cell carcinoma. ", "Normal skin"), "A"),
         ("Normal.", options("Normal", "Not normal"), "A"),
         ("Fat is dark: a T2 image with fat saturation.", options("T2", "T2 fat saturation"), "B"),

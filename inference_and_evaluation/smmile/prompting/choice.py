@@ -20,7 +20,7 @@ Within each rule, letters take precedence over text:
 - Text counts if it names exactly one option, in full or by its initials, ignoring case, punctuation,
   articles and plurals. A name inside another option's name does not count, nor does one that is negated
   anywhere ("not", "rather than", "is unlikely"). Sentences that express doubt ("may", "either", "whether")
-  or general knowledge ("typically", "such as") name nothing.
+  or general knowledge ("typically", "such as"), or list three options, name nothing.
 - Otherwise, in a passage of at most three sentences: one sentence, or all together, have all words of
   exactly one option, or of one of its clauses, in any order, and a "no" only if the option has one.
 - Otherwise, if every option is a yes or a no: at most three sentences without doubt mean no if they only
@@ -262,7 +262,7 @@ class _Reader:
     def text(self, passage: str) -> tuple[str, ...]:
         """The letters of the only option, or of the only twins, that match the words of `passage`."""
         whole = _words(passage) or passage.strip()
-        sentences = _statements(passage)
+        sentences = [words for words in _statements(passage) if not self._lists_options(words)]
         names = {whole} & set(self.letters_of)
         if not names:
             names, denied = self._named(sentences)
@@ -287,6 +287,19 @@ class _Reader:
                 if match[0] in names:
                     found[_is_negated(sentence, match)].add(names[match[0]])
         return found[False] - found[True], found[True]
+
+    def _lists_options(self, sentence: str) -> bool:
+        """Whether the words of a sentence are those of three options or more."""
+        return len({self._own_words[word] for word in sentence.split() if word in self._own_words}) > 2
+
+    @cached_property
+    def _own_words(self) -> dict[str, str]:
+        """The words that only one option has, each with the option's name."""
+        names = defaultdict(set)
+        for name in self.letters_of:
+            for word in name.split():
+                names[word].add(name)
+        return {word: min(of) for word, of in names.items() if len(of) == 1 and len(word) > 3}
 
     @cached_property
     def _aliases(self) -> tuple[re.Pattern[str], dict[str, str]]:
