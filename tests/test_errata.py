@@ -291,7 +291,8 @@ def test_results_and_verdicts_of_a_user_are_left_out(data: Path, published: Path
     mine = json.loads((published / "result_majority_ICL_open.json").read_text())
     mine["run"]["model"] = "qwen7B"
     (published / "result_qwen7B_ICL_open.json").write_text(json.dumps(mine))
-    strata = {"qwen7B:ICL": {"speciality_total": {"a": 3}, "speciality_correct": {"a": 3}}}
+    of_run = {"speciality_total": {"a": 3}, "speciality_correct": {"a": 3}}
+    strata = {"qwen7B:ICL": of_run, "MedVLM-R1:ICL": of_run}  # the second of re-extracted choices
     for metric in ("em", "mcqa"):
         (published / f"model_stratification_{metric}.json").write_text(json.dumps(strata))
     after, _ = errata(tmp_path, *words)
@@ -464,6 +465,8 @@ def test_wrong_use_is_one_line(data: Path, published: Path, tmp_path: Path) -> N
     says_in_one_line(finished, "has no problem of data set other")
     shutil.rmtree(published)
     published.mkdir()
+    _, finished = errata(tmp_path, "--published", published, "--dataset-path", data)
+    says_in_one_line(finished, "has no published result_*.csv")
     (published / "result_a_ICL_open.csv").write_text("a,b\n1,2\n")
     _, finished = errata(tmp_path, "--published", published, "--dataset-path", data)
     says_in_one_line(finished, "result_a_ICL_open.csv")
