@@ -4,7 +4,7 @@
 
 Draws scores like SMMILE's (111 problems) and SMMILE++'s (86 problems in 1,038 permutations) whose true
 accuracies are known, and asks smmile.reporting.statistics about them. With --write the tables go into
-docs/statistics.md. Takes about eight minutes on one core; seeded, so the figures come out again.
+docs/statistics.md. Takes about 25 minutes on one core; seeded, so the figures come out again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,17 @@ SUITE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SUITE / "inference_and_evaluation"))
 
 from smmile.reporting.statistics import (  # noqa: E402 - it is found now
+    AVERAGES,
     PairedDifference,
     accuracy_interval,
     clustered_standard_error,
+    equivalence_test,
+    macro_average,
     mcnemar_exact,
     paired_difference,
     smallest_detectable_difference,
     wilson_interval,
+    within_difference,
 )
 
 PAGE = SUITE / "docs" / "statistics.md"
@@ -154,6 +159,30 @@ def clustered_coverage(repeats: int) -> Iterator[str]:
         yield f"{title}\n\n{markdown_table(head, lines)}"
 
 
+def macro_coverage(repeats: int) -> Iterator[str]:
+    """As `clustered_coverage`, of the macro average; accuracies over one half mirror those under it."""
+    generator = np.random.default_rng(6)
+    for draw, title in (
+        (beta_binomial, "Difficulties from a beta distribution."),
+        (all_or_none, "The hardest case, as above."),
+    ):
+        lines = []
+        for accuracy in ACCURACIES[:5]:
+            cells = []
+            for correlation in CORRELATIONS:
+                covered = normal = 0
+                for _ in range(repeats):
+                    scores = row_scores(draw(accuracy, correlation, generator))
+                    interval = accuracy_interval(scores, CLUSTERS, average="problems")
+                    covered += interval.low <= accuracy <= interval.high
+                    average = macro_average(scores, CLUSTERS)
+                    normal += abs(average.mean - accuracy) <= Z * (average.standard_error or 0)
+                cells.append(f"{shown(covered / repeats)} ({shown(normal / repeats)})")
+            lines.append((f"{accuracy:.0%}", *cells))
+        head = ("true accuracy", *(f"correlation {correlation}" for correlation in CORRELATIONS))
+        yield f"{title}\n\n{markdown_table(head, lines)}"
+
+
 # Pairs.
 
 
@@ -261,7 +290,7 @@ def one_sided_pairs(repeats: int) -> str:
     rows: list[tuple[str, ...]] = []
     for accuracy in (0.1, 0.2, 0.5, 0.8):
         for correlation in (0.0, 0.7):
-            covered = flipped = 0
+            covered = flipped = macro_covered = macro_flipped = 0
             for _ in range(repeats):
                 normal = generator.normal(size=(2, len(SIZES)))
                 normal[1] = correlation * normal[0] + (1 - correlation**2) ** 0.5 * normal[1]
@@ -272,10 +301,135 @@ def one_sided_pairs(repeats: int) -> str:
                 found = paired_difference(with_examples, without, CLUSTERS)
                 covered += found.interval.low <= 0 <= found.interval.high
                 flipped += found.p_value < 0.05
+                macro = paired_difference(with_examples, without, CLUSTERS, average="problems")
+                macro_covered += macro.interval.low <= 0 <= macro.interval.high
+                macro_flipped += macro.p_value < 0.05
+            counts = (covered, flipped, macro_covered, macro_flipped)
             rows.append(
-                (f"{accuracy:.0%}", str(correlation), shown(covered / repeats), shown(flipped / repeats))
+                (f"{accuracy:.0%}", str(correlation), *(shown(count / repeats) for count in counts))
             )
-    head = ("true accuracy of both", "correlation", "the interval covers", "sign-flip p < 0.05")
+    head = (
+        "true accuracy of both",
+        "correlation",
+        "the interval covers",
+        "sign-flip p < 0.05",
+        "by problems: the interval covers",
+        "by problems: sign-flip p < 0.05",
+    )
+    return markdown_table(head, rows)
+
+
+def macro_pairs(repeats: int) -> str:
+    """As `clustered_pairs`, of the difference of macro averages."""
+    generator = np.random.default_rng(7)
+    rows: list[tuple[str, ...]] = []
+    for within in CORRELATIONS[1:]:
+        for pair in PAIRS:
+            if pair.correlation == 0:
+                continue
+            covered = flipped = normal = 0
+            for _ in range(repeats):
+                found = paired_difference(*pair.draw(within, generator), CLUSTERS, average="problems")
+                covered += holds(found, pair)
+                flipped += found.p_value < 0.05
+                half = Z * (found.standard_error or 0)
+                normal += abs(found.difference - (pair.first - pair.second)) <= half
+            counts = (covered, flipped, normal)
+            accuracies = f"{pair.first:.0%}, {pair.second:.0%}"
+            rows.append((str(within), accuracies, *(shown(count / repeats) for count in counts)))
+    head = (
+        "correlation",
+        "true accuracies",
+        "the interval covers",
+        "sign-flip p < 0.05",
+        "for comparison: ± 1.96 standard errors cover",
+    )
+    return markdown_table(head, rows)
+
+
+def equivalence(repeats: int) -> str:
+    """How often two runs are found less than ten points apart."""
+    generator = np.random.default_rng(8)
+    margin = 0.1
+    rows: list[tuple[str, ...]] = []
+    for discordant in (0.15, 0.3, 0.5):
+        cells = []
+        for difference in (margin, 0.0):
+            chances = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+            drawn = generator.multinomial(PROBLEMS, chances, 10 * repeats).tolist()
+            p_values = [equivalence_test(b, c, PROBLEMS, margin) for b, c, _ in drawn]
+            cells.append(shown(sum(p_value < 0.05 for p_value in p_values) / len(p_values)))
+        rows.append((f"{PROBLEMS} independent problems", f"{discordant:.0%}", *cells))
+    for average, runs in product(AVERAGES, (0.5, 0.9)):
+        for within in (0.2, 0.5, 0.8):
+            cells = []
+            for difference in (margin, 0.0):
+                pair = Pair(0.5 + difference, 0.5, runs)
+                discordant = float(pair.chances()[1:3].sum())
+                found = 0
+                for _ in range(repeats):
+                    scores = pair.draw(within, generator)
+                    paired = paired_difference(*scores, CLUSTERS, average=average, margin=margin)
+                    found += (paired.equivalence_p or 0) < 0.05
+                cells.append(shown(found / repeats))
+            rows.append((f"permutations, by {average}, correlation {within}", f"{discordant:.0%}", *cells))
+    head = ("problems", "discordant", "10 points apart: p < 0.05", "not apart: p < 0.05")
+    return markdown_table(head, rows)
+
+
+# On SMMILE++: the orders of a problem whose last example has the query's answer, and those whose has not,
+# with the number of such problems.
+ORDERS = {
+    (1, 1): 17,
+    (2, 4): 13,
+    (6, 18): 10,
+    (4, 2): 4,
+    (12, 12): 4,
+    (5, 19): 3,
+    (4, 20): 2,
+    (11, 13): 2,
+    (8, 16): 1,
+    (18, 6): 1,
+    (7, 17): 1,
+    (3, 21): 1,
+}
+
+
+def within_problems(repeats: int) -> str:
+    """Orders with and without a flag: beta difficulties, which agree in half of the problems."""
+    generator = np.random.default_rng(9)
+    sizes = [one for one, count in ORDERS.items() for _ in range(count)]
+    rows: list[tuple[str, ...]] = []
+    for accuracies in ((0.05, 0.05), (0.2, 0.2), (0.5, 0.5), (0.2, 0.3), (0.7, 0.1)):
+        for correlation in (0.2, 0.8):
+            spread = (1 - correlation) / correlation
+            covered = flipped = normal = 0
+            for _ in range(repeats):
+                shared, own = generator.random((2, len(sizes)))
+                easy = shared, np.where(generator.random(len(sizes)) < 0.5, shared, own)
+                correct = [
+                    generator.binomial(many, stats.beta.ppf(one, p * spread, (1 - p) * spread)).tolist()
+                    for one, p, many in zip(easy, accuracies, zip(*sizes, strict=True), strict=True)
+                ]
+                clusters = [
+                    ([n < yes for n in range(many)], [n < no for n in range(others)])
+                    for yes, no, (many, others) in zip(*correct, sizes, strict=True)
+                ]
+                found = within_difference(clusters)
+                truth = accuracies[0] - accuracies[1]
+                covered += found.interval.low <= truth <= found.interval.high
+                flipped += found.p_value < 0.05
+                normal += abs(found.difference - truth) <= Z * (found.standard_error or 0)
+            counts = (covered, flipped, normal)
+            shares = f"{accuracies[0]:.0%}, {accuracies[1]:.0%}"
+            rows.append((shares, str(correlation), *(shown(count / repeats) for count in counts)))
+    head = (
+        "true accuracies with, without",
+        "correlation",
+        "the interval covers",
+        "sign-flip p < 0.05",
+        "for comparison: ± 1.96 standard errors cover",
+    )
     return markdown_table(head, rows)
 
 
@@ -311,6 +465,10 @@ def main() -> None:
             "Correlation is that between the scores of two permutations of one problem; at 1 they are all "
             "alike.",
             *clustered_coverage(args.repeats),
+            f"### One macro average, {len(SIZES)} problems in {ROWS:,} permutations",
+            f"{few:,} draws. The suite's interval; in brackets, macro average ± 1.96 standard errors. "
+            "Accuracies over 50 % mirror those under it.",
+            *macro_coverage(few),
             f"### Two runs, {PROBLEMS} independent problems",
             f"{many:,} draws. Where the accuracies are equal the last column is the test's error rate, "
             "which may not be over 5; elsewhere it is its power.",
@@ -322,9 +480,20 @@ def main() -> None:
             f"{few:,} draws of equal accuracies, where one run answers all permutations of a problem alike "
             "(as models do without examples) and the other does not:",
             one_sided_pairs(few),
+            "### Two macro averages",
+            f"{few // 2:,} draws, as those of two runs above.",
+            macro_pairs(few // 2),
+            "### Less than ten points apart",
+            f"{few:,} draws ({10 * few:,} of independent problems). If the true difference is ten points, "
+            "the test may find it smaller in 5 % of the draws; if there is none, the share is its power.",
+            equivalence(few),
+            "### Two kinds of orders within base problems",
+            f"{few // 4:,} draws of the {sum(ORDERS.values())} problems that have orders with and without "
+            "the query's answer in the last example.",
+            within_problems(few // 4),
             f"### The smallest difference that {PROBLEMS} problems show",
-            f"{many:,} draws whose true difference is just that. It is made for 80; the exact test, which "
-            "keeps its error rate under 5, gets a little less.",
+            f"{many:,} draws whose true difference is just that. It is computed for a power of 80 %; the "
+            "exact test is conservative and reaches slightly less.",
             detectable(many),
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from smmile import cli
@@ -19,6 +20,17 @@ def main() -> int:
         action="store_true",
         help="leave out problems that either run has no answer to (default: they count as incorrect)",
     )
+    parser.add_argument(
+        "--average",
+        **cli.any_case("rows", "problems"),
+        help="only the average over rows or over base problems (default: both)",
+    )
+    parser.add_argument(
+        "--equivalence",
+        type=cli.points,
+        metavar="POINTS",
+        help="also say which runs are less than so many points apart (two one-sided tests)",
+    )
     cli.add_choice_flag(parser)
     parser.add_argument(
         "--output",
@@ -34,20 +46,34 @@ def main() -> int:
     import msgspec
 
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
-    from smmile.reporting.reports import open_report, write_report
+    from smmile.reporting.reports import chance_levels, open_report, write_report
+    from smmile.reporting.statistics import AVERAGES, Average
     from smmile.reporting.tables import Layout
+    from smmile.scoring.scores import Scores
 
     report = open_report(args)
     if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
     runs = in_order(report.shown.scores, report.selection.models)
-    shown = compare(runs, answered_only=args.answered_only)
+    averages = (args.average,) if args.average else AVERAGES
+    chance = chance_levels(args.results_dir)
+
+    def compared(runs: Sequence[Scores], averages: Sequence[Average]) -> Comparison:
+        return compare(
+            runs,
+            answered_only=args.answered_only,
+            averages=averages,
+            margin=args.equivalence,
+            chance_levels=chance,
+        )
+
+    shown = compared(runs, averages)
     show_pairs = bool(args.models)
 
     @cache
     def comparison(full: bool) -> Comparison:
-        if full and report.is_narrow:
-            return compare(report.everything.scores, answered_only=args.answered_only)
+        if full and (report.is_narrow or args.average):
+            return compared(report.everything.scores, AVERAGES)
         return shown
 
     def text(full: bool) -> str:

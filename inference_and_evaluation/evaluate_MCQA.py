@@ -94,6 +94,11 @@ def main() -> int:
     if shown:
         print("Multiple choice: as stored, and re-extracted from the full responses.")
         print("Errors and responses without a readable choice count as incorrect.")
+        if any(run.twins for run in shown):
+            print(
+                "With twins: twins of the correct option, equal but for case, white space or punctuation,"
+            )
+            print("count as correct as well.")
         if any(run.excluded for run in shown):
             print("Problems left out count in the stored accuracy only; the difference is without them.")
         print(f"\n{reextraction_table(shown, Layout.of_terminal(args.sort))}", end="")

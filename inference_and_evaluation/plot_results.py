@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smmile import cli
 from smmile.scoring.metrics import METRICS
 
 if TYPE_CHECKING:
+    from smmile.results.run_names import RunName
     from smmile.scoring.scores import Scores
 
 EXAMPLE = "python plot_results.py ../results --metric llm --with-published"
@@ -25,6 +26,11 @@ def main() -> int:
         "--with-published",
         action="store_true",
         help="also show the published scores of all models",
+    )
+    parser.add_argument(
+        "--average",
+        **cli.any_case("rows", "problems"),
+        help="on SMMILE++ only the figure of averages over rows, or over base problems (default: both)",
     )
     parser.add_argument("--strata", action="store_true", help="also a figure of each model's strata")
     parser.add_argument(
@@ -47,7 +53,7 @@ def main() -> int:
     from smmile.reporting.figure_plans import DotPlot, HeatMap, heat_map, models_plan, strata_plans
     from smmile.reporting.figures import figure_files
     from smmile.reporting.published import published_scores, published_set
-    from smmile.reporting.reports import filter_suffix, open_report
+    from smmile.reporting.reports import chance_levels, filter_suffix, open_report
     from smmile.reporting.strata import stratify_runs
     from smmile.scoring.data_sets import ProblemsOfRuns
 
@@ -72,7 +78,11 @@ def main() -> int:
     of_all_models = filter_suffix(models, mode)
     icl = f"icl{filter_suffix(models, mode, args.metric if is_default else None)}"
     plans: dict[str, DotPlot | HeatMap] = {}
-    plans[icl] = models_plan(scores, published, _chance_level(scores, args.results_dir))
+    permuted = any(run.is_permuted for run in scores)
+    if args.average != "problems" or not permuted:
+        plans[icl] = models_plan(scores, published, _chance_level(scores, chance_levels(args.results_dir)))
+    if args.average != "rows" and permuted:
+        plans[icl.replace("icl", "icl_macro", 1)] = models_plan(scores, average="problems")
     for metric in METRICS:
         if by_stratum := heat_map(metric, found.strata):
             plans[f"models_by_stratum_{metric}{of_all_models}"] = by_stratum
@@ -89,26 +99,14 @@ def main() -> int:
     return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
 
 
-def _chance_level(scores: tuple[Scores, ...], folder: Path) -> float | None:
-    """The accuracy of guessing among the options in per cent: that of the first run shown that has one.
-
-    The options of a published CSV are known to evaluate_MCQA.py alone.
-    """
-    import msgspec
-
-    from smmile.scoring.evaluation import evaluation_files
-    from smmile.scoring.metrics import METRICS
-
-    evaluations = evaluation_files(folder, METRICS["mcqa"])
+def _chance_level(scores: tuple[Scores, ...], levels: Mapping[RunName, float]) -> float | None:
+    """The accuracy of guessing among the options in per cent: that of the first run shown that has one."""
     for run in scores:
-        if run.chance_level is not None:
-            return run.chance_level
-        if run.metric == "mcqa" and run.name in evaluations:
-            with contextlib.suppress(OSError, ValueError, RecursionError):
-                content = evaluations[run.name].read_bytes()
-                level = msgspec.json.decode(content, type=dict[str, Any]).get("chance_level")
-                if isinstance(level, float) and 0 <= level <= 100:
-                    return level
+        level = run.chance_level
+        if level is None and run.metric == "mcqa":
+            level = levels.get(run.name)
+        if level is not None:
+            return level
     return None
 
 

@@ -37,7 +37,7 @@ def main() -> int:
 
     metric = METRICS[args.metric]
     problems = ProblemsOfRuns(args.results_dir, cli.given_dataset_source(args))
-    report = open_report(args, [metric.key])
+    report = open_report(args, [metric.key], across_runs=False)
     if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
     for name in _without_evaluation(args.results_dir, metric, report.selection):
@@ -49,8 +49,8 @@ def main() -> int:
     if not strata:
         raise UsageError(
             "; ".join(f"no strata for {line}" for line in found.missing)
-            or "the data set has none of the problems of these runs with the same true answer; name the "
-            "one that they ran on with --dataset or --dataset-path"
+            or "the data set has none of the problems of these runs with the same query and true answer; "
+            "name the one that they ran on with --dataset or --dataset-path"
         )
     for line in found.left_out:
         print(f"warning: {line}", file=sys.stderr)
@@ -58,14 +58,15 @@ def main() -> int:
         print(f"skipped: {line}", file=sys.stderr)
     # A narrowed report leaves the other runs' strata as they are.
     file = args.results_dir / f"model_stratification_{metric.key}.json"
-    content = (_saved(file) if report.selection.is_narrow else {}) | published_form(found.strata)
+    saved = _saved(file) if report.selection.is_narrow else {}
+    content = saved | published_form(found.strata, found.within)
     write_whole(file, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n", durable=False)
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     print(f"{metric.title} by stratum, errors and missing answers count as incorrect.")
     few = f"fewer than {FEW_PROBLEMS} problems (base problems on SMMILE++): too few to conclude from"
     print(f"{'grey' if terminal else '*'}: {few}.\n")
-    print(strata_tables(strata, terminal=terminal, layout=Layout.of_terminal()))
+    print(strata_tables(strata, found.within, terminal=terminal, layout=Layout.of_terminal()))
     print(f"All runs: {cli.shown_path(file)}")
     if args.plot:
         from smmile.reporting.figure_plans import strata_plans

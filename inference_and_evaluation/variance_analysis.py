@@ -31,8 +31,14 @@ def main() -> int:
     parser.add_argument(
         "--error",
         **cli.any_case("published", "clustered"),
-        default="published",
-        help="error bars of the LaTeX table: bootstrap over rows, or clustered by base problem",
+        help="error bars of the LaTeX table: bootstrap over rows, or clustered by base problem "
+        "(default: published, with --average problems clustered)",
+    )
+    parser.add_argument(
+        "--average",
+        **cli.any_case("rows", "problems"),
+        default="rows",
+        help="average of the LaTeX table: over rows, or over base problems",
     )
     cli.add_choice_flag(parser)
     cli.add_sort_flag(parser)
@@ -44,9 +50,15 @@ def main() -> int:
         "--with-published", action="store_true", help="also show the published scores of all models"
     )
     args = parser.parse_args()
+    over_problems = args.average == "problems"
+    if over_problems and (args.error == "published" or args.with_published):
+        parser.error(
+            "argument --average problems: published scores and error bars are over rows; leave out "
+            + ("--with-published" if args.with_published else "--error published")
+        )
 
     from smmile.errors import UsageError
-    from smmile.reporting.analysis import Analysis, analyse, results_table, table_in_latex
+    from smmile.reporting.analysis import Analysis, ErrorBars, analyse, results_table, table_in_latex
     from smmile.reporting.published import PublishedScore, published_scores, published_set
     from smmile.reporting.reports import open_report, write_report
     from smmile.reporting.tables import Layout
@@ -75,8 +87,9 @@ def main() -> int:
 
     def latex(full: bool) -> str:
         analyses, published = content(full)
-        error = None if args.mean_only else args.error
-        return table_in_latex(analyses, error, published=published, **bootstrap)
+        default: ErrorBars = "clustered" if over_problems else "published"
+        error = None if args.mean_only else args.error or default
+        return table_in_latex(analyses, error, average=args.average, published=published, **bootstrap)
 
     on_terminal = table(False, Layout.of_terminal(args.sort))
     default = args.results_dir / "evaluation_results.txt"

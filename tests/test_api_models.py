@@ -201,7 +201,7 @@ FOLLOW_UP = prompt("text_only.mcqa.follow_up")
 def test_decoding_and_names_are_the_published_ones(server: FakeService, tmp_path: Path) -> None:
     for script in (CLAUDE, GPT, LLAMA, LLAMA_MCQA):
         assert ask(script, tmp_path, "--limit", 1).code == 0
-    claude, gpt, llama, _ = ({**asked.body} for asked in server.chats)
+    claude, gpt, llama, *_ = ({**asked.body} for asked in server.chats)
     assert [body.pop("messages") and body.pop("model") for body in (claude, gpt, llama)] == [
         "claude-3-7-sonnet-20250219",
         "gpt-4o",

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import random
 from pathlib import Path
 
 import pytest
 
-from smmile.prompting.choice import read_choice
+from smmile.data.dataset import DatasetSource, load_outlines
+from smmile.data.problems import Outline
+from smmile.prompting.choice import read_choice, read_choices, twin_key
 from smmile.prompting.options import Options, letter
+from smmile.results.reading import read_run
+from smmile.results.run_names import RunName
+from smmile.scoring.reextraction import ReextractedChoice, reextract_run
 
 
 def options(*texts: str) -> Options:
@@ -22,6 +29,7 @@ EQUAL = options("yes", "No", "Yes\n")
 BUGS = options("E. coli", "S. aureus", "H. pylori", "K. pneumoniae", "None of these")
 CELLS = options("B cell lymphoma", "T cell lymphoma", "A benign node")
 COUNTS = options("5", "6", "10")
+PLANES = options("axial or transverse plane", "coronal or frontal plane", "sagittal plane")
 LETTERS = options("C", "A", "B")
 STAGES = options("I", "II", "III")
 SIGNS = options("+", "++", "-")
@@ -37,8 +45,39 @@ def test_labelled_responses(shared: Path) -> None:
         for response in responses
         if read_choice(response["response"], options(*response["options"].values())) != response["label"]
     ]
-    assert len(responses) >= 100
-    assert len(incorrect) <= 0.03 * len(responses), incorrect
+    assert len(responses) == 120
+    assert not incorrect
+
+
+@pytest.mark.parametrize(("half", "labels", "correct"), [("development", 109, 107), ("held-back", 91, 86)])
+def test_our_labels(half: str, labels: int, correct: int, shared: Path) -> None:
+    """Published responses that we labelled before the rules changed; see docs/scoring.md.
+
+    The rules were changed with a view to the development half; the held-back half was scored once, after.
+    """
+    folder = shared / "data"
+    outlines: dict[str, Outline] = {}
+    for data_set in ("smmile_recovered", "smmile_plusplus_recovered"):
+        source = DatasetSource("smmile", folder / data_set)
+        outlines |= {outline.problem_id: outline for outline in load_outlines(source)}
+    runs: dict[Path, dict[str, ReextractedChoice]] = {}
+    incorrect = []
+    with (Path(__file__).parent / "choice_labels.csv").open(encoding="utf-8") as lines:
+        wanted = [line for line in csv.DictReader(lines) if line["half"] == half]
+    for line in wanted:
+        file = folder / line["folder"] / f"result_{line['run']}.csv"
+        if file not in runs:
+            name = RunName.parse(file.stem)
+            assert name is not None
+            choices = reextract_run(read_run(name, file), outlines, "").choices
+            runs[file] = {choice.record.problem_id: choice for choice in choices}
+        choice = runs[file][line["problem_id"]]
+        response = choice.record.full_response or ""
+        assert hashlib.sha256(response.encode()).hexdigest()[:16] == line["sha256"]
+        if "=".join(choice.letters) != line["label"]:
+            incorrect.append((line, choice.letters, response[-200:]))
+    assert len(wanted) == labels
+    assert len(wanted) - len(incorrect) >= correct, incorrect
 
 
 @pytest.mark.parametrize(
@@ -109,6 +148,16 @@ def test_ways_to_choose_b(response: str) -> None:
         "It is not the ulna.",
         "1.\n1.\n2.",
         "c,\nc,\nof,",
+        "The ulna may be broken.",
+        "It could be either the radius or the ulna. The ulna is often broken.",
+        "Is the ulna broken?",
+        'If the ulna is broken, the answer is "B".',
+        "I am looking for a break, such as one of the ulna.",
+        "To determine which bone is broken, I look at the ulna.",
+        "It is not the ulna. The ulna is a bone of the forearm.",
+        "The image shows an arm. The ulna is broken. The break of the ulna is also described as a",
+        "Let me look. I see two bones.\nA. Radius is whole.\nOption B could be a good description of",
+        "I see an arm. It has two bones. One is longer. The ulna is thinner. Both are in a cast.",
     ],
 )
 def test_responses_without_a_choice(response: str) -> None:
@@ -139,10 +188,18 @@ def test_the_last_explicit_choice_wins(response: str, choice: str) -> None:
         ("A right-sided pneumothorax.", SIDES, "B"),
         ("This is a normal chest X-ray.", SIDES, "C"),
         ("There is no pneumothorax on the left.", SIDES, None),
+        ("The planes are the sagittal plane, the axial and the coronal.", PLANES, None),
+        ("The planes are sagittal, axial and coronal. It shows the sagittal plane.", PLANES, "C"),
         ("It shows BCC.", options("Basal cell carcinoma. ", "Normal skin"), "A"),
         ("Normal.", options("Normal", "Not normal"), "A"),
         ("Fat is dark: a T2 image with fat saturation.", options("T2", "T2 fat saturation"), "B"),
         ("well-defined edges", options("Well-defined edges, so a nevus.", "Irregular edges"), "A"),
+        ("There is no tension pneumothorax.", options("No pneumothorax", "Pneumothorax, left"), None),
+        ("I see no evidence of any pneumothorax.", options("No pneumothorax", "Pneumothorax, left"), "A"),
+        ("A normal chest, without any visible disease.", options("No, normal chest.", "Yes, edema."), "A"),
+        ("A mass is seen. It is on the left side.", options("Mass, left", "Mass, right"), "A"),
+        ("It is a tumor, not a malignant tumor.", options("Malignant tumor", "No tumor", "Tumor"), "C"),
+        ("The image shows rods without caps.", options("Rods with caps", "Rods without caps"), "B"),
     ],
 )
 def test_text_without_a_letter_selects_the_only_matching_option(
@@ -165,6 +222,8 @@ def test_text_without_a_letter_selects_the_only_matching_option(
         ("There is no image provided.", None),
         ("I have no idea", None),
         ("Not enough information", None),
+        ("The image shows a fracture, which may be old. It is often seen in such cases.", "A"),
+        ("The image may show a fracture.", None),
     ],
 )
 def test_yes_or_no_can_be_implied(response: str, choice: str | None) -> None:
@@ -183,6 +242,52 @@ def test_yes_or_no_can_be_implied(response: str, choice: str | None) -> None:
 )
 def test_equal_options_differ_only_by_letter(response: str, choice: str | None) -> None:
     assert read_choice(response, EQUAL) == choice
+
+
+@pytest.mark.parametrize(
+    ("response", "choice"),
+    [
+        ("Yes", ("A", "C")),
+        ("<answer>YES.</answer>", ("A", "C")),
+        ("<answer>C</answer>", ("C",)),
+        ("no", ("B",)),
+        ("I do not know.", ()),
+    ],
+)
+def test_a_text_chooses_all_twins_that_it_fits(response: str, choice: tuple[str, ...]) -> None:
+    assert read_choices(response, EQUAL) == choice
+
+
+def test_a_clause_chooses_the_twins_that_have_it() -> None:
+    hearts = options(
+        "Box shape suggestive of Ebstein anomaly.\n", "Normal", "Box shape suggestive of Ebstein anomaly"
+    )
+    assert read_choices("<answer>Ebstein's anomaly</answer>", hearts) == ("A", "C")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Yes", "yes \n"), ("T-cell", "t cell"), ("Ulna.", "ulna"), ("grade: 2", "Grade 2"), ("É", "é")],
+)
+def test_twins_differ_in_case_white_space_and_punctuation_alone(one: str, other: str) -> None:
+    assert twin_key(one) == twin_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("+", "++"),
+        ("-", "."),
+        ("1.5", "15"),
+        ("-1", "1"),
+        ("<5", ">5"),
+        ("5-6", "56"),
+        ("1 2", "12"),
+        ("a", "b"),
+    ],
+)
+def test_signs_and_marks_in_numbers_tell_options_apart(one: str, other: str) -> None:
+    assert twin_key(one) != twin_key(other)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +351,10 @@ def test_thirty_options(response: str, choice: str | None) -> None:
         "\\boxed{",
         "ulna ",
         "Therefore.\n",
+        "ulna. ",
+        ", which ",
+        "If so, the answer is ",
+        "</think>",
     ],
 )
 def test_long_responses_take_linear_time(piece: str) -> None:

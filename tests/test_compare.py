@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from conftest import Finished, run_here, run_script, says_in_one_line
 from smmile.reporting.comparison import Comparison, compare
 from smmile.reporting.statistics import (
     accuracy_interval,
+    chance_test,
+    equivalence_test,
     holm,
     mcnemar_exact,
     sign_flip_test,
@@ -81,7 +85,7 @@ def test_a_contrast_is_paired_by_problem() -> None:
     assert found.difference == pytest.approx(100 / 18)
     assert found.first.accuracy - found.second.accuracy == pytest.approx(found.difference)
     assert found.p_value == mcnemar_exact(7, 6) == pytest.approx(stats.binomtest(7, 13).pvalue)
-    assert found.interval == tango_interval(7, 6, 18).percent
+    assert found.interval == pytest.approx(tango_interval(7, 6, 18).percent)
     assert (found.test, found.significant) == ("exact McNemar", False)
 
 
@@ -95,7 +99,9 @@ def test_permutations_are_clusters() -> None:
             first[f"b{base}_perm_{number}"] = generator.random() < hard
             second[f"b{base}_perm_{number}"] = generator.random() < hard / 3
     comparison = compare([run("m", "ICL", first), run("m", "0-shot", second), run("n", "ICL", second)])
-    found = only(comparison)
+    rows, problems = comparison.modes
+    assert (rows.average, problems.average) == ("rows", "problems")
+    [found], [macro] = rows.contrasts, problems.contrasts
     differences = [int(first[name]) - int(second[name]) for name in first]
     clusters = [name.split("_")[0] for name in first]
     assert (found.problems, found.base_problems, found.test) == (72, 12, "cluster sign-flip")
@@ -104,8 +110,33 @@ def test_permutations_are_clusters() -> None:
     best = comparison.rankings[0].models[0]
     interval = accuracy_interval(list(first.values()), clusters)
     assert (best.model, best.interval) == ("m", (interval.low * 100, interval.high * 100))
-    assert best.macro == pytest.approx(sum(first.values()) / 72 * 100)  # all clusters have six members
-    assert best.macro_standard_error is not None
+    # All clusters have six members: the averages are the same.
+    assert macro.difference == pytest.approx(found.difference)
+    assert macro.p_value == pytest.approx(found.p_value)
+    assert [one.average for one in comparison.rankings] == ["rows", "problems"]
+    assert comparison.rankings[1].models[0].accuracy == pytest.approx(best.accuracy)
+
+
+def test_the_macro_average_is_compared_as_the_rows_are() -> None:
+    """Two easy problems have most of the rows."""
+    sizes = {"a": 24, "b": 24, **{f"c{number}": 2 for number in range(10)}}
+    ids = [f"{base}_perm_{number}" for base, size in sizes.items() for number in range(1, size + 1)]
+    often, seldom = ({one: (one[0] in "ab") == is_often for one in ids} for is_often in (True, False))
+    comparison = compare([run("often", "ICL", often), run("seldom", "ICL", seldom)])
+    [rows], [problems] = (one.contrasts for one in comparison.models)
+    assert rows.difference == pytest.approx(100 * (48 - 20) / 68)
+    assert problems.difference == pytest.approx(100 * (2 - 10) / 12)
+    assert problems.interval[0] < problems.difference < problems.interval[1]
+    assert problems.first.accuracy == pytest.approx(100 * 2 / 12)
+    assert problems.p_value == pytest.approx(stats.binomtest(2, 12).pvalue)
+    best = {one.average: one.models[0] for one in comparison.rankings}
+    assert (best["rows"].model, best["problems"].model) == ("often", "seldom")
+    interval = accuracy_interval(
+        list(seldom.values()), [one.split("_")[0] for one in ids], average="problems"
+    )
+    assert best["problems"].interval == interval.percent
+    alone = compare([run("often", "ICL", often), run("seldom", "ICL", seldom)], averages=["problems"])
+    assert alone.models == comparison.models[1:]
 
 
 def test_errors_count_as_incorrect_or_are_left_out() -> None:
@@ -161,6 +192,109 @@ def test_holm_is_over_the_list_and_the_sets_follow_it() -> None:
         ("c", "b"),
         ("d", "b"),
     ]
+
+
+def test_problems_with_another_query_or_true_answer_are_no_pairs(tmp_path: Path) -> None:
+    """Five problems: the third has another true answer in b, the fifth another question, blanks aside."""
+    cells = {
+        "a": [("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x")],
+        "b": [("Q", "x"), (" Q\t", "x "), ("Q", "y"), ("Q", "x"), ("R", "x")],
+        "c": [("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x"), ("Q", "x")],
+    }
+    given = {"a": "xxxxx", "b": "xzyzx", "c": "zzzzz"}
+    for model, queries in cells.items():
+        lines = ["problem_id,final_question,true_answer,generated_answer"]
+        lines += [f"p{n},{q},{a},{given[model][n]}" for n, (q, a) in enumerate(queries)]
+        (tmp_path / f"result_{model}_ICL_open.csv").write_text("\n".join(lines))
+    finished = command(tmp_path, "--models", "all")
+    assert finished.code == 0
+    assert finished.err == (
+        "warning: problems with another query or true answer than in other runs, by model: b (2); "
+        "comparisons leave them out\n"
+    )
+    assert "by model: b (2)" in " ".join(finished.out.split())
+    assert content(tmp_path)["other_queries"] == {"b": 2}
+    [models] = content(tmp_path)["models"]
+    pairs = {f"{one['first']['model']}{one['second']['model']}": one for one in models["contrasts"]}
+    for pair, problems, first_only in (("ab", 3, 2), ("ac", 5, 5), ("bc", 3, 1)):
+        found = pairs[pair]
+        assert (found["problems"], found["first_only"], found["second_only"]) == (problems, first_only, 0)
+        assert found["left_out"] == found["other_queries"] == 5 - problems
+        assert found["first"]["only_here"] == found["second"]["only_here"] == 0
+    assert run_here("variance_analysis.py", tmp_path).err == finished.err
+    assert command(tmp_path, "--models", "a", "c").err == ""
+
+
+def test_the_published_runs_with_other_queries(shared: Path, tmp_path: Path) -> None:
+    for folder, model in (("", "qwen72B"), ("_more", "qwen7B")):
+        for file in (shared / "data" / f"published_results{folder}").glob(f"result_{model}_ICL_open*"):
+            shutil.copyfile(file, tmp_path / file.name)
+    finished = command(tmp_path, "--metric", "llm")
+    assert "by model: qwen72B (18)" in finished.err  # of two, one is named
+    [contrast] = content(tmp_path)["models"][0]["contrasts"]
+    assert (contrast["problems"], contrast["left_out"]) == (93, 18)
+    assert contrast["p_value"] == pytest.approx(0.0755, abs=5e-5)  # 0.0139 with all 111
+
+
+def test_planned_families_are_adjusted_by_themselves() -> None:
+    generator = random.Random(5)
+    levels = {"majority": 0.3, "random": 0.2, "a": 0.6, "b": 0.5, "c": 0.35}
+    runs = [
+        run(model, mode, {f"p{n}": generator.random() < level for n in range(111)})
+        for model, level in levels.items()
+        for mode in (("ICL", "0-shot") if model in "abc" else ("ICL",))
+    ]
+    comparison = compare(runs)
+    [baselines] = comparison.baselines
+    assert (baselines.family, baselines.mode) == ("majority baseline", "ICL")
+    assert [one.first.model for one in baselines.contrasts] == ["a", "b", "c"]
+    assert {one.second.model for one in baselines.contrasts} == {"majority"}
+    adjusted = holm([one.p_value for one in baselines.contrasts])
+    assert [one.p_holm for one in baselines.contrasts] == adjusted
+    [pairs] = [one for one in comparison.models if one.mode == "ICL"]
+    same = {one.second.model: one for one in pairs.contrasts if one.first.model == "majority"}
+    for one in baselines.contrasts:
+        assert one.p_value == same[one.first.model].p_value
+        assert one.difference == pytest.approx(-same[one.first.model].difference)
+        assert one.p_holm <= same[one.first.model].p_holm  # three contrasts, not ten
+    assert [found.family for found in comparison.modes] == ["ICL gain"]
+    assert compare([one for one in runs if one.name.model != "majority"]).baselines == ()
+
+
+def test_models_are_contrasted_with_chance(tmp_path: Path) -> None:
+    """Half of the problems have two options, half have four."""
+    correct = {f"p{n}": n < 60 for n in range(100)}
+    chances = {f"p{n}": 1 / (2 if n < 50 else 4) for n in range(100)}
+    known = replace(run("a", "ICL", correct), metric="mcqa", chances=chances)
+    unknown = replace(run("b", "ICL", correct), metric="mcqa")
+    baseline = replace(run("random", "ICL", correct), metric="mcqa", chances=chances)
+    [found] = compare([known, unknown, baseline]).chance
+    [contrast] = found.contrasts
+    assert (contrast.model, contrast.chance, contrast.accuracy) == ("a", 37.5, 60)
+    assert contrast.p_value == chance_test(known.correct, known.clusters, 0.375)
+    assert found.missing == ("b",)
+    [found] = compare([known, unknown], chance_levels={unknown.name: 25.0}).chance
+    assert [(one.model, one.chance) for one in found.contrasts] == [("a", 37.5), ("b", 25)]
+    assert [one.p_holm for one in found.contrasts] == holm([one.p_value for one in found.contrasts])
+
+
+def test_runs_less_than_a_margin_apart() -> None:
+    same = {f"p{n}": n < 60 for n in range(111)}
+    close = same | {"p0": False, "p110": True}
+    far = {f"p{n}": n < 20 for n in range(111)}
+    other = {f"p{n}": n >= 45 for n in range(111)}  # as good, on other problems
+    runs = [
+        run(model, "ICL", correct) for model, correct in zip("abcd", (same, close, far, other), strict=True)
+    ]
+    [pairs] = compare(runs, margin=10).models
+    findings = {one.first.model + one.second.model: one.finding for one in pairs.contrasts}
+    assert findings == {
+        "ab": "within", "ac": "differ", "ad": "open", "bc": "differ", "bd": "open", "cd": "differ"
+    }  # fmt: skip
+    p_values = [one.equivalence.p_value for one in pairs.contrasts if one.equivalence]
+    assert p_values[0] == equivalence_test(1, 1, 111, 0.1)
+    assert [one.equivalence.p_holm for one in pairs.contrasts if one.equivalence] == holm(p_values)
+    assert compare(runs).models[0].contrasts[0].equivalence is None
 
 
 # The command.
@@ -222,6 +356,23 @@ def test_all_runs_are_contrasted_by_default(published: Path) -> None:
     assert (contrast["problems"], contrast["left_out"]) == (108, 3)
 
 
+def test_the_published_permutations_by_rows_and_by_problems(shared: Path, tmp_path: Path) -> None:
+    for model in ("gpt-4o", "qwen72B"):
+        for file in (shared / "data" / "published_results_augmented").glob(f"result_{model}_ICL_open*"):
+            shutil.copyfile(file, tmp_path / file.name)
+    assert command(tmp_path, "--metric", "llm", "--average", "problems", "--output", "p.txt").code == 0
+    finished = command(tmp_path, "--metric", "llm")
+    assert "LLM, ICL, by rows: models that share a letter" in finished.out
+    rows, problems = content(tmp_path)["rankings"][:2]
+    found = {one["model"]: round(one["accuracy"], 1) for one in rows["models"]}
+    assert found == {"qwen72B": 53.9, "gpt-4o": 46.5}
+    found = {one["model"]: round(one["accuracy"], 1) for one in problems["models"]}
+    assert found == {"gpt-4o": 54.0, "qwen72B": 50.3}
+    assert content(tmp_path, "p.json")["rankings"] == [problems]
+    assert command(tmp_path, "--metric", "llm", "--average", "rows").code == 0
+    assert len(content(tmp_path)["rankings"]) == 4  # the default file always covers everything
+
+
 def test_models_are_subtracted_in_the_order_given(tmp_path: Path) -> None:
     for model, bits in (("a", "1100"), ("b", "1000"), ("c", "0000")):
         judged(tmp_path, model, "ICL", answers(bits))
@@ -256,6 +407,16 @@ def test_many_contrasts_need_a_smaller_p() -> None:
     assert (first.p_value, first.p_holm) == (0.03125, 0.0625)
     assert not first.significant
     assert (second.p_value, second.p_holm, second.difference) == (1, 1, 0)
+
+
+def test_equivalence_and_families_are_shown(published: Path) -> None:
+    finished = command(published, "--metric", "llm", "--equivalence", "15", "--output", "e.txt")
+    assert finished.code == 0, finished.err
+    assert "LLM, ICL: model minus majority baseline (6 contrasts)" in finished.out
+    assert " p ±15   Finding" in finished.out
+    assert content(published, "e.json")["margin"] == 15
+    for margin in ("0", "100", "x"):
+        says_in_one_line(command(published, "--equivalence", margin), "--equivalence", margin)
 
 
 def test_wrong_usage_is_one_line(tmp_path: Path) -> None:

@@ -61,6 +61,28 @@ def test_the_committed_page_is_what_the_published_files_give(shared: Path, tmp_p
     assert page == (SUITE / "docs" / "errata.md").read_text()
 
 
+def test_files_that_the_suite_wrote_are_not_the_authors(shared: Path, tmp_path: Path) -> None:
+    """The suite scores a copy of the published files, and replaces their evaluations and strata."""
+    data_set = ["--dataset-path", shared / "data" / "smmile_recovered"]
+    copy = tmp_path / "copy"
+    shutil.copytree(shared / "data" / "published_results_more", copy, copy_function=shutil.copyfile)
+    words = ["--published", copy, *data_set]
+    before, finished = errata(tmp_path, *words)
+    assert finished.code == 0, finished.err
+    [stale] = table(section(before, "Strata"))
+    assert list(stale.values()) == ["SMMILE", "llama32\\_vision\\_90b", "ICL", "EM", "25", "34"]
+
+    strata = copy / "model_stratification_em.json"
+    published_strata = strata.read_bytes()
+    assert run_here("evaluate_EM.py", copy).code == 0
+    assert run_here("evaluate_MCQA.py", copy, *data_set).code == 0
+    for metric in ("em", "llm", "mcqa"):
+        assert run_here("stratify.py", copy, "--eval_type", metric, *data_set).code == 0
+    assert strata.read_bytes() != published_strata
+    assert "schema_version" in (copy / "result_qwen7B_ICL_open_evaluation.json").read_text()
+    assert errata(tmp_path, *words)[0] == before
+
+
 def test_the_counts_are_the_protocols_where_it_tells_them(shared: Path) -> None:
     """31 of 222 Claude answers, open and in multiple choice, 45 and 49 of GPT-4o; 4 of 111 letters."""
     page = (SUITE / "docs" / "errata.md").read_text()
@@ -72,7 +94,93 @@ def test_the_counts_are_the_protocols_where_it_tells_them(shared: Path) -> None:
     assert failed["SMMILE++", "gpt-4o", "open"] == 45
     assert failed["SMMILE++", "gpt-4o", "mcqa"] == 49
     assert "| SMMILE++ | gpt-4o | open | a content filter | 26 |" in page
+    causes: Counter[str] = Counter()
+    for line in table(section(page, "Failed").split("Why they failed")[1]):
+        if line["Model"] == "gpt-4o":
+            causes[line["Cause"]] += int(line["Answers"])
+    assert causes == {
+        "a content filter": 54,
+        "a connection error": 40,
+        "a time-out": 2,
+        "not stated": 3,
+        "an image over the service's limit": 1,
+    }
     assert [line["Wrong letters"] for line in table(section(page, "MedVLM-R1"))] == ["4 of 111"] * 2
+
+
+def test_scores_before_the_arrow_are_the_published_ones(shared: Path) -> None:
+    """Also where a run asked other queries, as Qwen2.5-VL-7B did."""
+    page = (SUITE / "docs" / "errata.md").read_text()
+    with (shared / "data" / "published_scores.csv").open(newline="", encoding="utf-8") as stream:
+        published = {
+            (line["dataset"], line["model"], line["inference_mode"]): line["accuracy_percent"]
+            for line in csv.DictReader(stream)
+            if line["metric"] == "mcqa"
+        }
+    lines = [*table(section(page, "Multiple-choice")), *table(section(page, "Twin").split("Run by run")[1])]
+    assert len(lines) == 60
+    for line in lines:
+        run = line["Data set"], line["Model"].replace("\\", ""), line["Mode"]
+        assert float(line["MCQA"].split()[0]) == pytest.approx(float(published[run]), abs=0.0051)
+
+
+def test_what_llava_med_stored_is_that_of_a_plain_count(shared: Path) -> None:
+    stored: Counter[str] = Counter()
+    for mode in ("0-shot", "ICL"):
+        file = shared / "data" / "published_results_more" / f"result_llavamed_{mode}_mcqa.csv"
+        with file.open(newline="", encoding="utf-8") as stream:
+            for line in csv.DictReader(stream):
+                failed = line["selected_option"] == "EXTRACTION_FAILED"
+                invalid = line["generated_answer"].startswith("INVALID_OPTION")
+                stored["none" if failed else "letter" if invalid else "option"] += 1
+    assert stored == {"none": 199, "letter": 21, "option": 2}
+    text = " ".join(section((SUITE / "docs" / "errata.md").read_text(), "Multiple-choice").split())
+    assert "199 are none, 21 are a letter that no option has, and 2 are incorrect options" in text
+
+
+def test_the_committed_twins_are_those_of_the_data_set(shared: Path) -> None:
+    """Options by a plain comparison of the answers' letters and digits, at least in SMMILE's counts."""
+    from datasets import load_dataset
+
+    answers: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for line in load_dataset(str(shared / "data" / "smmile_recovered"), split="train"):
+        answers[line["problem_id"]].append((line["order"], line["answer"]))
+    twins = correct = 0
+    for of_problem in answers.values():
+        texts = {answer for _, answer in of_problem}
+        bare = Counter(re.sub(r"\W", "", text).lower() for text in texts)
+        twins += max(bare.values()) > 1
+        correct += bare[re.sub(r"\W", "", max(of_problem)[1]).lower()] > 1
+    page = (SUITE / "docs" / "errata.md").read_text()
+    smmile, augmented = table(section(page, "Twin").split("Run by run")[0])
+    assert list(smmile.values())[:6] == ["SMMILE", "111", str(twins), str(correct), "46", "51"]
+    assert (twins, correct) == (9, 6)
+    assert list(augmented.values())[:5] == ["SMMILE++", "1038", "132", "60", "168"]
+    assert [line["Points at most, published"] for line in (smmile, augmented)] == ["3.60", "3.56"]
+
+
+def test_pairing_by_id_alone_gives_another_p_value(shared: Path) -> None:
+    """Qwen2.5-VL-7B against 72B by the judge, with McNemar's exact test of scipy."""
+    from scipy.stats import binomtest
+
+    def read(folder: str, model: str) -> tuple[dict[str, str], dict[str, float]]:
+        stem = shared / "data" / folder / f"result_{model}_ICL_open"
+        with Path(f"{stem}.csv").open(newline="", encoding="utf-8") as stream:
+            answers = {line["problem_id"]: line["true_answer"].strip() for line in csv.DictReader(stream)}
+        return answers, json.loads(Path(f"{stem}_evaluationllm.json").read_text())["problem_accuracies"]
+
+    small, large = read("published_results_more", "qwen7B"), read("published_results", "qwen72B")
+
+    def p_value(ids: Sequence[str]) -> str:
+        first = sum(small[1][one] > large[1][one] for one in ids)
+        second = sum(small[1][one] < large[1][one] for one in ids)
+        return f"{binomtest(first, first + second).pvalue:.4f}"
+
+    same = [one for one, answer in small[0].items() if large[0][one] == answer]
+    text = section((SUITE / "docs" / "errata.md").read_text(), "Qwen2.5-VL-3B")
+    assert f"p {p_value([*small[0]])} over all 111 ids" in " ".join(text.split())
+    assert f"p {p_value(same)} over the 93 problems" in " ".join(text.split())
+    assert (p_value([*small[0]])[:5], p_value(same)[:4]) == ("0.013", "0.07")
 
 
 def test_llava_meds_empty_answers_are_those_of_a_plain_count(shared: Path) -> None:
@@ -170,6 +278,76 @@ def test_everything_wrong_is_found_and_counted(data: Path, published: Path, tmp_
     assert "gave 3 verdicts" in page
 
 
+def test_results_and_verdicts_of_a_user_are_left_out(data: Path, published: Path, tmp_path: Path) -> None:
+    words = ["--published", published, "--dataset-path", data]
+    before, _ = errata(tmp_path, *words)
+    ran = run_here(
+        "inference_baselines.py",
+        *("--baseline", "majority", "--dataset-path", data, "--output-dir", published, "--csv"),
+    )
+    assert ran.code == 0, ran.err
+    assert (published / "result_majority_ICL_open.csv").exists()
+    # A user's run of a published model beside the authors' file, with strata.
+    mine = json.loads((published / "result_majority_ICL_open.json").read_text())
+    mine["run"]["model"] = "qwen7B"
+    (published / "result_qwen7B_ICL_open.json").write_text(json.dumps(mine))
+    of_run = {"speciality_total": {"a": 3}, "speciality_correct": {"a": 3}}
+    strata = {"qwen7B:ICL": of_run, "MedVLM-R1:ICL": of_run}  # the second of re-extracted choices
+    for metric in ("em", "mcqa"):
+        (published / f"model_stratification_{metric}.json").write_text(json.dumps(strata))
+    after, _ = errata(tmp_path, *words)
+    assert after == before
+
+    judged = published / "result_qwen7B_ICL_open_evaluationllm.json"
+    judged.write_text(json.dumps(json.loads(judged.read_text()) | {"schema_version": 2}))
+    page, finished = errata(tmp_path, *words)
+    assert finished.code == 0, finished.err
+    [failed] = table(section(page, "Failed"))
+    assert (failed["Failed"], failed["LLM"]) == ("1", "-")
+
+
+def test_failed_calls_are_counted_by_cause(data: Path, tmp_path: Path) -> None:
+    """What one format does not state, the other may."""
+    failures = ["ERROR: API Request Failed", "ERROR: Connection error.", "ERROR: Request timed out."]
+    folder = tmp_path / "results"
+    write_csv(
+        folder, "m_ICL_open", OPEN, [[f"p{n}", "Q?", "x", text, text] for n, text in enumerate(failures, 1)]
+    )
+    choices = [["p1", "Q?", "x", "A", "ERROR", "False", "ERROR: content_filter", "ERROR: content_filter"]]
+    choices.append(["p2", "Q?", "Answer b", "A", "A", "True", "A", "A"])
+    write_csv(folder, "m_ICL_mcqa", [*CHOICE, "generated_answer", "full_response"], choices)
+    page, finished = errata(tmp_path, "--published", folder, "--dataset-path", data)
+    assert finished.code == 0, finished.err
+    causes = section(page, "Failed").split("Why they failed")[1]
+    assert [list(line.values())[2:] for line in table(causes)] == [
+        ["mcqa", "a content filter", "1", "1", "3 (1)"],
+        ["open", "a connection error", "1", "1", "3 (1)"],
+        ["open", "a time-out", "1", "1", "3 (1)"],
+        ["open", "not stated", "1", "1", "3 (1)"],
+    ]
+    assert "because of: a content filter (1)." in causes
+
+
+def test_twins_are_counted(tmp_path: Path) -> None:
+    """The query's answer is "yes."; "Yes" is its twin, and p2 has none."""
+    rows = [row("p1", 1, "Yes"), row("p1", 2, "no"), row("p1", 3, "yes.")]
+    rows += [row("p2", order, answer) for order, answer in enumerate(("Yes", "no", "no"), 1)]
+    data = save_parquet(tmp_path / "twins", rows)
+    folder = tmp_path / "results"
+    choices = [
+        ["p1", "Q?", "yes.", "C", "A", "False", "Yes", "The answer is A."],
+        ["p2", "Q?", "no", "B", "A", "False", "Yes", "The answer is A."],
+    ]
+    write_csv(folder, "m_0-shot_mcqa", [*CHOICE, "generated_answer", "full_response"], choices)
+    page, finished = errata(tmp_path, "--published", folder, "--dataset-path", data)
+    assert finished.code == 0, finished.err
+    text = section(page, "Twin")
+    assert "**1 of 2 answers; a score moves by up to 50.00 points.**" in text
+    assert list(table(text)[0].values()) == ["SMMILE", "2", "1", "1", "1", "1", "50.00"]
+    [line] = table(text.split("Run by run")[1])
+    assert list(line.values())[3:] == ["1", "0.00 → 50.00", "1", "0.00 → 50.00"]
+
+
 def llavamed_folder(folder: Path) -> Path:
     """LLaVA-Med's answers with examples to p1 (three images) and p5 (four, unread)."""
     rows = [["p1", "Q?", "Answer a", "Answer a", "Answer a"], ["p5", "Q?", "Answer b", "", ""]]
@@ -235,7 +413,8 @@ def test_strata_that_do_not_add_up_are_named(data: Path, published: Path, tmp_pa
     (published / "model_stratification_em.json").write_text(json.dumps(strata))
     page, _ = errata(tmp_path, "--published", published, "--dataset-path", data)
     [stale] = table(section(page, "Strata"))
-    assert (stale["Model"], stale["Right in the strata"], stale["Right in the run"]) == ("qwen7B", "2", "1")
+    assert (stale["Model"], stale["Correct in the strata"]) == ("qwen7B", "2")
+    assert stale["Correct in the run"] == "1"
     (published / "model_stratification_em.json").write_text("{")
     _, finished = errata(tmp_path, "--published", published, "--dataset-path", data)
     says_in_one_line(finished, "model_stratification_em.json")
@@ -286,6 +465,8 @@ def test_wrong_use_is_one_line(data: Path, published: Path, tmp_path: Path) -> N
     says_in_one_line(finished, "has no problem of data set other")
     shutil.rmtree(published)
     published.mkdir()
+    _, finished = errata(tmp_path, "--published", published, "--dataset-path", data)
+    says_in_one_line(finished, "has no published result_*.csv")
     (published / "result_a_ICL_open.csv").write_text("a,b\n1,2\n")
     _, finished = errata(tmp_path, "--published", published, "--dataset-path", data)
     says_in_one_line(finished, "result_a_ICL_open.csv")

@@ -15,8 +15,15 @@ from smmile.backends.interface import ErrorInfo
 from smmile.data.dataset import DatasetSource, load_outlines
 from smmile.prompting.options import Options
 from smmile.prompting.prompts import fill, prompt
+from smmile.results.reading import read_run, result_files
 from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
-from smmile.scoring.reextraction import OTHER_ANSWER, OTHER_OPTIONS, published_response
+from smmile.scoring.reextraction import (
+    OTHER_ANSWER,
+    OTHER_OPTIONS,
+    count_twins,
+    published_response,
+    reextract_run,
+)
 
 COLUMNS = [
     "problem_id",
@@ -97,10 +104,8 @@ def test_the_published_runs_re_extracted(published: Path, shared: Path) -> None:
         ("gpt-4o", "ICL"): (65, 0),
         ("llama33textonly", "0-shot"): (43, 0),
         ("llama33textonly", "ICL"): (32, 0),
-        ("llava_7b", "0-shot"): (
-            44,
-            6,
-        ),  # the C of "<answer>Correct letter.</answer>" was taken for a choice
+        # The C of "<answer>Correct letter.</answer>" was taken for a choice.
+        ("llava_7b", "0-shot"): (44, 5),
         ("llava_7b", "ICL"): (24, 15),
         ("llavaonevision_7b", "0-shot"): (44, 1),
         ("llavaonevision_7b", "ICL"): (30, 0),
@@ -116,7 +121,28 @@ def test_the_published_runs_re_extracted(published: Path, shared: Path) -> None:
     line = next(
         line.split() for line in finished.out.splitlines() if " llava_7b " in line and "ICL" in line
     )
-    assert " ".join(line) == "llava_7b ICL 111 22.52 21.62 -0.90 0 15 0 1 25.00 37.01"
+    assert " ".join(line) == "llava_7b ICL 111 22.52 21.62 21.62 -0.90 0 15 0 1 25.00 37.01"
+
+
+def test_twins_of_the_published_runs(published: Path, shared: Path) -> None:
+    data = DatasetSource("smmile", shared / "data" / "smmile_recovered")
+    outlines = {outline.problem_id: outline for outline in load_outlines(data)}
+    runs = [
+        reextract_run(read_run(name, file), outlines, data.label)
+        for name, file in result_files(published).items()
+        if name.task_format == "mcqa"
+    ]
+    counts = count_twins(runs)
+    assert (counts.problems, counts.correct) == (9, 6)  # as in the published protocol
+    by_hand = 0
+    for run in runs:
+        for choice in run.choices:
+            if choice.options and not choice.record.is_correct and choice.stored:
+                texts = [choice.options.texts[one] for one in (choice.stored, choice.options.correct)]
+                bare = ["".join(filter(str.isalnum, text.lower())) for text in texts]
+                by_hand += bare[0] == bare[1]
+    assert counts.stored == by_hand == 36
+    assert counts.stored_points == pytest.approx(100 * 4 / 111)  # MedVLM-R1, 0-shot
 
 
 def test_the_chance_level_is_the_mean_of_one_over_the_options(published: Path, shared: Path) -> None:
@@ -295,6 +321,33 @@ def test_a_baseline_quotes_its_option(tmp_path: Path) -> None:
     assert reextracted(tmp_path / "r", "--dataset-path", data).code == 0
     assert evaluation(tmp_path / "r", "result_random_ICL_mcqa")["selected_options"] == {"p": "C"}
     assert evaluation(tmp_path / "r", "result_m_ICL_mcqa")["selected_options"] == {"p": None}
+
+
+def test_twins_count_beside_the_published_rule(tmp_path: Path) -> None:
+    rows = [
+        row(name, place, text)
+        for name in "pqrs"
+        for place, text in enumerate(["yes", "No", "Yes"], start=1)
+    ]
+    data = save_parquet(tmp_path / "d", rows)
+    responses = {"p": "<answer>A</answer>", "q": "Yes.", "r": "C", "s": "B"}
+    write_csv(tmp_path / "r", responses, true_answer="Yes", selected_option="A", generated_answer="yes")
+    finished = reextracted(tmp_path / "r", "--dataset-path", data)
+    assert (finished.code, finished.err) == (0, "")
+    found = evaluation(tmp_path / "r", "result_m_ICL_mcqa")
+    assert found["selected_options"] == {"p": "A", "q": None, "r": "C", "s": "B"}
+    assert found["chosen_twins"] == {"q": ["A", "C"]}
+    assert (found["accuracy"], found["correct_examples"], found["incorrect_examples"]) == (
+        25,
+        1,
+        ["p", "q", "s"],
+    )
+    assert (found["accuracy_with_twins"], found["twins_of_correct"]) == (75, ["p", "q"])
+    assert found["published_twins_of_correct"] == ["p", "q", "r", "s"]
+    assert (found["unreadable"], found["answered"]) == ([], 4)
+    assert "With twins" in finished.out
+    line = next(line.split() for line in finished.out.splitlines() if line.split()[:2] == ["m", "ICL"])
+    assert line[2:6] == ["4", "0.00", "25.00", "75.00"]  # problems, stored, re-extracted, with twins
 
 
 # The suite's own files.

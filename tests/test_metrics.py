@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def rows(text: str) -> list[list[str]]:
 def published_csv(folder: Path, model: str, mode: str, answers: dict[str, tuple[str, str]]) -> Path:
     file = folder / f"result_{model}_{mode}_open.csv"
     lines = ["problem_id,final_question,true_answer,generated_answer"]
-    lines += [f"{problem_id},Q?,{truth},{answer}" for problem_id, (truth, answer) in answers.items()]
+    lines += [
+        f"{problem_id},What is seen in {problem_id}?,{truth},{answer}"
+        for problem_id, (truth, answer) in answers.items()
+    ]
     file.write_text("\n".join(lines) + "\n")
     return file
 
@@ -385,6 +389,18 @@ def test_tables_fit_the_terminal_and_files_have_every_column(published: Path) ->
         assert "columns omitted" not in whole
         assert max(map(len, whole.splitlines())) > 80
         assert run_here(script, published).out == whole
+
+
+def test_tables_of_permuted_problems_fit_the_terminal(shared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(shared / "data" / "published_results_augmented", folder)
+    folder.chmod(0o755)
+    for script in ("variance_analysis.py", "compare.py"):
+        finished = run_script(
+            script, folder, *(["--models", "all"] * (script == "compare.py")), COLUMNS="80"
+        )
+        assert finished.code == 0, finished.err
+        assert max(map(len, finished.out.splitlines())) <= 80, script
 
 
 def test_tables_are_sorted_by_the_column_asked_for(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from smmile.data.problems import Outline
 from smmile.reporting.figure_plans import DotPlot, HeatMap, Point, heat_map, models_plan, strata_plans
 from smmile.reporting.figures import LOOKS, FileKind, Look, draw, make_figure, shortened, style, text_width
 from smmile.reporting.published import published_scores, published_set
-from smmile.reporting.statistics import wilson_interval
+from smmile.reporting.statistics import accuracy_interval, wilson_interval
 from smmile.reporting.strata import Stratum, stratify, stratify_runs
 from smmile.results.run_names import RunName
 from smmile.scoring.data_sets import ProblemsOfRuns
@@ -133,6 +133,25 @@ def test_permutations_of_one_problem_widen_the_interval(tmp_path: Path) -> None:
     assert point.interval[1] - point.interval[0] > 2 * 100 * (by_rows.high - by_rows.low)
     assert point.interval[0] <= 100 * by_problems.low
     assert "one cluster" in plan.note
+
+
+def test_permuted_runs_have_a_figure_of_the_macro_average_too(tmp_path: Path) -> None:
+    sizes = {"a": 24, "b": 2, "c": 2}
+    judged(tmp_path, "m", {f"{b}_perm_{n}": 100 * (b == "a") for b, s in sizes.items() for n in range(s)})
+    [run] = read_scores(tmp_path).scores
+    [rows] = models_plan([run]).columns[0][0].rows[0].points
+    [macro] = models_plan([run], average="problems").columns[0][0].rows[0].points
+    assert (rows.accuracy, macro.accuracy) == pytest.approx((100 * 24 / 28, 100 / 3))
+    interval = accuracy_interval(run.correct, run.clusters, average="problems")
+    assert macro.interval == interval.percent
+    assert models_plan([run], average="problems").title.startswith("Macro accuracy without")
+    for average, drawn in (
+        ("problems", ["figure_icl_macro_light.png"]),
+        (None, ["figure_icl_light.png", "figure_icl_macro_light.png"]),
+    ):
+        words = ["--average", average] if average else []
+        assert plot(tmp_path, "--look", "light", *words).code == 0
+        assert sorted(file.name for file in tmp_path.glob("figure_icl*")) == drawn
 
 
 def test_chance_is_drawn_from_the_evaluation_of_an_imported_run(tmp_path: Path) -> None:

@@ -64,6 +64,26 @@ def test_wilson_is_scipys_and_solves_its_equation(correct: int, total: int, conf
             assert abs(correct / total - p) == pytest.approx(z * math.sqrt(p * (1 - p) / total), abs=1e-12)
 
 
+def test_the_effective_sample_over_problems_is_its_definition() -> None:
+    scores = np.random.default_rng(4).integers(0, 2, 1038).tolist()
+    members = [[s for s, c in zip(scores, CLUSTERS, strict=True) if c == f"p{n}"] for n in range(86)]
+    macro = sum(sum(one) / len(one) for one in members) / 86
+    robust = sum((sum(one) / len(one) - macro) ** 2 for one in members) / 85 / 86
+    independent = sum(macro * (1 - macro) / len(one) for one in members) / 86**2  # r is about 0
+    found = effective_sample(scores, CLUSTERS, "problems")
+    assert found.size == pytest.approx(macro * (1 - macro) / max(robust, independent), rel=0.03)
+    assert found.degrees_of_freedom == pytest.approx(85)
+    error = macro_average(scores, CLUSTERS).standard_error
+    assert error == pytest.approx(math.sqrt(robust), abs=1e-12)
+    halves = [member % 2 == 0 for size in SIZES for member in range(size)]
+    assert effective_sample(halves, CLUSTERS, "problems").size == pytest.approx(
+        86**2 / sum(1 / size for size in SIZES)
+    )
+    alike = [number % 3 == 0 for number, size in enumerate(SIZES) for _ in range(size)]
+    assert effective_sample(alike, CLUSTERS, "problems").size == pytest.approx(85)
+    assert effective_sample([False] * 1038, CLUSTERS, "problems").size == pytest.approx(86)
+
+
 @pytest.mark.parametrize(("seed", "by_totals"), [(1, False), (6, True)])
 def test_the_effective_sample_is_its_definition(seed: int, by_totals: bool) -> None:
     scores, clusters = random_rows(seed)
@@ -94,7 +114,9 @@ def test_effective_samples_at_the_borders() -> None:
     whole = [number % 2 == 0 for number, size in enumerate(SIZES) for _ in range(size)]
     assert effective_sample(whole, CLUSTERS).size < n_if_all_alike * 1.05  # a problem is right or wrong
     halves = [member % 2 == 0 for size in SIZES for member in range(size)]
-    assert effective_sample(halves, CLUSTERS).size == 1038  # a standard error of 0 is no more than rows
+    assert effective_sample(halves, CLUSTERS).size == pytest.approx(
+        1038
+    )  # a standard error of 0 is no more than rows
     alone = effective_sample([True, False, True], ["a", "b", "c"])
     assert (alone.size, alone.degrees_of_freedom) == (3, math.inf)
     one_cluster = effective_sample([True, False, True], ["a", "a", "a"])
@@ -161,6 +183,22 @@ def test_the_sign_flips_are_all_of_them(seed: int) -> None:
     assert sign_flip_test(differences, clusters) == pytest.approx(literal, abs=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(1, 2, 3, 4, 6, 24, 2, 6), (23, 22, 19, 17, 13, 11, 7, 24)])
+def test_sign_flips_over_problems_are_of_their_means(sizes: tuple[int, ...]) -> None:
+    """All of them, literally; of clusters whose sizes have no small common multiple, means as rounded."""
+    generator = np.random.default_rng(sum(sizes))
+    members = [generator.integers(-1, 2, size).tolist() for size in sizes]
+    means = [round(840 * sum(one) / len(one)) for one in members]
+    sums = [
+        sum(sign * m for sign, m in zip(signs, means, strict=True))
+        for signs in itertools.product((1, -1), repeat=len(sizes))
+    ]
+    literal = sum(abs(one) >= abs(sum(means)) for one in sums) / 2 ** len(sizes)
+    differences = [value for one in members for value in one]
+    clusters = [number for number, one in enumerate(members) for _ in one]
+    assert sign_flip_test(differences, clusters, "problems") == pytest.approx(literal, abs=1e-12)
+
+
 def test_sign_flips_of_many_clusters_agree_with_random_ones() -> None:
     generator = np.random.default_rng(6)
     lean = np.repeat(generator.normal(0.1, 0.3, 86), SIZES)
@@ -205,6 +243,65 @@ def test_tango_at_the_borders() -> None:
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
 
 
+def test_a_difference_within_clusters_is_the_mean_of_theirs() -> None:
+    generator = np.random.default_rng(15)
+    sizes = [(2, 4)] * 10 + [(6, 18)] * 12 + [(5, 19)] * 3
+    clusters = [
+        ((generator.random(one) < 0.7).tolist(), (generator.random(other) < 0.4).tolist())
+        for one, other in sizes
+    ]
+    found = st.within_difference(clusters)
+    differences = [np.mean(first) - np.mean(second) for first, second in clusters]
+    assert found.difference == pytest.approx(np.mean(differences))
+    assert found.standard_error == pytest.approx(stats.sem(differences))
+    assert found.first_accuracy == pytest.approx(np.mean([np.mean(first) for first, _ in clusters]))
+    flips = generator.choice([-1, 1], (100_000, 25)) @ np.array(differences)
+    literal = (np.abs(flips) >= abs(sum(differences)) - 1e-9).mean()
+    assert found.p_value == pytest.approx(literal, abs=0.005)
+    same = st.within_difference([([True, True], [True]), ([False], [False])])
+    assert (same.difference, same.p_value) == (0, 1)
+    with pytest.raises(ValueError, match="both kinds"):
+        st.within_difference([([True], [])])
+
+
+@pytest.mark.parametrize(("first", "second", "total"), [(1, 7, 21), (0, 1, 44), (30, 11, 111), (0, 0, 50)])
+@pytest.mark.parametrize("freedom", [math.inf, 30])
+def test_equivalence_is_where_the_90_percent_interval_ends(
+    first: int, second: int, total: int, freedom: float
+) -> None:
+    """The p at a margin that is the interval's farther bound is 5 %."""
+    interval = tango_interval(first, second, total, float(stats.t.ppf(0.95, freedom)))
+    margin = max(-interval.low, interval.high)
+    assert st.equivalence_test(first, second, total, margin, freedom) == pytest.approx(0.05, abs=1e-9)
+    assert st.equivalence_test(first, second, total, margin + 0.01, freedom) < 0.05
+    assert st.equivalence_test(second, first, total, margin - 0.01, freedom) > 0.05
+    mirrored = st.equivalence_test(second, first, total, 0.2, freedom)
+    assert st.equivalence_test(first, second, total, 0.2, freedom) == pytest.approx(mirrored)
+
+
+def test_equivalence_is_claimed_falsely_in_5_percent() -> None:
+    drawn = np.random.default_rng(13).multinomial(111, [0.2, 0.1, 0.7], 4000).tolist()
+    claimed = [st.equivalence_test(b, c, 111, 0.1) < 0.05 for b, c, _ in drawn]
+    assert 0.035 < np.mean(claimed) < 0.06
+    found = paired_difference(
+        [True] * 60 + [False] * 51, [True] * 58 + [False] * 53, range(111), margin=0.1
+    )
+    assert found.equivalence_p == st.equivalence_test(2, 0, 111, 0.1)
+
+
+@pytest.mark.parametrize("average", st.AVERAGES)
+def test_chance_is_rejected_where_the_interval_does_not_hold_it(average: st.Average) -> None:
+    scores = clustered_rows(0.4, 0.5, np.random.default_rng(14))
+    for clusters in (CLUSTERS, list(range(1038))):
+        interval = accuracy_interval(scores, clusters, average=average)
+        for bound in (interval.low, interval.high):
+            assert st.chance_test(scores, clusters, bound, average) == pytest.approx(0.05, abs=1e-9)
+    assert st.chance_test([True] * 37 + [False] * 74, range(111), 1 / 3) == pytest.approx(1)
+    z = (40 / 111 - 0.25) / math.sqrt(0.25 * 0.75 / 111)
+    expected = 2 * stats.norm.sf(z)
+    assert st.chance_test([True] * 40 + [False] * 71, range(111), 0.25) == pytest.approx(expected)
+
+
 def test_a_paired_difference() -> None:
     first = [True] * 60 + [False] * 51
     second = [True] * 40 + [False] * 63 + [True] * 8
@@ -212,11 +309,12 @@ def test_a_paired_difference() -> None:
     assert (found.first_only, found.second_only, found.rows, found.is_clustered) == (20, 8, 111, False)
     assert found.difference == pytest.approx(12 / 111)
     assert found.first_accuracy - found.second_accuracy == pytest.approx(found.difference)
-    assert found.interval == tango_interval(20, 8, 111)
+    interval = tango_interval(20, 8, 111)
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
     assert found.p_value == mcnemar_exact(20, 8)
     differences = np.array(first, int) - np.array(second, int)
     assert found.standard_error == pytest.approx(differences.std() / math.sqrt(111), abs=1e-12)
-    assert found.smallest_detectable == smallest_detectable_difference(111, 30 / 113)
+    assert found.smallest_detectable == pytest.approx(smallest_detectable_difference(111, 30 / 113))
     # Each problem four times has the information of one, but few clusters widen the interval.
     four_times = paired_difference(first * 4, second * 4, list(range(111)) * 4)
     assert four_times.is_clustered
@@ -224,6 +322,30 @@ def test_a_paired_difference() -> None:
     assert four_times.standard_error == pytest.approx(found.standard_error, abs=1e-12)
     assert four_times.interval.low == pytest.approx(found.interval.low, abs=0.003)
     assert four_times.interval.low < found.interval.low
+
+
+def test_a_paired_difference_over_problems_is_that_of_macro_averages() -> None:
+    generator = np.random.default_rng(12)
+    first, second = (generator.random((2, 1038)) < [[0.5], [0.4]]).tolist()
+    found = paired_difference(first, second, CLUSTERS, average="problems")
+    one, other = macro_average(first, CLUSTERS), macro_average(second, CLUSTERS)
+    assert found.first_accuracy == pytest.approx(one.mean, abs=1e-12)
+    assert found.second_accuracy == pytest.approx(other.mean, abs=1e-12)
+    assert found.difference == pytest.approx(one.mean - other.mean, abs=1e-12)
+    differences = [int(a) - int(b) for a, b in zip(first, second, strict=True)]
+    assert found.standard_error == macro_average(differences, CLUSTERS).standard_error
+    sample = effective_sample(differences, CLUSTERS, "problems")
+    weights = np.repeat([1 / size / 86 for size in SIZES], SIZES)
+    shares = [(weights * (np.array(differences) == sign)).sum() for sign in (1, -1)]
+    t = stats.t.ppf(0.975, 85)
+    interval = tango_interval(shares[0] * sample.size, shares[1] * sample.size, sample.size, t)
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
+    assert found.p_value == sign_flip_test(differences, CLUSTERS, "problems")
+    rows = paired_difference(first, second, CLUSTERS)
+    assert rows.difference == pytest.approx(sum(differences) / 1038)
+    assert (rows.first_only, rows.second_only) == (found.first_only, found.second_only)
+    same = paired_difference(first[:111], second[:111], range(111), average="problems")
+    assert same.p_value == paired_difference(first[:111], second[:111], range(111)).p_value
 
 
 def test_the_smallest_detectable_difference_solves_its_equation() -> None:
@@ -261,11 +383,13 @@ def clustered_rows(accuracy: float, correlation: float, generator: np.random.Gen
 @pytest.mark.parametrize("correlation", [0.2, 0.8])
 def test_intervals_of_clustered_rows_cover(accuracy: float, correlation: float) -> None:
     generator = np.random.default_rng(8)
-    covered = 0
+    covered = dict.fromkeys(st.AVERAGES, 0)
     for _ in range(1000):
-        interval = accuracy_interval(clustered_rows(accuracy, correlation, generator), CLUSTERS)
-        covered += interval.low <= accuracy <= interval.high
-    assert 930 <= covered <= 970
+        scores = clustered_rows(accuracy, correlation, generator)
+        for average in st.AVERAGES:
+            interval = accuracy_interval(scores, CLUSTERS, average=average)
+            covered[average] += interval.low <= accuracy <= interval.high
+    assert all(930 <= count <= 970 for count in covered.values())
 
 
 @pytest.mark.parametrize("accuracy", [0.2, 0.3, 0.5, 0.7, 0.8])
@@ -280,7 +404,7 @@ def test_intervals_of_independent_rows_cover(accuracy: float) -> None:
 @pytest.mark.parametrize(("first", "second"), [(0.5, 0.5), (0.3, 0.2)])
 def test_paired_intervals_cover_and_the_flip_test_keeps_its_level(first: float, second: float) -> None:
     generator = np.random.default_rng(9)
-    covered = rejected = 0
+    covered = rejected = macro_covered = macro_rejected = 0
     for _ in range(400):
         shared, own = generator.random(86), generator.random((2, 86))
         scores = []
@@ -291,8 +415,12 @@ def test_paired_intervals_cover_and_the_flip_test_keeps_its_level(first: float, 
         found = paired_difference(scores[0], scores[1], CLUSTERS)
         covered += found.interval.low <= first - second <= found.interval.high
         rejected += found.p_value < 0.05
+        macro = paired_difference(scores[0], scores[1], CLUSTERS, average="problems")
+        macro_covered += macro.interval.low <= first - second <= macro.interval.high
+        macro_rejected += macro.p_value < 0.05
     assert 372 <= covered <= 392
-    assert rejected <= 28 if first == second else rejected > 100
+    assert 372 <= macro_covered <= 392
+    assert max(rejected, macro_rejected) <= 28 if first == second else min(rejected, macro_rejected) > 100
 
 
 def test_paired_intervals_of_independent_rows_cover() -> None:
@@ -378,6 +506,9 @@ def test_kappa() -> None:
         lambda: tango_interval(0, 0, 0),
         lambda: paired_difference([True], [], ["a"]),
         lambda: paired_difference([], [], []),
+        lambda: st.equivalence_test(3, 3, 5, 0.1),
+        lambda: st.equivalence_test(1, 3, 5, 0),
+        lambda: st.chance_test([True], ["a"], 1),
         lambda: smallest_detectable_difference(0, 0.2),
         lambda: smallest_detectable_difference(10, 1.2),
         lambda: holm([0.5, 1.5]),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from conftest import (
     SCRIPTS,
@@ -23,8 +25,14 @@ from conftest import (
 )
 from smmile.data.dataset import DatasetSource, load_outlines, load_problems
 from smmile.data.problems import Outline, Problem
-from smmile.reporting.statistics import accuracy_interval, wilson_interval
-from smmile.reporting.strata import strata_table, stratify
+from smmile.reporting.statistics import accuracy_interval, holm, wilson_interval
+from smmile.reporting.strata import (
+    FIRST_EXAMPLE_MATCHES,
+    LAST_EXAMPLE_MATCHES,
+    strata_table,
+    stratify,
+    within_contrasts,
+)
 from smmile.results.run_names import RunName
 from smmile.scoring.scores import Scores
 
@@ -202,6 +210,61 @@ def test_permutations_of_a_problem_are_one_cluster_and_count_once_towards_few() 
     assert sum(line.endswith("*") for line in table.splitlines()) == 1
 
 
+def orders(pattern: Mapping[str, str]) -> tuple[dict[str, Outline], dict[str, bool]]:
+    """Per base problem its orders: L the last example has the answer, l not; + correct."""
+    problems, right = {}, {}
+    for base, text in pattern.items():
+        for number, order in enumerate(text.split(), start=1):
+            name = f"{base}_perm_{number}"
+            problems[name] = Outline(name, ("no", "yes" if order[0] == "L" else "no", "yes"))
+            right[name] = order[1] == "+"
+    return problems, right
+
+
+def test_contrasts_within_base_problems_compare_each_problem_with_itself() -> None:
+    """Between problems the flag helps, within them it harms: the easy problem has it nearly always."""
+    problems, right = orders(
+        {"a": "L+ L+ L+ L- l+", "b": "L- l+ l- l-", "c": "L- l- l-", "d": "L+ L+", "e": "l-"}
+    )
+    run = scores(ICL, right)
+    strata = {one.value: one for one in stratify([run], problems) if one.flag == LAST_EXAMPLE_MATCHES}
+    assert strata["true"].accuracy > strata["false"].accuracy
+    [found] = within_contrasts(run, problems)
+    differences = [3 / 4 - 1, 0 - 1 / 3, 0]
+    assert (found.flag, found.problems) == (LAST_EXAMPLE_MATCHES, 3)
+    assert found.difference == pytest.approx(100 * sum(differences) / 3)
+    assert found.accuracy_with == pytest.approx(100 * (3 / 4) / 3)
+    assert found.accuracy_without == pytest.approx(100 * (1 + 1 / 3) / 3)
+    assert found.standard_error == pytest.approx(100 * stats.sem(differences))
+    assert found.interval[0] < found.difference < found.interval[1]
+    assert found.p_value == found.p_holm == 0.5  # of eight choices of signs, four are as far from 0
+    assert within_contrasts(scores(ZERO_SHOT, right), problems) == []
+    independent = {name.replace("_perm_", " "): outline for name, outline in problems.items()}
+    assert within_contrasts(scores(ICL, dict.fromkeys(independent, True)), independent) == []
+
+
+def test_the_published_contrast_within_base_problems(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "published_results_augmented"
+    for name in ("result_llava_7b_ICL.csv", "result_llava_7b_ICL_evaluationllm.json"):
+        shutil.copyfile(source / name, tmp_path / name)
+    words = ["--dataset-path", shared / "data" / "smmile_plusplus_recovered"]
+    found, finished = strata_of(tmp_path, "llm", *words)
+    assert finished.code == 0, finished.err
+    run = found["llava_7B:ICL"]
+    naive = {value: round(number, 1) for value, number in run[f"{LAST_EXAMPLE_MATCHES}_accuracy"].items()}
+    assert naive == {"false": 8.9, "true": 74.0}
+    within = run[f"{LAST_EXAMPLE_MATCHES}_within"]
+    assert (within["problems"], round(within["difference"]), round(within["standard_error"], 1)) == (
+        59,
+        58,
+        6.3,
+    )
+    first, last = (run[f"{flag}_within"] for flag in (FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES))
+    assert [first["p_holm"], last["p_holm"]] == holm([first["p_value"], last["p_value"]])
+    assert "Last example has the answer †" in finished.out
+    assert "Within base problems" in finished.out
+
+
 def test_a_filtered_run_writes_the_strata_of_all_runs(data: Path, tmp_path: Path) -> None:
     for model in ("m", "n"):
         judged(tmp_path, model, dict.fromkeys(("p1", "p2", "p3", "p4"), 100))
@@ -252,7 +315,8 @@ def test_outlines_are_the_problems_without_their_images(shared: Path, tmp_path: 
     source = DatasetSource("smmile", shared / "data" / "smmile_recovered")
     problems = [entry for entry in load_problems(source).entries if isinstance(entry, Problem)]
     assert load_outlines(source) == [
-        Outline(problem.problem_id, problem.answers, problem.flags) for problem in problems
+        Outline(problem.problem_id, problem.answers, problem.flags, problem.query.question)
+        for problem in problems
     ]
     broken = save_parquet(
         tmp_path / "d",
@@ -326,7 +390,7 @@ def test_problems_that_the_data_set_lacks_are_counted_and_left_out(data: Path, t
     assert finished.code == 0
     assert finished.err == (
         "warning: 2 answers left out of the strata, as data set data_set has no such problem or another "
-        "true answer: m ICL (2)\n"
+        "query or true answer: m ICL (2)\n"
     )
     assert found["m:ICL"] == found["n:ICL"]
     assert found["m:ICL"]["speciality_total"] == {"radiology": 2}
@@ -346,7 +410,7 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     assert list(found) == ["majority (baseline):ICL", "majority (baseline) [shots-2]:ICL"]
 
 
-def test_problems_with_another_true_answer_are_left_out(data: Path, tmp_path: Path) -> None:
+def test_problems_with_another_query_or_true_answer_are_left_out(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     words = ["--baseline", "majority", "--dataset-path", data, "--output-dir", folder]
     assert run_here("inference_baselines.py", *words).code == 0
@@ -355,13 +419,16 @@ def test_problems_with_another_true_answer_are_left_out(data: Path, tmp_path: Pa
         item["answer"] = {"p1": "changed", "p2": f"  {item['answer']}\n"}.get(
             item["problem_id"], item["answer"]
         )
+        item["question"] = {"p3": "Another?", "p4": f" {item['question']}"}.get(
+            item["problem_id"], item["question"]
+        )
     save_parquet(data, rows)
     found, finished = strata_of(folder, "em")
     assert finished.code == 0
     [line] = finished.err.splitlines()
-    assert line.startswith("warning: 1 answer left out")
-    assert line.endswith("majority ICL (1)")
-    assert found["majority (baseline):ICL"]["speciality_total"] == {"radiology": 3}
+    assert line.startswith("warning: 2 answers left out")
+    assert line.endswith("majority ICL (2)")
+    assert found["majority (baseline):ICL"]["speciality_total"] == {"radiology": 2}
 
 
 def test_runs_whose_data_set_is_missing_are_skipped(data: Path, tmp_path: Path) -> None:

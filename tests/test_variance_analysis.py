@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from conftest import Finished, run_script, says_in_one_line
-from smmile.reporting.statistics import bootstrap_standard_deviation, clustered_standard_error
+from smmile.reporting.statistics import (
+    accuracy_interval,
+    bootstrap_standard_deviation,
+    clustered_standard_error,
+)
 
 
 def analyse(folder: Path, *words: object) -> Finished:
@@ -128,7 +132,7 @@ def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
     assert finished.code == 0, finished.err
     line = next(line for line in finished.out.splitlines() if line.strip().startswith("m "))
     model, mode, metric, problems, accuracy, answered, of_answered, *errors = line.split()
-    bootstrap, clustered, macro, bases = errors
+    bootstrap, clustered, low, _, high, macro, macro_error, *_, bases = errors
     assert (model, mode, metric, problems, accuracy, answered) == (
         "m",
         "ICL",
@@ -140,6 +144,9 @@ def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
     assert float(bootstrap) == pytest.approx(100 * math.sqrt(0.25 / 240), rel=0.05)
     assert (of_answered, macro) == ("50.00", "50.00")
     assert (clustered, bases) == (f"{100 * math.sqrt(0.25 / 10):.2f}", "10")
+    assert macro_error == f"{100 * math.sqrt(0.25 / 9):.2f}"
+    interval = accuracy_interval([True] * 120 + [False] * 120, [n // 24 for n in range(240)])
+    assert (low, high) == (f"{interval.percent[0]:.1f}", f"{interval.percent[1]:.1f}")
     assert table_rows(tmp_path)["m"][1] == f"$\\mathbf{{50.00}} \\pm \\scriptstyle{{{clustered}}}$"
     assert "SMMILE++" in (tmp_path / "latex_table.tex").read_text()
 
@@ -183,7 +190,24 @@ def test_the_macro_average_weighs_every_base_problem_alike(tmp_path: Path) -> No
         finished = analyse(tmp_path, *words)
         line = next(line for line in finished.out.splitlines() if line.strip().startswith("m "))
         assert f"{100 * 24 / 26:.2f}" in line
-        assert line.split()[-2:] == ["50.00", "2"]
+        cells = line.split()
+        assert cells[-1] == "2"
+        assert cells[-2 if words else -6] == "50.00"
+
+
+def test_the_latex_table_can_have_the_macro_average(tmp_path: Path) -> None:
+    plus_plus(tmp_path, {"often": [True] * 24, "seldom": [False, False], "half": [True, False]})
+    words = ["--average", "problems", "--latex-output", "t.tex"]
+    assert analyse(tmp_path, *words).code == 0
+    error = 100 * math.sqrt((0.5**2 + 0.5**2) / 2 / 3)
+    assert table_rows(tmp_path, "t.tex")["m"][1] == f"$\\mathbf{{50.00}} \\pm \\scriptstyle{{{error:.2f}}}$"
+    assert "Macro accuracy (\\%) on SMMILE++ by" in (tmp_path / "t.tex").read_text()
+    assert analyse(tmp_path, *words, "--mean-only").code == 0
+    assert table_rows(tmp_path, "t.tex")["m"][1] == "$\\mathbf{50.00}$"
+    assert analyse(tmp_path, "--generate_table").code == 0
+    assert f"{100 * 25 / 28:.2f}" in table_rows(tmp_path)["m"][1]
+    for more in ("--with-published", "--error=published"):
+        says_in_one_line(analyse(tmp_path, *words, more), "--average problems", more.partition("=")[0])
 
 
 def test_mean_only_has_no_error_bars(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,20 +20,26 @@ import msgspec
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line
 from smmile.prompting.options import Options, lettered_options
+from smmile.reporting.comparison import compare
 from smmile.reporting.published import PublishedSet
 from smmile.reporting.statistics import clustered_standard_error
 from smmile.reporting.strata import Published, run_key
-from smmile.reporting.tables import percent
+from smmile.reporting.tables import p_text, percent
+from smmile.results.published_csv import NO_CHOICE, encode_csv
 from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
-from smmile.results.schema import Record
+from smmile.results.schema import Record, read_result_file
+from smmile.scoring.evaluation import evaluation_file
 from smmile.scoring.exact_match import normalise
-from smmile.scoring.folder import read_scores
-from smmile.scoring.metrics import METRICS
-from smmile.scoring.reextraction import ReextractedRun, published_response, reextract_run
+from smmile.scoring.metrics import METRICS, ScoringOptions
+from smmile.scoring.reextraction import ReextractedRun, count_twins, published_response, reextract_run
 from smmile.scoring.scores import Scores
+from smmile.task import TaskFormat
 
 _TEMPLATES = Path(__file__).parent
+
+# The metrics by which the public repository has strata.
+_STRATIFIED = ("llm", "em")
 
 
 @dataclass(frozen=True)
@@ -74,28 +81,24 @@ class PublishedRuns:
 def read_published(
     folders: Sequence[Path], data_set: PublishedSet, source: str, outlines: Iterable[Outline]
 ) -> PublishedRuns:
-    """The published files in `folders`.
+    """The published files in `folders`; files that the suite wrote there are left out.
 
-    Raises UsageError where one is broken or of another data set, or where two folders have the same run.
+    Raises UsageError where one is broken or of another data set, where two folders have the same run, or
+    where a folder has none.
     """
     files: dict[RunName, Path] = {}
-    scores: dict[tuple[RunName, str], Scores] = {}
     strata: dict[str, Published] = {}
     for folder in folders:
-        found = read_scores(folder)
-        if found.unscored:
-            raise UsageError(found.unscored[0].reason)
-        here = result_files(folder)
+        here = _published_files(folder)
         if twice := files.keys() & here.keys():
             name = min(name.stem for name in twice)
             raise UsageError(
                 f"{one_line(folder)} has the run {one_line(name)} of a folder before; remove one"
             )
         files |= here
-        scores |= {(run.name, run.metric): run for run in found.scores}
-        for metric in METRICS:
+        for metric in _STRATIFIED:
             if (file := folder / f"model_stratification_{metric}.json").exists():
-                strata[metric] = strata.get(metric, {}) | _read_strata(file)
+                strata[metric] = strata.get(metric, {}) | _published_strata(file)
     names = sorted(files, key=lambda name: (name.sort_key, name.task_format != "open"))
     runs = [read_run(name, files[name]) for name in names]
     problems = {outline.problem_id: outline for outline in outlines}
@@ -105,14 +108,66 @@ def read_published(
                 f"{one_line(run.file.name)} has no problem of data set {one_line(source)}; name the set "
                 "that it ran on, and its own folder"
             )
-    return PublishedRuns(data_set, source, tuple(runs), scores, problems, strata)
+    return PublishedRuns(data_set, source, tuple(runs), _published_scores(runs), problems, strata)
 
 
-def _read_strata(file: Path) -> Published:
+def _published_files(folder: Path) -> dict[RunName, Path]:
+    """The authors' result files in `folder`: its CSV files without those that the suite exported."""
+    result_files(folder)  # raises UsageError where there is no such folder
+    found: dict[RunName, Path] = {}
+    for file in sorted(folder.glob("result_*.csv")):
+        name = RunName.parse(file.stem)
+        if name is not None and not name.perturbation and not _is_export(file):
+            found[name] = file
+    if not found:
+        raise UsageError(f"{one_line(folder)} has no published result_*.csv; give a folder that has some")
+    return found
+
+
+def _is_export(file: Path) -> bool:
+    """Whether the CSV is what the suite exported of the result file beside it."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Published)
+        result = read_result_file(file.with_suffix(".json"))
+    except UsageError:
+        return False
+    return file.read_bytes() == encode_csv(result.records, result.run.task_format)
+
+
+def _published_scores(runs: Iterable[RunResults]) -> dict[tuple[RunName, str], Scores]:
+    """The scores of `runs` by run and metric. The verdicts are the authors' judge's, not a user's."""
+    scores = {}
+    for run in runs:
+        for metric in METRICS.values():
+            if metric.task_format != run.name.task_format:
+                continue
+            if metric.is_saved and _is_own_evaluation(evaluation_file(run.file, metric)):
+                continue
+            found = metric.score(run, ScoringOptions())
+            if found is not None:
+                scores[run.name, metric.key] = found
+    return scores
+
+
+class _Version(msgspec.Struct):
+    schema_version: int = 0
+
+
+def _is_own_evaluation(file: Path) -> bool:
+    """Whether the suite wrote the evaluation: published ones have no schema version."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Version).schema_version > 0
+    except (OSError, ValueError, RecursionError):
+        return False  # missing, or broken, which scoring reports
+
+
+def _published_strata(file: Path) -> Published:
+    """The strata in `file`, without runs of which the folder has a result file that the suite wrote."""
+    own = {run_key(name) for name, one in result_files(file.parent).items() if one.suffix == ".json"}
+    try:
+        strata = msgspec.json.decode(file.read_bytes(), type=Published)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{one_line(file.name)} is not a readable file of strata ({error})") from error
+    return {key: of_run for key, of_run in strata.items() if key not in own}
 
 
 def errata_page(published: Sequence[PublishedRuns], command: str) -> str:
@@ -141,10 +196,15 @@ def errata_page(published: Sequence[PublishedRuns], command: str) -> str:
         ),
         errors=_failed_calls(published),
         causes=_causes(published),
+        unstated=_unstated(published),
+        images=_images_per_problem(published),
         rereading=_reextraction(published),
         letters=_wrong_letters(published),
         cut=_truncated_responses(published),
+        twins=_twins(published),
+        twin_scores=_twin_scores(published),
         reordered=_other_order(published),
+        pairing=_pairing(published),
         prompts=_truncated_prompts(published),
         empty=_empty_by_images(published),
         shown=_shown_orders(augmented),
@@ -154,7 +214,7 @@ def errata_page(published: Sequence[PublishedRuns], command: str) -> str:
         judged=_judged(published),
         words=_words(published),
         strata=_stale_strata(published),
-        has_strata=any(runs.strata for runs in published),
+        equal_open=_equal_open(augmented),
     )
 
 
@@ -283,21 +343,73 @@ _CAUSES = {
     "an image over the service's limit": re.compile(r"exceeds \d+ MB maximum|image is too large"),
     "a request too large": re.compile(r"request_too_large"),
     "a content filter": re.compile(r"content_filter|content management"),
+    "a connection error": re.compile(r"Connection error"),
+    "a time-out": re.compile(r"timed out"),
 }
+_NOT_STATED = "not stated"
+
+
+def _cause(record: Record) -> str:
+    """Why a call failed, according to its row."""
+    text = f"{record.error.message if record.error else ''} {record.full_response}"
+    return next((cause for cause, pattern in _CAUSES.items() if pattern.search(text)), _NOT_STATED)
 
 
 def _causes(published: Sequence[PublishedRuns]) -> str:
-    counts: Counter[tuple[str, str, str, str]] = Counter()
+    """The failed calls by cause, the base problems that they are on, and how many images they sent."""
+    calls: dict[tuple[str, str, str, str], list[tuple[str, int]]] = defaultdict(list)
     for runs in published:
         for run in runs.runs:
             for record in filter(_failed, run.records):
-                text = f"{record.error.message if record.error else ''} {record.full_response}"
-                cause = next(
-                    (cause for cause, pattern in _CAUSES.items() if pattern.search(text)), "not stated"
-                )
-                counts[runs.data_set, run.name.model, run.name.task_format, cause] += 1
-    rows = [[*names, number] for names, number in sorted(counts.items())]
-    return _table(["Data set", "Model", "Format", "Cause", "Answers"], rows, 4)
+                outline = runs.outlines.get(record.problem_id)
+                images = len(outline.answers) if outline and run.name.mode == "ICL" else 1
+                names = runs.data_set, run.name.model, run.name.task_format, _cause(record)
+                calls[names].append((base_problem_id(record.problem_id), images))
+    rows = [
+        [
+            *names,
+            len(of_cause),
+            len({problem for problem, _ in of_cause}),
+            ", ".join(
+                f"{images} ({count})"
+                for images, count in sorted(Counter(images for _, images in of_cause).items())
+            ),
+        ]
+        for names, of_cause in sorted(calls.items())
+    ]
+    head = ["Data set", "Model", "Format", "Cause", "Answers", "Base problems", "Images sent (answers)"]
+    return _table(head, rows, 4)
+
+
+def _unstated(published: Sequence[PublishedRuns]) -> dict[str, str] | None:
+    """The failed calls whose rows state no cause, and the causes of the same problems' other format."""
+    count, causes = 0, Counter[str]()
+    for runs in published:
+        failed = {
+            (run.name.model, run.name.mode, run.name.task_format, record.problem_id): _cause(record)
+            for run in runs.runs
+            for record in filter(_failed, run.records)
+        }
+        for (model, mode, task_format, problem_id), cause in failed.items():
+            if cause == _NOT_STATED:
+                count += 1
+                other: TaskFormat = "mcqa" if task_format == "open" else "open"
+                causes[failed.get((model, mode, other, problem_id), _NOT_STATED)] += 1
+    del causes[_NOT_STATED]
+    if not causes:
+        return None
+    named = ", ".join(f"{cause} ({number})" for cause, number in causes.most_common())
+    return {"count": str(count), "known": str(causes.total()), "causes": named}
+
+
+def _images_per_problem(published: Sequence[PublishedRuns]) -> str:
+    """Per problem of each data set, how many images it has, the query's included."""
+    parts = []
+    for runs in published:
+        numbers = [len(outline.answers) for outline in runs.outlines.values()]
+        least, most = min(numbers), max(numbers)
+        parts.append(f"{runs.data_set} {least} to {most} (median {statistics.median(numbers):g})")
+    return ", ".join(parts)
 
 
 # Multiple choice.
@@ -317,18 +429,33 @@ def _reextraction(published: Sequence[PublishedRuns]) -> _Finding:
     for runs in published:
         for run in runs.choice_runs:
             again = runs.reextracted[run.name]
+            kept, stored = again.scores, again.stored
+            # Problems of another query have no options to re-extract by; they keep their stored choice.
+            rest = [
+                (right, answered)
+                for problem_id, right, answered in zip(
+                    stored.problem_ids, stored.correct, stored.answered, strict=True
+                )
+                if problem_id in again.excluded
+            ]
             unreadable = sum(
                 choice.options is None or choice.record.selected_option not in choice.options.texts
                 for choice in again.choices
                 if choice.record.status == "ok"
+            ) + sum(
+                record.status == "ok" and record.selected_option is None
+                for record in run.records
+                if record.problem_id in again.excluded
             )
+            right = kept.correct_count + sum(right for right, _ in rest)
+            answered = sum(kept.answered) + sum(answered for _, answered in rest)
+            change = _Change(stored.accuracy, right / stored.total * 100)
             count += unreadable
-            sizes.append(abs(again.difference))
+            sizes.append(change.size)
             if run.name.model in ("majority", "random"):
                 continue  # they pick an option, and write nothing to be read
             now = len(again.unreadable) if again.from_responses else "not kept"
-            change = _Change(again.scores.accuracy - again.difference, again.scores.accuracy)
-            readable = percent(again.scores.accuracy_of_answered)
+            readable = percent(right / answered * 100 if answered else None)
             rows.append([*_of_run(runs, run), unreadable, now, change, readable])
     return _Finding(count, max(sizes, default=None), _table(head, rows, 3))
 
@@ -343,19 +470,86 @@ def _is_empty(record: Record) -> bool:
 
 
 def _llavamed_choices(published: Sequence[PublishedRuns]) -> dict[str, str] | None:
-    """LLaVA-Med's multiple-choice answers without a choice, the empty ones, and those re-extracted."""
-    unread = empty = found = 0
+    """LLaVA-Med's multiple-choice answers without a choice, the empty ones, and those re-extracted.
+
+    Besides, what its stored choices on SMMILE are: none, a letter of no option, or an option's letter.
+    """
+    unread, found, empty, stored = Counter[str](), Counter[str](), 0, Counter[str]()
     for runs in published:
         for run in _choice_runs_of(_LLAVA_MED, [runs]):
             for choice in runs.reextracted[run.name].choices:
-                if choice.options is None or choice.record.selected_option in choice.options.texts:
+                if choice.options is None:
                     continue
-                unread += 1
-                empty += _is_empty(choice.record)
-                found += choice.selected is not None
+                has_choice = choice.record.selected_option in choice.options.texts
+                if runs.data_set == "SMMILE":
+                    is_none = (choice.record.generated_answer or "").endswith(NO_CHOICE)
+                    stored["option" if has_choice else "none" if is_none else "letter"] += 1
+                if not has_choice:
+                    unread[run.name.mode] += 1
+                    empty += _is_empty(choice.record)
+                    found[run.name.mode] += bool(choice.letters)
     if not unread:
         return None
-    return {"unread": f"{unread:,}", "empty": f"{empty:,}", "found": f"{found:,}"}
+    counts = {
+        "unread": unread.total(),
+        "empty": empty,
+        "found": found.total(),
+        "without": unread["0-shot"],
+        "found_without": found["0-shot"],
+        "with": unread["ICL"],
+        "found_with": found["ICL"],
+        "stored": stored.total(),
+        **{f"stored_{what}": stored[what] for what in ("none", "letter", "option")},
+    }
+    return {name: f"{count:,}" for name, count in counts.items()}
+
+
+def _twins(published: Sequence[PublishedRuns]) -> str:
+    """How many problems have twins, how many choices are one, and what that moves; by data set."""
+    head = [
+        "Data set",
+        "Problems",
+        "With twins",
+        "Correct option has one",
+        "Twin chosen, published",
+        "Twin chosen, re-extracted",
+        "Points at most, published",
+    ]
+    rows: list[list[object]] = []
+    for runs in published:
+        if runs.reextracted:
+            counts = count_twins([*runs.reextracted.values()])
+            chosen = [counts.stored, counts.reextracted, percent(counts.stored_points)]
+            rows.append([runs.data_set, len(runs.outlines), counts.problems, counts.correct, *chosen])
+    return _table(head, rows, 1)
+
+
+def _twin_scores(published: Sequence[PublishedRuns]) -> _Finding:
+    """The runs that chose a twin of the correct option, and their scores with twins as correct."""
+    head = [
+        "Data set",
+        "Model",
+        "Mode",
+        "Twin, published",
+        "MCQA",
+        "Twin, re-extracted",
+        "MCQA, re-extracted",
+    ]
+    rows, changes, count = [], [], 0
+    for runs in published:
+        for run in runs.choice_runs:
+            again = runs.reextracted[run.name]
+            chosen, read = len(again.stored_twins), len(again.twins)
+            if not chosen and not read:
+                continue
+            before = again.stored.accuracy
+            changes.append(_Change(before, before + chosen / again.stored.total * 100))
+            reread: list[object] = ["not kept", "-"]
+            if again.from_responses:
+                reread = [read, _Change(again.scores.accuracy, again.accuracy_with_twins)]
+            rows.append([*_of_run(runs, run), chosen, changes[-1], *reread])
+            count += chosen
+    return _Finding(count, max((change.size for change in changes), default=None), _table(head, rows, 3))
 
 
 def _wrong_letters(published: Sequence[PublishedRuns]) -> _Finding:
@@ -431,6 +625,30 @@ def _other_order(published: Sequence[PublishedRuns]) -> _Finding:
         return same, sum(record.problem_id in runs.outlines for record in run.records) - len(same)
 
     return _scores_without(published, "Another query", split)
+
+
+def _pairing(published: Sequence[PublishedRuns]) -> dict[str, str] | None:
+    """Qwen2.5-VL-7B against 72B (judge, with examples): p over all ids, and over those of one query."""
+    for runs in published:
+        by_model = {
+            name.model: scores
+            for (name, metric), scores in runs.scores.items()
+            if metric == "llm" and name.mode == "ICL"
+        }
+        if runs.data_set != "SMMILE" or not {"qwen7B", "qwen72B"} <= by_model.keys():
+            continue
+        pair = [by_model["qwen7B"], by_model["qwen72B"]]
+        same_query, by_id = (
+            compare(of_pair).models[0].contrasts[0]
+            for of_pair in (pair, [replace(scores, queries={}) for scores in pair])
+        )
+        return {
+            "problems": str(same_query.problems),
+            "p_value": p_text(same_query.p_value),
+            "ids": str(by_id.problems),
+            "p_of_ids": p_text(by_id.p_value),
+        }
+    return None
 
 
 # LLaVA-Med.
@@ -586,12 +804,30 @@ def _repeated_questions(published: Sequence[PublishedRuns]) -> str:
     for runs in published:
         for run in runs.open_runs:
             if run.name.mode == "0-shot":
-                responses = defaultdict(set)
-                for record in run.records:
-                    responses[base_problem_id(record.problem_id)].add(record.generated_answer)
+                responses = _responses_by_base_problem(run)
                 several = sum(len(answers) > 1 for answers in responses.values())
                 rows.append([run.name.model, len(run.records), len(responses), several])
     return _table(head, rows, 1)
+
+
+def _equal_open(published: Sequence[PublishedRuns]) -> dict[str, int] | None:
+    """The questions that LLaVA-Med was asked more than once in the open format, without examples.
+
+    And how many of them have one and the same response.
+    """
+    for runs in published:
+        for run in runs.open_runs:
+            if run.name.model == _LLAVA_MED and run.name.mode == "0-shot":
+                responses = _responses_by_base_problem(run)
+                return {"asked": len(responses), "equal": sum(len(one) == 1 for one in responses.values())}
+    return None
+
+
+def _responses_by_base_problem(run: RunResults) -> dict[str, set[str | None]]:
+    responses = defaultdict(set)
+    for record in run.records:
+        responses[base_problem_id(record.problem_id)].add(record.generated_answer)
+    return responses
 
 
 # The rest.
@@ -630,26 +866,36 @@ def _words(published: Sequence[PublishedRuns]) -> dict[str, str] | None:
     }
 
 
+# The strata known to be stale, by run and metric: the correct answers that they add up to, as published.
+# stratify.py replaces the file that holds them.
+_KNOWN_STALE: Mapping[tuple[str, str, str, str], int] = {("SMMILE", "llama32_vision_90b", "ICL", "em"): 25}
+
+
 def _stale_strata(published: Sequence[PublishedRuns]) -> str:
-    """The published strata whose right answers do not add up to the run's."""
-    head = ["Data set", "Model", "Mode", "Metric", "Right in the strata", "Right in the run"]
+    """The published strata whose correct answers do not add up to the run's."""
+    head = ["Data set", "Model", "Mode", "Metric", "Correct in the strata", "Correct in the run"]
     rows = []
     for runs in published:
         for (name, metric), scores in runs.scores.items():
             strata = runs.strata.get(metric, {}).get(run_key(name), {})
-            totals = {
-                int(sum(values.values())) for what, values in strata.items() if what.endswith("_correct")
-            }
-            if totals - {scores.correct_count}:
-                shown = ", ".join(map(str, sorted(totals)))
-                rows.append(
-                    [
-                        runs.data_set,
-                        name.model,
-                        name.mode,
-                        METRICS[metric].short_title,
-                        shown,
-                        scores.correct_count,
-                    ]
-                )
+            counts = _strata_counts(strata, scores.total) - {scores.correct_count}
+            if (known := _KNOWN_STALE.get((runs.data_set, name.model, name.mode, metric))) and not counts:
+                counts = {known} - {scores.correct_count}
+            if counts:
+                run = [runs.data_set, name.model, name.mode, METRICS[metric].short_title]
+                rows.append([*run, ", ".join(map(str, sorted(counts))), scores.correct_count])
     return _table(head, rows, 4)
+
+
+def _strata_counts(strata: Mapping[str, Mapping[str, float]], total: int) -> set[int]:
+    """The correct answers that each flag's strata add up to.
+
+    Published strata are of all `total` answers; the suite leaves out those to another query, so strata of
+    fewer are its own.
+    """
+    sums = {what: int(sum(values.values())) for what, values in strata.items()}
+    return {
+        count
+        for what, count in sums.items()
+        if what.endswith("_correct") and sums.get(what.removesuffix("correct") + "total") == total
+    }

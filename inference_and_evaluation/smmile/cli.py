@@ -662,6 +662,14 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def points(text: str) -> float:
+    """A flag's type: percentage points, between 0 and 100."""
+    number = float(text)
+    if not 0 < number < 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+    return number
+
+
 def _field(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     not_to_be_set = ("model", "messages", "system", "stream", "n")

@@ -61,12 +61,13 @@ class Defect:
 class Outline:
     """A problem without its images, for scoring: its answers in order, the query's last.
 
-    `flags` are the query's, as in `Problem`.
+    `flags` and `question` are the query's, as in `Problem`.
     """
 
     problem_id: str
     answers: tuple[str, ...]
     flags: Mapping[str, str] = field(default_factory=dict)
+    question: str = ""
 
     def __post_init__(self) -> None:
         if not self.answers:

@@ -101,7 +101,8 @@ def outlines(rows: Iterable[Row], *, source: str) -> list[Outline]:
             continue
         ordered = _in_order(members)
         answers = tuple(str(member.row.answer) for member in ordered)
-        found.append(Outline(problem_id, answers, ordered[-1].row.flags))
+        query = ordered[-1].row
+        found.append(Outline(problem_id, answers, query.flags, str(query.question)))
     return found
 
 

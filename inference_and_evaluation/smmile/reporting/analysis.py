@@ -10,6 +10,8 @@ from smmile.data.problems import HUB_IDS
 from smmile.reporting.latex import Estimate, latex_escape, latex_metrics, latex_table
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.statistics import (
+    Average,
+    accuracy_interval,
     bootstrap_standard_deviation,
     clustered_standard_error,
     macro_average,
@@ -24,24 +26,25 @@ ErrorBars = Literal["published", "clustered"]
 
 @dataclass(frozen=True)
 class Analysis:
-    """One run under one metric. Errors are in per cent; `base_problems` is the number of clusters.
+    """One run under one metric, in per cent; `base_problems` is the number of clusters.
 
-    `macro_accuracy` is the mean of the base problems' accuracies, in per cent.
+    `macro_accuracy` is the mean of the base problems' accuracies, `macro_se` its standard error (None for a
+    single base problem). The intervals are of 95 %.
     """
 
     scores: Scores
     bootstrap_sd: float
     clustered_se: float
+    interval: tuple[float, float]
     macro_accuracy: float
+    macro_se: float | None
+    macro_interval: tuple[float, float]
     base_problems: int
 
-    @property
-    def is_permuted(self) -> bool:
-        """Whether the run has base problems more than once, as on SMMILE++."""
-        return self.base_problems < self.scores.total
-
-    def estimate(self, error: ErrorBars | None) -> Estimate:
-        """The accuracy with these error bars."""
+    def estimate(self, error: ErrorBars | None, average: Average) -> Estimate:
+        """The average with these error bars; the published ones are of the average over rows."""
+        if average == "problems":
+            return Estimate(self.macro_accuracy, self.macro_se if error else None)
         bars = {"published": self.bootstrap_sd, "clustered": self.clustered_se, None: None}
         return Estimate(self.scores.accuracy, bars[error])
 
@@ -56,12 +59,16 @@ def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
     deviation = bootstrap_standard_deviation(
         scores.correct_count, scores.total, resamples=resamples, seed=seed
     )
+    macro = macro_average(scores.correct, clusters)
     return Analysis(
         scores=scores,
         bootstrap_sd=deviation * 100,
         clustered_se=clustered_standard_error(scores.correct, clusters) * 100,
-        macro_accuracy=macro_average(scores.correct, clusters).mean * 100,
-        base_problems=len(set(clusters)),
+        interval=accuracy_interval(scores.correct, clusters).percent,
+        macro_accuracy=macro.mean * 100,
+        macro_se=None if macro.standard_error is None else macro.standard_error * 100,
+        macro_interval=accuracy_interval(scores.correct, clusters, average="problems").percent,
+        base_problems=macro.clusters,
     )
 
 
@@ -77,22 +84,27 @@ def results_table(
     """The text table: a line per run and metric, then one per `published` score.
 
     Where runs permute base problems (SMMILE++), the clustered standard error is shown beside the
-    bootstrap over rows, which takes the rows for independent.
+    bootstrap over rows, which takes the rows for independent, and the macro average with its error and
+    interval beside the accuracy with its own.
     """
-    permuted = any(analysis.is_permuted for analysis in analyses)
+    permuted = any(analysis.scores.is_permuted for analysis in analyses)
     clustered = permuted and not mean_only
     head = ["Model", "Mode", "Metric", "Problems", "Accuracy %", "Answered %", "Of answered %"]
     head += [] if mean_only else ["± bootstrap"]
-    head += ["± clustered"] if clustered else []
-    head += ["Macro %", "Base problems"] if permuted else []
+    head += ["± clustered", "95 % interval"] if clustered else []
+    head += ["Macro %"] if permuted else []
+    head += ["± macro", "Macro 95 % interval"] if clustered else []
+    head += ["Base problems"] if permuted else []
     rows = []
     for analysis in analyses:
         scores = analysis.scores
         row = [scores.name.label, scores.name.mode, METRICS[scores.metric].short_title, str(scores.total)]
         row += [percent(scores.accuracy), percent(scores.coverage), percent(scores.accuracy_of_answered)]
         row += [] if mean_only else [percent(analysis.bootstrap_sd)]
-        row += [percent(analysis.clustered_se)] if clustered else []
-        row += [percent(analysis.macro_accuracy), str(analysis.base_problems)] if permuted else []
+        row += [percent(analysis.clustered_se), _interval(analysis.interval)] if clustered else []
+        row += [percent(analysis.macro_accuracy)] if permuted else []
+        row += [percent(analysis.macro_se), _interval(analysis.macro_interval)] if clustered else []
+        row += [str(analysis.base_problems)] if permuted else []
         rows.append(row)
     for score in published:
         row = [f"{score.name.model}, published", score.name.mode, METRICS[score.metric].short_title]
@@ -107,9 +119,14 @@ def results_table(
         title += "± clustered: standard error; the permutations of one problem are one cluster.\n"
     if permuted:
         title += "Macro: the mean of the base problems' accuracies, each with equal weight.\n"
-    secondary = ("Macro %", "Base problems", "Of answered %", "Answered %", "Problems")
+    secondary = ["Base problems", "Of answered %", "Answered %", "Problems"]
+    secondary += ["95 % interval", "Macro 95 % interval", "± bootstrap"] if clustered else []
     table = text_table(head, rows, text_columns=3, secondary=secondary, layout=layout)
     return f"{title}\n{table}"
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
 
 
 def _published_error(score: PublishedScore, resamples: int, seed: int) -> float:
@@ -120,16 +137,21 @@ def table_in_latex(
     analyses: Sequence[Analysis],
     error: ErrorBars | None,
     *,
+    average: Average = "rows",
     resamples: int,
     seed: int = 42,
     published: Sequence[PublishedScore] = (),
 ) -> str:
     """The paper's table for `analyses`; `error` says which error bars it has (None: none).
 
-    `published` scores follow below. They have no clustered errors, which take the answers.
+    `published` scores follow below; they are over rows and have no clustered errors. Where base
+    problems occur once, the `average` makes no difference.
     """
+    if not any(analysis.scores.is_permuted for analysis in analyses):
+        average = "rows"
     estimates: dict[tuple[RunName, str], Estimate] = {
-        (analysis.scores.name, analysis.scores.metric): analysis.estimate(error) for analysis in analyses
+        (analysis.scores.name, analysis.scores.metric): analysis.estimate(error, average)
+        for analysis in analyses
     }
     data_set = _data_set(analyses)
     bars = {
@@ -137,6 +159,10 @@ def table_in_latex(
         "clustered": ", with the standard error clustered by base problem",
         None: "",
     }[error]
+    what = "Accuracy"
+    if average == "problems":
+        what = "Macro accuracy"
+        bars = f", averaged over base problems{', with the standard error' if error else ''}"
     titles = [
         f"{metric.title[0].lower() if metric.title[1].islower() else metric.title[0]}{metric.title[1:]} "
         f"({metric.short_title})"
@@ -144,7 +170,7 @@ def table_in_latex(
     ]
     return latex_table(
         estimates,
-        caption=f"Accuracy (\\%) on {data_set} by {', '.join(titles[:-1])} and {titles[-1]}, without "
+        caption=f"{what} (\\%) on {data_set} by {', '.join(titles[:-1])} and {titles[-1]}, without "
         f"(0-shot) and with (ICL) in-context examples{bars}.",
         label="tab:smmile-results",
         published={
@@ -161,4 +187,4 @@ def _data_set(analyses: Sequence[Analysis]) -> str:
     ids = {analysis.scores.dataset for analysis in analyses} - {None, *HUB_IDS.values()}
     if ids:
         return latex_escape(", ".join(sorted(str(name) for name in ids)))
-    return "SMMILE++" if any(analysis.is_permuted for analysis in analyses) else "SMMILE"
+    return "SMMILE++" if any(analysis.scores.is_permuted for analysis in analyses) else "SMMILE"

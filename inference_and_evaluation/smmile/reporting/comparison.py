@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Literal
 
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.options import letter
+from smmile.reporting.reports import other_queries, other_queries_line
 from smmile.reporting.statistics import (
+    AVERAGES,
+    Average,
     PairedDifference,
     accuracy_interval,
+    chance_test,
     holm,
     indistinguishable_sets,
-    macro_average,
+    mean,
     paired_difference,
+    standard_error,
 )
-from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
+from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
 from smmile.task import MODES, InferenceMode
@@ -30,7 +37,7 @@ class Side:
     """One of two runs, on the problems that both have. Percentages are 0..100.
 
     `only_here` problems are none of the other run's. `coverage` and `unanswered` are over those that
-    both have; `accuracy` is over those that were compared.
+    both have with the same query; `accuracy` is over those that were compared.
     """
 
     model: str
@@ -42,11 +49,26 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Equivalence:
+    """Whether two runs are less than `margin` points apart; see `statistics.equivalence_test`.
+
+    `p_holm` is adjusted for all contrasts of the list, and `equivalent` says whether it is under `ALPHA`.
+    """
+
+    margin: float
+    p_value: float
+    p_holm: float
+    equivalent: bool
+
+
+@dataclass(frozen=True)
 class Contrast:
     """The first run minus the second, in points of per cent; see `statistics.paired_difference`.
 
-    `left_out` problems are in one run alone or, where only answered ones count, lack an answer in one.
-    `p_holm` is adjusted for all contrasts of the list, and `significant` says whether it is under `ALPHA`.
+    `left_out` problems are in one run alone, have another query or true answer in each (`other_queries`)
+    or, where only answered ones count, lack an answer in one.
+    Accuracies, difference and what follows are those of the list's average. `p_holm` is adjusted for all
+    contrasts of the list, and `significant` says whether it is under `ALPHA`.
     """
 
     first: Side
@@ -54,28 +76,71 @@ class Contrast:
     problems: int
     base_problems: int
     left_out: int
+    other_queries: int
     first_only: int
     second_only: int
     difference: float
-    standard_error: float
+    standard_error: float | None
     interval: tuple[float, float]
     smallest_detectable: float
     test: Literal["exact McNemar", "cluster sign-flip"]
     p_value: float
     p_holm: float
     significant: bool
+    equivalence: Equivalence | None
+
+    @property
+    def finding(self) -> str:
+        """What is shown: a difference, that it is within the margin, both, or neither (open)."""
+        within = self.equivalence is not None and self.equivalence.equivalent
+        if self.significant:
+            return "both" if within else "differ"
+        return "within" if within else "open"
 
 
 @dataclass(frozen=True)
 class ContrastList:
-    """Contrasts under one metric, for which Holm's adjustment is made together.
+    """Contrasts of one family under one metric, for which Holm's adjustment is made together.
 
-    `mode` is None where it is the modes that are compared. `missing` says what could not be compared.
+    `mode` is None where it is the modes that are compared. `average` is over rows or base problems, which
+    is the same where these occur once. `missing` says what could not be compared.
     """
 
+    family: Literal["ICL gain", "majority baseline", "all pairs"]
     metric: str
     mode: InferenceMode | None
+    average: Average
     contrasts: tuple[Contrast, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChanceContrast:
+    """A run against guessing among the options, in per cent; see `statistics.chance_test`.
+
+    `interval` is that of the accuracy. `p_holm` and `significant` are as in `Contrast`.
+    """
+
+    model: str
+    mode: InferenceMode
+    problems: int
+    base_problems: int
+    accuracy: float
+    interval: tuple[float, float]
+    chance: float
+    p_value: float
+    p_holm: float
+    significant: bool
+
+
+@dataclass(frozen=True)
+class ChanceList:
+    """The models of one mode against chance, for which Holm's adjustment is made together."""
+
+    metric: str
+    mode: InferenceMode
+    average: Average
+    contrasts: tuple[ChanceContrast, ...]
     missing: tuple[str, ...] = ()
 
 
@@ -83,19 +148,17 @@ class ContrastList:
 class Ranked:
     """One model among others: its accuracy in per cent over its problems, with a 95 % interval.
 
+    `accuracy` is the ranking's average. `standard_error` is clustered, and None for a single base problem.
     `sets` are the letters of the sets it is in: models that share one do not differ significantly.
-    `macro` is the mean of its base problems' accuracies, where these occur more than once, with its
-    standard error.
     """
 
     model: str
     problems: int
+    base_problems: int
     accuracy: float
+    standard_error: float | None
     interval: tuple[float, float]
     sets: str
-    base_problems: int
-    macro: float | None
-    macro_standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -104,6 +167,7 @@ class Ranking:
 
     metric: str
     mode: InferenceMode
+    average: Average
     models: tuple[Ranked, ...]
     sets: tuple[tuple[str, ...], ...]
 
@@ -112,12 +176,19 @@ class Ranking:
 class Comparison:
     """All that a folder's runs say about each other; the content of comparison.json.
 
-    Significance is at `alpha` after Holm; `models` holds every pair of models, for each metric and mode.
+    Significance is at `alpha` after Holm. The planned families are `modes` (each model with against without
+    examples), `baselines` (each model with examples against the majority baseline) and `chance`; `models`
+    holds every pair of models, for each metric and mode. `margin` is that of equivalence, in points.
+    `other_queries` counts, by model, the problems of which most runs have another query or true answer.
     """
 
     answered_only: bool
     alpha: float
+    margin: float | None
+    other_queries: Mapping[str, int]
     modes: tuple[ContrastList, ...]
+    baselines: tuple[ContrastList, ...]
+    chance: tuple[ChanceList, ...]
     models: tuple[ContrastList, ...]
     rankings: tuple[Ranking, ...]
 
@@ -131,16 +202,38 @@ def in_order(runs: Iterable[Scores], models: Sequence[str]) -> list[Scores]:
     )
 
 
-def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Comparison:
+@dataclass(frozen=True)
+class _Way:
+    """How runs are compared: over answered problems alone or all, by which average, with which margin."""
+
+    answered_only: bool
+    average: Average
+    margin: float | None
+
+
+def compare(
+    runs: Sequence[Scores],
+    *,
+    answered_only: bool = False,
+    averages: Sequence[Average] = AVERAGES,
+    margin: float | None = None,
+    chance_levels: Mapping[RunName, float] | None = None,
+) -> Comparison:
     """Compare the runs: each model with and without examples, and the models with each other.
 
-    Runs are paired by the problem's id. Errors and missing answers count as incorrect, or `answered_only`
-    leaves out the problems that either run has no answer to. Raises UsageError where nothing can be
-    compared.
+    Runs are paired by the problem's id; problems whose query or true answer differs are no pairs and left
+    out. Errors and missing answers count as incorrect, or `answered_only` leaves out the problems that
+    either run has no answer to. Where base problems occur more than once, there is a list for each of the
+    `averages`. With a `margin` (points), each contrast says whether the runs are less than that apart.
+    `chance_levels` are those of runs that do not hold their options, in per cent. Raises UsageError where
+    nothing can be compared.
     """
-    modes, models, rankings = [], [], []
-    for metric in METRICS:
+    modes, baselines, chance, models, rankings = [], [], [], [], []
+    for metric, average in product(METRICS, averages):
         of_metric = [run for run in runs if run.metric == metric]
+        if average != averages[0] and not any(run.is_permuted for run in of_metric):
+            continue  # the averages are the same
+        way = _Way(answered_only, average, margin)
         labels = list(dict.fromkeys(run.name.label for run in of_metric))
         by_mode: dict[InferenceMode, dict[str, Scores]] = {
             mode: {run.name.label: run for run in of_metric if run.name.mode == mode} for mode in MODES
@@ -154,15 +247,22 @@ def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Compariso
                 if None in pair
             ]
             pairs = [(first, second) for first, second in both if first and second]
-            modes.append(_contrast_list(metric, None, pairs, answered_only, alone))
+            modes.append(_contrast_list("ICL gain", metric, None, pairs, way, alone))
+        majority = with_examples.get("majority")
+        others = [run for run in with_examples.values() if run.name.model not in BASELINES]
+        if majority and others:
+            against = [(run, majority) for run in others]
+            baselines.append(_contrast_list("majority baseline", metric, "ICL", against, way))
         for mode, by_label in by_mode.items():
             if len(by_label) > 1:
-                found = _contrast_list(
-                    metric, mode, list(combinations(by_label.values(), 2)), answered_only
-                )
+                pairs = list(combinations(by_label.values(), 2))
+                found = _contrast_list("all pairs", metric, mode, pairs, way)
                 models.append(found)
                 shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
                 rankings.append(_ranking(found, mode, shown))
+            shown_runs = [_answered(run) if answered_only else run for run in by_label.values()]
+            if found_chance := _against_chance(mode, shown_runs, average, chance_levels or {}):
+                chance.append(found_chance)
     if not any(found.contrasts for found in (*modes, *models)):
         reasons = [reason for found in (*modes, *models) for reason in found.missing]
         there = dict.fromkeys(
@@ -172,31 +272,92 @@ def compare(runs: Sequence[Scores], *, answered_only: bool = False) -> Compariso
             f"nothing to compare: {one_line('; '.join(reasons), 400) or 'that takes two runs'}; "
             f"there is {one_line(', '.join(there), 600)}"
         )
-    return Comparison(answered_only, ALPHA, tuple(modes), tuple(models), tuple(rankings))
+    return Comparison(
+        answered_only,
+        ALPHA,
+        margin,
+        other_queries(runs),
+        tuple(modes),
+        tuple(baselines),
+        tuple(chance),
+        tuple(models),
+        tuple(rankings),
+    )
+
+
+def _against_chance(
+    mode: InferenceMode, runs: Sequence[Scores], average: Average, levels: Mapping[RunName, float]
+) -> ChanceList | None:
+    """The multiple-choice models of one mode against chance; None where there are none."""
+    tested: list[tuple[Scores, float, float]] = []
+    missing = []
+    for run in runs:
+        if run.metric != "mcqa" or run.name.model in BASELINES or not run.total:
+            continue
+        level = levels.get(run.name)
+        if all(problem_id in run.chances for problem_id in run.problem_ids):
+            level = mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
+        elif average == "problems" and run.is_permuted:
+            level = None
+        if level is None or not 0 < level < 100:
+            missing.append(run.name.label)
+        else:
+            p_value = chance_test(run.correct, run.clusters, level / 100, average)
+            tested.append((run, level, p_value))
+    adjusted = holm([p_value for _, _, p_value in tested])
+    contrasts = tuple(
+        ChanceContrast(
+            model=run.name.label,
+            mode=mode,
+            problems=run.total,
+            base_problems=len(set(run.clusters)),
+            accuracy=mean(run.correct, run.clusters, average) * 100,
+            interval=accuracy_interval(run.correct, run.clusters, average=average).percent,
+            chance=level,
+            p_value=p_value,
+            p_holm=p_holm,
+            significant=p_holm < ALPHA,
+        )
+        for (run, level, p_value), p_holm in zip(tested, adjusted, strict=True)
+    )
+    return ChanceList("mcqa", mode, average, contrasts, tuple(missing)) if contrasts or missing else None
 
 
 def _contrast_list(
+    family: Literal["ICL gain", "majority baseline", "all pairs"],
     metric: str,
     mode: InferenceMode | None,
     pairs: Sequence[tuple[Scores, Scores]],
-    answered_only: bool,
+    way: _Way,
     missing: Sequence[str] = (),
 ) -> ContrastList:
-    matched = [_Matched.of(first, second, answered_only) for first, second in pairs]
+    matched = [_Matched.of(first, second, way.answered_only) for first, second in pairs]
     there = [pair for pair in matched if pair.compared]
-    tested = [pair.difference() for pair in there]
+    tested = [pair.difference(way) for pair in there]
     adjusted = holm([difference.p_value for difference in tested])
+    equivalences = _equivalences([difference.equivalence_p for difference in tested], way.margin)
     contrasts = (
-        pair.contrast(difference, p_holm)
-        for pair, difference, p_holm in zip(there, tested, adjusted, strict=True)
+        pair.contrast(difference, p_holm, equivalence)
+        for pair, difference, p_holm, equivalence in zip(there, tested, adjusted, equivalences, strict=True)
     )
     nothing = [
         f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have no "
         f"{'answered ' if pair.common else ''}problem in common"
+        f"{' with the same query' if pair.other_queries else ''}"
         for pair in matched
         if not pair.compared
     ]
-    return ContrastList(metric, mode, tuple(contrasts), (*missing, *nothing))
+    return ContrastList(family, metric, mode, way.average, tuple(contrasts), (*missing, *nothing))
+
+
+def _equivalences(p_values: Sequence[float | None], margin: float | None) -> Sequence[Equivalence | None]:
+    if margin is None:
+        return [None] * len(p_values)
+    known = [p_value for p_value in p_values if p_value is not None]
+    return [
+        Equivalence(margin, p_value, p_holm, p_holm < ALPHA)
+        for p_value, p_holm in zip(known, holm(known), strict=True)
+    ]
 
 
 def _named(run: Scores, mode: InferenceMode | None) -> str:
@@ -205,52 +366,63 @@ def _named(run: Scores, mode: InferenceMode | None) -> str:
 
 @dataclass(frozen=True)
 class _Matched:
-    """Two runs and, for problems that both have, their places in the one and in the other."""
+    """Two runs and, for problems that both have, their places in the one and in the other.
+
+    `other_queries` counts the ids under which they have different problems.
+    """
 
     first: Scores
     second: Scores
     common: Sequence[tuple[int, int]]
     compared: Sequence[tuple[int, int]]
+    other_queries: int
 
     @classmethod
     def of(cls, first: Scores, second: Scores, answered_only: bool) -> _Matched:
         places = {problem_id: place for place, problem_id in enumerate(second.problem_ids)}
-        common = [
+        shared = [
             (place, places[problem_id])
             for place, problem_id in enumerate(first.problem_ids)
             if problem_id in places
         ]
+        common = [(i, j) for i, j in shared if _same_query(first, second, first.problem_ids[i])]
         compared = common
         if answered_only:
             compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
-        return cls(first, second, common, compared)
+        return cls(first, second, common, compared, len(shared) - len(common))
 
-    def difference(self) -> PairedDifference:
+    def difference(self, way: _Way) -> PairedDifference:
         clusters = self.first.clusters
         return paired_difference(
             [self.first.correct[i] for i, _ in self.compared],
             [self.second.correct[j] for _, j in self.compared],
             [clusters[i] for i, _ in self.compared],
+            average=way.average,
+            margin=None if way.margin is None else way.margin / 100,
         )
 
-    def contrast(self, paired: PairedDifference, p_holm: float) -> Contrast:
-        distinct = self.first.total + self.second.total - len(self.common)
+    def contrast(
+        self, paired: PairedDifference, p_holm: float, equivalence: Equivalence | None
+    ) -> Contrast:
+        distinct = self.first.total + self.second.total - len(self.common) - self.other_queries
         return Contrast(
             first=self._side(self.first, [i for i, _ in self.common], paired.first_accuracy),
             second=self._side(self.second, [j for _, j in self.common], paired.second_accuracy),
             problems=paired.rows,
             base_problems=paired.clusters,
             left_out=distinct - paired.rows,
+            other_queries=self.other_queries,
             first_only=paired.first_only,
             second_only=paired.second_only,
             difference=paired.difference * 100,
-            standard_error=paired.standard_error * 100,
+            standard_error=None if paired.standard_error is None else paired.standard_error * 100,
             interval=paired.interval.percent,
             smallest_detectable=paired.smallest_detectable * 100,
             test="cluster sign-flip" if paired.is_clustered else "exact McNemar",
             p_value=paired.p_value,
             p_holm=p_holm,
             significant=p_holm < ALPHA,
+            equivalence=equivalence,
         )
 
     def _side(self, run: Scores, places: Sequence[int], accuracy: float) -> Side:
@@ -261,8 +433,14 @@ class _Matched:
             accuracy=accuracy * 100,
             coverage=answered / len(places) * 100,
             unanswered=len(places) - answered,
-            only_here=run.total - len(places),
+            only_here=run.total - len(places) - self.other_queries,
         )
+
+
+def _same_query(first: Scores, second: Scores, problem_id: str) -> bool:
+    """Whether two runs have the same query under an id, as far as is known."""
+    query = first.queries.get(problem_id)
+    return query is None or second.queries.get(problem_id, query) == query
 
 
 def _answered(run: Scores) -> Scores:
@@ -279,30 +457,29 @@ def _answered(run: Scores) -> Scores:
 def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores]) -> Ranking:
     """The sets by the contrasts `pairs`. A pair that could not be compared is not significant."""
     runs = {label: run for label, run in runs.items() if run.total}
+    average = pairs.average
+    accuracies = {label: mean(run.correct, run.clusters, average) * 100 for label, run in runs.items()}
     significant = {
         frozenset((found.first.model, found.second.model)) for found in pairs.contrasts if found.significant
     }
-    sets = indistinguishable_sets({label: run.accuracy for label, run in runs.items()}, significant)
+    sets = indistinguishable_sets(accuracies, significant)
     ranked = []
-    for label, run in sorted(runs.items(), key=lambda item: -item[1].accuracy):
-        interval = accuracy_interval(run.correct, run.clusters)
+    for label in sorted(runs, key=lambda label: -accuracies[label]):
+        run = runs[label]
         letters = [letter(index).lower() for index, names in enumerate(sets) if label in names]
-        macro = macro_average(run.correct, run.clusters)
-        is_permuted = macro.clusters < run.total
-        error = macro.standard_error if is_permuted else None
+        error = standard_error(run.correct, run.clusters, average)
         ranked.append(
             Ranked(
                 model=label,
                 problems=run.total,
-                accuracy=run.accuracy,
-                interval=interval.percent,
+                base_problems=len(set(run.clusters)),
+                accuracy=accuracies[label],
+                standard_error=None if error is None else error * 100,
+                interval=accuracy_interval(run.correct, run.clusters, average=average).percent,
                 sets=" ".join(letters),
-                base_problems=macro.clusters,
-                macro=macro.mean * 100 if is_permuted else None,
-                macro_standard_error=None if error is None else error * 100,
             )
         )
-    return Ranking(pairs.metric, mode, tuple(ranked), tuple(sets))
+    return Ranking(pairs.metric, mode, average, tuple(ranked), tuple(sets))
 
 
 def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout = WHOLE) -> str:
@@ -312,18 +489,43 @@ def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout 
 
 _HOW = """\
 Differences are in percentage points, first minus second, with 95 % intervals,
-over the problems that both runs have. p: exact McNemar test, or (*) sign-flip
-test over base problems where these occur more than once. p Holm: adjusted for
-all contrasts of the list. Detectable: the smallest true difference that so many
-problems show at p < 0.05 four times in five, unadjusted. Methods:
-docs/statistics.md
+over the problems that both runs have with the same query and true answer. p:
+exact McNemar test, or (*) sign-flip test over base problems where these occur
+more than once. p Holm: adjusted for all contrasts of the list. Detectable: the
+smallest true difference that so many problems show at p < 0.05 four times in
+five, unadjusted. By rows: every row has the same weight, as published. By
+problems (SMMILE++): every base problem has; the macro average. Quote the one
+chosen before the results were seen. Methods: docs/statistics.md
+"""
+
+
+_EQUIVALENCE = """\
+Equivalence: p ±{margin:g} is that of a true difference of {margin:g} points or more (two
+one-sided tests), with Holm as above. Finding: differ (p Holm < 0.05), within
+(p ±{margin:g} < 0.05: less than {margin:g} points apart), both, or open: the problems are too
+few to say either.
 """
 
 
 def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Iterator[str]:
     treated = "are left out" if comparison.answered_only else "count as incorrect, as published"
     yield f"Errors and missing answers {treated}.\n{_HOW}"
-    for found in (*comparison.modes, *(comparison.models if show_pairs else ())):
+    if comparison.other_queries:
+        yield (
+            textwrap.fill(
+                f"Left out: {other_queries_line(comparison.other_queries)}. The accuracies of "
+                "single models are over all of their own problems.",
+                79,
+            )
+            + "\n"
+        )
+    if comparison.margin is not None:
+        yield _EQUIVALENCE.format(margin=comparison.margin)
+    for found in (*comparison.modes, *comparison.baselines):
+        yield _contrasts_text(found, layout)
+    for against in comparison.chance:
+        yield _chance_text(against, layout)
+    for found in comparison.models if show_pairs else ():
         yield _contrasts_text(found, layout)
     for ranking in comparison.rankings:
         yield _ranking_text(ranking, layout)
@@ -333,35 +535,79 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     first, second = ("First", "Second") if found.mode else ("ICL", "0-shot")
     head = ["Contrast", "Problems", "Left out", f"{first} %", f"{second} %", "Difference", "95 % interval"]
     head += ["p", "p Holm", "Detectable", f"{first} answered %", f"{second} answered %"]
+    margins = {one.equivalence.margin for one in found.contrasts if one.equivalence}
+    head += [f"p ±{margin:g}" for margin in margins] + ["Finding"] * len(margins)
     rows = [
         [
-            f"{one.first.model} - {one.second.model}" if found.mode else one.first.model,
+            _contrast_name(found, one),
             _problems(one.problems, one.base_problems),
             str(one.left_out),
             percent(one.first.accuracy),
             percent(one.second.accuracy),
             f"{one.difference:+.2f}",
             f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
-            _p(one.p_value) + ("*" if one.base_problems < one.problems else ""),
-            _p(one.p_holm),
+            p_text(one.p_value) + ("*" if one.base_problems < one.problems else ""),
+            p_text(one.p_holm),
             f"{one.smallest_detectable:.1f}",
             percent(one.first.coverage),
             percent(one.second.coverage),
+            *([p_text(one.equivalence.p_holm), one.finding] if one.equivalence else []),
         ]
         for one in found.contrasts
     ]
-    what = f"{found.mode}: model minus model" if found.mode else "ICL minus 0-shot"
-    title = f"{METRICS[found.metric].short_title}, {what} ({pluralize(len(rows), 'contrast')})\n"
+    what = {
+        "ICL gain": "ICL minus 0-shot",
+        "majority baseline": f"{found.mode}: model minus majority baseline",
+        "all pairs": f"{found.mode}: model minus model",
+    }[found.family]
+    permuted = any(one.base_problems < one.problems for one in found.contrasts)
+    title = f"{METRICS[found.metric].short_title}, {what}{_by(found.average, permuted)} "
+    title += f"({pluralize(len(rows), 'contrast')})\n"
     missing = "".join(f"not compared: {one_line(reason)}\n" for reason in found.missing)
-    secondary = (f"{second} answered %", f"{first} answered %", "Detectable", "Left out", "Problems", "p")
+    secondary = [f"{second} answered %", f"{first} answered %", "Detectable", "Left out", "Problems", "p"]
+    secondary += [f"{second} %", f"{first} %"]
     table = text_table(head, rows, text_columns=1, secondary=secondary, layout=layout)
     return "\n".join([title, table, *([missing] if missing else [])])
 
 
+def _contrast_name(found: ContrastList, one: Contrast) -> str:
+    pair = f"{one.first.model} - {one.second.model}"
+    return pair if found.family == "all pairs" else one.first.model
+
+
+def _chance_text(found: ChanceList, layout: Layout) -> str:
+    head = ["Model", "Problems", "Accuracy %", "95 % interval", "Chance %", "p", "p Holm"]
+    rows = [
+        [
+            one.model,
+            _problems(one.problems, one.base_problems),
+            percent(one.accuracy),
+            f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
+            percent(one.chance),
+            p_text(one.p_value),
+            p_text(one.p_holm),
+        ]
+        for one in found.contrasts
+    ]
+    permuted = any(one.base_problems < one.problems for one in found.contrasts)
+    title = f"{METRICS[found.metric].short_title}, {found.mode}{_by(found.average, permuted)}: "
+    title += f"model against chance ({pluralize(len(rows), 'contrast')})\n"
+    parts = [title]
+    if rows:
+        parts.append(text_table(head, rows, text_columns=1, secondary=("Problems", "p"), layout=layout))
+    if found.missing:
+        why = "their options are not known; evaluate_MCQA.py reads the mean number of options"
+        if found.average == "problems":
+            why = "by problems that takes the options, which published CSV files lack"
+        names = one_line(", ".join(found.missing))
+        parts.append(textwrap.fill(f"not compared, as {why}: {names}", 79) + "\n")
+    return "\n".join(parts)
+
+
 def _ranking_text(ranking: Ranking, layout: Layout) -> str:
     head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
-    permuted = any(model.macro is not None for model in ranking.models)
-    head += ["Macro average %", "± standard error"] if permuted else []
+    permuted = any(model.base_problems < model.problems for model in ranking.models)
+    head += ["± standard error"] if permuted else []
     rows = [
         [
             model.model,
@@ -369,19 +615,20 @@ def _ranking_text(ranking: Ranking, layout: Layout) -> str:
             _problems(model.problems, model.base_problems),
             percent(model.accuracy),
             f"{model.interval[0]:.1f} to {model.interval[1]:.1f}",
-            *([percent(model.macro), percent(model.macro_standard_error)] if permuted else []),
+            *([percent(model.standard_error)] if permuted else []),
         ]
         for model in ranking.models
     ]
     metric = METRICS[ranking.metric].short_title
-    title = f"{metric}, {ranking.mode}: models that share a letter do not differ significantly"
-    secondary = ("± standard error", "Macro average %", "Problems")
-    return f"{title}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"
+    title = f"{metric}, {ranking.mode}{_by(ranking.average, permuted)}: "
+    title += "models that share a letter do not differ significantly"
+    secondary = ("± standard error", "Problems")
+    return f"{textwrap.fill(title, 79)}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"
+
+
+def _by(average: Average, permuted: bool) -> str:
+    return f", by {average}" if permuted else ""
 
 
 def _problems(problems: int, base_problems: int) -> str:
     return str(problems) if problems == base_problems else f"{problems} of {base_problems}"
-
-
-def _p(value: float) -> str:
-    return "<0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smmile.reporting.published import PublishedScore
-from smmile.reporting.statistics import accuracy_interval, wilson_interval
+from smmile.reporting.statistics import Average, accuracy_interval, mean, wilson_interval
 from smmile.reporting.strata import EXAMPLE_FLAGS, FEW_PROBLEMS, Stratum, flag_title
 from smmile.results.run_names import BASELINES, RunName, file_safe, latex_name
 from smmile.scoring.metrics import METRICS
@@ -93,12 +93,13 @@ def models_plan(
     scores: Sequence[Scores],
     published: Sequence[PublishedScore] = (),
     chance: float | None = None,
+    average: Average = "rows",
 ) -> DotPlot:
     """0-shot and ICL of every model, a panel per metric, in the order of the tables.
 
     `chance` is the accuracy of guessing among the options, in per cent. Each run's interval takes the
     permutations of one problem as one cluster; published scores on SMMILE++, whose answers are not
-    available, have none.
+    available, have none. `published` and `chance` are averages over rows.
     """
     metrics = [metric for metric in METRICS if any(run.metric == metric for run in scores)]
     points: dict[tuple[str, str], dict[str, list[Point]]] = {}
@@ -107,9 +108,10 @@ def models_plan(
         points.setdefault((name.model, name.perturbation), {metric: [] for metric in metrics})
     permuted = False
     for run in scores:
-        permuted = permuted or len(set(run.clusters)) < run.total
-        interval = accuracy_interval(run.correct, run.clusters).percent
-        point = Point(run.name.mode, run.accuracy, interval)
+        permuted = permuted or run.is_permuted
+        interval = accuracy_interval(run.correct, run.clusters, average=average).percent
+        accuracy = mean(run.correct, run.clusters, average) * 100
+        point = Point(run.name.mode, accuracy, interval)
         points[run.name.model, run.name.perturbation][run.metric].append(point)
     for score in published:
         if score.metric in metrics:
@@ -136,7 +138,12 @@ def models_plan(
     note += "; published scores on SMMILE++ have none" if permuted and published else ""
     note += ". Errors and missing answers count as incorrect."
     note += " Baselines in italics." if baselines else ""
-    title = "Accuracy without (0-shot) and with (ICL) in-context examples"
+    what = "Accuracy"
+    if permuted:
+        what = "Macro accuracy" if average == "problems" else "Accuracy over rows"
+        weight = "base problem" if average == "problems" else "row (permutation)"
+        note += f" Every {weight} has the same weight."
+    title = f"{what} without (0-shot) and with (ICL) in-context examples"
     return DotPlot(title, tuple((panel,) for panel in panels), note)
 
 
@@ -230,7 +237,8 @@ def _largest(totals: Mapping[str, Sequence[int]]) -> list[str]:
 def _brackets_note(strata: Sequence[Stratum], panels: Sequence[Panel]) -> str:
     base = "base " if any(stratum.base_problems < stratum.total for stratum in strata) else ""
     few = any(point.few for panel in panels for row in panel.rows for point in row.points)
-    return f"In brackets: number of problems{f'; grey: fewer than {FEW_PROBLEMS} {base}problems' * few}."
+    note = f"In brackets: number of problems{f'; grey: fewer than {FEW_PROBLEMS} {base}problems' * few}."
+    return f"{note} Strata hold different problems; stratify.py compares within them." if base else note
 
 
 def _balanced(panels: Sequence[Panel], columns: int) -> tuple[tuple[Panel, ...], ...]:

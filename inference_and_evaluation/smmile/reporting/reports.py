@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smmile.errors import UsageError, one_line
 from smmile.files import write_whole
-from smmile.results.run_names import file_safe
+from smmile.results.run_names import RunName, file_safe
+from smmile.scoring.evaluation import evaluation_files
 from smmile.scoring.folder import FolderScores, read_scores
 from smmile.scoring.metrics import METRICS, ScoringOptions
+from smmile.scoring.scores import Query, Scores
 from smmile.scoring.selection import Selection
 
 
@@ -29,10 +33,13 @@ class Report:
     is_narrow: bool
 
 
-def open_report(args: argparse.Namespace, metrics: Collection[str] | None = None) -> Report:
+def open_report(
+    args: argparse.Namespace, metrics: Collection[str] | None = None, *, across_runs: bool = True
+) -> Report:
     """Read the scores that a command line asks for, under `metrics` (None: all), and print all warnings.
 
-    `args` are those of the scoring flags, `--metric` and `--mcqa`. Raises UsageError where there is
+    `args` are those of the scoring flags, `--metric` and `--mcqa`. A report `across_runs` has a warning if
+    these are on different problems. Raises UsageError where there is
     nothing to show.
     """
     options = ScoringOptions(reextract=args.mcqa == "reread")
@@ -42,6 +49,8 @@ def open_report(args: argparse.Namespace, metrics: Collection[str] | None = None
     shown = found.select(selection, args.metric)
     for message in shown.messages:
         print(message, file=sys.stderr)
+    if across_runs and (others := other_queries(shown.scores)):
+        print(f"warning: {other_queries_line(others)}; comparisons leave them out", file=sys.stderr)
     if not shown.scores and not shown.unscored:
         under, scripts = "", ""
         if args.metric:
@@ -54,6 +63,46 @@ def open_report(args: argparse.Namespace, metrics: Collection[str] | None = None
         raise UsageError(f"{one_line(args.results_dir)} has no scores{under}{scripts}{hint}")
     everything = found.select(Selection(perturbed=args.perturbed))
     return Report(everything, shown, selection, selection.is_narrow or args.metric is not None)
+
+
+def other_queries(runs: Iterable[Scores]) -> dict[str, int]:
+    """For each model, the number of its problems of which most runs have another query or true answer.
+
+    Models without such problems are left out. Of two queries that as many runs have, the first counts.
+    """
+    by_problem: dict[str, dict[Query, set[RunName]]] = {}
+    for run in runs:
+        for problem_id, query in run.queries.items():
+            by_problem.setdefault(problem_id, {}).setdefault(query, set()).add(run.name)
+    found: dict[str, int] = {}
+    for queries in by_problem.values():
+        most = max(queries, key=lambda query: len(queries[query]))
+        others = {name.label for query, names in queries.items() if query != most for name in names}
+        for label in others:
+            found[label] = found.get(label, 0) + 1
+    return found
+
+
+def other_queries_line(others: Mapping[str, int]) -> str:
+    """What `other_queries` found, for a warning."""
+    models = ", ".join(f"{label} ({count})" for label, count in sorted(others.items()))
+    return f"problems with another query or true answer than in other runs, by model: {one_line(models)}"
+
+
+def chance_levels(folder: Path) -> dict[RunName, float]:
+    """The chance levels in the evaluations of multiple-choice runs, in per cent, by run.
+
+    The options of a published CSV are known to evaluate_MCQA.py alone.
+    """
+    import msgspec
+
+    found = {}
+    for name, file in evaluation_files(folder, METRICS["mcqa"]).items():
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            level = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("chance_level")
+            if isinstance(level, float) and 0 <= level <= 100:
+                found[name] = level
+    return found
 
 
 def write_report(default: Path, named: Path | None, make: Callable[[bool], str | bytes]) -> Path:

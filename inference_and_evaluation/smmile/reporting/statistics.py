@@ -1,7 +1,9 @@
 """Error bars, intervals and tests. Functions of scores and clusters; each names its formula and source.
 
 Scores and differences are shares (0..1, -1..1), a place per row; `clusters` says for each row which rows
-it goes with. How often the intervals cover and the tests err is measured in docs/statistics.md.
+it goes with. An average over "rows" gives every row the same weight, one over "problems" every cluster
+(the macro average): a row then weighs 1 / (number of clusters * size of its cluster). How often the
+intervals cover and the tests err is measured in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Average = Literal["rows", "problems"]
+AVERAGES: tuple[Average, ...] = ("rows", "problems")
 
 
 def bootstrap_standard_deviation(correct: int, total: int, *, resamples: int, seed: int) -> float:
@@ -107,39 +112,62 @@ class EffectiveSample:
     degrees_of_freedom: float
 
 
-def effective_sample(values: Sequence[float], clusters: Sequence[Hashable]) -> EffectiveSample:
+def effective_sample(
+    values: Sequence[float], clusters: Sequence[Hashable], average: Average = "rows"
+) -> EffectiveSample:
     """As how many independent rows `values` count whose members of one cluster go together.
 
-    n_eff = s^2 / SE^2 (Kish 1965, "Survey sampling"; Korn & Graubard 1998, "Confidence intervals for
-    proportions with small expected number of positive counts estimated from survey data"), s^2 the
-    variance of the rows. SE is estimated in two ways, and the larger one counts:
+    A cluster weighs W: size/n for an average over n rows, 1/G over G problems. n_eff = s^2 / SE^2 (Kish
+    1965, "Survey sampling"; Korn & Graubard 1998, "Confidence intervals for proportions with small expected
+    number of positive counts estimated from survey data"), s^2 the weighted variance of the rows. SE is
+    estimated in two ways, and the larger one counts:
 
-    - from the clusters' totals, SE^2 = sum of (total - size * mean)^2 / (1 - size/n) / n^2: Miller's
-      clustered error with the correction CR2 of Bell & McCaffrey 2002 for few, unequal clusters;
+    - from the clusters' means, SE^2 = sum of W^2 (cluster mean - mean)^2 / (1 - W): Miller's clustered
+      error with the correction CR2 of Bell & McCaffrey 2002 for few, unequal clusters; over problems it is
+      the standard error of the macro average;
     - from the intra-cluster correlation r (analysis of variance, Donner 1986, cut to 0..1), SE^2 =
-      s^2 * sum of size * (1 + (size - 1) r) / n^2, which is steadier where correct answers are few.
+      s^2 * sum of W^2 (1 + (size - 1) r) / size, which is steadier where correct answers are few.
 
-    Where all values are equal r cannot be estimated and 1 is taken, Kish's n^2 / sum of size^2. Degrees of
-    freedom: the effective number of clusters, (sum size^2)^2 / sum size^4, less 1 (Carter, Schnepel &
-    Steigerwald 2017), at least 1. Rows that are each their own cluster count fully, as many as they are.
+    n_eff is at most what it is at r = 0. Where all values are equal r cannot be estimated and 1 is taken,
+    Kish's 1 / sum of W^2. Degrees of freedom: the effective number of clusters, (sum W^2)^2 / sum W^4,
+    less 1 (Carter, Schnepel & Steigerwald 2017), at least 1. Rows that are each their own cluster count
+    fully, as many as they are.
     Raises ValueError where there are no values, or not one cluster for each.
     """
     totals, sizes, squares = _by_cluster(values, clusters)
     rows = float(sizes.sum())
     if len(sizes) == rows:
         return EffectiveSample(rows, math.inf)
-    mean = float(totals.sum()) / rows
-    variance = float(squares.sum()) / rows - mean * mean
-    effective_clusters = float((sizes**2).sum()) ** 2 / float((sizes**4).sum())
-    freedom = max(1.0, effective_clusters - 1)
-    least = rows * rows / float((sizes**2).sum())
+    weights = _cluster_weights(sizes, average)
+    mean = float((weights * totals / sizes).sum())
+    variance = float((weights * squares / sizes).sum()) - mean * mean
+    least = 1 / float((weights**2).sum())
+    freedom = max(1.0, 1 / (least**2 * float((weights**4).sum())) - 1)
     if len(sizes) == 1 or variance < 1e-12:
         return EffectiveSample(least, freedom)
-    residuals = totals - sizes * mean
-    robust = float((residuals**2 / (1 - sizes / rows)).sum()) / rows**2
+    robust = float((weights**2 * (totals / sizes - mean) ** 2 / (1 - weights)).sum())
     correlation = _intracluster_correlation(totals, sizes, squares)
-    by_correlation = variance * float((sizes * (1 + (sizes - 1) * correlation)).sum()) / rows**2
-    return EffectiveSample(min(rows, variance / max(robust, by_correlation)), freedom)
+    by_correlation = variance * float((weights**2 * (1 + (sizes - 1) * correlation) / sizes).sum())
+    most = 1 / float((weights**2 / sizes).sum())
+    return EffectiveSample(min(most, variance / max(robust, by_correlation)), freedom)
+
+
+def _cluster_weights(sizes: NDArray[np.float64], average: Average) -> NDArray[np.float64]:
+    """The weight of each cluster in an average; they add up to 1."""
+    return sizes / sizes.sum() if average == "rows" else sizes**0 / len(sizes)
+
+
+def mean(values: Sequence[float], clusters: Sequence[Hashable], average: Average) -> float:
+    """The average of `values` over rows, or of the clusters' means. Raises as `effective_sample`."""
+    totals, sizes, _ = _by_cluster(values, clusters)
+    return float(totals.sum() / sizes.sum() if average == "rows" else (totals / sizes).mean())
+
+
+def standard_error(values: Sequence[float], clusters: Sequence[Hashable], average: Average) -> float | None:
+    """The standard error of `mean`: clustered over rows, that of the macro average over problems."""
+    if average == "rows":
+        return clustered_standard_error(values, clusters)
+    return macro_average(values, clusters).standard_error
 
 
 def _intracluster_correlation(
@@ -173,19 +201,42 @@ def _by_cluster(
 
 
 def accuracy_interval(
-    scores: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
+    scores: Sequence[float],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    average: Average = "rows",
 ) -> Interval:
-    """The interval to show with an accuracy: that of the mean of `scores`, every row weighing the same.
+    """The interval to show with an accuracy, the average of `scores` over rows or over problems.
 
     Wilson's where every row is its own cluster; else Wilson's with the effective sample size for n and
     Student's t for z, as Korn & Graubard 1998 do with the Clopper-Pearson interval. (For scores between 0
     and 1 it is on the safe side.) Raises ValueError for scores outside 0..1 and as `effective_sample`.
     """
-    sample = effective_sample(scores, clusters)
+    sample = effective_sample(scores, clusters, average)
     if min(scores) < 0 or max(scores) > 1:
         raise ValueError("an accuracy's scores are from 0 to 1")
-    share = float(sum(scores)) / len(scores)
+    share = min(1.0, mean(scores, clusters, average))
     return _wilson(share, sample.size, _quantile(confidence, sample.degrees_of_freedom))
+
+
+def chance_test(
+    scores: Sequence[float], clusters: Sequence[Hashable], chance: float, average: Average = "rows"
+) -> float:
+    """The two-sided p of an accuracy that is `chance`, a share.
+
+    The score test z = (p^ - c) / sqrt(c (1 - c) / n_eff), by Student's t where rows go together: it is
+    under 5 % just where the interval of `accuracy_interval` does not hold c. Where problems differ in their
+    chance and c is the mean, the variance is at most this much, so the test is on the safe side.
+    Raises ValueError for a `chance` that is not between 0 and 1 and as `effective_sample`.
+    """
+    from scipy.special import ndtr, stdtr
+
+    if not 0 < chance < 1:
+        raise ValueError(f"a chance of {chance} is not between 0 and 1")
+    sample = effective_sample(scores, clusters, average)
+    score = -abs(mean(scores, clusters, average) - chance) / math.sqrt(chance * (1 - chance) / sample.size)
+    freedom = sample.degrees_of_freedom
+    return 2 * float(ndtr(score) if math.isinf(freedom) else stdtr(freedom, score))
 
 
 @dataclass(frozen=True)
@@ -228,11 +279,18 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), total, 0.5))) if total else 1.0
 
 
-def sign_flip_test(differences: Sequence[int], clusters: Sequence[Hashable]) -> float:
+# Clusters' means are compared as multiples of 1 / this number, or exactly where they are such.
+_STEPS = 840
+
+
+def sign_flip_test(
+    differences: Sequence[int], clusters: Sequence[Hashable], average: Average = "rows"
+) -> float:
     """The two-sided p of no difference between two runs whose problems go together in clusters.
 
     Were the runs alike, exchanging them within a cluster would change nothing: p is the share of all 2^G
-    choices of a sign for each cluster's total that make the sum as far from 0 as it is, or farther
+    choices of a sign for each cluster's total (over problems: its mean, to the nearest 1/840 unless a
+    coarser step is exact) that make the sum as far from 0 as it is, or farther
     (Fisher 1935, "The design of experiments", section 21; clusters as in Winkler et al. 2015,
     "Multi-level block permutation"). The sum's distribution is put together cluster by cluster (Pagano
     & Tritchler 1983), so it is exact for any number of them and needs no random numbers. With every row
@@ -241,7 +299,9 @@ def sign_flip_test(differences: Sequence[int], clusters: Sequence[Hashable]) -> 
     """
     import numpy as np
 
-    totals, _, _ = _by_cluster(differences, clusters)
+    totals, sizes, _ = _by_cluster(differences, clusters)
+    if average == "problems":
+        totals = np.rint(totals / sizes * min(_STEPS, math.lcm(*map(int, sizes))))
     if any(difference != int(difference) for difference in differences):
         raise ValueError("differences of correct and incorrect answers are whole numbers")
     steps = [int(total) for total in np.abs(totals) if total]
@@ -275,12 +335,8 @@ def tango_interval(
 
     def excess(difference: float) -> float:
         """By how much the squared test statistic is over its bound, times the variance."""
-        product = difference * (1 - difference)
-        linear = (2 * total - first_only + second_only) * difference - first_only - second_only
-        root = math.sqrt(max(0.0, linear * linear + 8 * total * second_only * product))
-        second_share = (root - linear) / (4 * total)
-        variance = total * (2 * second_share + product)
-        return (first_only - second_only - total * difference) ** 2 - quantile * quantile * variance
+        distance, variance = _tango_score(first_only, second_only, total, difference)
+        return distance * distance - quantile * quantile * variance
 
     observed = (first_only - second_only) / total
     # Just beside the observed difference, since without discordant problems the excess is 0 at it.
@@ -290,12 +346,54 @@ def tango_interval(
     return Interval(float(low), float(high))
 
 
+def _tango_score(
+    first_only: float, second_only: float, total: float, difference: float
+) -> tuple[float, float]:
+    """b - c - nD and its variance where the true difference is D."""
+    product = difference * (1 - difference)
+    linear = (2 * total - first_only + second_only) * difference - first_only - second_only
+    root = math.sqrt(max(0.0, linear * linear + 8 * total * second_only * product))
+    second_share = (root - linear) / (4 * total)
+    return first_only - second_only - total * difference, total * (2 * second_share + product)
+
+
+def equivalence_test(
+    first_only: float, second_only: float, total: float, margin: float, degrees_of_freedom: float = math.inf
+) -> float:
+    """The p of a true difference of `margin` or more either way; a small one says it is less than that.
+
+    Two one-sided tests (Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power
+    approach"), each by Tango's score at D = -margin and D = margin (Tango 1998, as `tango_interval`):
+    the larger p of P(T > z(-margin)) and P(T < z(margin)), T normal or Student's t. It is under 5 % just
+    where Tango's 90 % interval is within the margin. Raises ValueError for a `margin` outside 0..1 and as
+    `tango_interval`.
+    """
+    from scipy.special import ndtr, stdtr
+
+    if min(first_only, second_only) < 0 or total <= 0 or first_only + second_only > total * (1 + 1e-9):
+        raise ValueError(f"no test for {first_only} and {second_only} of {total}")
+    if not 0 < margin < 1:
+        raise ValueError(f"a margin of {margin} is not between 0 and 1")
+
+    def p_value(difference: float, sign: int) -> float:
+        distance, variance = _tango_score(first_only, second_only, total, difference)
+        if variance <= 0:
+            return float(sign * distance >= 0)
+        score = sign * distance / math.sqrt(variance)
+        independent = math.isinf(degrees_of_freedom)
+        return float(ndtr(score) if independent else stdtr(degrees_of_freedom, score))
+
+    return max(p_value(margin, 1), p_value(-margin, -1))
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """Two runs on the same rows, first minus second; shares.
 
+    Accuracies, difference, error, interval, p and smallest difference are those of the average asked for.
     `first_only` and `second_only` count the rows that one run alone answers correctly. `standard_error` is
-    clustered. `smallest_detectable` is the true difference that so many rows show four times in five.
+    clustered. `smallest_detectable` is the true difference that so many rows show four times in five,
+    `equivalence_p` the p of a difference of a given margin or more.
     """
 
     rows: int
@@ -305,10 +403,11 @@ class PairedDifference:
     first_only: int
     second_only: int
     difference: float
-    standard_error: float
+    standard_error: float | None
     interval: Interval
     p_value: float
     smallest_detectable: float
+    equivalence_p: float | None = None
 
     @property
     def is_clustered(self) -> bool:
@@ -317,9 +416,14 @@ class PairedDifference:
 
 
 def paired_difference(
-    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[Hashable], confidence: float = 0.95
+    first: Sequence[bool],
+    second: Sequence[bool],
+    clusters: Sequence[Hashable],
+    confidence: float = 0.95,
+    average: Average = "rows",
+    margin: float | None = None,
 ) -> PairedDifference:
-    """What two runs on the same rows say about the difference of their accuracies.
+    """What two runs on the same rows say about the difference of their accuracies, or macro averages.
 
     The interval is Tango's; with clusters it is Tango's on the effective sample size of the rows'
     differences, with Student's t for z. The p is that of McNemar's exact test, with clusters that of the
@@ -329,34 +433,56 @@ def paired_difference(
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} scores are not paired")
     differences = [bool(one) - bool(other) for one, other in zip(first, second, strict=True)]
-    sample = effective_sample(differences, clusters)
+    sample = effective_sample(differences, clusters, average)
     rows, count = len(differences), len(set(clusters))
     first_only, second_only = differences.count(1), differences.count(-1)
-    weight = sample.size / rows
-    interval = tango_interval(
-        first_only * weight,
-        second_only * weight,
-        sample.size,
-        _quantile(confidence, sample.degrees_of_freedom),
-    )
+    first_share = mean([one == 1 for one in differences], clusters, average)
+    second_share = mean([one == -1 for one in differences], clusters, average)
+    effective = first_share * sample.size, second_share * sample.size, sample.size
+    freedom = sample.degrees_of_freedom
+    interval = tango_interval(*effective, _quantile(confidence, freedom))
+    equivalence = None if margin is None else equivalence_test(*effective, margin, freedom)
     if count < rows:
-        p_value = sign_flip_test(differences, clusters)
+        p_value = sign_flip_test(differences, clusters, average)
     else:
         p_value = mcnemar_exact(first_only, second_only)
-    discordant = (first_only + second_only + 2 / weight) / (rows + 2 / weight)
+    discordant = ((first_share + second_share) * sample.size + 2) / (sample.size + 2)
     return PairedDifference(
         rows=rows,
         clusters=count,
-        first_accuracy=sum(map(bool, first)) / rows,
-        second_accuracy=sum(map(bool, second)) / rows,
+        first_accuracy=mean(first, clusters, average),
+        second_accuracy=mean(second, clusters, average),
         first_only=first_only,
         second_only=second_only,
-        difference=(first_only - second_only) / rows,
-        standard_error=clustered_standard_error(differences, clusters),
+        difference=first_share - second_share,
+        standard_error=standard_error(differences, clusters, average),
         interval=interval,
         p_value=p_value,
         smallest_detectable=smallest_detectable_difference(sample.size, discordant),
+        equivalence_p=equivalence,
     )
+
+
+def within_difference(clusters: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> PairedDifference:
+    """The difference between two kinds of rows, each cluster compared with itself.
+
+    A cluster holds the scores of its rows of the first kind and those of the second. The difference is the
+    mean over clusters of (mean of the first - mean of the second), with the standard error of that mean. It
+    is `paired_difference` over problems for the pairs of a row of the first kind and one of the second, so
+    the interval is Tango's on the effective sample size and the p that of sign flips of clusters: were the
+    kinds alike, and their rows as many, exchanging them would change nothing.
+    Raises ValueError where there are no clusters, or one lacks rows of a kind.
+    """
+    pairs = [
+        (first, second, number)
+        for number, (firsts, seconds) in enumerate(clusters)
+        for first in firsts
+        for second in seconds
+    ]
+    if not pairs or not all(firsts and seconds for firsts, seconds in clusters):
+        raise ValueError("each cluster needs rows of both kinds")
+    first, second, numbers = zip(*pairs, strict=True)
+    return paired_difference(first, second, numbers, average="problems")
 
 
 def smallest_detectable_difference(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line, pluralize
-from smmile.reporting.statistics import Interval, accuracy_interval
-from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.reporting.statistics import (
+    Interval,
+    PairedDifference,
+    accuracy_interval,
+    holm,
+    within_difference,
+)
+from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.scoring.data_sets import ProblemsOfRuns
 from smmile.scoring.scores import Scores
@@ -58,6 +64,63 @@ class Stratum:
         return self.base_problems < FEW_PROBLEMS
 
 
+@dataclass(frozen=True)
+class WithinContrast:
+    """Orders of one base problem that have a flag against orders that have not, in a run under a metric.
+
+    It is over the `problems` with both kinds of orders, so it compares each problem with itself. Accuracies
+    are means of the problems' (per cent); `difference`, `standard_error` (None for a single problem) and
+    the 95 % `interval` are in points. `p_holm` is adjusted for the contrasts of the run.
+    """
+
+    run: RunName
+    metric: str
+    flag: str
+    problems: int
+    accuracy_with: float
+    accuracy_without: float
+    difference: float
+    standard_error: float | None
+    interval: tuple[float, float]
+    p_value: float
+    p_holm: float
+
+
+def within_contrasts(run: Scores, outlines: Mapping[str, Outline]) -> list[WithinContrast]:
+    """The contrasts of a run within base problems, for the flags that the order of the examples decides.
+
+    See `statistics.within_difference`. Empty where no problem has orders with and without.
+    """
+    found: list[tuple[str, PairedDifference]] = []
+    for flag in (FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES):
+        members: dict[str, dict[str, list[bool]]] = {}
+        for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
+            if problem_id in outlines:
+                value = _flags(outlines[problem_id], with_examples=run.name.mode == "ICL")[flag]
+                of_problem = members.setdefault(base_problem_id(problem_id), {"true": [], "false": []})
+                of_problem[value].append(correct)
+        both = [(one["true"], one["false"]) for one in members.values() if one["true"] and one["false"]]
+        if both:
+            found.append((flag, within_difference(both)))
+    adjusted = holm([one.p_value for _, one in found])
+    return [
+        WithinContrast(
+            run=run.name,
+            metric=run.metric,
+            flag=flag,
+            problems=one.clusters,
+            accuracy_with=one.first_accuracy * 100,
+            accuracy_without=one.second_accuracy * 100,
+            difference=one.difference * 100,
+            standard_error=None if one.standard_error is None else one.standard_error * 100,
+            interval=one.interval.percent,
+            p_value=one.p_value,
+            p_holm=p_holm,
+        )
+        for (flag, one), p_holm in zip(found, adjusted, strict=True)
+    ]
+
+
 def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[Stratum]:
     """The strata of every run, flag by flag, the largest first (numbers of examples ascending).
 
@@ -92,13 +155,14 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
 
 @dataclass(frozen=True)
 class StrataOfRuns:
-    """The strata of several runs, and what there is to report about them.
+    """The strata of several runs, the contrasts within base problems, and what there is to report.
 
     `missing` has a line for each data set that cannot be loaded, with the number of its runs; `left_out`
-    has one for each data set that lacks problems of the runs or has other true answers to them.
+    has one for each data set that lacks problems of the runs or has other queries or true answers.
     """
 
     strata: tuple[Stratum, ...]
+    within: tuple[WithinContrast, ...]
     missing: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -109,6 +173,7 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
     Raises UsageError where the data set that the user gave cannot be loaded.
     """
     strata: list[Stratum] = []
+    within: list[WithinContrast] = []
     missing: dict[str, set[RunName]] = {}
     reasons: dict[str, str] = {}
     left_out: dict[str, dict[RunName, int]] = {}
@@ -123,14 +188,16 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
             reasons.setdefault(data_set, str(error))
             continue
         strata += stratify([run], outlines)
+        within += within_contrasts(run, outlines)
         if count := run.total - len(outlines):
             left_out.setdefault(data_set, {})[run.name] = count
     return StrataOfRuns(
         tuple(strata),
+        tuple(within),
         tuple(f"{pluralize(len(names), 'run')}: {reasons[name]}" for name, names in missing.items()),
         tuple(
             f"{pluralize(sum(counts.values()), 'answer')} left out of the strata, as data set "
-            f"{one_line(data_set)} has no such problem or another true answer: "
+            f"{one_line(data_set)} has no such problem or another query or true answer: "
             + one_line(", ".join(f"{run.label} {run.mode} ({count})" for run, count in counts.items()), 400)
             for data_set, counts in left_out.items()
         ),
@@ -164,13 +231,13 @@ def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, bo
 Published = dict[str, dict[str, dict[str, float]]]
 
 
-def published_form(strata: Iterable[Stratum]) -> Published:
+def published_form(strata: Iterable[Stratum], within: Iterable[WithinContrast] = ()) -> Published:
     """The strata as the published `model_stratification_*.json` files have them.
 
     {"<name>:<mode>": {"<flag>_accuracy": {value: per cent}, "<flag>_total": …, "<flag>_correct": …}};
     a run with a perturbed context has the perturbation behind its name. A run on permuted problems has
     "<flag>_base_problems", "<flag>_low" and "<flag>_high" (the interval, per cent) besides, which counts do
-    not give.
+    not give, and the contrasts within base problems as "<flag>_within".
     """
     strata = list(strata)
     permuted = {stratum.run for stratum in strata if stratum.base_problems < stratum.total}
@@ -183,6 +250,19 @@ def published_form(strata: Iterable[Stratum]) -> Published:
             counts |= {"base_problems": stratum.base_problems, "low": low, "high": high}
         for what, number in counts.items():
             of_run.setdefault(f"{stratum.flag}_{what}", {})[stratum.value] = number
+    for one in within:
+        numbers = {
+            "problems": one.problems,
+            "accuracy_true": one.accuracy_with,
+            "accuracy_false": one.accuracy_without,
+            "difference": one.difference,
+            "low": one.interval[0],
+            "high": one.interval[1],
+            "p_value": one.p_value,
+            "p_holm": one.p_holm,
+        }
+        error = {} if one.standard_error is None else {"standard_error": one.standard_error}
+        content.setdefault(run_key(one.run), {})[f"{one.flag}_within"] = numbers | error
     return content
 
 
@@ -192,8 +272,17 @@ def run_key(run: RunName) -> str:
     return f"{evaluation_name(run.model)}{perturbation}:{run.mode}"
 
 
-def strata_tables(strata: Iterable[Stratum], *, terminal: bool = False, layout: Layout = WHOLE) -> str:
-    """A table for each run, with its name and accuracy above it; the rest as in `strata_table`."""
+def strata_tables(
+    strata: Iterable[Stratum],
+    within: Sequence[WithinContrast] = (),
+    *,
+    terminal: bool = False,
+    layout: Layout = WHOLE,
+) -> str:
+    """A table for each run, with its name and accuracy above it; the rest as in `strata_table`.
+
+    Contrasts `within` base problems are in a second table below.
+    """
     by_run: dict[RunName, list[Stratum]] = {}
     for stratum in strata:
         by_run.setdefault(stratum.run, []).append(stratum)
@@ -204,14 +293,48 @@ def strata_tables(strata: Iterable[Stratum], *, terminal: bool = False, layout: 
         ]  # which all problems have
         correct = f"{sum(part.correct for part in parts)} of {sum(part.total for part in parts)} correct"
         title = f"{one_line(run.label)}, {run.mode}: {correct}"
-        tables.append(f"{title}\n\n{strata_table(found, terminal=terminal, layout=layout)}")
+        contrasts = [one for one in within if one.run == run]
+        marked = {one.flag for one in contrasts}
+        tables.append(f"{title}\n\n{strata_table(found, marked, terminal=terminal, layout=layout)}")
+        if contrasts:
+            tables.append(within_table(contrasts, layout=layout))
     return "\n".join(tables)
 
 
-def strata_table(strata: Sequence[Stratum], *, terminal: bool = False, layout: Layout = WHOLE) -> str:
+def within_table(contrasts: Sequence[WithinContrast], layout: Layout = WHOLE) -> str:
+    """The table of one run's contrasts within base problems."""
+    head = ["Within base problems", "Problems", "With %", "Without %", "Difference", "±", "95 % interval"]
+    head += ["p", "p Holm"]
+    rows = [
+        [
+            flag_title(one.flag),
+            str(one.problems),
+            percent(one.accuracy_with),
+            percent(one.accuracy_without),
+            f"{one.difference:+.2f}",
+            percent(one.standard_error),
+            f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
+            p_text(one.p_value),
+            p_text(one.p_holm),
+        ]
+        for one in contrasts
+    ]
+    note = "† These strata hold different problems. A contrast within base problems compares\n"
+    note += "each with itself, over those with orders of both kinds, all of the same weight.\n"
+    secondary = ("p", "±", "Without %", "With %", "Problems")
+    return f"{note}\n{text_table(head, rows, text_columns=1, secondary=secondary, layout=layout)}"
+
+
+def strata_table(
+    strata: Sequence[Stratum],
+    marked: Container[str] = (),
+    *,
+    terminal: bool = False,
+    layout: Layout = WHOLE,
+) -> str:
     """The table of one run's strata: a line for each flag, and below it one for each of its values.
 
-    Small strata are dimmed on a `terminal`, else they carry an asterisk.
+    Small strata are dimmed on a `terminal`, else they carry an asterisk. Flags in `marked` carry a dagger.
     """
     permuted = any(stratum.base_problems < stratum.total for stratum in strata)
     head = ["Stratum", "Problems", *(["Base problems"] if permuted else [])]
@@ -219,7 +342,7 @@ def strata_table(strata: Sequence[Stratum], *, terminal: bool = False, layout: L
     rows: list[list[str]] = []
     small: list[int] = []
     for flag, members in groupby(strata, lambda stratum: stratum.flag):
-        rows.append([flag_title(flag), *[""] * (len(head) - 1)])
+        rows.append([flag_title(flag) + " †" * (flag in marked), *[""] * (len(head) - 1)])
         for stratum in members:
             low, high = map(percent, stratum.interval.percent)
             mark = "*" if stratum.is_small and not terminal else " "

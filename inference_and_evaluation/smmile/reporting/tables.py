@@ -132,6 +132,11 @@ def _drawn(
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
+def p_text(value: float) -> str:
+    """A p value with four decimals."""
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
 def percent(value: float | None) -> str:
     """A percentage with two decimals; - for none."""
     return "-" if value is None else f"{value:.2f}"
@@ -173,13 +178,16 @@ def comparison_table(
 def reextraction_table(runs: Sequence[ReextractedRun], layout: Layout = WHOLE) -> str:
     """Stored against re-extracted accuracy, a line per run."""
     excluded = any(run.excluded for run in runs)
-    head = ["Model", "Mode", "Problems", "Stored %", "Re-extracted %", "Difference", "Errors", "No choice"]
-    head += ["To correct", "To incorrect", "Of answered %", "Chance %", *(["Left out"] if excluded else [])]
+    twins = any(run.twins for run in runs)
+    head = ["Model", "Mode", "Problems", "Stored %", "Re-extracted %", *(["With twins %"] if twins else [])]
+    head += ["Difference", "Errors", "No choice", "To correct", "To incorrect", "Of answered %", "Chance %"]
+    head += ["Left out"] if excluded else []
     rows = []
     for run in sorted(runs, key=lambda run: natural_key(run.stored.name)):
         scores = run.scores
         row = [scores.name.label, scores.name.mode, str(scores.total), percent(run.stored.accuracy)]
-        row += [percent(scores.accuracy), f"{run.difference:+.2f}"]
+        row += [percent(scores.accuracy), *([percent(run.accuracy_with_twins)] if twins else [])]
+        row.append(f"{run.difference:+.2f}")
         row += [str(sum(choice.record.status == "error" for choice in run.choices))]
         row += [str(len(ids)) for ids in (run.unreadable, run.to_correct, run.to_incorrect)]
         row += [percent(scores.accuracy_of_answered), percent(run.chance_level)]

@@ -10,7 +10,7 @@ from smmile.data.problems import Outline, is_permuted
 from smmile.errors import UsageError
 from smmile.results.reading import source_of_run
 from smmile.results.schema import Run
-from smmile.scoring.scores import Scores
+from smmile.scoring.scores import Query, Scores, query_of
 
 
 class ProblemsOfRuns:
@@ -45,18 +45,22 @@ class ProblemsOfRuns:
         return loaded
 
     def of(self, scores: Scores) -> tuple[Mapping[str, Outline], str]:
-        """The problems of a scored run that its data set has with the same true answer, and its name.
+        """The problems of a scored run that its data set has with the same query, and its name.
 
-        (Blanks do not count: published files have changed them.) Raises as `source` and `outlines`.
+        Raises as `source` and `outlines`.
         """
         source = self.source(scores.run, scores.problem_ids)
         outlines = self.outlines(source)
         found = {
             problem_id: outlines[problem_id] for problem_id in scores.problem_ids if problem_id in outlines
         }
-        answers = scores.true_answers
         return {
             problem_id: outline
             for problem_id, outline in found.items()
-            if problem_id not in answers or answers[problem_id].split() == outline.answers[-1].split()
+            if scores.queries.get(problem_id, outline_query(outline)) == outline_query(outline)
         }, source.label
+
+
+def outline_query(outline: Outline) -> Query:
+    """The query of a problem, to compare with a run's."""
+    return query_of(outline.question, outline.answers[-1])

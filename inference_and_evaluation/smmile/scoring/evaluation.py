@@ -15,7 +15,7 @@ from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.results.schema import Record
 from smmile.scoring.metrics import Metric
-from smmile.scoring.scores import Scores, mean_words
+from smmile.scoring.scores import Scores, mean_words, queries_of
 
 EVALUATION_VERSION = 1
 
@@ -57,6 +57,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     Re-extraction adds `published_accuracy`, over all of the run's problems as stored; `chance_level`, the
     mean of 1 / number of options; `excluded`, why problems were left out; and where choices were read.
+    Twins are options that differ only in case, white space or punctuation: `twins_of_correct` are the
+    problems with a twin of the correct option as their choice (`published_…` as stored), which only
+    `accuracy_with_twins` counts as correct, and `chosen_twins` the letters where a text fits several.
     """
 
     model: str = ""
@@ -89,6 +92,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     correct_options: dict[str, str | None] | UnsetType = UNSET
     published_accuracy: float | UnsetType = UNSET
     chance_level: float | UnsetType | None = UNSET
+    accuracy_with_twins: float | UnsetType = UNSET
+    twins_of_correct: list[str] | UnsetType = UNSET
+    published_twins_of_correct: list[str] | UnsetType = UNSET
+    chosen_twins: dict[str, list[str]] | UnsetType = UNSET
     unreadable: list[str] | UnsetType = UNSET
     to_correct: list[str] | UnsetType = UNSET
     to_incorrect: list[str] | UnsetType = UNSET
@@ -208,7 +215,7 @@ def scores_of(content: Evaluation, metric: Metric, name: RunName, results: RunRe
         error_count=content.err_count,
         word_count=content.word_count or 0.0,
         run=results.run if results else None,
-        true_answers={one.problem_id: one.true_answer for one in results.records} if results else {},
+        queries=queries_of(results.records) if results else {},
     )
 
 

@@ -2,18 +2,21 @@
 
 The suite's result files hold their options. Those of a published CSV are rebuilt from the data set, and
 where its full response is the whole conversation, the response is cut out of it.
+
+Twins are options that differ only in case, white space or punctuation. By the published rule, a choice is
+correct if its letter is; beside it, a choice of the correct option's twin counts as correct too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from smmile.data.problems import Outline
 from smmile.errors import UsageError, one_line, pluralize
-from smmile.prompting.choice import read_choice
+from smmile.prompting.choice import read_choices, twin_key
 from smmile.prompting.options import Options, lettered_options
 from smmile.prompting.prompts import prompt
 from smmile.results.reading import RunResults
@@ -73,16 +76,56 @@ OTHER_OPTIONS = "it was shown other options than the data set's"
 
 @dataclass(frozen=True)
 class ReextractedChoice:
-    """One problem's choice as re-extracted. `options` is None for an error that has none in its file."""
+    """One problem's choice as re-extracted, and its choice in the file.
+
+    `letters` are those of the option chosen: none without a choice, several for a text that fits twins.
+    `stored` is the letter that the file has. `options` is None for an error that has none in its file.
+    """
 
     record: Record
     options: Options | None
-    selected: str | None
+    letters: tuple[str, ...]
+    stored: str | None
+
+    @property
+    def selected(self) -> str | None:
+        """The letter of the option chosen; None without a choice, or for a text that fits twins."""
+        return self.letters[0] if len(self.letters) == 1 else None
 
     @property
     def is_correct(self) -> bool:
-        """Is the option chosen the query's answer?"""
+        """Is the letter chosen that of the query's answer?"""
         return self.options is not None and self.selected == self.options.correct
+
+    @property
+    def is_twin(self) -> bool:
+        """Is the choice incorrect by its letter, and a twin of the query's answer?"""
+        return not self.is_correct and any(map(self._is_twin_of_correct, self.letters))
+
+    @property
+    def is_stored_twin(self) -> bool:
+        """Is the choice incorrect as stored, and a twin of the query's answer?"""
+        return not self.record.is_correct and self._is_twin_of_correct(self.stored)
+
+    @property
+    def has_twins(self) -> bool:
+        """Do any two options of the problem differ only in case, white space or punctuation?"""
+        texts = self.options.texts.values() if self.options else ()
+        return len(set(map(twin_key, texts))) < len(texts)
+
+    @property
+    def correct_has_twin(self) -> bool:
+        """Is the correct option one of them?"""
+        return self.options is not None and any(
+            letter != self.options.correct and self._is_twin_of_correct(letter)
+            for letter in self.options.texts
+        )
+
+    def _is_twin_of_correct(self, letter: str | None) -> bool:
+        if self.options is None or letter is None:
+            return False
+        texts = self.options.texts
+        return twin_key(texts[letter]) == twin_key(texts[self.options.correct])
 
 
 @dataclass(frozen=True)
@@ -107,13 +150,28 @@ class ReextractedRun:
             self.stored,
             problem_ids=tuple(choice.record.problem_id for choice in self.choices),
             correct=tuple(choice.is_correct for choice in self.choices),
-            answered=tuple(choice.selected is not None for choice in self.choices),
+            answered=tuple(bool(choice.letters) for choice in self.choices),
         )
+
+    @property
+    def twins(self) -> list[str]:
+        """The problems whose choice, as re-extracted, is only the twin of the correct option."""
+        return self._ids(lambda choice: choice.is_twin)
+
+    @property
+    def stored_twins(self) -> list[str]:
+        """The problems whose choice, as stored, is only the twin of the correct option."""
+        return self._ids(lambda choice: choice.is_stored_twin)
+
+    @property
+    def accuracy_with_twins(self) -> float:
+        """The re-extracted accuracy in per cent, with twins of the correct option as correct."""
+        return self.scores.accuracy + len(self.twins) / len(self.choices) * 100
 
     @property
     def unreadable(self) -> list[str]:
         """The problems with a response from which no choice can be read."""
-        return self._ids(lambda choice: choice.selected is None and choice.record.status == "ok")
+        return self._ids(lambda choice: not choice.letters and choice.record.status == "ok")
 
     @property
     def to_correct(self) -> list[str]:
@@ -147,7 +205,7 @@ def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set
     suite's own files do without. Raises UsageError where there is nothing to read choices from.
     """
     stored = score_stored(results)
-    read = Options.letter_of if results.name.model in _QUOTING else _read_choice
+    read = _read_quote if results.name.model in _QUOTING else _read_response
     choices: list[ReextractedChoice] = []
     excluded: dict[str, str] = {}
     for record in results.records:
@@ -161,10 +219,12 @@ def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set
         if isinstance(options, str):
             excluded[record.problem_id] = options
             continue
-        selected = None
+        letters: tuple[str, ...] = ()
+        stored_letter = None
         if record.status == "ok" and options is not None:
-            selected = _stored_choice(record, options) if response is None else read(options, response)
-        choices.append(ReextractedChoice(record, options, selected))
+            stored_letter = _stored_choice(record, options)
+            letters = _as_letters(stored_letter) if response is None else read(response, options)
+        choices.append(ReextractedChoice(record, options, letters, stored_letter))
     if not choices:
         raise UsageError(
             f"{one_line(results.file.name)}: data set {one_line(data_set)} has none of its "
@@ -175,8 +235,44 @@ def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set
     return ReextractedRun(results, stored, tuple(choices), excluded, from_responses)
 
 
-def _read_choice(options: Options, response: str) -> str | None:
-    return read_choice(response, options)
+def _read_response(response: str, options: Options) -> tuple[str, ...]:
+    return read_choices(response, options)
+
+
+def _read_quote(response: str, options: Options) -> tuple[str, ...]:
+    return _as_letters(options.letter_of(response))
+
+
+def _as_letters(letter: str | None) -> tuple[str, ...]:
+    return () if letter is None else (letter,)
+
+
+@dataclass(frozen=True)
+class TwinCounts:
+    """Twins in runs on one data set.
+
+    Of its problems, so many have options that are twins (`problems`), and in so many the correct option has
+    one (`correct`). `stored` and `reextracted` choices are twins of the correct option and score as
+    incorrect by their letter; `stored_points` is the most by which that lowers a run's stored accuracy.
+    """
+
+    problems: int
+    correct: int
+    stored: int
+    reextracted: int
+    stored_points: float
+
+
+def count_twins(runs: Sequence[ReextractedRun]) -> TwinCounts:
+    """The twins in `runs`, which are all on one data set."""
+    choices = [choice for run in runs for choice in run.choices]
+    return TwinCounts(
+        problems=len({choice.record.problem_id for choice in choices if choice.has_twins}),
+        correct=len({choice.record.problem_id for choice in choices if choice.correct_has_twin}),
+        stored=sum(choice.is_stored_twin for choice in choices),
+        reextracted=sum(choice.is_twin for choice in choices),
+        stored_points=max((100 * len(run.stored_twins) / run.stored.total for run in runs), default=0.0),
+    )
 
 
 def _stored_choice(record: Record, options: Options) -> str | None:
@@ -301,6 +397,14 @@ def choice_evaluation(run: ReextractedRun) -> Evaluation:
         },
         published_accuracy=run.stored.accuracy,
         chance_level=run.chance_level,
+        accuracy_with_twins=run.accuracy_with_twins,
+        twins_of_correct=run.twins,
+        published_twins_of_correct=run.stored_twins,
+        chosen_twins={
+            choice.record.problem_id: list(choice.letters)
+            for choice in run.choices
+            if len(choice.letters) > 1
+        },
         unreadable=run.unreadable,
         to_correct=run.to_correct,
         to_incorrect=run.to_incorrect,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smmile.data.problems import base_problem_id
@@ -11,6 +11,8 @@ from smmile.results.reading import RunResults
 from smmile.results.run_names import BASELINES, RunName
 from smmile.results.schema import Record, Run
 from smmile.task import MODES
+
+Query = tuple[str, str]  # question and true answer, with single spaces for blanks
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,9 @@ class Scores:
     An error or an answer without a choice or verdict is not answered, and counts as incorrect.
     `word_count` is the mean number of words of the answers. `skipped` problems of the data set could not
     be asked and are not among these. `run` is None for published files and evaluations without a result
-    file. `true_answers` are the queries', by problem id, as far as known. `chance_level` is the mean of
-    1 / number of options over the records that have options, in per cent.
+    file. `queries` are question and true answer by problem id, as far as known; blanks do not count, as
+    published files have changed them. `chances` are 1 / number of options by problem
+    id, for the records that have options, and `chance_level` is their mean in per cent.
     """
 
     name: RunName
@@ -33,8 +36,9 @@ class Scores:
     word_count: float = 0.0
     skipped: int = 0
     run: Run | None = None
-    true_answers: Mapping[str, str] = field(default_factory=dict)
+    queries: Mapping[str, Query] = field(default_factory=dict)
     chance_level: float | None = None
+    chances: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str | None:
@@ -45,6 +49,11 @@ class Scores:
     def clusters(self) -> list[str]:
         """For each problem the id of its base problem, which groups the permutations of one problem."""
         return [base_problem_id(problem_id) for problem_id in self.problem_ids]
+
+    @property
+    def is_permuted(self) -> bool:
+        """Whether base problems occur more than once, as on SMMILE++."""
+        return len(set(self.clusters)) < self.total
 
     @property
     def total(self) -> int:
@@ -81,7 +90,7 @@ def score_records(
     """The scores of a run by its records; those without an error are `answered` by default."""
     if answered is None:
         answered = [record.status == "ok" for record in results.records]
-    chances = [100 / len(record.options) for record in results.records if record.options]
+    chances = {record.problem_id: 1 / len(record.options) for record in results.records if record.options}
     return Scores(
         name=results.name,
         metric=metric,
@@ -92,9 +101,20 @@ def score_records(
         word_count=mean_words(results.records),
         skipped=len(results.run.dataset.skipped) if results.run else 0,
         run=results.run,
-        true_answers={record.problem_id: record.true_answer for record in results.records},
-        chance_level=sum(chances) / len(chances) if chances else None,
+        queries=queries_of(results.records),
+        chance_level=100 * sum(chances.values()) / len(chances) if chances else None,
+        chances=chances,
     )
+
+
+def query_of(question: str, true_answer: str) -> Query:
+    """Question and true answer, to compare."""
+    return " ".join(question.split()), " ".join(true_answer.split())
+
+
+def queries_of(records: Iterable[Record]) -> dict[str, Query]:
+    """The queries of `records` by problem id."""
+    return {record.problem_id: query_of(record.question, record.true_answer) for record in records}
 
 
 def _error_count(results: RunResults) -> int:
