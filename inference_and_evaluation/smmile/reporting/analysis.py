@@ -112,7 +112,7 @@ def results_table(
         row += [] if mean_only else [percent(_published_error(score, resamples, seed))]
         rows.append([*row, *["-"] * (len(head) - len(row))])
     title = "Observed accuracy; errors and missing answers count as incorrect.\n"
-    title += "Of answered: without them. In multiple choice, an unreadable choice is a missing answer.\n"
+    title += "Of answered: without them. An unreadable choice is a missing answer.\n"
     if not mean_only:
         title += f"± bootstrap: standard deviation over {resamples:,} resamples of the rows.\n"
     if clustered:
