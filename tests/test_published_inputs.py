@@ -103,7 +103,7 @@ KNOWN = (
 
 # What today's processors send besides, and why the published ones did not need it.
 ADDED = {
-    "batch_num_images": "tells the model of transformers 5 which images have tiles: all",
+    "batch_num_images": "from it the model of transformers 5 knows which images have tiles: all",
     "mm_token_type_ids": "marks image tokens, from which transformers 5 computes positions; 4 found them",
 }
 

@@ -110,7 +110,7 @@ _NEGATION_END = re.compile(
     r"\b(?:but|however|although|though|while|whereas|instead(?! of)|so|therefore|thus|hence)\b|[.;!?\n]\s"
 )
 
-# What tells options apart that are no twins: letters, digits, signs, and marks within and before numbers.
+# What makes options differ that are no twins: letters, digits, signs, and marks within and before numbers.
 _TWIN_PARTS = re.compile(r"[^\W_]|[+<>=±≤≥]|(?<=\d)\W+(?=\d)|(?<!\w)[.-](?=\d)")
 
 # Sentences with these state nothing about the image: doubts, questions and talk about the task,
