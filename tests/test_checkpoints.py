@@ -159,3 +159,13 @@ def test_the_number_of_weights_is_the_files(tiny: Tiny) -> None:
     found = find_checkpoint(tiny("gemma3"), None)
     assert found.parameters == sum(tensor.numel() for tensor in tensors.values())
     assert found.model_type == "gemma3"
+
+
+def test_a_folders_own_code_counts_only_where_it_may_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    versions = [[revision_of(tmp_path, with_code=trusted)] for trusted in (False, True)]
+    for file in ("modeling_own.py", "own.tiktoken"):
+        (tmp_path / file).write_text("x")
+        for known, trusted in zip(versions, (False, True), strict=True):
+            known.append(revision_of(tmp_path, with_code=trusted))
+    assert [len(set(known)) for known in versions] == [1, 3]

@@ -61,8 +61,8 @@ class SizedRequest:
 
     `tokens` is the length of prompt and response; only requests of the same `kind` share a batch.
     `decoded_bytes` is what its decoded images take; what they take as the model's inputs is in proportion
-    to `image_units`, such as their number of tokens. `images` is their number, `largest_image` the tokens
-    of the largest.
+    to `image_units`, such as their number of tokens. `images` is their number, and `largest_image` the
+    tokens of the largest, which only `HostMemory` with `padded` reads.
     """
 
     request: Request

@@ -106,8 +106,8 @@ def is_hub_id(text: str) -> bool:
 def revision_of(checkpoint: str | Path, *, with_code: bool = False) -> str | None:
     """The version of a checkpoint: the commit of a hub id, or a hash of a folder's files.
 
-    Large files are hashed by samples, Python code only if `with_code`. None if there is no such folder, or
-    the hub cannot be reached and the cache has no copy.
+    Large files are hashed by samples, the files of its own code only if `with_code`. None if there is no
+    such folder, or the hub cannot be reached and the cache has no copy.
     """
     if isinstance(checkpoint, Path):
         return _hash_of_files(checkpoint, with_code) if checkpoint.is_dir() else None
@@ -270,11 +270,6 @@ def weight_files(name: str, folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
-def weight_shapes(name: str, file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a weight file. Raises as `stored_tensors`."""
-    return {key: tensor.shape for key, tensor in stored_tensors(name, file).items()}
-
-
 def stored_tensors(name: str, file: Path) -> dict[str, Stored]:
     """The shape and type of every tensor in a weight file; reads only its header.
 
@@ -312,7 +307,7 @@ def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
 
 def _hash_of_files(folder: Path, with_code: bool) -> str:
     digest = hashlib.sha256()
-    kinds = {*_HASHED, ".py"} if with_code else _HASHED
+    kinds = _HASHED | {Path(pattern).suffix for pattern in _CODE if with_code}
     files = [file for file in sorted(folder.iterdir()) if file.suffix in kinds]
     for file in files + sorted(folder.glob(f"{TEMPLATES}/*.jinja")):
         if not file.is_file():

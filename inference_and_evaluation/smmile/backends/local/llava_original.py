@@ -20,8 +20,8 @@ from smmile.backends.local.checkpoints import (
     find_checkpoint,
     is_hub_id,
     read_json,
+    stored_tensors,
     weight_files,
-    weight_shapes,
 )
 from smmile.errors import one_line, pluralize
 
@@ -450,7 +450,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     name = one_line(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(name, folder):
-        shapes |= weight_shapes(name, file)
+        shapes |= {key: tensor.shape for key, tensor in stored_tensors(name, file).items()}
     return {key: shape for key, shape in shapes.items() if not _NO_PARAMETER.search(key)}
 
 

@@ -161,10 +161,7 @@ class LocalModel:
         )
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """Respond in batches, the longest requests first.
-
-        Raises CheckpointError if the chat template does not write all of the conversations.
-        """
+        """Respond in batches, the longest requests first."""
         sizer = BatchSizer(self._settings.batch_size, self._max_tokens())
         step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.decoding.max_new_tokens
@@ -265,7 +262,7 @@ class LocalModel:
             raise ValueError(
                 "the model's output does not begin with its prompt; this type is not supported"
             )
-        answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+        answers: list[list[int]] = output[:, length:].tolist()
         return answers
 
     def _response(self, tokens: list[int], prompt_tokens: int, seconds: float) -> Response:
@@ -288,7 +285,9 @@ class LocalModel:
         letters = sum(map(len, conversation.texts))
         sizes = [image_size(image) for image in conversation.images]
         image_tokens = self._inputs.image_tokens(sizes)
-        largest = max((self._inputs.image_tokens([size]) for size in sizes), default=0)
+        largest = 0
+        if self._inputs.pads_tiles:
+            largest = max((self._inputs.image_tokens([size]) for size in sizes), default=0)
         prompt = letters // 3 + image_tokens
         if self._positions is not None:
             prompt = min(prompt, self._positions)
