@@ -1,0 +1,1 @@
+"""Experts as judges: which answers they grade, and the ratings that they give."""
