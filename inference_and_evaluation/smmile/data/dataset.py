@@ -64,6 +64,25 @@ def load_outlines(source: DatasetSource) -> list[Outline]:
     return outlines(rows, source=source.label)
 
 
+def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
+    """All rows, not validated; all columns, with nulls for images; the hub's revision if from there.
+
+    Raises UsageError if the data set cannot be read.
+    """
+    import pyarrow as pa
+
+    if source.path is None and source.name == "demo":
+        from smmile.data.demo import demo_rows
+
+        texts = pa.Table.from_pylist([item | {"image": None} for item in demo_rows()])
+        return list(_load_rows(source)[0]), texts, None
+    dataset, revision = _load_dataset(source)
+    texts = dataset.remove_columns("image").with_format("arrow")[:]
+    place = dataset.column_names.index("image")
+    texts = texts.add_column(place, "image", pa.nulls(len(texts)))
+    return list(_arrow_rows(dataset, source.label)), texts, revision
+
+
 def _load_rows(source: DatasetSource) -> tuple[Iterable[Row], str | None]:
     """The rows, and the hub's revision if they come from there."""
     if source.path is None and source.name == "demo":
