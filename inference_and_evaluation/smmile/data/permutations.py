@@ -104,14 +104,8 @@ def plan_plusplus(source: DatasetSource, *, cap: int, seed: int, include_reasoni
             f"{label}: no problem is left to permute ({reasoning} of {REASONING}, which "
             f"--include-reasoning keeps, {len(skipped)} with defects)"
         )
-    settings = {
-        "source": checked.source,
-        "revision": revision,
-        "fingerprint": checked.fingerprint,
-        "cap": cap,
-        "seed": seed,
-        "include_reasoning": include_reasoning,
-    }
+    origin = {"source": checked.source, "revision": revision, "fingerprint": checked.fingerprint}
+    settings = {**origin, "cap": cap, "seed": seed, "include_reasoning": include_reasoning}
     kept = sum(problem.problem_id in lacking for problem in problems)
     return PlusPlus(rows, columns, tuple(problems), tuple(skipped), reasoning, kept, settings)
 
@@ -140,9 +134,8 @@ def write_parquet(plusplus: PlusPlus, stream: IO[bytes]) -> None:
     once = pa.struct({"bytes": pa.dictionary(pa.int32(), pa.binary()), "path": pa.string()})
     schema = plain.set(plain.get_field_index("image"), pa.field("image", once))
     # Without the Arrow schema a reader sees plain images; by default a dictionary ends at 1 MB.
-    with pq.ParquetWriter(
-        stream, schema, store_schema=False, dictionary_pagesize_limit=2**31 - 1
-    ) as writer:
+    how = {"store_schema": False, "dictionary_pagesize_limit": 2**31 - 1}
+    with pq.ParquetWriter(stream, schema, **how) as writer:
         for problem in plusplus.problems:
             writer.write_table(_permuted(plusplus, problem, schema))
         writer.add_key_value_metadata({**plain.metadata, _MADE_BY: json.dumps(plusplus.settings)})
