@@ -31,6 +31,7 @@ class ImageEncoder:
         if key not in self._encoded:
             decoded = image.decode()
             decoded.thumbnail((size, size))
+            decoded.info.clear()  # a comment would be written again
             out = io.BytesIO()
             decoded.save(out, "JPEG", quality=_JPEG_QUALITY)
             self._encoded[key] = f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

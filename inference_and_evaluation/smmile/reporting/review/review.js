@@ -107,7 +107,7 @@
       const kept = content.ratings.length - taken;
       element("name").value ||= String(content.name ?? "");
       keep();
-      show(place);
+      show(known.size > ratings.size && ratings.has(data.items[place].item) ? nextUngraded() : place);
       say(`${taken} ratings loaded${kept ? `; ${kept} are the same or newer here and stay` : ""}.`);
       warn("");
     } catch (error) {
@@ -223,8 +223,10 @@
     const remark = element("remark").value;
     if (ratings.has(item)) {
       rate(item, ratings.get(item).rating, remark);
-    } else {
+    } else if (remark) {
       drafts.set(item, remark);
+    } else {
+      drafts.delete(item);
     }
     keep();
   }
