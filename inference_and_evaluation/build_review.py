@@ -124,15 +124,14 @@ def _read_runs(args: argparse.Namespace) -> tuple[list[tuple[RunResults, Scores 
     for name in sorted(chosen):
         try:
             results = read_run(name, files[name])
-        except UsageError as error:
-            broken += 1
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        try:
             scores = METRICS["llm"].score(results, ScoringOptions())
             reason = f"{one_line(name.stem)} has not been judged"
         except NotEvaluatedError as error:
             scores, reason = None, str(error)
+        except UsageError as error:
+            broken += 1
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
         if scores is None:
             print(f"warning: {reason}; its answers are drawn without verdicts", file=sys.stderr)
         runs.append((results, scores))

@@ -83,9 +83,7 @@
     drafts.delete(item);
   }
 
-  function unsavedCount() {
-    return [...ratings.values()].filter((rating) => rating.rated_at > savedAt).length;
-  }
+  const unsavedCount = () => [...ratings.values()].filter((one) => one.rated_at > savedAt).length;
 
   function save() {
     const content = new Blob([JSON.stringify(ratingsFile(), null, 1)], { type: "application/json" });
@@ -109,21 +107,17 @@
       keep();
       show(known.size > ratings.size && ratings.has(data.items[place].item) ? nextUngraded() : place);
       say(`${taken} ratings loaded${kept ? `; ${kept} are the same or newer here and stay` : ""}.`);
-      warn("");
     } catch (error) {
-      warn(`${file.name} was not loaded. ${error.message}`);
+      say("", `${file.name} was not loaded. ${error.message}`);
     }
   }
 
   // What is on the screen.
 
-  function say(text) {
-    element("status").textContent = text;
-  }
-
-  function warn(text) {
-    element("alert").textContent = text;
-    element("alert").hidden = !text;
+  function say(status, alert = "") {
+    element("status").textContent = status;
+    element("alert").textContent = alert;
+    element("alert").hidden = !alert;
   }
 
   function showProgress() {
@@ -203,17 +197,15 @@
   function grade(rating) {
     const { item } = data.items[place];
     const isFirst = !ratings.has(item);
-    const graded = `Response ${place + 1} graded ${words[rating]}.`;
+    const graded = `Response ${place + 1} graded ${words[rating]}. Go back to change it.`;
     rate(item, rating, element("remark").value);
     keep();
+    showRating();
+    say(isFirst ? "" : "Grade changed.");
     if (isFirst && nextUngraded() >= 0) {
       show(nextUngraded());
-      say(`${graded} Go back to change it.`);
-    } else {
-      showRating();
-      say(isFirst ? graded : "Grade changed.");
-    }
-    if (isFirst && nextUngraded() < 0) {
+      say(graded);
+    } else if (isFirst) {
       element("done").showModal();
     }
   }
@@ -221,12 +213,11 @@
   function changeRemark() {
     const { item } = data.items[place];
     const remark = element("remark").value;
+    drafts.delete(item);
     if (ratings.has(item)) {
       rate(item, ratings.get(item).rating, remark);
     } else if (remark) {
       drafts.set(item, remark);
-    } else {
-      drafts.delete(item);
     }
     keep();
   }
@@ -296,7 +287,7 @@
     document.addEventListener("keydown", press);
     window.addEventListener("beforeunload", (event) => {
       if (!storageWorks && unsavedCount()) {
-        event.preventDefault();
+        event.preventDefault(); // the browser asks
       }
     });
   }
