@@ -32,6 +32,7 @@ def main() -> int:
 
     from smmile.errors import UsageError, pluralize
     from smmile.files import make_folder, write_whole
+    from smmile.inference.plan import data_hash
     from smmile.reporting.review.page import ImageEncoder, review_page
     from smmile.reporting.tables import Layout
     from smmile.scoring.experts.sampling import ReviewPlan, draw_review, items_of_expert
@@ -50,7 +51,8 @@ def main() -> int:
             f"{args.experts}; choose other runs or fewer experts"
         )
     problems = _problems(key, [results for results, _ in runs], args.results_dir, given)
-    key = _with_images(key, problems)
+    images = {item: [one.image.sha256 for one in problem.triplets] for item, problem in problems.items()}
+    key = msgspec.structs.replace(key, review=data_hash([key.review, images])[:16])
     encoder = ImageEncoder(args.image_size)
     pages = {expert: items_of_expert(key, expert) for expert in range(1, key.experts + 1)}
     files = {
@@ -65,13 +67,11 @@ def main() -> int:
     for name, content in files.items():
         write_whole(folder / name, content)
     print(_table(key, Layout.of_terminal()))
-    for expert, (name, items) in enumerate(zip(files, pages.values(), strict=False), start=1):
-        megabytes = len(files[name]) / 1e6
-        answers = pluralize(len(items), "answer")
-        print(f"expert {expert}: {cli.shown_path(folder / name)} ({answers}, {megabytes:.1f} MB)")
-    print(
-        f"Send each expert their own page only, and keep {cli.shown_path(folder / KEY_NAME)} to yourself:"
-    )
+    for expert, items in pages.items():
+        name = f"review_expert{expert}.html"
+        size = f"{pluralize(len(items), 'answer')}, {len(files[name]) / 1e6:.1f} MB"
+        print(f"expert {expert}: {cli.shown_path(folder / name)} ({size})")
+    print(f"Send each expert their own page only. Keep {cli.shown_path(folder / KEY_NAME)} to yourself:")
     print("it names the models and the judge's verdicts.")
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
@@ -186,16 +186,6 @@ def _problems(
             file=sys.stderr,
         )
     return found
-
-
-def _with_images(key: ReviewKey, problems: Mapping[str, Problem]) -> ReviewKey:
-    """The key with an id that depends on the images as well."""
-    import msgspec
-
-    from smmile.inference.plan import data_hash
-
-    images = {item: [one.image.sha256 for one in problem.triplets] for item, problem in problems.items()}
-    return msgspec.structs.replace(key, review=data_hash([key.review, images])[:16])
 
 
 def _refuse_to_replace(folder: Path, files: Mapping[str, bytes], *, overwrite: bool) -> None:

@@ -213,7 +213,7 @@ def page_data(page: Path) -> dict[str, Any]:
 def test_a_review_is_written_once_and_never_replaced_unasked(folder: Path) -> None:
     finished = build(folder, "--experts", 3)
     assert finished.code == 0, finished.err
-    assert "keep" in finished.out
+    assert "review_key.json to yourself" in finished.out
     review = folder / "review"
     written = contents(review)
     pages = [f"review_expert{expert}.html" for expert in (1, 2, 3)]

@@ -38,36 +38,6 @@ class ImageEncoder:
         return self._encoded[key]
 
 
-class _Example(msgspec.Struct):
-    image: str
-    question: str
-    answer: str
-
-
-class _ShownProblem(msgspec.Struct):
-    image: str
-    examples: list[_Example]
-
-
-class _ShownItem(msgspec.Struct):
-    item: str
-    problem: str | None
-    question: str
-    answer: str
-    response: str
-
-
-class _PageData(msgspec.Struct):
-    """What the page holds; it knows neither models nor verdicts. Images are by short hashes."""
-
-    schema_version: int
-    review: str
-    expert: int
-    images: dict[str, str]
-    problems: dict[str, _ShownProblem]
-    items: list[_ShownItem]
-
-
 def review_page(
     review: str,
     expert: int,
@@ -77,36 +47,45 @@ def review_page(
 ) -> bytes:
     """The page of an expert with `items` in this order; `problems` are by item and may lack some.
 
-    Each image is stored once: images of queries in the encoder's size, others in half of it. The page's
-    policy allows its own script and style and data URIs, and no connection.
+    It knows neither models nor verdicts. Each image is stored once: those of queries in the encoder's
+    size, others in half of it. Its policy allows its own script and style, data URIs and no connection.
     """
     import jinja2
     from markupsafe import Markup
 
     shown = {problem.problem_id: problem for item in items if (problem := problems.get(item.item))}
-    numbers = {problem_id: f"p{number}" for number, problem_id in enumerate(shown)}
+    numbers = {problem_id: str(number) for number, problem_id in enumerate(shown)}
     stored = {one.image.sha256: one.image for problem in shown.values() for one in problem.triplets}
     queries = {problem.query.image.sha256 for problem in shown.values()}
-    data = _PageData(
-        REVIEW_VERSION,
-        review,
-        expert,
-        {
-            sha256[:16]: encoder.data_uri(image, encoder.size if sha256 in queries else encoder.size // 2)
+    data = {
+        "schema_version": REVIEW_VERSION,
+        "review": review,
+        "expert": expert,
+        "images": {
+            sha256: encoder.data_uri(image, encoder.size if sha256 in queries else encoder.size // 2)
             for sha256, image in stored.items()
         },
-        {numbers[problem_id]: _shown(problem) for problem_id, problem in shown.items()},
-        [
-            _ShownItem(
-                item.item,
-                numbers[item.problem_id] if item.item in problems else None,
-                item.question,
-                item.true_answer,
-                item.response,
-            )
+        "problems": {
+            numbers[problem.problem_id]: {
+                "image": problem.query.image.sha256,
+                "examples": [
+                    {"image": one.image.sha256, "question": one.question, "answer": one.answer}
+                    for one in problem.examples
+                ],
+            }
+            for problem in shown.values()
+        },
+        "items": [
+            {
+                "item": item.item,
+                "problem": numbers[item.problem_id] if item.item in problems else None,
+                "question": item.question,
+                "answer": item.true_answer,
+                "response": item.response,
+            }
             for item in items
         ],
-    )
+    }
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("review.css", "review.js"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
@@ -121,11 +100,6 @@ def review_page(
         data=Markup(msgspec.json.encode(data).decode().replace("<", "\\u003c")),  # noqa: S704
     )
     return page.encode()
-
-
-def _shown(problem: Problem) -> _ShownProblem:
-    examples = [_Example(one.image.sha256[:16], one.question, one.answer) for one in problem.examples]
-    return _ShownProblem(problem.query.image.sha256[:16], examples)
 
 
 def _hash(text: str) -> str:

@@ -171,7 +171,7 @@
       element("query-image").firstElementChild.src = data.images[problem.image];
       element("examples-count").textContent = problem.examples.length;
     }
-    showExamples();
+    element("examples").open = false;
     showRating();
     element("previous").disabled = place === 0;
     element("next").disabled = place === data.items.length - 1;

@@ -41,22 +41,19 @@ def draw_review(runs: Sequence[tuple[RunResults, Scores | None]], plan: ReviewPl
     drawn: dict[tuple[str, Case], list[Drawn]] = {}
     for results, scores in sorted(runs, key=lambda run: run[0].name.stem):
         reviewed.append(_draw(results, scores, plan, drawn))
-    texts = {data_hash([key[0], key[1].key])[:16]: key for key in drawn}
-    graders = _assign(sorted(texts), plan)
-    items = tuple(
-        ReviewItem(
-            item, problem_id, case.question, case.answer, case.response, graders[item], tuple(drawn[key])
-        )
-        for item, key in sorted(texts.items())
-        for problem_id, case in [key]
-    )
+    answers = {data_hash([problem_id, case.key])[:16]: (problem_id, case) for problem_id, case in drawn}
+    items = []
+    for item, experts in _assign(sorted(answers), plan).items():
+        problem_id, case = answers[item]
+        texts = (case.question, case.answer, case.response)
+        items.append(ReviewItem(item, problem_id, *texts, experts, tuple(drawn[answers[item]])))
     return ReviewKey(
         review=data_hash([plan.experts, [(item.item, item.experts) for item in items]])[:16],
         seed=plan.seed,
         experts=plan.experts,
         ratings_per_answer=plan.ratings,
         runs=tuple(reviewed),
-        items=items,
+        items=tuple(items),
     )
 
 
@@ -118,16 +115,15 @@ def allocate(sizes: Sequence[int], sample: int) -> list[int]:
 def _assign(items: Sequence[str], plan: ReviewPlan) -> dict[str, tuple[int, ...]]:
     """The experts of each item, whose numbers of items differ by one at most."""
     rng = random.Random(f"{plan.seed} experts")
-    items = rng.sample(items, len(items))
     loads = dict.fromkeys(range(1, plan.experts + 1), 0)
-    assigned = {}
-    for item in items:
+    assigned: dict[str, tuple[int, ...]] = {}
+    for item in rng.sample(items, len(items)):
         candidates = rng.sample([*loads], len(loads))
         candidates.sort(key=loads.__getitem__)
         assigned[item] = tuple(sorted(candidates[: plan.ratings]))
         for expert in assigned[item]:
             loads[expert] += 1
-    return assigned
+    return dict(sorted(assigned.items()))
 
 
 def items_of_expert(key: ReviewKey, expert: int) -> list[ReviewItem]:
