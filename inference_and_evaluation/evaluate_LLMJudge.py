@@ -69,8 +69,8 @@ def _parser() -> cli.Parser:
         "--judge",
         action="append",
         metavar="PROVIDER/NAME",
-        help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); with several judges, "
-        f"the majority of valid verdicts decides (default: {DEFAULT_JUDGE})",
+        help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); the majority of an "
+        f"odd number of judges decides (default: {DEFAULT_JUDGE})",
     )
     group.add_argument(
         "--prompt",
@@ -123,6 +123,8 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
     judges = [Judge.named(name, args.prompt, constrain=args.constrain) for name in names]
+    if len(judges) % 2 == 0:
+        raise UsageError(f"{len(judges)} judges can be evenly divided; name an odd number with --judge")
     if args.base_url and len({judge.provider for judge in judges}) > 1:
         raise UsageError(
             "--base-url is one address, but the judges have several providers; set OLLAMA_HOST, "
@@ -249,8 +251,8 @@ def _show(judged: Sequence[JudgedRun], args: argparse.Namespace) -> None:
         for problem_id, piece in (run.file.judge_like or {}).items():
             notes["addresses the judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")
         for problem_id, verdict in run.verdicts.items():
-            if verdict.verdict is None:
-                said = verdict.error or ("several judges" if verdict.judges else f'"{verdict.reply}"')
+            if verdict.verdict is None or verdict.is_tie:
+                said = verdict.error or ("no majority" if verdict.judges else f'"{verdict.reply}"')
                 notes["unscored"].append(f"{where} {one_line(problem_id)}: {one_line(said, 120)}")
     for what, lines in notes.items():
         for line in lines[:_MOST_NOTES]:

@@ -16,15 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from conftest import SCRIPTS, Finished, run_here, run_script, says_in_one_line, script_command
 from fake_service import SAYS, Answer, Asked, FakeService, fails, ollama_fails, ollama_says, running, says
 from smmile.backends.interface import ErrorInfo
 from smmile.results.reading import read_run, result_files
+from smmile.results.run_names import RunName
 from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
+from smmile.scoring.evaluation import make_evaluation
 from smmile.scoring.folder import read_scores
 from smmile.scoring.judge.cases import Case, case_of, judge_instructions_in, judge_prompt, read_verdict
+from smmile.scoring.scores import score_records
 
 KEY = "sk-secret-key-0123456789"
 SCRIPT = "evaluate_LLMJudge.py"
@@ -174,14 +178,15 @@ def test_judging_anew_keeps_the_verdicts_before(judge: Judge, tmp_path: Path) ->
 def test_several_judges_share_one_budget_in_any_order(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {f"p{number}": "said" for number in range(4)})
     price = {"input": 1000, "output": 0}
-    table = {"as_of": "2025-01-01", "dollars_per_million_tokens": {"m": price, "n": price}}
+    table = {"as_of": "2025-01-01", "dollars_per_million_tokens": dict.fromkeys("lmn", price)}
     prices = tmp_path / "prices.json"
     prices.write_text(json.dumps(table))
     words = ("--prices", prices, "--concurrency", 1)
     assert run_here(SCRIPT, tmp_path, "--judge", "openai/n", *words).code == 0
     spent = 4 * 10 / 1000  # a request has 10 tokens there
-    both = ("--judge", "openai/m", "--judge", "openai/n", *words, "--max-cost", spent + 0.001)
-    says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *both)), "--max-cost")
+    judges = [word for name in "lmn" for word in ("--judge", f"openai/{name}")]
+    limited = (*judges, *words, "--max-cost", spent + 0.001)
+    says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *limited)), "--max-cost")
     assert len(judge.chats) == 4
 
 
@@ -322,7 +327,8 @@ def test_unscored_responses_are_incorrect_counted_and_shown(judge: Judge, tmp_pa
     assert found["verdicts"]["p2"] == {"verdict": None, "reply": responses["p2"]}
     assert found["verdicts"]["p3"] == {"verdict": 0, "reply": responses["p3"]}
     [row] = [line.split() for line in finished.out.splitlines() if line.strip().startswith("m ")]
-    assert row[-1] == "2"
+    assert row[-2:] == ["2", "75.00"]
+    assert "Upper bound %" in finished.out
     assert 'unscored: result_m_ICL_open, problem p4: "2"' in finished.err
     assert "It is \\x1b[31mright" in finished.err
     assert "\x1b" not in finished.err + finished.out
@@ -509,17 +515,20 @@ def test_several_judges_make_a_majority(judge: Judge, tmp_path: Path) -> None:
     assert finished.code == 0, finished.err
     assert Counter(asked.body["model"] for asked in judge.chats) == {"a": 4, "b": 4, "c": 4}
     found = evaluation(tmp_path, "m_ICL_open")
-    assert [found["verdicts"][problem]["verdict"] for problem in votes] == [1, 1, 0, None]
+    assert [found["verdicts"][problem]["verdict"] for problem in votes] == [1, 1, None, None]
     assert found["verdicts"]["p3"]["judges"] == {
         "ollama/a": {"verdict": 1, "reply": "1"},
         "ollama/b": {"verdict": 0, "reply": "0"},
         "ollama/c": {"verdict": None, "reply": "?"},
     }
-    assert (found["ties"], found["llm_err_count"], found["accuracy"]) == (["p3"], 1, 40)
+    assert (found["ties"], found["llm_err_count"], found["accuracy"]) == (["p3"], 2, 40)
+    assert (found["unanswered"], found["answered"]) == (["p3", "p4", "p5"], 2)
+    assert "unscored: result_m_ICL_open, problem p3: no majority" in finished.err
     table, agreements = finished.out.split("Judge", 1)
     head, row = [line for line in table.splitlines() if " Accuracy % " in line or line.startswith(" m ")]
-    assert head.split()[-8:] == ["Unscored", "Ties", "ollama/a", "%", "ollama/b", "%", "ollama/c", "%"]
-    assert row.split()[-5:] == ["1", "1", "60.00", "20.00", "40.00"]
+    assert head.split()[-8:-6] == ["%", "Ties"]
+    assert head.split()[-6:] == ["ollama/a", "%", "ollama/b", "%", "ollama/c", "%"]
+    assert row.split()[-6:] == ["2", "80.00", "1", "60.00", "20.00", "40.00"]  # unscored, upper bound
     lines = [line.split() for line in agreements.splitlines() if "ollama/" in line]
     # On different answers: of p1 to p3, a says 1 1 1 and b 1 0 0; with c on p1 and p2.
     assert lines == [
@@ -529,6 +538,39 @@ def test_several_judges_make_a_majority(judge: Judge, tmp_path: Path) -> None:
     ]
     shown = run_here(SCRIPT, tmp_path, "--visualize-only")
     assert finished.out.endswith(shown.out)
+
+
+def test_an_even_number_of_judges_is_refused(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {"p": "said"})
+    two = ("--judge", "ollama/a", "--judge", "ollama/b", "--judge", "ollama/a")
+    says_in_one_line(run_here(SCRIPT, tmp_path, *two), "2 judges", "odd number")
+    assert (judge.chats, len([*tmp_path.iterdir()])) == ([], 1)
+
+
+def test_an_earlier_evaluation_by_two_judges_is_shown_with_its_bounds(judge: Judge, tmp_path: Path) -> None:
+    """As earlier versions wrote it: a tie is 0, and counts as answered."""
+    file = write_csv(tmp_path, "m_ICL_open", {"p1": "x", "p2": "x", "p3": "x", "p4": "ERROR"})
+    results = read_run(RunName("m", "ICL", "open"), file)
+    own = {"ollama/a": "110", "ollama/b": "100"}
+    verdicts = {
+        f"p{n + 1}": {"verdict": int(a == b == "1"), "reply": None}
+        | {"judges": {name: {"verdict": int(v), "reply": v} for name, v in zip(own, (a, b), strict=True)}}
+        for n, (a, b) in enumerate(zip(*own.values(), strict=True))
+    } | {"p4": {"verdict": 0, "reply": None}}
+    scores = score_records(results, "llm", [True, False, False, False])
+    content = msgspec.to_builtins(make_evaluation(scores, results, llm_err_count=0, ties=["p2"]))
+    content |= {"judges": [{"name": name, "temperature": 0} for name in own], "prompt": "published"}
+    saved = tmp_path / "result_m_ICL_open_evaluationllm.json"
+    saved.write_text(json.dumps(content | {"verdicts": verdicts}))
+    finished = run_here(SCRIPT, tmp_path, "--visualize-only")
+    assert finished.code == 0, finished.err
+    assert "ollama/a + ollama/b, an even number, published prompt" in finished.out
+    assert finished.err == "unscored: result_m_ICL_open, problem p2: no majority\n"
+    [row] = [line.split() for line in finished.out.splitlines() if line.startswith(" m ")]
+    assert row[4:8] == ["25.00", "1", "50.00", "50.00"]  # the tie is not answered
+    assert row[-5:] == ["1", "50.00", "1", "50.00", "25.00"]  # unscored, upper bound, ties, judges
+    [scores] = read_scores(tmp_path, metrics=["llm"]).scores
+    assert scores.answered == (True, False, True, False)
 
 
 # What a folder holds.
@@ -688,7 +730,7 @@ def test_verdicts_of_another_decoding_need_overwrite(judge: Judge, tmp_path: Pat
             ["does not answer", "--base-url"],
         ),
         (
-            ["--judge", "openai/x", "--judge", "ollama/y", "--base-url", "http://x"],
+            ["--judge", "openai/x", "--judge", "ollama/y", "--judge", "ollama/z", "--base-url", "http://x"],
             {},
             ["--base-url", "OLLAMA_HOST"],
         ),

@@ -55,12 +55,21 @@ class JudgedRun:
     @property
     def label(self) -> str:
         """The judges and their prompt, in a few words."""
-        return f"{' + '.join(self.judges)}, {self.file.prompt} prompt" if self.judges else "not recorded"
+        if not self.judges:
+            return "not recorded"
+        even = ", an even number" if len(self.judges) % 2 == 0 else ""
+        return f"{' + '.join(self.judges)}{even}, {self.file.prompt} prompt"
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
         """The verdict on each problem."""
         return self.file.verdicts or {}
+
+    @property
+    def unscored(self) -> int:
+        """The number of answers without a verdict, ties among them."""
+        unscored = sum(one.verdict is None or one.is_tie for one in self.verdicts.values())
+        return unscored or self.file.llm_err_count or 0
 
     def accuracy_of(self, judge: str) -> float | None:
         """The accuracy in per cent by one of several judges alone; None if it is none of them."""
@@ -119,7 +128,7 @@ def _majority(own: Mapping[str, Verdict]) -> Verdict:
     found = [verdict.verdict for verdict in own.values()]
     correct, incorrect = found.count(1), found.count(0)
     majority: Literal[0, 1] = 1 if correct > incorrect else 0
-    return Verdict(majority if found.count(None) < len(found) else None, None, judges=dict(own))
+    return Verdict(majority if correct != incorrect else None, None, judges=dict(own))
 
 
 def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
