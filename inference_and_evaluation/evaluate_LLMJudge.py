@@ -81,8 +81,8 @@ def _parser() -> cli.Parser:
     group.add_argument(
         "--constrain",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="restrict ollama's output to 0 or 1",
+        help="temperature 0, a fixed seed, and ollama's output restricted to 0 or 1; otherwise the "
+        "provider's default options (default: with --prompt hardened)",
     )
     group.add_argument(
         "--overwrite",
@@ -122,7 +122,8 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.scoring.judge.judging import Judge, ask, preview
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
-    judges = [Judge.named(name, args.prompt, constrain=args.constrain) for name in names]
+    constrain = args.prompt == "hardened" if args.constrain is None else args.constrain
+    judges = [Judge.named(name, args.prompt, constrain=constrain) for name in names]
     if len(judges) % 2 == 0:
         raise UsageError(f"{len(judges)} judges can be evenly divided; name an odd number with --judge")
     if args.base_url and len({judge.provider for judge in judges}) > 1:

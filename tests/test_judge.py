@@ -21,13 +21,21 @@ import pytest
 
 from conftest import SCRIPTS, Finished, run_here, run_script, says_in_one_line, script_command
 from fake_service import SAYS, Answer, Asked, FakeService, fails, ollama_fails, ollama_says, running, says
-from smmile.backends.interface import ErrorInfo
+from smmile.backends.interface import ErrorInfo, Response
 from smmile.results.reading import read_run, result_files
 from smmile.results.run_names import RunName
 from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
 from smmile.scoring.evaluation import make_evaluation
 from smmile.scoring.folder import read_scores
-from smmile.scoring.judge.cases import Case, case_of, judge_instructions_in, judge_prompt, read_verdict
+from smmile.scoring.judge.cases import (
+    Case,
+    case_of,
+    judge_instructions_in,
+    judge_prompt,
+    prompt_fingerprint,
+    read_verdict,
+)
+from smmile.scoring.judge.judging import JudgeRecord
 from smmile.scoring.scores import score_records
 
 KEY = "sk-secret-key-0123456789"
@@ -236,15 +244,12 @@ def test_the_request_is_that_of_the_paper(judge: Judge, tmp_path: Path) -> None:
     [body, _] = [asked.body for asked in judge.chats]
     assert len(body["messages"]) == 1
     assert body["model"] == "llama3.3"
-    assert body["options"] == {"temperature": 0, "seed": 42}
-    assert body["format"] == {"type": "integer", "enum": [0, 1]}
+    assert not body.keys() & {"options", "format", "think", "keep_alive"}
     found = evaluation(tmp_path, "m_ICL_open")
     assert found["problem_accuracies"] == {"p1": 100, "p2": 100, "p3": 0}
     assert found["verdicts"]["p3"] == {"verdict": 0, "reply": None}
     assert found["verdicts"]["p1"] == {"verdict": 1, "reply": "1"}
-    assert found["judges"] == [
-        {"name": "ollama/llama3.3", "temperature": 0, "seed": 42, "constrained": True}
-    ]
+    assert found["judges"] == [{"name": "ollama/llama3.3", "constrained": False}]
     assert (found["prompt"], found["llm_err_count"], found["err_count"]) == ("published", 0, 1)
     assert found["accuracy_answered"] == 100
 
@@ -315,7 +320,6 @@ def test_a_verdict_is_a_digit_and_nothing_else(response: str, verdict: int | Non
 
 
 def test_unscored_responses_are_incorrect_counted_and_shown(judge: Judge, tmp_path: Path) -> None:
-    """From a server that ignores the constraint."""
     responses = {"p1": "1.", "p2": "It is \x1b[31mright", "p3": "<think>hm</think>0", "p4": "2"}
     write_csv(tmp_path, "m_ICL_open", dict.fromkeys(responses, "said"))
     judge.table = {prompt_for(problem, "said"): response for problem, response in responses.items()}
@@ -466,17 +470,25 @@ def test_judge_like_responses_are_listed_under_both_prompts(judge: Judge, tmp_pa
 def test_openai_and_anthropic_judge_through_the_same_clients(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p": "said"})
     judge.default = "1"
-    for name in ("openai/org/gpt:x", "anthropic/claude-x"):
-        assert run_here(SCRIPT, tmp_path, "--judge", name).code == 0
-        assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["name"] == name
-    gpt, claude = (dict(asked.body) for asked in judge.chats)
-    assert {asked.question for asked in judge.chats} == {prompt_for("p", "said")}
-    assert len(gpt.pop("messages")) == len(claude.pop("messages")) == 1
-    assert gpt == {"model": "org/gpt:x", "max_tokens": 4096, "temperature": 0, "seed": 42}
-    assert claude == {"model": "claude-x", "max_tokens": 4096, "temperature": 0}
+    for words in ([], ["--prompt", "hardened"]):
+        for name in ("openai/org/gpt:x", "anthropic/claude-x"):
+            assert run_here(SCRIPT, tmp_path, "--judge", name, *words).code == 0
+            assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["name"] == name
+    bodies = [dict(asked.body) for asked in judge.chats]
+    assert [len(body.pop("messages")) for body in bodies] == [1] * 4
+    fixed = {"max_tokens": 4096, "temperature": 0}
+    # Anthropic's API requires max_tokens; else a published judge is called with nothing but the message.
+    assert bodies == [
+        {"model": "org/gpt:x"},
+        {"model": "claude-x", "max_tokens": 4096},
+        {"model": "org/gpt:x", "seed": 42} | fixed,
+        {"model": "claude-x"} | fixed,
+    ]
+    assert {asked.question for asked in judge.chats[:2]} == {prompt_for("p", "said")}
     assert sorted(file.name for file in tmp_path.glob("judge_*")) == [
-        "judge_anthropic-claude-x_published.jsonl",
-        "judge_openai-org-gpt-x_published.jsonl",
+        f"judge_{name}_{prompt}.jsonl"
+        for name in ("anthropic-claude-x", "openai-org-gpt-x")
+        for prompt in ("hardened", "published")
     ]
 
 
@@ -490,7 +502,7 @@ def test_rejected_decoding_settings_are_left_out_with_a_warning(judge: Judge, tm
         return says("<think>long</think>1")
 
     judge.fault = fault
-    finished = run_here(SCRIPT, tmp_path, "--judge", "openai/o9")
+    finished = run_here(SCRIPT, tmp_path, "--judge", "openai/o9", "--constrain")
     assert finished.code == 0, finished.err
     assert "warning: openai/o9 accepts no temperature and no seed" in finished.err
     assert judge.chats[-1].body["max_completion_tokens"] == 4096
@@ -609,16 +621,17 @@ def test_a_filter_judges_those_runs_alone_and_the_comparison_has_all(judge: Judg
         write_csv(tmp_path, name, {"p": f"said by {name}"})
     assert run_here(SCRIPT, tmp_path, "--model", "b").code == 0
     assert judge.questions == [prompt_for("p", "said by b_ICL")]
-    finished = run_here(SCRIPT, tmp_path, "--model", "a", "--inference_mode", "ICL", "--prompt", "hardened")
+    words = ("--model", "a", "--inference_mode", "ICL", "--prompt", "hardened")
+    finished = run_here(SCRIPT, tmp_path, *words)
     assert len(judge.chats) == 2
     written = {file.name for file in tmp_path.glob("*_evaluationllm.json")}
     assert written == {f"result_{name}_evaluationllm.json" for name in ("a_ICL_open", "b_ICL")}
     compared = (tmp_path / "model_comparison_llm.txt").read_text()
     assert [line.split()[0] for line in compared.splitlines() if " ICL " in line] == ["a", "b"]
     # Each says by whom, since they were not judged alike.
-    assert "ollama/llama3.3, published prompt" in compared
-    assert "ollama/llama3.3, hardened prompt" in compared
-    assert "hardened prompt)" in finished.out
+    assert "ollama/llama3.3, published prompt, default options" in compared
+    assert "ollama/llama3.3, hardened prompt, temperature 0" in compared
+    assert "hardened prompt, temperature 0)" in finished.out
     assert "published" not in finished.out
 
 
@@ -704,12 +717,43 @@ def test_a_killed_judge_continues_without_repeating_requests(judge: Judge, tmp_p
 def test_verdicts_of_another_decoding_need_overwrite(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p": "said"})
     assert run_here(SCRIPT, tmp_path).code == 0
-    says_in_one_line(run_here(SCRIPT, tmp_path, "--no-constrain"), "constrained", STORE, "--overwrite")
+    words = ("--constrain",)
+    says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *words)), "temperature", STORE, "--overwrite")
     assert len(judge.chats) == 1
-    assert run_here(SCRIPT, tmp_path, "--no-constrain", "--overwrite").code == 0
+    assert run_here(SCRIPT, tmp_path, *words, "--overwrite").code == 0
     assert len(judge.chats) == 2
-    assert not judge.chats[1].body.get("format")
-    assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["constrained"] is False
+    assert judge.chats[1].body["options"] == {"temperature": 0, "seed": 42}
+    assert judge.chats[1].body["format"] == {"type": "integer", "enum": [0, 1]}
+    assert evaluation(tmp_path, "m_ICL_open")["judges"] == [
+        {"name": "ollama/llama3.3", "temperature": 0, "seed": 42, "constrained": True}
+    ]
+    plain = run_here(SCRIPT, tmp_path, "--prompt", "hardened", "--no-constrain")
+    assert plain.code == 0
+    assert not judge.chats[2].body.keys() & {"options", "format"}
+
+
+def test_verdicts_of_the_earlier_default_are_kept_apart_and_usable(judge: Judge, tmp_path: Path) -> None:
+    """Earlier versions decoded the published prompt at temperature 0, which is now --constrain."""
+    write_csv(tmp_path, "m_ICL_open", {"p": "said"})
+    for name, sent in (
+        ("ollama/llama3.3", {"temperature": 0, "seed": 42, "constrained": True}),
+        ("openai/x", {"max_tokens": 4096, "temperature": 0, "seed": 42, "constrained": False}),
+        ("anthropic/x", {"max_tokens": 4096, "temperature": 0, "constrained": False, "seed": 42}),
+    ):
+        service = "OpenAI-compatible" if name == "openai/x" else name.partition("/")[0]
+        identity = {"model": name, "service": service, **sent, "prompt": prompt_fingerprint("published")}
+        head = {"schema_version": 2, "replaces_result": False, "identity": identity, "started_at": "then"}
+        entry = JudgeRecord.of(Case("q p", "gold", "said"), Response("1"))
+        file = tmp_path / f"judge_{name.replace('/', '-')}_published.jsonl"
+        file.write_bytes(msgspec.json.encode(head) + b"\n" + msgspec.json.encode(entry) + b"\n")
+        before = file.read_bytes()
+        default = run_here(SCRIPT, tmp_path, "--judge", name)
+        says_in_one_line(last_line(default), file.name, "temperature is 0 there", "--overwrite")
+        reused = run_here(SCRIPT, tmp_path, "--judge", name, "--constrain")
+        assert "0 requests sent, 1 known from before" in reused.out, reused.err
+        assert evaluation(tmp_path, "m_ICL_open")["accuracy"] == 100
+        assert file.read_bytes() == before
+    assert not judge.chats
 
 
 # Errors.

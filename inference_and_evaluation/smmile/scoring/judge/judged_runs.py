@@ -54,11 +54,13 @@ class JudgedRun:
 
     @property
     def label(self) -> str:
-        """The judges and their prompt, in a few words."""
+        """The judges, their prompt and their decoding, in a few words."""
         if not self.judges:
             return "not recorded"
         even = ", an even number" if len(self.judges) % 2 == 0 else ""
-        return f"{' + '.join(self.judges)}{even}, {self.file.prompt} prompt"
+        fixed = any("temperature" in judge for judge in self.file.judges or [])
+        decoding = "temperature 0" if fixed else "default options"
+        return f"{' + '.join(self.judges)}{even}, {self.file.prompt} prompt, {decoding}"
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
