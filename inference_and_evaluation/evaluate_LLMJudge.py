@@ -90,6 +90,9 @@ def _parser() -> cli.Parser:
         help="judge everything again instead of reusing saved verdicts",
     )
     group.add_argument(
+        "--replace", action="store_true", help="replace evaluations by other judges, and keep those aside"
+    )
+    group.add_argument(
         "--base-url",
         type=cli.not_empty,
         metavar="URL",
@@ -118,8 +121,8 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.judge.cases import case_of
     from smmile.scoring.judge.costs import JudgeBudgets, describe_job
-    from smmile.scoring.judge.judged_runs import decide, judged_run, read_saved, unjudged
-    from smmile.scoring.judge.judging import Judge, ask, preview
+    from smmile.scoring.judge.judged_runs import decide, judged_run, made_by_others, read_saved, unjudged
+    from smmile.scoring.judge.judging import Judge, ask, keep_previous, preview
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
     constrain = args.prompt == "hardened" if args.constrain is None else args.constrain
@@ -140,6 +143,14 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         except UsageError as error:
             broken.add(name)
             print(f"skipped: {error}", file=sys.stderr)
+    others = {run.name: by for run in runs if (by := made_by_others(run, judges)) is not None}
+    if (current := [name.stem for name, by in others.items() if by]) and not args.replace:
+        by = one_line("; ".join(dict.fromkeys(filter(None, others.values()))))
+        raise UsageError(
+            f"already evaluated by another judge, prompt or decoding ({by}): "
+            f"{pluralize(len(current), 'run')}, such as {one_line(current[0])}; --replace keeps these "
+            "evaluations as ….previous1 and writes new ones, --model selects other runs"
+        )
     found = [case_of(record) for run in runs for record in run.records]
     cases = {case.key: case for case in found if case}
     print(
@@ -176,15 +187,17 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
             print(f"not evaluated: {one_line(run.name.stem)}: {answers}", file=sys.stderr)
             continue
         judged.append(judged_run(run, decisions))
-        content = msgspec.json.encode(judged[-1].file)
-        write_whole(evaluation_file(run.file, METRICS["llm"]), content, durable=False)
+        file = evaluation_file(run.file, METRICS["llm"])
+        if run.name in others:
+            keep_previous(file)
+        write_whole(file, msgspec.json.encode(judged[-1].file), durable=False)
 
     # The file compares all runs, the terminal shows the chosen ones.
     done = broken | {run.name for run in judged}
-    others, _, left_out = read_saved([name for name in files if name not in done], files, {})
+    rest, _, left_out = read_saved([name for name in files if name not in done], files, {})
     for reason in left_out:
         print(f"warning: {reason}", file=sys.stderr)
-    if table := _tables([*judged, *others], Layout(sort=args.sort), perturbed=args.perturbed):
+    if table := _tables([*judged, *rest], Layout(sort=args.sort), perturbed=args.perturbed):
         write_whole(args.results_dir / METRICS["llm"].comparison_name, table.encode(), durable=False)
     _show(judged, args)
     failed = any(one.failed for one in verdicts)

@@ -173,14 +173,19 @@ def test_a_dry_run_counts_and_prices_what_is_not_judged_yet(judge: Judge, tmp_pa
 def test_judging_anew_keeps_the_verdicts_before(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p1": "a", "p2": "b"})
     assert run_here(SCRIPT, tmp_path).code == 0
-    file = tmp_path / "judge_ollama-llama3.3_published.jsonl"
+    file, first = tmp_path / STORE, tmp_path / f"{STORE}.previous1"
     before = file.read_bytes()
     down = run_here(SCRIPT, tmp_path, "--overwrite", "--base-url", "http://127.0.0.1:9")
     assert down.code == 2
-    assert file.with_suffix(".previous.jsonl").read_bytes() == before
+    assert first.read_bytes() == before
+    judge.default = "1"
     assert run_here(SCRIPT, tmp_path, "--overwrite").code == 0
-    assert file.with_suffix(".previous.jsonl").read_bytes() == before
-    assert len(judge.chats) == 4
+    anew = file.read_bytes()
+    assert run_here(SCRIPT, tmp_path, "--overwrite").code == 0
+    assert first.read_bytes() == before
+    assert (tmp_path / f"{STORE}.previous2").read_bytes() == anew
+    assert evaluation(tmp_path, "m_ICL_open")["accuracy"] == 100
+    assert len(judge.chats) == 6
 
 
 def test_several_judges_share_one_budget_in_any_order(judge: Judge, tmp_path: Path) -> None:
@@ -193,7 +198,7 @@ def test_several_judges_share_one_budget_in_any_order(judge: Judge, tmp_path: Pa
     assert run_here(SCRIPT, tmp_path, "--judge", "openai/n", *words).code == 0
     spent = 4 * 10 / 1000  # a request has 10 tokens there
     judges = [word for name in "lmn" for word in ("--judge", f"openai/{name}")]
-    limited = (*judges, *words, "--max-cost", spent + 0.001)
+    limited = (*judges, *words, "--max-cost", spent + 0.001, "--replace")
     says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *limited)), "--max-cost")
     assert len(judge.chats) == 4
 
@@ -368,10 +373,11 @@ def test_a_failing_judge_keeps_the_evaluation(judge: Judge, tmp_path: Path) -> N
     assert run_here(SCRIPT, tmp_path).code == 0
     before = evaluation(tmp_path, "m_ICL_open")
     judge.fault = lambda _asked: ollama_fails(500, "out of order")
-    finished = run_here(SCRIPT, tmp_path, "--judge", "ollama/other", "--max-retries", 0)
+    finished = run_here(SCRIPT, tmp_path, "--judge", "ollama/other", "--replace", "--max-retries", 0)
     assert finished.code == 3
     assert "not evaluated: result_m_ICL_open: 2 answers not judged yet" in finished.err
     assert evaluation(tmp_path, "m_ICL_open") == before
+    assert not [*tmp_path.glob("*.previous*")]
 
 
 # Responses that address their judge.
@@ -450,7 +456,7 @@ def test_in_the_hardened_prompt_a_response_stays_one_string(response: str) -> No
 def test_judge_like_responses_are_listed_under_both_prompts(judge: Judge, tmp_path: Path) -> None:
     answers = {f"p{number}": text for number, text in enumerate([*INJECTIONS, *PLAIN])}
     write_csv(tmp_path, "m_ICL_open", answers)
-    for words in ([], ["--prompt", "hardened"]):
+    for words in ([], ["--prompt", "hardened", "--replace"]):
         finished = run_here(SCRIPT, tmp_path, *words)
         assert finished.code == 0
         listed = [line for line in finished.err.splitlines() if line.startswith("addresses the judge: ")]
@@ -472,7 +478,7 @@ def test_openai_and_anthropic_judge_through_the_same_clients(judge: Judge, tmp_p
     judge.default = "1"
     for words in ([], ["--prompt", "hardened"]):
         for name in ("openai/org/gpt:x", "anthropic/claude-x"):
-            assert run_here(SCRIPT, tmp_path, "--judge", name, *words).code == 0
+            assert run_here(SCRIPT, tmp_path, "--judge", name, "--replace", *words).code == 0
             assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["name"] == name
     bodies = [dict(asked.body) for asked in judge.chats]
     assert [len(body.pop("messages")) for body in bodies] == [1] * 4
@@ -583,6 +589,59 @@ def test_an_earlier_evaluation_by_two_judges_is_shown_with_its_bounds(judge: Jud
     assert row[-5:] == ["1", "50.00", "1", "50.00", "25.00"]  # unscored, upper bound, ties, judges
     [scores] = read_scores(tmp_path, metrics=["llm"]).scores
     assert scores.answered == (True, False, True, False)
+
+
+def test_an_evaluation_by_other_judges_is_not_replaced(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {"p": "said"})
+    write_csv(tmp_path, "n_ICL_open", {"p": "other"})
+    three = [word for name in "abc" for word in ("--judge", f"ollama/{name}")]
+    assert run_here(SCRIPT, tmp_path, *three).code == 0
+    saved = tmp_path / "result_m_ICL_open_evaluationllm.json"
+    consensus, sent = saved.read_bytes(), len(judge.chats)
+    for words in (
+        ["--judge", "ollama/d"],
+        ["--judge", "ollama/a"],
+        [*three, "--prompt", "hardened"],
+        [*three, "--constrain"],
+        ["--judge", "ollama/d", "--overwrite"],
+        ["--judge", "ollama/d", "--dry-run"],
+    ):
+        refused = run_here(SCRIPT, tmp_path, *words)
+        parts = ("ollama/a + ollama/b + ollama/c, published", "2 runs, such as result_m_ICL", "--replace")
+        says_in_one_line(refused, *parts)
+    assert (saved.read_bytes(), len(judge.chats)) == (consensus, sent)
+    # The same judges in another order, and runs without an evaluation, go on.
+    assert run_here(SCRIPT, tmp_path, *three[2:], *three[:2]).code == 0
+    write_csv(tmp_path, "o_ICL_open", {"p": "new"})
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/d", "--model", "o").code == 0
+    assert len(judge.chats) == sent + 1
+
+    kept = saved.read_bytes()
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/d", "--replace").code == 0
+    first = tmp_path / f"{saved.name}.previous1"
+    assert first.read_bytes() == kept
+    assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["name"] == "ollama/d"
+    sent = len(judge.chats)
+    assert run_here(SCRIPT, tmp_path, *three, "--replace", "--model", "m").code == 0
+    assert (first.read_bytes(), len(judge.chats)) == (kept, sent)
+    assert (tmp_path / f"{saved.name}.previous2").is_file()
+    # What is kept is no run, and a stale evaluation needs no --replace.
+    analysed = run_here("variance_analysis.py", tmp_path, "--mean_only")
+    assert (analysed.code, analysed.err) == (0, "")
+    write_csv(tmp_path, "n_ICL_open", {"p": "changed"})
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/d", "--model", "n").code == 0
+
+
+def test_a_published_evaluation_is_not_replaced(judge: Judge, shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "published_results"
+    for file in source.glob("result_gpt-4o_ICL_open*"):
+        shutil.copyfile(file, tmp_path / file.name)
+    saved = tmp_path / "result_gpt-4o_ICL_open_evaluationllm.json"
+    published = saved.read_bytes()
+    says_in_one_line(run_here(SCRIPT, tmp_path), "(not recorded): 1 run", "--replace")
+    assert (judge.chats, saved.read_bytes()) == ([], published)
+    assert run_here(SCRIPT, tmp_path, "--replace").code == 0
+    assert (tmp_path / f"{saved.name}.previous1").read_bytes() == published
 
 
 # What a folder holds.
@@ -717,7 +776,7 @@ def test_a_killed_judge_continues_without_repeating_requests(judge: Judge, tmp_p
 def test_verdicts_of_another_decoding_need_overwrite(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p": "said"})
     assert run_here(SCRIPT, tmp_path).code == 0
-    words = ("--constrain",)
+    words = ("--constrain", "--replace")
     says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *words)), "temperature", STORE, "--overwrite")
     assert len(judge.chats) == 1
     assert run_here(SCRIPT, tmp_path, *words, "--overwrite").code == 0
@@ -727,7 +786,7 @@ def test_verdicts_of_another_decoding_need_overwrite(judge: Judge, tmp_path: Pat
     assert evaluation(tmp_path, "m_ICL_open")["judges"] == [
         {"name": "ollama/llama3.3", "temperature": 0, "seed": 42, "constrained": True}
     ]
-    plain = run_here(SCRIPT, tmp_path, "--prompt", "hardened", "--no-constrain")
+    plain = run_here(SCRIPT, tmp_path, "--prompt", "hardened", "--no-constrain", "--replace")
     assert plain.code == 0
     assert not judge.chats[2].body.keys() & {"options", "format"}
 
@@ -747,9 +806,9 @@ def test_verdicts_of_the_earlier_default_are_kept_apart_and_usable(judge: Judge,
         file = tmp_path / f"judge_{name.replace('/', '-')}_published.jsonl"
         file.write_bytes(msgspec.json.encode(head) + b"\n" + msgspec.json.encode(entry) + b"\n")
         before = file.read_bytes()
-        default = run_here(SCRIPT, tmp_path, "--judge", name)
+        default = run_here(SCRIPT, tmp_path, "--judge", name, "--replace")
         says_in_one_line(last_line(default), file.name, "temperature is 0 there", "--overwrite")
-        reused = run_here(SCRIPT, tmp_path, "--judge", name, "--constrain")
+        reused = run_here(SCRIPT, tmp_path, "--judge", name, "--replace", "--constrain")
         assert "0 requests sent, 1 known from before" in reused.out, reused.err
         assert evaluation(tmp_path, "m_ICL_open")["accuracy"] == 100
         assert file.read_bytes() == before

@@ -26,7 +26,7 @@ from smmile.scoring.judge.cases import (
     prompt_fingerprint,
     read_verdict,
 )
-from smmile.scoring.judge.judging import JudgeRecord, Verdicts
+from smmile.scoring.judge.judging import Judge, JudgeRecord, Verdicts
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, score_records
 
@@ -160,6 +160,25 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
         verdicts=verdicts,
     )
     return JudgedRun(scores, file, cases)
+
+
+def made_by_others(run: RunResults, judges: Sequence[Judge]) -> str | None:
+    """Who made the evaluation of `run`, if not these `judges` with their prompt and decoding.
+
+    Empty where it is stale or unreadable, None where there is none to replace.
+    """
+    file = evaluation_file(run.file, METRICS["llm"])
+    if not file.exists():
+        return None
+    try:
+        content = read_evaluation(file, METRICS["llm"], run.name, None)
+        theirs = {str(judge.get("name")): judge for judge in content.judges or []}
+        ours = {judge.name: {"name": judge.name} | judge.decoding() for judge in judges}
+        if (theirs, content.prompt_sha256) == (ours, prompt_fingerprint(judges[0].prompt)):
+            return None
+        return read_judged(run.name, file, run).label
+    except UsageError:
+        return ""
 
 
 def _case_keys(records: Sequence[Record]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -223,11 +224,11 @@ def ask(
 
     Every response is on the disk before the next is awaited. Raises UsageError where the judge cannot be
     used, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
-    it was stopped. Responses are kept; `overwrite` moves earlier ones to `….previous.jsonl`.
+    it was stopped. Responses are kept; `overwrite` renames the file of earlier ones.
     """
     file = folder / judge.file_name
     if overwrite and file.is_file() and not is_held(file):  # verdicts may have cost money
-        file.replace(file.with_suffix(".previous.jsonl"))
+        keep_previous(file)
     journal = Journal(
         file,
         _identity(judge, _service(judge, options)),
@@ -272,6 +273,12 @@ def _identity(judge: Judge, service: str) -> dict[str, object]:
     """What must agree for verdicts to be kept in one file."""
     sent = {"temperature": None, **judge.decoding(), "seed": _SEED if judge.constrained else None}
     return {"model": judge.name, "service": service, **sent, "prompt": prompt_fingerprint(judge.prompt)}
+
+
+def keep_previous(file: Path) -> None:
+    """Rename `file` to the first free one of `….previous1`, `….previous2` and so on."""
+    names = (file.with_name(f"{file.name}.previous{number}") for number in count(1))
+    file.rename(next(kept for kept in names if not kept.exists()))
 
 
 def _add(known: dict[str, JudgeRecord], records: Iterable[JudgeRecord]) -> None:
