@@ -29,7 +29,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `reply` is the judge's response and `error` says why there is none. An error is incorrect without a
     judge, so it has neither. With several judges, `judges` holds the verdict of each, and this is the
-    majority of the valid ones; a tie is 0.
+    majority of the valid ones; None for a tie, which earlier versions saved as 0.
     """
 
     verdict: Literal[0, 1] | None
@@ -222,7 +222,7 @@ def scores_of(content: Evaluation, metric: Metric, name: RunName, results: RunRe
 def _unanswered(content: Evaluation, results: RunResults | None) -> set[str]:
     """The problems without an answer, choice or verdict; files without `unanswered` imply them."""
     if content.unanswered is not None:
-        return {*content.unanswered}
+        return {*content.unanswered, *(content.ties or ())}  # earlier versions counted ties as answered
     records = results.records if results else ()
     return {
         *(record.problem_id for record in records if record.status != "ok"),
