@@ -90,7 +90,7 @@ def _parser() -> cli.Parser:
         help="judge everything again instead of reusing saved verdicts",
     )
     group.add_argument(
-        "--replace", action="store_true", help="replace evaluations by other judges, and keep those aside"
+        "--replace", action="store_true", help="replace evaluations by several judges, and keep those aside"
     )
     group.add_argument(
         "--base-url",
@@ -144,12 +144,12 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
             broken.add(name)
             print(f"skipped: {error}", file=sys.stderr)
     others = {run.name: by for run in runs if (by := made_by_others(run, judges)) is not None}
-    if (current := [name.stem for name, by in others.items() if by]) and not args.replace:
-        by = one_line("; ".join(dict.fromkeys(filter(None, others.values()))))
+    if (several := [name.stem for name, (_, counts) in others.items() if counts]) and not args.replace:
+        labels = one_line("; ".join(dict.fromkeys(label for label, counts in others.values() if counts)))
         raise UsageError(
-            f"already evaluated by another judge, prompt or decoding ({by}): "
-            f"{pluralize(len(current), 'run')}, such as {one_line(current[0])}; --replace keeps these "
-            "evaluations as ….previous1 and writes new ones, --model selects other runs"
+            f"already evaluated by several judges ({labels}): {pluralize(len(several), 'run')}, such as "
+            f"{one_line(several[0])}; --replace keeps these evaluations as ….previous1 and writes new "
+            "ones, --model selects other runs"
         )
     found = [case_of(record) for run in runs for record in run.records]
     cases = {case.key: case for case in found if case}
@@ -189,7 +189,8 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         judged.append(judged_run(run, decisions))
         file = evaluation_file(run.file, METRICS["llm"])
         if run.name in others:
-            keep_previous(file)
+            kept = one_line(keep_previous(file).name)
+            print(f"the evaluation by {others[run.name][0] or 'others'} is kept as {kept}", file=sys.stderr)
         write_whole(file, msgspec.json.encode(judged[-1].file), durable=False)
 
     # The file compares all runs, the terminal shows the chosen ones.

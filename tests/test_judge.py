@@ -591,7 +591,7 @@ def test_an_earlier_evaluation_by_two_judges_is_shown_with_its_bounds(judge: Jud
     assert scores.answered == (True, False, True, False)
 
 
-def test_an_evaluation_by_other_judges_is_not_replaced(judge: Judge, tmp_path: Path) -> None:
+def test_an_evaluation_by_several_judges_is_not_replaced(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p": "said"})
     write_csv(tmp_path, "n_ICL_open", {"p": "other"})
     three = [word for name in "abc" for word in ("--judge", f"ollama/{name}")]
@@ -632,16 +632,18 @@ def test_an_evaluation_by_other_judges_is_not_replaced(judge: Judge, tmp_path: P
     assert run_here(SCRIPT, tmp_path, "--judge", "ollama/d", "--model", "n").code == 0
 
 
-def test_a_published_evaluation_is_not_replaced(judge: Judge, shared: Path, tmp_path: Path) -> None:
+def test_an_evaluation_by_another_judge_is_kept_aside(judge: Judge, shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "published_results"
     for file in source.glob("result_gpt-4o_ICL_open*"):
         shutil.copyfile(file, tmp_path / file.name)
     saved = tmp_path / "result_gpt-4o_ICL_open_evaluationllm.json"
     published = saved.read_bytes()
-    says_in_one_line(run_here(SCRIPT, tmp_path), "(not recorded): 1 run", "--replace")
-    assert (judge.chats, saved.read_bytes()) == ([], published)
-    assert run_here(SCRIPT, tmp_path, "--replace").code == 0
+    finished = run_here(SCRIPT, tmp_path)
+    assert finished.code == 0
+    assert f"kept as {saved.name}.previous1" in finished.err
     assert (tmp_path / f"{saved.name}.previous1").read_bytes() == published
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/other").code == 0
+    assert '"ollama/llama3.3"' in (tmp_path / f"{saved.name}.previous2").read_text()
 
 
 # What a folder holds.

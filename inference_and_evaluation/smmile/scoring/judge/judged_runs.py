@@ -162,10 +162,11 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
     return JudgedRun(scores, file, cases)
 
 
-def made_by_others(run: RunResults, judges: Sequence[Judge]) -> str | None:
-    """Who made the evaluation of `run`, if not these `judges` with their prompt and decoding.
+def made_by_others(run: RunResults, judges: Sequence[Judge]) -> tuple[str, bool] | None:
+    """Who made the evaluation of `run`, and whether they are several judges whose verdicts still count.
 
-    Empty where it is stale or unreadable, None where there is none to replace.
+    None where there is no evaluation, or these `judges` made it with their prompt and decoding. The name is
+    empty where it cannot be read.
     """
     file = evaluation_file(run.file, METRICS["llm"])
     if not file.exists():
@@ -176,9 +177,9 @@ def made_by_others(run: RunResults, judges: Sequence[Judge]) -> str | None:
         ours = {judge.name: {"name": judge.name} | judge.decoding() for judge in judges}
         if (theirs, content.prompt_sha256) == (ours, prompt_fingerprint(judges[0].prompt)):
             return None
-        return read_judged(run.name, file, run).label
+        return read_judged(run.name, file, run).label, len(theirs) > 1
     except UsageError:
-        return ""
+        return "", False
 
 
 def _case_keys(records: Sequence[Record]) -> dict[str, str]:

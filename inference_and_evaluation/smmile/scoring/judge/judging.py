@@ -275,10 +275,10 @@ def _identity(judge: Judge, service: str) -> dict[str, object]:
     return {"model": judge.name, "service": service, **sent, "prompt": prompt_fingerprint(judge.prompt)}
 
 
-def keep_previous(file: Path) -> None:
-    """Rename `file` to the first free one of `….previous1`, `….previous2` and so on."""
+def keep_previous(file: Path) -> Path:
+    """Rename `file` to the first free one of `….previous1`, `….previous2` and so on, and return that."""
     names = (file.with_name(f"{file.name}.previous{number}") for number in count(1))
-    file.rename(next(kept for kept in names if not kept.exists()))
+    return file.rename(next(kept for kept in names if not kept.exists()))
 
 
 def _add(known: dict[str, JudgeRecord], records: Iterable[JudgeRecord]) -> None:
