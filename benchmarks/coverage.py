@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import islice, permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from document import markdown_table, write_section
 SUITE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SUITE / "inference_and_evaluation"))
 
-from smmile.reporting.statistics import (  # noqa: E402 - it is found now
+from smmile.reporting.order import copying_contrast  # noqa: E402 - it is found now
+from smmile.reporting.statistics import (  # noqa: E402
     AVERAGES,
     PairedDifference,
     accuracy_interval,
@@ -36,6 +37,7 @@ from smmile.reporting.statistics import (  # noqa: E402 - it is found now
     mcnemar_exact,
     paired_difference,
     smallest_detectable_difference,
+    variance_components,
     wilson_interval,
     within_difference,
 )
@@ -433,6 +435,76 @@ def within_problems(repeats: int) -> str:
     return markdown_table(head, rows)
 
 
+def correlation_coverage(repeats: int) -> str:
+    """How often the interval of the intra-cluster correlation covers it, of the draws that have one."""
+    generator = np.random.default_rng(10)
+    correlations = (0.1, 0.2, 0.5, 0.8)
+    rows: list[tuple[str, ...]] = []
+    for accuracy in ACCURACIES[:5]:
+        cells = []
+        for correlation in correlations:
+            shares = []
+            for draw in (beta_binomial, all_or_none):
+                found = (
+                    variance_components(row_scores(draw(accuracy, correlation, generator)), CLUSTERS)
+                    for _ in range(repeats)
+                )
+                intervals = [one.interval for one in found if one and one.interval]
+                covered = sum(one.low <= correlation <= one.high for one in intervals)
+                shares.append(shown(covered / len(intervals)))
+            cells.append("{} ({})".format(*shares))
+        rows.append((f"{accuracy:.0%}", *cells))
+    head = ("true accuracy", *(f"correlation {correlation}" for correlation in correlations))
+    return markdown_table(head, rows)
+
+
+def copying(repeats: int) -> str:
+    """Responses are the last example's answer in a share of orders, else one that ignores the order."""
+    generator = np.random.default_rng(11)
+    problems = []
+    for count, examples in ((27, 2), (24, 3), (35, 4)):
+        for _ in range(count):
+            answers = generator.choice(["a", "b", "c"], examples, p=[0.5, 0.3, 0.2]).tolist()
+            problems.append(list(islice(permutations([*answers[1:], "d"]), 24)))
+    rows: list[tuple[str, ...]] = []
+    for recency in (0.0, 0.3):
+        for kind in ("any example's answer", "the same answer in most orders"):
+            covered = flipped = normal = 0
+            for _ in range(repeats):
+                orders = {}
+                for number, of_problem in enumerate(problems):
+                    size = len(of_problem[0])
+                    follows = generator.beta(recency, 1 - recency) if recency else 0.0
+                    sticks = generator.random() if kind.startswith("the same") else 0.0
+                    favourite = of_problem[0][generator.integers(size)]
+                    orders[str(number)] = [
+                        (
+                            order[-1]
+                            if generator.random() < follows
+                            else favourite
+                            if generator.random() < sticks
+                            else order[generator.integers(size)],
+                            order,
+                        )
+                        for order in of_problem
+                    ]
+                found = copying_contrast(orders, "last")
+                assert found is not None
+                covered += found.interval.low <= recency <= found.interval.high
+                flipped += found.p_value < 0.05
+                normal += abs(found.difference - recency) <= Z * (found.standard_error or 0)
+            counts = (covered, flipped, normal)
+            rows.append((f"{recency:.0%}", kind, *(shown(count / repeats) for count in counts)))
+    head = (
+        "copies the last example",
+        "else",
+        "the interval covers",
+        "sign-flip p < 0.05",
+        "for comparison: ± 1.96 standard errors cover",
+    )
+    return markdown_table(head, rows)
+
+
 def detectable(repeats: int) -> str:
     generator = np.random.default_rng(4)
     rows: list[tuple[str, ...]] = []
@@ -491,6 +563,14 @@ def main() -> None:
             f"{few // 4:,} draws of the {sum(ORDERS.values())} problems that have orders with and without "
             "the query's answer in the last example.",
             within_problems(few // 4),
+            "### The correlation between orders of one problem",
+            f"{few // 4:,} draws: how often the 95 % interval of the intra-cluster correlation covers it. "
+            "Difficulties from a beta distribution; in brackets, the hardest case, as above. Accuracies "
+            "over 50 % mirror those under it.",
+            correlation_coverage(few // 4),
+            "### Copying the last example",
+            f"{few // 10:,} draws of {len(SIZES)} problems with two to four examples in all or 24 orders.",
+            copying(few // 10),
             f"### The smallest difference that {PROBLEMS} problems show",
             f"{many:,} draws whose true difference is just that. It is computed for a power of 80 %; the "
             "exact test is conservative and reaches slightly less.",

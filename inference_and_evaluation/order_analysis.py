@@ -23,6 +23,13 @@ def main() -> int:
         help="write what is shown, as .txt and .json; a bare name is put into DIR "
         "(default: order_analysis.txt, which covers all runs)",
     )
+    parser.add_argument(
+        "--look",
+        nargs="+",
+        choices=("print", "light", "dark"),
+        default=("print", "light", "dark"),
+        help="figures for print (PDF), light or dark screens (default: all three)",
+    )
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
@@ -50,7 +57,7 @@ def main() -> int:
         )
     runs, missing = ordered_runs(report.everything.scores, problems, reextract=args.mcqa == "reread")
     for line in missing:
-        print(f"no places for {line}", file=sys.stderr)
+        print(f"places missing in {line}", file=sys.stderr)
     shown = {(run.name, run.metric) for run in report.shown.scores}
 
     @cache
@@ -76,7 +83,7 @@ def main() -> int:
         if any(one.metric == metric for one in analysis(False).variance)
     }
     print()
-    for file_name, content in figure_files(plans, ("print", "light", "dark")):
+    for file_name, content in figure_files(plans, args.look):
         write_whole(args.results_dir / file_name, content, durable=False)
         print(cli.shown_path(args.results_dir / file_name))
     return cli.EXIT_SOME_ERRORS if report.shown.unscored or missing else cli.EXIT_OK

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from smmile.data.problems import Outline, base_problem_id
-from smmile.errors import UsageError, pluralize
+from smmile.errors import UsageError, one_line, pluralize
 from smmile.reporting.statistics import (
     PairedDifference,
     holm,
@@ -132,7 +132,7 @@ class OrderedRun:
 def ordered_runs(
     runs: Iterable[Scores], problems: ProblemsOfRuns, *, reextract: bool = False
 ) -> tuple[list[OrderedRun], list[str]]:
-    """The runs on permuted problems, and a line for each reason that places are not known.
+    """The runs on permuted problems, and a line for each reason that (some) places are not known.
 
     Places are known in runs with the data set's own examples: ICL, and not perturbed. In multiple choice,
     responses are the options chosen as stored, or with `reextract` as re-extracted.
@@ -148,7 +148,12 @@ def ordered_runs(
         responses: Mapping[str, str] = {}
         if run.name.mode == "ICL" and not run.name.perturbation:
             try:
-                outlines, _ = problems.of(run)
+                outlines, data_set = problems.of(run)
+                if len(outlines) < run.total:
+                    reason = (
+                        f"data set {one_line(data_set)} lacks problems, or has other queries or answers"
+                    )
+                    missing[reason] = missing.get(reason, 0) + 1
                 if run.name in files:
                     results = read_run(run.name, files[run.name])
                     responses = _responses(results, outlines, reextract)
@@ -199,7 +204,9 @@ def analyse_order(runs: Sequence[OrderedRun]) -> OrderAnalysis:
             orders = _orders(run)
             rates[name] = _copy_rates(name, orders)
             copying |= {
-                (name, place): found for place in PLACES if (found := _copying(orders, place)) is not None
+                (name, place): found
+                for place in PLACES
+                if (found := copying_contrast(orders, place)) is not None
             }
     contrasts = [_contrast(run, metric, place, paired) for run, metric, place, paired in accuracies]
     copies = [_contrast(run, None, place, paired) for (run, place), paired in copying.items()]
@@ -241,10 +248,10 @@ def _variance(run: Scores) -> OrderVariance:
 
 
 # The orders of each base problem: the response, and the examples' answers in their places.
-_Orders = Mapping[str, Sequence[tuple[str | None, Sequence[str]]]]
+Orders = Mapping[str, Sequence[tuple[str | None, Sequence[str]]]]
 
 
-def _orders(run: OrderedRun) -> _Orders:
+def _orders(run: OrderedRun) -> Orders:
     orders: dict[str, list[tuple[str | None, Sequence[str]]]] = {}
     for problem_id, outline in run.outlines.items():
         answers = [normalise(answer) for answer in outline.answers[:-1]]
@@ -253,7 +260,7 @@ def _orders(run: OrderedRun) -> _Orders:
     return orders
 
 
-def _copy_rates(run: RunName, orders: _Orders) -> tuple[CopyRate, ...]:
+def _copy_rates(run: RunName, orders: Orders) -> tuple[CopyRate, ...]:
     counts: dict[tuple[int, int], list[bool]] = {}
     for of_problem in orders.values():
         for response, answers in of_problem:
@@ -265,7 +272,7 @@ def _copy_rates(run: RunName, orders: _Orders) -> tuple[CopyRate, ...]:
     )
 
 
-def _copying(orders: _Orders, place: Place) -> PairedDifference | None:
+def copying_contrast(orders: Orders, place: Place) -> PairedDifference | None:
     """How much more often a response is the answer of its own order's example in `place` than of another's.
 
     Over all pairs of orders of one base problem with different answers there: so an answer that is frequent
