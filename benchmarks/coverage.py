@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, permutations, product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -459,50 +459,34 @@ def correlation_coverage(repeats: int) -> str:
 
 
 def copying(repeats: int) -> str:
-    """Responses are the last example's answer in a share of orders, else one that ignores the order."""
+    """Responses copy the last example in a share of orders; else each problem has a favourite answer."""
     generator = np.random.default_rng(11)
-    problems = []
-    for count, examples in ((27, 2), (24, 3), (35, 4)):
-        for _ in range(count):
-            answers = generator.choice(["a", "b", "c"], examples, p=[0.5, 0.3, 0.2]).tolist()
-            problems.append(list(islice(permutations([*answers[1:], "d"]), 24)))
+    problems = [
+        list(permutations([*generator.choice(["a", "b", "c"], examples - 1).tolist(), "d"]))
+        for count, examples in ((27, 2), (24, 3), (35, 4))
+        for _ in range(count)
+    ]
     rows: list[tuple[str, ...]] = []
-    for recency in (0.0, 0.3):
-        for kind in ("any example's answer", "the same answer in most orders"):
-            covered = flipped = normal = 0
-            for _ in range(repeats):
-                orders = {}
-                for number, of_problem in enumerate(problems):
-                    size = len(of_problem[0])
-                    follows = generator.beta(recency, 1 - recency) if recency else 0.0
-                    sticks = generator.random() if kind.startswith("the same") else 0.0
-                    favourite = of_problem[0][generator.integers(size)]
-                    orders[str(number)] = [
-                        (
-                            order[-1]
-                            if generator.random() < follows
-                            else favourite
-                            if generator.random() < sticks
-                            else order[generator.integers(size)],
-                            order,
-                        )
-                        for order in of_problem
-                    ]
-                found = copying_contrast(orders, "last")
-                assert found is not None
-                covered += found.interval.low <= recency <= found.interval.high
-                flipped += found.p_value < 0.05
-                normal += abs(found.difference - recency) <= Z * (found.standard_error or 0)
-            counts = (covered, flipped, normal)
-            rows.append((f"{recency:.0%}", kind, *(shown(count / repeats) for count in counts)))
-    head = (
-        "copies the last example",
-        "else",
-        "the interval covers",
-        "sign-flip p < 0.05",
-        "for comparison: ± 1.96 standard errors cover",
-    )
-    return markdown_table(head, rows)
+    for recency in (0.0, 0.1, 0.3):
+        covered = flipped = normal = 0
+        for _ in range(repeats):
+            orders = {}
+            for number, of_problem in enumerate(problems):
+                copies = generator.random(len(of_problem)) < generator.beta(recency + 1e-9, 1 - recency)
+                weights = generator.dirichlet(np.ones(len(of_problem[0])))
+                others = generator.choice(of_problem[0], len(of_problem), p=weights).tolist()
+                orders[str(number)] = [
+                    (order[-1] if copy else other, order)
+                    for order, copy, other in zip(of_problem, copies, others, strict=True)
+                ]
+            found = copying_contrast(orders, "last")
+            assert found is not None
+            covered += found.interval.low <= recency <= found.interval.high
+            flipped += found.p_value < 0.05
+            normal += abs(found.difference - recency) <= Z * (found.standard_error or 0)
+        rows.append((f"{recency:.0%}", *(shown(count / repeats) for count in (covered, flipped, normal))))
+    head = ("copies the last example", "the interval covers", "sign-flip p < 0.05")
+    return markdown_table((*head, "for comparison: ± 1.96 standard errors cover"), rows)
 
 
 def detectable(repeats: int) -> str:
@@ -569,8 +553,8 @@ def main() -> None:
             "over 50 % mirror those under it.",
             correlation_coverage(few // 4),
             "### Copying the last example",
-            f"{few // 10:,} draws of {len(SIZES)} problems with two to four examples in all or 24 orders.",
-            copying(few // 10),
+            f"{few // 5:,} draws of {len(SIZES)} problems with two to four examples in all or 24 orders.",
+            copying(few // 5),
             f"### The smallest difference that {PROBLEMS} problems show",
             f"{many:,} draws whose true difference is just that. It is computed for a power of 80 %; the "
             "exact test is conservative and reaches slightly less.",

@@ -22,10 +22,9 @@ from smmile.reporting.order import (
     OrderedRun,
     PlaceContrast,
     analyse_order,
-    copying_contrast,
     places,
 )
-from smmile.reporting.statistics import VarianceComponents, holm, variance_components
+from smmile.reporting.statistics import holm, variance_components
 from smmile.reporting.strata import within_contrasts
 from smmile.results.run_names import RunName
 from smmile.scoring.scores import Scores
@@ -135,44 +134,15 @@ def test_the_interval_of_the_correlation_is_the_jackknifes_on_fishers_scale() ->
     assert found.interval.low < found.correlation < found.interval.high
 
 
-def test_the_interval_of_the_correlation_covers_it() -> None:
-    """As benchmarks/coverage.py measures at length; 150 draws are within 90 to 99 %."""
-    generator = np.random.default_rng(6)
-    sizes = np.array([2] * 27 + [6] * 24 + [24] * 35)
-    clusters = np.repeat(np.arange(len(sizes)), sizes).tolist()
-    covered = 0
-    for _ in range(150):
-        shares = np.repeat(generator.beta(0.4, 0.6, len(sizes)), sizes)  # correlation 1 / (0.4 + 0.6 + 1)
-        found = variance_components((generator.random(len(shares)) < shares).tolist(), clusters)
-        assert found is not None
-        assert found.interval is not None
-        covered += found.interval.low <= 0.5 <= found.interval.high
-    assert 0.9 <= covered / 150 <= 0.99
-
-
-@pytest.mark.parametrize(
-    ("scores", "clusters", "expected"),
-    [
-        ([1, 1, 1, 1], "aabb", None),
-        ([1, 0, 1], "abc", None),
-        ([1, 0], "aa", None),
-        ([1, 1, 0, 0, 1, 1], "aabbcc", VarianceComponents(1 / 3, 0.0, 1.0, None)),
-        ([1, 0, 1, 0, 1, 0], "aabbcc", (0.0, 0.5, 0.0)),
-    ],
-)
-def test_what_cannot_be_estimated_is_left_out(scores: list[float], clusters: str, expected: object) -> None:
-    found = variance_components(scores, clusters)
-    if isinstance(expected, tuple):
-        assert found is not None
-        assert (found.between, found.within, found.correlation) == pytest.approx(expected)
-        assert found.interval is not None
-        assert found.interval.low == 0
-    elif isinstance(expected, VarianceComponents):
-        assert found is not None
-        assert (found.correlation, found.within, found.interval) == (1.0, 0.0, None)
-        assert found.between == pytest.approx(expected.between)
-    else:
-        assert found is None
+def test_what_cannot_be_estimated_is_left_out() -> None:
+    for scores, clusters in (([1, 1, 1, 1], "aabb"), ([1, 0, 1], "abc"), ([1, 0], "aa")):
+        assert variance_components(scores, clusters) is None
+    found = variance_components([1, 1, 0, 0, 1, 1], "aabbcc")
+    assert found is not None
+    assert (found.correlation, found.within, found.interval) == (1.0, 0.0, None)
+    found = variance_components([1, 0, 1, 0, 1, 0], "aabbcc")
+    assert found is not None
+    assert (found.correlation, found.between, found.within) == (0.0, 0.0, 0.5)
 
 
 def test_worst_best_and_mixed_orders_are_counted() -> None:
@@ -228,24 +198,6 @@ def test_the_contrast_of_copying_is_over_all_pairs_of_orders() -> None:
     )
     assert (found.share, found.other_share) == pytest.approx((own, other_share))
     assert found.base_problems == len(per_problem) == 2  # two examples have no middle
-
-
-def test_the_contrast_of_copying_does_not_err_too_often() -> None:
-    """Responses that prefer one answer whatever the order; the test may err in 5 % of the draws."""
-    generator = random.Random(8)
-    found = 0
-    for _ in range(100):
-        orders = {}
-        for number in range(20):
-            answers = [generator.choice("abc") for _ in range(3)]
-            weights = [generator.random() for _ in answers]
-            orders[str(number)] = [
-                (generator.choices(answers, weights)[0], order) for order in itertools.permutations(answers)
-            ]
-        contrast = copying_contrast(orders, "last")
-        assert contrast is not None
-        found += contrast.p_value < 0.05
-    assert found <= 11  # binomial, 1 in 200 at 5 %
 
 
 def test_accuracy_by_place_is_that_of_the_strata_and_adjusted_over_the_list() -> None:

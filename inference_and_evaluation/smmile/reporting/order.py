@@ -45,8 +45,8 @@ class OrderVariance:
     share of the variance that is within base problems, 100 (1 - r), and `correlation` is r, 0..1, with the
     95 % `correlation_interval`; see `statistics.variance_components`. All three are None where they cannot
     be estimated. `worst` is the share of base problems that are correct in every order, `best` of those
-    that are in at least one, and `mixed` is the difference: both correct and incorrect orders. Their
-    intervals are Wilson's.
+    that are in at least one, and `mixed` is the difference: both correct and incorrect orders; its interval
+    is Wilson's.
     """
 
     run: RunName
@@ -60,9 +60,7 @@ class OrderVariance:
     mixed: float
     mixed_interval: Bounds
     worst: float
-    worst_interval: Bounds
     best: float
-    best_interval: Bounds
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ class PlaceContrast:
     share: float
     other_share: float
     difference: float
-    standard_error: float | None
     interval: Bounds
     p_value: float
     p_holm: float
@@ -241,9 +238,7 @@ def _variance(run: Scores) -> OrderVariance:
         mixed=100 * (some - every) / total,
         mixed_interval=wilson_interval(some - every, total).percent,
         worst=100 * every / total,
-        worst_interval=wilson_interval(every, total).percent,
         best=100 * some / total,
-        best_interval=wilson_interval(some, total).percent,
     )
 
 
@@ -302,7 +297,6 @@ def _contrast(run: RunName, metric: str | None, place: Place, paired: PairedDiff
         share=paired.first_accuracy * 100,
         other_share=paired.second_accuracy * 100,
         difference=paired.difference * 100,
-        standard_error=None if paired.standard_error is None else paired.standard_error * 100,
         interval=paired.interval.percent,
         p_value=paired.p_value,
         p_holm=paired.p_value,
@@ -327,7 +321,8 @@ the variance that is within base problems, 100 (1 - ICC). Worst: base problems
 that are correct in every order; best: in at least one; mixed: the difference.
 0-shot runs have no examples: what varies there is sampling, and in multiple
 choice the order of the options. Errors and missing answers count as incorrect,
-and as not copied. Intervals are 95 %. Methods: docs/order.md
+and as not copied. Intervals are 95 %; that of the ICC is too short for
+accuracies under 20 % or over 80 %. Methods: docs/order.md
 """
 _ACCURACY = (
     "{}, accuracy by the place of an example with the query's answer: orders with such an example in the "
