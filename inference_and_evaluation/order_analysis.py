@@ -52,8 +52,8 @@ def main() -> int:
         return cli.EXIT_SOME_ERRORS
     if not any(run.is_permuted for run in report.shown.scores):
         raise UsageError(
-            f"{one_line(args.results_dir)} has no such run with several orders of one problem; runs with "
-            "--dataset augmented have"
+            f"{one_line(args.results_dir)} has no run to show with several orders of one problem; "
+            "runs with --dataset augmented have"
         )
     runs, missing = ordered_runs(report.everything.scores, problems, reextract=args.mcqa == "reread")
     for line in missing:
