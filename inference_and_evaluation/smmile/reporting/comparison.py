@@ -598,7 +598,7 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
     if found.missing:
         why = "their options are not known; evaluate_MCQA.py reads the mean number of options"
         if found.average == "problems":
-            why = "by problems that takes the options, which published CSV files lack"
+            why = "their options by problem are not known; evaluate_MCQA.py finds them"
         names = one_line(", ".join(found.missing))
         parts.append(textwrap.fill(f"not compared, as {why}: {names}", 79) + "\n")
     return "\n".join(parts)

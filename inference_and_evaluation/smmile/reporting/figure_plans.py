@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from smmile.reporting.order import OrderAnalysis, Place, PlaceContrast
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.statistics import Average, accuracy_interval, mean, wilson_interval
 from smmile.reporting.strata import EXAMPLE_FLAGS, FEW_PROBLEMS, Stratum, flag_title
@@ -21,9 +22,12 @@ from smmile.task import InferenceMode
 
 @dataclass(frozen=True)
 class Point:
-    """An accuracy with its interval (None: it has none), in per cent; `published` ones are hollow."""
+    """An accuracy with its interval (None: it has none), in per cent; `published` ones are hollow.
 
-    mode: InferenceMode
+    `mode` is the run's, or the place of the examples that the point is about.
+    """
+
+    mode: InferenceMode | Place
     accuracy: float
     interval: tuple[float, float] | None = None
     published: bool = False
@@ -53,7 +57,7 @@ class Panel:
     """Rows on one axis, with a rule above the row number `rule`.
 
     `lines` are levels to compare with, in per cent, by their name in the legend. Without `labelled` the
-    rows are those of the panel to the left.
+    rows are those of the panel to the left. Points may be under 0 where they are differences.
     """
 
     title: str
@@ -61,6 +65,7 @@ class Panel:
     rule: int | None = None
     lines: Mapping[str, float] = field(default_factory=dict)
     labelled: bool = True
+    axis: str = "Accuracy (%)"
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,61 @@ def _model_label(model: str, perturbation: str = "") -> str:
     """The model as the paper calls it, without its footnotes; another by its name in files."""
     name = re.sub(r"\$.*?\$", "", latex_name(model) or "") or model
     return f"{name} [{perturbation}]" if perturbation else name
+
+
+# The order of examples.
+
+
+def order_plan(metric: str, analysis: OrderAnalysis) -> DotPlot:
+    """Worst to best order of every model under `metric`, and the effects of the place of an example."""
+    variance = [one for one in analysis.variance if one.metric == metric]
+    models = list(dict.fromkeys((one.run.model, one.run.perturbation) for one in variance))
+    task_format = METRICS[metric].task_format
+    orders: dict[tuple[str, str], list[Point]] = {model: [] for model in models}
+    for one in variance:
+        point = Point(one.run.mode, one.accuracy, (one.worst, one.best))
+        orders[one.run.model, one.run.perturbation].append(point)
+
+    def by_place(contrasts: Sequence[PlaceContrast]) -> dict[tuple[str, str], list[Point]]:
+        points: dict[tuple[str, str], list[Point]] = {model: [] for model in models}
+        for one in contrasts:
+            point = Point(one.place, one.difference, one.interval)
+            points[one.run.model, one.run.perturbation].append(point)
+        return points
+
+    accuracy = by_place([one for one in analysis.accuracy_by_place if one.metric == metric])
+    copying = by_place([one for one in analysis.copying if one.run.task_format == task_format])
+    baselines = sum(model in BASELINES for model, _ in models)
+    panels = [
+        Panel(
+            title,
+            tuple(
+                Row(_model_label(*model), tuple(points[model]), slanted=model[0] in BASELINES)
+                for model in models
+            ),
+            baselines if 0 < baselines < len(models) else None,
+            labelled=points is orders,
+            axis=axis,
+        )
+        for title, points, axis in (
+            ("Worst to best order", orders, "Base problems (%)"),
+            ("Answer in this place", accuracy, "Accuracy, difference (points)"),
+            ("Copied from this place", copying, "Copied, difference (points)"),
+        )
+        if any(points.values())
+    ]
+    note = (
+        "Left: from the base problems correct in every order to those correct in at least one, with the "
+        "macro average. 0-shot runs have no examples: they vary by sampling, and in multiple choice by the "
+        "order of the options."
+    )
+    if len(panels) > 1:
+        note += (
+            " Middle: accuracy with the query's answer in the place minus without. Right: how often the "
+            "response is the answer in the place, beyond other orders. Both within base problems, with "
+            "95 % intervals."
+        )
+    return DotPlot(f"Order of the examples: {METRICS[metric].title}", tuple((one,) for one in panels), note)
 
 
 # Strata.

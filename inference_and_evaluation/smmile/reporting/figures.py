@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smmile.errors import one_line
 from smmile.reporting.figure_plans import DotPlot, HeatMap, Panel, Row
-from smmile.task import MODES, InferenceMode
+from smmile.reporting.order import Place
+from smmile.task import InferenceMode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class Look:
     """Colours and the kind of file of one of the places where a figure is seen.
 
-    The colours of modes are from Okabe and Ito's palette, which is safe for colour-blind readers; the
-    modes have different markers besides.
+    The colours of modes and places of examples are from Okabe and Ito's palette (on white, its
+    purple darkened), which is safe for colour-blind readers; they have different markers besides.
     """
 
     name: Literal["print", "light", "dark"]
@@ -36,12 +37,18 @@ class Look:
     quiet: str  # rules, grids, frames
     band: str  # behind every other row
     few: str  # points and labels of few problems
-    modes: Mapping[InferenceMode, str]
+    modes: Mapping[InferenceMode | Place, str]
 
 
 FileKind = Literal["pdf", "png", "svg"]
 
-_ON_WHITE: Mapping[InferenceMode, str] = {"0-shot": "#D55E00", "ICL": "#0072B2"}
+_ON_WHITE: Mapping[InferenceMode | Place, str] = {
+    "0-shot": "#D55E00",
+    "ICL": "#0072B2",
+    "first": "#009E73",
+    "middle": "#000000",
+    "last": "#B85C92",
+}
 LOOKS = (
     Look("print", "#FFFFFF", "#000000", "#B8B8B8", "#F3F3F3", "#757575", _ON_WHITE),
     Look("light", "#FFFFFF", "#1F2328", "#B4BAC1", "#F3F5F7", "#6B737C", _ON_WHITE),
@@ -52,11 +59,26 @@ LOOKS = (
         "#4A525C",
         "#161C24",
         "#7D8590",
-        {"0-shot": "#E69F00", "ICL": "#56B4E9"},
+        {
+            "0-shot": "#E69F00",
+            "ICL": "#56B4E9",
+            "first": "#009E73",
+            "middle": "#FFFFFF",
+            "last": "#CC79A7",
+        },
     ),
 )
 
-_MARKERS: Mapping[InferenceMode, str] = {"0-shot": "o", "ICL": "D"}
+# In the order of rows and legends.
+_MARKERS: Mapping[InferenceMode | Place, str] = {
+    "0-shot": "o",
+    "ICL": "D",
+    "first": "<",
+    "middle": "s",
+    "last": ">",
+}
+_KINDS = list(_MARKERS)
+_PLACE_LABELS = {"first": "first example", "middle": "middle examples", "last": "last example"}
 _LINE_STYLES = {"majority baseline": (0, (1, 1.5)), "chance": (0, (5, 2))}
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that figures are the same everywhere
 _TEXT, _TITLE = 7.5, 9.0
@@ -127,7 +149,7 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
     panels = [panel for column in plan.columns for panel in column]
     kinds = sorted(
         {(point.mode, point.published) for panel in panels for row in panel.rows for point in row.points},
-        key=lambda kind: (-MODES.index(kind[0]), kind[1]),
+        key=lambda kind: (_KINDS.index(kind[0]), kind[1]),
     )
     row_height = max(0.16, 0.05 + 0.085 * len(kinds))
     label_limit = min(1.9, 0.65 * _WIDTH / sum(column[0].labelled for column in plan.columns))
@@ -158,7 +180,7 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
                 text.set_in_layout(False)
             else:
                 axes.set_title(panel.title, color=look.text)
-        axes.set_xlabel("Accuracy (%)", color=look.text)
+        axes.set_xlabel(column[-1].axis, color=look.text)
         if spare > 1:
             figure.add_subplot(grid[-1]).set_axis_off()
     lines = dict.fromkeys(name for panel in panels for name in panel.lines)
@@ -178,18 +200,27 @@ def _upper(panel: Panel) -> float:
     return min(103.0, max(ends) * 1.06)
 
 
+def _lower(panel: Panel, upper: float) -> float:
+    """The start of the panel's axis, which is under 0 for the markers at 0 and for differences."""
+    low = min(
+        (point.interval[0] for row in panel.rows for point in row.points if point.interval), default=0
+    )
+    return min(-0.03 * upper, low * 1.06)
+
+
 def _draw_panel(
     axes: Axes,
     panel: Panel,
     upper: float,
     label_limit: float,
     look: Look,
-    kinds: Sequence[tuple[InferenceMode, bool]],
+    kinds: Sequence[tuple[InferenceMode | Place, bool]],
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
     count = len(panel.rows)
-    axes.set(xlim=(-0.03 * upper, upper), ylim=(count - 0.5, -0.5), facecolor="none")
+    lower = _lower(panel, upper)
+    axes.set(xlim=(lower, upper), ylim=(count - 0.5, -0.5), facecolor="none")
     axes.set_title(" ")  # keeps its height free
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -202,6 +233,8 @@ def _draw_panel(
         axes.axhspan(index - 0.5, index + 0.5, color=look.band, linewidth=0, zorder=0)
     if panel.rule is not None:
         axes.axhline(panel.rule - 0.5, color=look.quiet, linewidth=0.8, zorder=1)
+    if lower < -0.03 * upper:
+        axes.axvline(0, color=look.quiet, linewidth=0.8, zorder=1.5)
     for name, level in panel.lines.items():
         axes.axvline(level, color=look.text, linewidth=0.8, linestyle=_LINE_STYLES[name], zorder=1.5)
     _label_rows(axes, panel.rows if label_limit else (), label_limit, look)
@@ -225,7 +258,7 @@ def _label_rows(axes: Axes, rows: Sequence[Row], limit: float, look: Look) -> No
         label.set_fontstyle("oblique" if row.slanted else "normal")
 
 
-def _marker(kind: tuple[InferenceMode, bool], colour: str, look: Look) -> dict[str, Any]:
+def _marker(kind: tuple[InferenceMode | Place, bool], colour: str, look: Look) -> dict[str, Any]:
     mode, published = kind
     return {
         "marker": _MARKERS[mode],
@@ -238,7 +271,11 @@ def _marker(kind: tuple[InferenceMode, bool], colour: str, look: Look) -> dict[s
 
 
 def _frame(
-    figure: Figure, title: str, note: str, look: Look, entries: Sequence[tuple[InferenceMode, bool] | str]
+    figure: Figure,
+    title: str,
+    note: str,
+    look: Look,
+    entries: Sequence[tuple[InferenceMode | Place, bool] | str],
 ) -> None:
     """Adds the title with the legend's `entries` (modes, published or not, and lines), and the note."""
     from matplotlib.lines import Line2D
@@ -249,7 +286,7 @@ def _frame(
             shape: dict[str, Any] = {"color": look.text, "linewidth": 0.8, "linestyle": _LINE_STYLES[entry]}
             handles.append(Line2D([], [], label=entry, **shape))
         else:
-            label = f"{entry[0]}, published" if entry[1] else entry[0]
+            label = _PLACE_LABELS.get(entry[0], entry[0]) + (", published" if entry[1] else "")
             colour = look.modes[entry[0]]
             shape = _marker(entry, colour, look) | {"linestyle": "-", "color": colour}
             handles.append(Line2D([], [], label=label, **shape))

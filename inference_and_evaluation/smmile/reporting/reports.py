@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,32 @@ def chance_levels(folder: Path) -> dict[RunName, float]:
 
     The options of a published CSV are known to evaluate_MCQA.py alone.
     """
+    return {
+        name: level
+        for name, content in _choice_evaluations(folder).items()
+        if isinstance(level := content.get("chance_level"), float) and 0 <= level <= 100
+    }
+
+
+def with_chances(runs: Iterable[Scores], folder: Path) -> list[Scores]:
+    """The runs, published ones with the `chances` that evaluate_MCQA.py has found."""
+    counts = {name: content.get("option_counts") for name, content in _choice_evaluations(folder).items()}
+    found = []
+    for run in runs:
+        numbers = counts.get(run.name) if run.metric == "mcqa" and not run.chances else None
+        if isinstance(numbers, dict) and all(isinstance(one, int) and one > 0 for one in numbers.values()):
+            run = replace(run, chances={problem_id: 1 / number for problem_id, number in numbers.items()})
+        found.append(run)
+    return found
+
+
+def _choice_evaluations(folder: Path) -> dict[RunName, dict[str, Any]]:
     import msgspec
 
     found = {}
     for name, file in evaluation_files(folder, METRICS["mcqa"]).items():
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            level = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("chance_level")
-            if isinstance(level, float) and 0 <= level <= 100:
-                found[name] = level
+            found[name] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     return found
 
 

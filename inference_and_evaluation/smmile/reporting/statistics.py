@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,12 +174,81 @@ def _intracluster_correlation(
     totals: NDArray[np.float64], sizes: NDArray[np.float64], squares: NDArray[np.float64]
 ) -> float:
     """(MSB - MSW) / (MSB + (m - 1) MSW), m = (n - sum size^2 / n) / (clusters - 1), cut to 0..1."""
-    rows, count = float(sizes.sum()), len(sizes)
-    mean = float(totals.sum()) / rows
-    between = float((sizes * (totals / sizes - mean) ** 2).sum()) / (count - 1)
-    within = float((squares - totals**2 / sizes).sum()) / (rows - count)
-    typical = (rows - float((sizes**2).sum()) / rows) / (count - 1)
-    return min(1.0, max(0.0, (between - within) / (between + (typical - 1) * within)))
+    found = _correlation(*_mean_squares(totals, sizes, squares))
+    return min(1.0, max(0.0, float(found)))
+
+
+def _correlation(between: Any, within: Any, typical: Any) -> Any:
+    return (between - within) / (between + (typical - 1) * within)
+
+
+def _mean_squares(
+    totals: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    leave_one_out: bool = False,
+) -> tuple[Any, Any, Any]:
+    """MSB, MSW and m of all clusters, or (arrays) of all but one, for each that is left out."""
+
+    def total(values: NDArray[np.float64]) -> Any:
+        return values.sum() - values if leave_one_out else values.sum()
+
+    rows, count, parts = total(sizes), len(sizes) - leave_one_out, totals**2 / sizes
+    between = (total(parts) - total(totals) ** 2 / rows) / (count - 1)
+    within = total(squares - parts) / (rows - count)
+    return between, within, (rows - total(sizes**2) / rows) / (count - 1)
+
+
+@dataclass(frozen=True)
+class VarianceComponents:
+    """The variance of scores `between` clusters and `within` them, and their intra-cluster correlation.
+
+    `correlation` is between / (between + within); its `interval` is None where it cannot be estimated.
+    """
+
+    between: float
+    within: float
+    correlation: float
+    interval: Interval | None
+
+
+def variance_components(
+    values: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
+) -> VarianceComponents | None:
+    """The variance components of `values`; None where all are equal, or no cluster has two rows.
+
+    The analysis-of-variance estimator, which holds for 0/1 values and clusters of any sizes: within = MSW,
+    between = (MSB - MSW) / m, cut at 0, as in `effective_sample` (Donner 1986, "A review of inference
+    procedures for the intraclass correlation coefficient in the one-way random effects model"; Ridout,
+    Demetrio & Firth 1999, "Estimating intraclass correlation for binary data"). The interval is the
+    jackknife's over clusters on Fisher's scale, log((1 + (m - 1) r) / (1 - r)) / 2, with Student's t at
+    one degree of freedom less than clusters (Arvesen & Schmitz 1970, "Robust procedures for variance
+    component problems using the jackknife"), cut to 0..1. There is none for fewer than three clusters, or
+    where fewer than two vary within. Raises ValueError as `effective_sample`.
+    """
+    import numpy as np
+
+    totals, sizes, squares = _by_cluster(values, clusters)
+    count = len(sizes)
+    if count < 2 or count == len(values) or len(set(values)) == 1:
+        return None
+    between, within, typical = map(float, _mean_squares(totals, sizes, squares))
+    component = max(0.0, (between - within) / typical)
+    interval = None
+    if count > 2 and np.count_nonzero(squares - totals**2 / sizes > 1e-9) > 1:
+
+        def scaled(correlation: Any) -> Any:
+            least = -0.999 / (typical - 1)
+            correlation = np.maximum(correlation, least)
+            return np.log((1 + (typical - 1) * correlation) / (1 - correlation)) / 2
+
+        left = scaled(_correlation(*_mean_squares(totals, sizes, squares, leave_one_out=True)))
+        error = math.sqrt((count - 1) / count * float(((left - left.mean()) ** 2).sum()))
+        centre = float(scaled(_correlation(between, within, typical)))
+        half = _quantile(confidence, count - 1) * error
+        powers = [math.exp(2 * bound) for bound in (centre - half, centre + half)]
+        interval = Interval(*(max(0.0, (power - 1) / (power + typical - 1)) for power in powers))
+    return VarianceComponents(component, within, component / (component + within), interval)
 
 
 def _by_cluster(

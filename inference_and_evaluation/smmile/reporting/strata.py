@@ -93,15 +93,12 @@ def within_contrasts(run: Scores, outlines: Mapping[str, Outline]) -> list[Withi
     """
     found: list[tuple[str, PairedDifference]] = []
     for flag in (FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES):
-        members: dict[str, dict[str, list[bool]]] = {}
-        for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
-            if problem_id in outlines:
-                value = _flags(outlines[problem_id], with_examples=run.name.mode == "ICL")[flag]
-                of_problem = members.setdefault(base_problem_id(problem_id), {"true": [], "false": []})
-                of_problem[value].append(correct)
-        both = [(one["true"], one["false"]) for one in members.values() if one["true"] and one["false"]]
-        if both:
-            found.append((flag, within_difference(both)))
+        holds = {
+            problem_id: _flags(outline, with_examples=run.name.mode == "ICL")[flag] == "true"
+            for problem_id, outline in outlines.items()
+        }
+        if paired := difference_within(run, holds):
+            found.append((flag, paired))
     adjusted = holm([one.p_value for _, one in found])
     return [
         WithinContrast(
@@ -119,6 +116,21 @@ def within_contrasts(run: Scores, outlines: Mapping[str, Outline]) -> list[Withi
         )
         for (flag, one), p_holm in zip(found, adjusted, strict=True)
     ]
+
+
+def difference_within(run: Scores, holds: Mapping[str, bool]) -> PairedDifference | None:
+    """The orders of a run for which something `holds` (by problem id) against those for which not.
+
+    Of the problems in `holds`, those whose base problem has orders of both kinds count, see
+    `statistics.within_difference`. None where there are none.
+    """
+    members: dict[str, tuple[list[bool], list[bool]]] = {}
+    for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
+        if problem_id in holds:
+            with_it, without = members.setdefault(base_problem_id(problem_id), ([], []))
+            (with_it if holds[problem_id] else without).append(correct)
+    both = [kinds for kinds in members.values() if all(kinds)]
+    return within_difference(both) if both else None
 
 
 def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[Stratum]:

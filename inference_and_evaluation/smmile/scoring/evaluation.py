@@ -56,7 +56,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     `ties`, on which they are divided; and in `judge_like` the passages of responses that address a judge.
 
     Re-extraction adds `published_accuracy`, over all of the run's problems as stored; `chance_level`, the
-    mean of 1 / number of options; `excluded`, why problems were left out; and where choices were read.
+    mean of 1 / number of options, with the numbers as `option_counts`; `excluded`, why problems were left
+    out; and where choices were read.
     Twins are options that differ only in case, white space or punctuation: `twins_of_correct` are the
     problems with a twin of the correct option as their choice (`published_…` as stored), which only
     `accuracy_with_twins` counts as correct, and `chosen_twins` the letters where a text fits several.
@@ -92,6 +93,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     correct_options: dict[str, str | None] | UnsetType = UNSET
     published_accuracy: float | UnsetType = UNSET
     chance_level: float | UnsetType | None = UNSET
+    option_counts: dict[str, int] | UnsetType = UNSET
     accuracy_with_twins: float | UnsetType = UNSET
     twins_of_correct: list[str] | UnsetType = UNSET
     published_twins_of_correct: list[str] | UnsetType = UNSET
