@@ -417,7 +417,8 @@ def test_balanced_options_are_merged_and_the_same_for_all_orders_and_models(
     assert found == found[:1] * 4
     smmile = shared / "data" / "smmile_recovered"
     merged = dry_run(tmp_path, smmile, *balanced)
-    published = dry_run(tmp_path, smmile, "--task_format", "mcqa")
+    published = dry_run(tmp_path, smmile, "--task_format", "mcqa", "--options", "published")
+    assert (tmp_path / "requests_qwen3B_ICL_mcqa.jsonl").is_file()
     places: Counter[tuple[str, str]] = Counter()
     for problem_id, request in merged.items():
         texts, before = request["options"], published[problem_id]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from smmile.data.descriptors import ImageDistances
-from smmile.data.images import StoredImage, UnreadableImageError
+from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet, base_problem_id
 
 
@@ -28,15 +28,6 @@ class Candidate:
     flags: Mapping[str, str]
     key: bytes
 
-    @classmethod
-    def of(cls, problem: Problem, triplet: Triplet) -> Candidate | None:
-        """The candidate for a triplet of an unperturbed problem; None if it has no image."""
-        if triplet.image is None:
-            return None
-        base_id = base_problem_id(problem.problem_id)
-        key = _digest(base_id, triplet.question, triplet.answer, triplet.image.sha256)
-        return cls(base_id, triplet, triplet.image, triplet is problem.query, problem.flags, key)
-
 
 class Draws:
     """Seeded draws from `problems`, the whole data set (defective problems aside).
@@ -50,11 +41,14 @@ class Draws:
         self._seed = str(seed)
         self._candidates: dict[bytes, Candidate] = {}  # the permutations of a problem have the same
         for problem in problems:
+            base_id = base_problem_id(problem.problem_id)
             for triplet in problem.triplets:
-                if candidate := Candidate.of(problem, triplet):
-                    self._candidates.setdefault(candidate.key, candidate)
-        self._distances = ImageDistances()
-        self._sizes: dict[str, tuple[int, int]] = {}
+                if (image := triplet.image) is not None:
+                    key = _digest(base_id, triplet.question, triplet.answer, image.sha256)
+                    is_query = triplet is problem.query
+                    candidate = Candidate(base_id, triplet, image, is_query, problem.flags, key)
+                    self._candidates.setdefault(key, candidate)
+        self.distances = ImageDistances()
 
     def generator(self, problem: Problem, purpose: str) -> Random:
         """A generator for one problem and purpose."""
@@ -72,22 +66,6 @@ class Draws:
             if candidate.base_id != base_id and candidate.image.sha256 not in shown:
                 found.setdefault(candidate.image.sha256, candidate)
         return list(found.values())
-
-    def distance(self, one: StoredImage, other: StoredImage) -> float:
-        """How different two images are, as in the `nearest` baseline. Raises CannotPerturbError."""
-        try:
-            return self._distances.squared(one, other)
-        except UnreadableImageError as error:
-            raise CannotPerturbError(f"an image does not decode ({error})") from error
-
-    def size(self, image: StoredImage) -> tuple[int, int]:
-        """Width and height of an image as models see it. Raises CannotPerturbError."""
-        if image.sha256 not in self._sizes:
-            try:
-                self._sizes[image.sha256] = image.decode().size
-            except UnreadableImageError as error:
-                raise CannotPerturbError(f"an image does not decode ({error})") from error
-        return self._sizes[image.sha256]
 
 
 def _digest(*fields: str) -> bytes:

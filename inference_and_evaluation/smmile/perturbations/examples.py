@@ -61,7 +61,8 @@ def order(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Proble
     elif how == "similar-last":
         query = problem.query.image
         distances = [
-            draws.distance(example.image, query) if example.image and query else 0.0 for example in examples
+            draws.distances.squared(example.image, query) if example.image and query else 0.0
+            for example in examples
         ]
         places = sorted(range(len(examples)), key=lambda place: -distances[place])
         examples = [examples[place] for place in places]
