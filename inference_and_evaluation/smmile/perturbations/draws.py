@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -54,18 +54,25 @@ class Draws:
         """A generator for one problem and purpose."""
         return Random(_digest(self._seed, purpose, problem.problem_id))
 
-    def candidates(self, problem: Problem, purpose: str) -> list[Candidate]:
-        """The triplets of other base problems in random order, without images that `problem` shows."""
+    def candidates(
+        self, problem: Problem, purpose: str, allowed: Callable[[Candidate], bool] = lambda _: True
+    ) -> list[Candidate]:
+        """The `allowed` triplets of other base problems in random order, one for each image.
+
+        Images that `problem` shows are left out.
+        """
         start = _digest(self._seed, purpose, problem.problem_id)
         base_id = base_problem_id(problem.problem_id)
         shown = {triplet.image.sha256 for triplet in problem.triplets if triplet.image}
-        found: dict[str, Candidate] = {}  # by image
-        for candidate in sorted(
-            self._candidates.values(), key=lambda one: hashlib.sha256(start + one.key).digest()
-        ):
-            if candidate.base_id != base_id and candidate.image.sha256 not in shown:
-                found.setdefault(candidate.image.sha256, candidate)
-        return list(found.values())
+        found = [
+            one
+            for one in self._candidates.values()
+            if one.base_id != base_id and one.image.sha256 not in shown and allowed(one)
+        ]
+        by_image: dict[str, Candidate] = {}
+        for one in sorted(found, key=lambda one: hashlib.sha256(start + one.key).digest()):
+            by_image.setdefault(one.image.sha256, one)
+        return list(by_image.values())
 
 
 def _digest(*fields: str) -> bytes:
