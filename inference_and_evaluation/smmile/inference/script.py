@@ -80,6 +80,7 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification) -> 
     Raises UsageError for errors that the user can fix.
     """
     options = RunOptions(args.overwrite, args.csv, specification.price, Rank.from_environment())
+    perturbations = cli.perturbations(args)
     folder = cli.output_folder(args)
     source = cli.dataset_source(args)
     problems = load_problems(source)
@@ -96,6 +97,7 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification) -> 
         limit=args.limit,
         only=args.problem,
         share=specification.share and not args.no_share,
+        perturbations=perturbations,
     )
     if options.rank.is_first:
         _report_skipped(problems, plan, source.image_dir)
@@ -151,6 +153,7 @@ def _describe_run(
         ),
         generation={**specification.generation, **sample},
         seed=args.seed,
+        perturbations=cli.perturbations(args),
         recipe=specification.recipe.as_data(args.task_format),
         software=_versions(specification.packages),
         hardware=Hardware(machine=f"{platform.machine()}, {os.cpu_count()} CPUs"),
