@@ -51,7 +51,7 @@ def main() -> int:
             f"{args.experts}; choose other runs or fewer experts"
         )
     problems = _problems(key, [results for results, _ in runs], args.results_dir, given)
-    images = {item: [one.image.sha256 for one in problem.triplets] for item, problem in problems.items()}
+    images = {item: [one.image_sha256 for one in problem.triplets] for item, problem in problems.items()}
     key = msgspec.structs.replace(key, review=data_hash([key.review, images])[:16])
     encoder = ImageEncoder(args.image_size)
     pages = {expert: items_of_expert(key, expert) for expert in range(1, key.experts + 1)}

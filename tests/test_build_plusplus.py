@@ -114,6 +114,7 @@ def test_images_are_stored_once_in_the_folder_and_in_the_cache(tmp_path: Path) -
     entries = load_problems(DatasetSource("augmented", tmp_path / "large")).entries
     assert len(entries) == 48
     assert isinstance(entries[-1], Problem)
+    assert entries[-1].query.image
     assert entries[-1].query.image.read() == source[-1]["image"]["bytes"]
     unpacked = Path(datasets.config.HF_DATASETS_CACHE, "smmile", "large").rglob("*.arrow")
     assert 0 < sum(file.stat().st_size for file in unpacked) < 1.05 * total

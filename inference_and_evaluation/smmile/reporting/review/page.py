@@ -55,8 +55,9 @@ def review_page(
 
     shown = {problem.problem_id: problem for item in items if (problem := problems.get(item.item))}
     numbers = {problem_id: str(number) for number, problem_id in enumerate(shown)}
-    stored = {one.image.sha256: one.image for problem in shown.values() for one in problem.triplets}
-    queries = {problem.query.image.sha256 for problem in shown.values()}
+    triplets = [one for problem in shown.values() for one in problem.triplets]
+    stored = {one.image.sha256: one.image for one in triplets if one.image}
+    queries = {problem.query.image_sha256 for problem in shown.values()}
     data = {
         "schema_version": REVIEW_VERSION,
         "review": review,
@@ -67,9 +68,9 @@ def review_page(
         },
         "problems": {
             numbers[problem.problem_id]: {
-                "image": problem.query.image.sha256,
+                "image": problem.query.image_sha256,
                 "examples": [
-                    {"image": one.image.sha256, "question": one.question, "answer": one.answer}
+                    {"image": one.image_sha256, "question": one.question, "answer": one.answer}
                     for one in problem.examples
                 ],
             }
