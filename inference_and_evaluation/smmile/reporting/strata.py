@@ -94,8 +94,9 @@ def within_contrasts(run: Scores, outlines: Mapping[str, Outline]) -> list[Withi
     found: list[tuple[str, PairedDifference]] = []
     for flag in (FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES):
         holds = {
-            problem_id: _flags(outline, with_examples=run.name.mode == "ICL")[flag] == "true"
+            problem_id: flags[flag] == "true"
             for problem_id, outline in outlines.items()
+            if flag in (flags := _flags(outline, run.name))
         }
         if paired := difference_within(run, holds):
             found.append((flag, paired))
@@ -149,10 +150,7 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
             for problem_id, correct in zip(run.problem_ids, run.correct, strict=True)
             if problem_id in outlines
         ]
-        values = [
-            (_flags(outline, with_examples=run.name.mode == "ICL"), outline, correct)
-            for outline, correct in known
-        ]
+        values = [(_flags(outline, run.name), outline, correct) for outline, correct in known]
         for flag in flags:
             members: dict[str, list[tuple[str, bool]]] = {}
             for of_problem, outline, correct in values:
@@ -216,9 +214,12 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
     )
 
 
-def _flags(outline: Outline, *, with_examples: bool) -> dict[str, str]:
+def _flags(outline: Outline, run: RunName) -> dict[str, str]:
+    """The problem's flags in a run; without those about the examples if these may be perturbed."""
+    if run.perturbation:
+        return dict(outline.flags)
     *examples, answer = outline.answers
-    if not with_examples:
+    if run.mode == "0-shot":
         examples = []
     return {
         **outline.flags,
