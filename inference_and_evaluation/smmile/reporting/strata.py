@@ -49,7 +49,7 @@ class Stratum:
     flag: str
     value: str
     total: int
-    correct: int
+    correct: float
     base_problems: int
     interval: Interval
 
@@ -154,7 +154,7 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
             for outline, correct in known
         ]
         for flag in flags:
-            members: dict[str, list[tuple[str, bool]]] = {}
+            members: dict[str, list[tuple[str, float]]] = {}
             for of_problem, outline, correct in values:
                 if flag in of_problem:
                     cluster = base_problem_id(outline.problem_id)
@@ -232,7 +232,7 @@ def _truth(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, bool]]) -> Stratum:
+def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, float]]) -> Stratum:
     clusters = [cluster for cluster, _ in members]
     scores = [correct for _, correct in members]
     interval = accuracy_interval(scores, clusters)
