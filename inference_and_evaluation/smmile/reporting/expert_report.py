@@ -226,9 +226,9 @@ def expert_evaluation(run: RatedRun, review: str | None) -> Evaluation | None:
 # Text.
 
 _LEGEND = """\
-Expert: accuracy by the experts' mean rating, estimated for all answers of the run; errors are incorrect.
-PPI++: the judge's accuracy corrected by the ratings; equal to Expert where answers were drawn by verdict.
-Rogan-Gladen: the same by the judge's sensitivity and specificity, taken to be equal for all runs.
+Expert: by the experts' mean ratings, estimated for all answers of the run.
+PPI++: the judge corrected by the ratings; Expert where they were drawn by verdict.
+Rogan-Gladen: the judge corrected by its sensitivity and specificity on all runs.
 Judge - experts: above 0 where the judge is too generous.
 """
 
@@ -258,7 +258,7 @@ def report_text(
                 cells.append([run.name.label, run.name.mode, *_quality_cells(run.quality)])
         parts.append(f"The judge against the experts\n\n{text_table(head, cells, layout=layout)}")
     lines = [
-        f"Pearson's r of judge and experts over {one.runs} runs, {one.mode}: {_coefficient(one.pearson, 1, 2)}"
+        f"Pearson's r of judge and experts, {one.runs} {one.mode} runs: {_coefficient(one.pearson, 1, 2)}"
         for one in report.correlations
     ]
     if report.unrated:
