@@ -524,7 +524,7 @@ def labelled(
     *,
     by_verdict: bool = True,
 ) -> LabelledRun:
-    """A run with as many labels of either verdict as there are, or with a simple random sample of labels."""
+    """A run with half of the labels for either verdict, as far as there are, or with a random sample."""
     luck = generator.random(len(truth))
     verdicts = np.where(truth, luck < judge[0], luck >= judge[1])
     strata = verdicts.astype(np.int64) if by_verdict else np.zeros(len(truth), dtype=np.int64)
@@ -735,16 +735,16 @@ def main() -> None:
             "exact test is conservative and reaches slightly less.",
             detectable(many),
             "### Experts who rate a sample of answers",
-            f"{PROBLEMS} independent problems; labels of either verdict as equal in number as there are. The "
-            "suite's interval of the accuracy by experts, which is that of PPI++ too; in brackets, estimate ± "
-            "1.96 standard errors.",
+            f"{PROBLEMS} independent problems; half of the labels for either verdict, as far as there are. "
+            "The suite's interval of the accuracy by experts, which is that of PPI++ too; in brackets, "
+            "estimate ± 1.96 standard errors.",
             sampled_by_verdict(args.repeats),
             f"{few // 4:,} draws of other samples: simple random ones, and of {len(SIZES)} problems in "
             f"{ROWS:,} permutations with a correlation of 0.5, drawn by verdict.",
             sampled_otherwise(few // 4),
-            f"{few // 8:,} draws of six runs with accuracies of 70 to 10 % and 40 labels each. Rogan-Gladen "
-            "takes the judge to err alike on all runs: what happens where it does not is in the second row of "
-            "each judge.",
+            f"{few // 8:,} draws of six runs with accuracies of 70 to 10 % and 40 labels each. "
+            "Rogan-Gladen takes the judge to err alike on all runs; in the second row of each judge it "
+            "does not.",
             rogan_gladen_coverage(few // 8),
         ]
     )

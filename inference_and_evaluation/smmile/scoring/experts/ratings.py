@@ -231,9 +231,10 @@ def _read_labels(files: Sequence[Path], there: _Runs) -> Ratings:
         if not stem or problem_id not in problems[stem]:
             raise UsageError(f"{where}: there is no {one_line(asked)} with problem {one_line(problem_id)}")
         rating = row["rating"].lower().replace("_", " ")
-        if not expert or rating not in _RATINGS:
+        if not 0 < len(expert) <= 80 or rating not in _RATINGS:
             raise UsageError(
-                f"{where} needs an expert, and a rating: 1, 0, correct, incorrect or cannot say"
+                f"{where} needs an expert of up to 80 characters, and a rating: 1, 0, correct, incorrect "
+                "or cannot say"
             )
         probability = _probability(row.get("probability") or "1", where)
         answer = answers[stem].setdefault(problem_id, RatedAnswer(problem_id, probability, {}))
@@ -266,13 +267,13 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     name = one_line(file.name)
     try:
         text = io.StringIO(file.read_text(encoding="utf-8-sig"), newline="")
-        head, *rows = csv.reader(text, strict=True)
+        rows = list(csv.reader(text, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{name} is not a readable CSV file in UTF-8 ({error})") from error
-    columns = [column.strip().lower() for column in head]
-    if not rows or not {*_COLUMNS} <= {*columns} or len({*columns}) < len(columns):
+    columns = [column.strip().lower() for column in rows[0]] if rows else []
+    if len(rows) < 2 or not {*_COLUMNS} <= {*columns} or len({*columns}) < len(columns):
         raise UsageError(f"{name} needs ratings under the columns {', '.join(_COLUMNS)}, each once")
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(rows[1:], start=2):
         if len(row) == len(columns):
             yield f"{name}, row {number}", dict(zip(columns, map(str.strip, row), strict=True))
         elif row:
