@@ -29,6 +29,7 @@ sys.path.insert(0, str(SUITE / "inference_and_evaluation"))
 from smmile.reporting.corrected import (  # noqa: E402 - it is found now
     LabelledRun,
     expert_accuracy,
+    judge_difference,
     judge_quality,
     pooled,
     prediction_powered,
@@ -620,6 +621,39 @@ def sampled_otherwise(repeats: int) -> str:
     return markdown_table(("true accuracy", "sensitivity, specificity", *head), rows)
 
 
+def judge_of_one_run(repeats: int) -> str:
+    """The least, median and greatest coverage over the cases of `sampled_by_verdict`."""
+    generator = np.random.default_rng(13)
+    rows: list[tuple[str, ...]] = []
+    for labels in LABELS:
+        cases = []
+        for accuracy, (sensitivity, specificity) in product((0.1, 0.3, 0.5, 0.7), JUDGES):
+            found_correct = accuracy * sensitivity + (1 - accuracy) * (1 - specificity)
+            agreed = accuracy * sensitivity + (1 - accuracy) * specificity
+            chance = accuracy * found_correct + (1 - accuracy) * (1 - found_correct)
+            truths = (
+                100 * (found_correct - accuracy),
+                100 * sensitivity,
+                100 * specificity,
+                (agreed - chance) / (1 - chance),
+            )
+            covered = np.zeros(4)
+            for _ in range(repeats):
+                truth = generator.random(PROBLEMS) < accuracy
+                alone = list(range(PROBLEMS))
+                run = labelled(truth, alone, (sensitivity, specificity), labels, generator)
+                one = judge_quality(run)
+                estimates = (judge_difference(run), one.sensitivity, one.specificity, one.kappa)
+                covered += [
+                    found is None or found.low <= value <= found.high
+                    for found, value in zip(estimates, truths, strict=True)
+                ]
+            cases.append(covered / repeats)
+        shares = np.quantile(cases, (0, 0.5, 1), axis=0).T
+        rows.append((str(labels), *(f"{shown(a)}, {shown(b)}, {shown(c)}" for a, b, c in shares)))
+    return markdown_table(("labels", "judge - experts", "sensitivity", "specificity", "kappa"), rows)
+
+
 def rogan_gladen_coverage(repeats: int) -> str:
     """Six runs whose answers to one problem go together; the judge may be too generous to the last one."""
     generator = np.random.default_rng(12)
@@ -742,6 +776,9 @@ def main() -> None:
             f"{few // 4:,} draws of other samples: simple random ones, and of {len(SIZES)} problems in "
             f"{ROWS:,} permutations with a correlation of 0.5, drawn by verdict.",
             sampled_otherwise(few // 4),
+            f"The judge in a single run drawn by verdict, {few // 8:,} draws of each of the 16 cases: "
+            "least, median and greatest coverage.",
+            judge_of_one_run(few // 8),
             f"{few // 8:,} draws of six runs with accuracies of 70 to 10 % and 40 labels each. "
             "Rogan-Gladen takes the judge to err alike on all runs; in the second row of each judge it "
             "does not.",
