@@ -257,7 +257,10 @@ def _agreed(run: LabelledRun, known: Floats, factor: Floats, agreed: Floats) -> 
 
 
 def _weighted_kappa(run: LabelledRun) -> Estimated | None:
-    """Cohen's kappa, linearised: d kappa = (d p_o - (1 - kappa) d p_e) / (1 - p_e)."""
+    """Cohen's kappa, linearised: d kappa = (d p_o - (1 - kappa) d p_e) / (1 - p_e).
+
+    The interval is that of (1 + kappa) / 2 as a share.
+    """
     verdicts, judged = run.verdicts, run.judged.astype(np.float64)
     share = float(judged.mean())
     known, factor = judged * (1 - verdicts), judged * (2 * verdicts - 1)
@@ -270,11 +273,10 @@ def _weighted_kappa(run: LabelledRun) -> Estimated | None:
     kappa = (observed - expected) / (1 - expected)
     by_judge, by_experts = (1 - kappa) * (2 * experts - 1), (1 - kappa) * (2 * judge - 1)
     found = _mean_of(run, known - by_judge * verdicts * judged, factor - by_experts * judged)
-    variance, freedom = found.variance()
-    error = math.sqrt(variance) / share / (1 - expected)
-    reach = float(stdtrit(freedom, 0.975)) * error / max(1 - kappa**2, 1e-9)
-    centre = math.atanh(min(max(kappa, -1 + 1e-9), 1 - 1e-9))
-    return Estimated(kappa, error, math.tanh(centre - reach), math.tanh(centre + reach))
+    scale = 2 * share * (1 - expected)
+    values = (1 + kappa) / 2 + (found.values - found.mean) / scale
+    half = _share(replace(found, values=values, hidden=found.hidden / scale**2))
+    return Estimated(kappa, half.standard_error / 50, half.low / 50 - 1, half.high / 50 - 1)
 
 
 def rogan_gladen(runs: Sequence[LabelledRun], average: Average = "rows") -> list[Estimated | None]:
