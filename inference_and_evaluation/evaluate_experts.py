@@ -8,7 +8,7 @@ from pathlib import Path
 from smmile import cli
 from smmile.scoring.metrics import METRICS
 
-EXAMPLE = "python evaluate_experts.py ../results ratings_1.json ratings_2.json"
+EXAMPLE = "python evaluate_experts.py ../results ratings_expert1.json ratings_expert2.json"
 
 
 def main() -> int:

@@ -14,18 +14,15 @@ import pytest
 
 from conftest import Finished, run_here, says_in_one_line
 from smmile.results.reading import read_run, result_files
-from smmile.scoring.evaluation import records_hash
 from smmile.scoring.experts.files import (
-    Drawn,
     Rating,
     RatingsFile,
     RatingValue,
-    ReviewedRun,
     ReviewItem,
     ReviewKey,
-    ReviewStratum,
     read_review_key,
 )
+from smmile.scoring.experts.sampling import ReviewPlan, draw_review
 from smmile.scoring.metrics import METRICS, ScoringOptions
 
 Answers = Mapping[str, bool]
@@ -43,45 +40,11 @@ def make_run(folder: Path, model: str, mode: str, truth: Answers, verdicts: Answ
     return file
 
 
-def make_review(folder: Path, labels: int, experts: int = 2, seed: int = 1) -> ReviewKey:
-    """The key of a review of all runs in `folder`, half of each run's labels for either verdict."""
-    rng = random.Random(seed)
-    runs: list[ReviewedRun] = []
-    items: list[ReviewItem] = []
-    for name, file in sorted(result_files(folder).items()):
-        results = read_run(name, file)
-        scores = METRICS["llm"].score(results, ScoringOptions())
-        ids = [record.problem_id for record in results.records if record.status == "ok"]
-        verdicts: dict[str, Any] = dict.fromkeys(ids)
-        if scores is not None:
-            verdicts = {one: int(yes) for one, yes in zip(scores.problem_ids, scores.correct, strict=True)}
-        strata = []
-        for verdict in dict.fromkeys(verdicts[one] for one in ids):
-            inside = [one for one in ids if verdicts[one] == verdict]
-            drawn = rng.sample(inside, min(len(inside), labels // 2))
-            strata.append(ReviewStratum(verdict, len(inside), len(drawn)))
-            items += [
-                ReviewItem(
-                    f"i{len(items) + place}",
-                    one,
-                    "q",
-                    "truth",
-                    "r",
-                    tuple(range(1, experts + 1)),
-                    (Drawn(name.stem, one, verdict, len(drawn) / len(inside)),),
-                )
-                for place, one in enumerate(drawn)
-            ]
-        errors = len(results.records) - len(ids)
-        runs.append(ReviewedRun(name.stem, records_hash(results.records), errors, tuple(strata)))
-    key = ReviewKey(
-        review="abc",
-        seed=seed,
-        experts=experts,
-        ratings_per_answer=experts,
-        runs=tuple(runs),
-        items=tuple(items),
-    )
+def make_review(folder: Path, labels: int, experts: int = 2) -> ReviewKey:
+    """The key of a review of all runs in `folder`, which every expert grades whole."""
+    runs = [read_run(name, file) for name, file in result_files(folder).items()]
+    judged = [(run, METRICS["llm"].score(run, ScoringOptions())) for run in runs]
+    key = draw_review(judged, ReviewPlan(labels, experts, experts, 1))
     (folder / "review").mkdir(exist_ok=True)
     (folder / "review" / "review_key.json").write_bytes(msgspec.json.encode(key))
     return key
@@ -364,11 +327,11 @@ def test_bad_ratings_are_one_line(tmp_path: Path) -> None:
         says_in_one_line(evaluate(tmp_path, first, second), *parts)
 
     one = content["ratings"][0]
-    refused("review x\\x1b", "the key is of abc", "--key", review="x\x1b" * 1000)
+    refused("review x\\x1b", "the key is of", "--key", review="x\x1b" * 1000)
     refused("expert 3", expert=3)
     refused("item zz", "was not given", expert=2, ratings=[one | {"item": "zz"}])
     refused("rates an item twice", expert=2, ratings=[one, one])
-    refused("disagree on item i0", ratings=[one | {"rating": "cannot_say"}])
+    refused(f"disagree on item {one['item']}", ratings=[one | {"rating": "cannot_say"}])
     refused("ratings_2.json is not a file of ratings", ratings=[one | {"rating": "good"}])
     refused("ratings_2.json is not a file of ratings", ratings="[" * 100_000)
     second.write_text('{"review": NaN}')

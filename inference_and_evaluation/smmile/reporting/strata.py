@@ -124,7 +124,7 @@ def difference_within(run: Scores, holds: Mapping[str, bool]) -> PairedDifferenc
     Of the problems in `holds`, those whose base problem has orders of both kinds count, see
     `statistics.within_difference`. None where there are none.
     """
-    members: dict[str, tuple[list[bool], list[bool]]] = {}
+    members: dict[str, tuple[list[float], list[float]]] = {}
     for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
         if problem_id in holds:
             with_it, without = members.setdefault(base_problem_id(problem_id), ([], []))
