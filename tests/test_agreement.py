@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Hashable, Mapping, Sequence
@@ -229,6 +230,21 @@ def test_rogan_gladen_pools_the_judge_over_runs() -> None:
     blind = [drawn_run(generator, [1.0, 0.0] * 50, range(100), 1000, judge=(0.5, 0.5))]
     blind[0].verdicts[:] = 1
     assert rogan_gladen(blind) == [None]
+
+
+def test_errors_are_incorrect_and_say_nothing_of_the_judge() -> None:
+    generator = np.random.default_rng(8)
+    run = drawn_run(generator, (generator.random(100) < 0.4).tolist(), range(100), 60)
+    nothing = np.zeros(60)
+    errors = LabelledRun(
+        nothing, nothing, nothing + 1, nothing.astype(np.int64), nothing > 0, range(100, 160)
+    )
+    both = pooled([run, errors])
+    assert expert_accuracy(both).value == pytest.approx(expert_accuracy(run).value * 100 / 160)
+    for one, other in zip(
+        dataclasses.astuple(judge_quality(run)), dataclasses.astuple(judge_quality(both)), strict=True
+    ):
+        assert one == pytest.approx(other, rel=0.02)
 
 
 def test_the_intervals_cover() -> None:

@@ -274,7 +274,7 @@ def _weighted_kappa(run: LabelledRun) -> Estimated | None:
     by_judge, by_experts = (1 - kappa) * (2 * experts - 1), (1 - kappa) * (2 * judge - 1)
     found = _mean_of(run, known - by_judge * verdicts * judged, factor - by_experts * judged)
     scale = 2 * share * (1 - expected)
-    values = (1 + kappa) / 2 + (found.values - found.mean) / scale
+    values = (1 + kappa) / 2 + (found.values - judged * found.mean / share) / scale
     half = _share(replace(found, values=values, hidden=found.hidden / scale**2))
     return Estimated(kappa, half.standard_error / 50, half.low / 50 - 1, half.high / 50 - 1)
 
