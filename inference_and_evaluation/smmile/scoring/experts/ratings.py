@@ -132,10 +132,11 @@ def _rated_run(
     strata = {one.problem_id: (verdicts or {}).get(one.problem_id) for one in records}
     now = Counter(verdict for problem_id, verdict in strata.items() if problem_id not in errors)
     if now != counts or any(strata.get(one, -1) != verdict for one, verdict in drawn.items()):
-        warnings.append(
-            f"the judge's verdicts on {one_line(results.file.name)} are not those by which the review drew "
-            "its answers; the accuracy by experts is less exact"
-        )
+        if {*drawn.values()} != {None}:  # else the judge came later
+            warnings.append(
+                f"the judge's verdicts on {one_line(results.file.name)} are not those by which the review "
+                "drew its answers; the accuracy by experts is less exact"
+            )
         return RatedRun(results, answers, errors, verdicts, None)
     return RatedRun(results, answers, errors, verdicts, strata)
 
