@@ -190,6 +190,7 @@ def test_experts_are_a_metric_like_any_other(tmp_path: Path) -> None:
     [line] = [line for line in latex.splitlines() if line.startswith("a &")]
     assert "46.88" in line.split("&")[2]
     assert "by experts (Expert), LLM as a judge (LLM)" in latex
+    assert "bootstrap resamples (by experts, the standard error)" in latex
 
     # All answers of two runs are rated, halves among them: they can be compared.
     labels = tmp_path / "labels.csv"

@@ -173,6 +173,8 @@ def table_in_latex(
         "clustered": ", with the standard error clustered by base problem",
         None: "",
     }[error]
+    if error == "published" and any(analysis.scores.rated for analysis in analyses):
+        bars += " (by experts, the standard error)"
     what = "Accuracy"
     if average == "problems":
         what = "Macro accuracy"
