@@ -46,6 +46,7 @@ HEAVY = {
 NOT_FOR_SCORING = {"torch", "transformers", "datasets", "pandas", "matplotlib", "pyarrow"}
 # What a scoring script is given besides a folder, and what it has to import for that.
 NEEDS: dict[str, tuple[list[str], set[str]]] = {
+    "evaluate_experts.py": (["no_labels.csv"], set()),
     "evaluate_LLMJudge.py": (["--visualize-only"], set()),
     "plot_results.py": ([], {"matplotlib", "pandas"}),
     "stratify.py": (["--eval_type", "em", "--dataset", "demo"], set()),

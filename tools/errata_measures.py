@@ -835,7 +835,7 @@ def _responses_by_base_problem(run: RunResults) -> dict[str, set[str | None]]:
 
 def _judged(published: Sequence[PublishedRuns]) -> dict[str, str]:
     """Calls to the judge, how many different ones are among them, and those judged in both ways."""
-    verdicts: dict[tuple[str, str, str | None], set[bool]] = defaultdict(set)
+    verdicts: dict[tuple[str, str, str | None], set[float]] = defaultdict(set)
     calls = 0
     for runs in published:
         for run in runs.open_runs:

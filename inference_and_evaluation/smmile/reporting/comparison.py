@@ -418,7 +418,7 @@ class _Matched:
             standard_error=None if paired.standard_error is None else paired.standard_error * 100,
             interval=paired.interval.percent,
             smallest_detectable=paired.smallest_detectable * 100,
-            test="cluster sign-flip" if paired.is_clustered else "exact McNemar",
+            test="cluster sign-flip" if paired.by_sign_flips else "exact McNemar",
             p_value=paired.p_value,
             p_holm=p_holm,
             significant=p_holm < ALPHA,

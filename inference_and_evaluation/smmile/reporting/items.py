@@ -87,7 +87,7 @@ def _item_list(metric: str, mode: InferenceMode, runs: Sequence[Scores]) -> Item
     scores: list[Mapping[str, float]] = []
     left_out = 0
     for run in runs:
-        orders: dict[str, list[bool]] = {}
+        orders: dict[str, list[float]] = {}
         for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
             if problem_id in run.queries and run.queries[problem_id] != usual[problem_id]:
                 left_out += 1

@@ -216,7 +216,7 @@ def analyse_order(runs: Sequence[OrderedRun]) -> OrderAnalysis:
 
 
 def _variance(run: Scores) -> OrderVariance:
-    orders: dict[str, list[bool]] = {}
+    orders: dict[str, list[float]] = {}
     for base, correct in zip(run.clusters, run.correct, strict=True):
         orders.setdefault(base, []).append(correct)
     orders = {base: scores for base, scores in orders.items() if len(scores) > 1}

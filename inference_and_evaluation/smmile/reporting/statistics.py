@@ -21,7 +21,7 @@ Average = Literal["rows", "problems"]
 AVERAGES: tuple[Average, ...] = ("rows", "problems")
 
 
-def bootstrap_standard_deviation(correct: int, total: int, *, resamples: int, seed: int) -> float:
+def bootstrap_standard_deviation(correct: float, total: int, *, resamples: int, seed: int) -> float:
     """The standard deviation of the accuracy over bootstrap resamples of the rows (a share, 0..1).
 
     Drawing `total` rows with replacement from 0/1 scores of which `correct` are 1 makes their sum a
@@ -72,8 +72,10 @@ class Interval:
         return self.low * 100, self.high * 100
 
 
-def wilson_interval(correct: float, total: float, confidence: float = 0.95) -> Interval:
-    """The score interval for a share of independent rows.
+def wilson_interval(
+    correct: float, total: float, confidence: float = 0.95, degrees_of_freedom: float = math.inf
+) -> Interval:
+    """The score interval for a share of independent rows, by Student's t for finite `degrees_of_freedom`.
 
     The p that a z test would not reject: (p^ + z^2/2n ± z sqrt(p^(1-p^)/n + z^2/4n^2)) / (1 + z^2/n).
     Wilson 1927, "Probable inference, the law of succession, and statistical inference". At n of about 100
@@ -82,7 +84,7 @@ def wilson_interval(correct: float, total: float, confidence: float = 0.95) -> I
     """
     if not 0 <= correct <= total or total < 1:
         raise ValueError(f"no interval for {correct} of {total}")
-    return _wilson(correct / total, total, _quantile(confidence, math.inf))
+    return _wilson(correct / total, total, _quantile(confidence, degrees_of_freedom))
 
 
 def _wilson(share: float, size: float, quantile: float) -> Interval:
@@ -348,6 +350,9 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), total, 0.5))) if total else 1.0
 
 
+# Means of up to six experts' ratings are multiples of 1 / this number.
+_RATING_STEPS = 60
+
 # Clusters' means are compared as multiples of 1 / this number, or exactly where they are such.
 _STEPS = 840
 
@@ -477,6 +482,7 @@ class PairedDifference:
     p_value: float
     smallest_detectable: float
     equivalence_p: float | None = None
+    by_sign_flips: bool = False
 
     @property
     def is_clustered(self) -> bool:
@@ -485,8 +491,8 @@ class PairedDifference:
 
 
 def paired_difference(
-    first: Sequence[bool],
-    second: Sequence[bool],
+    first: Sequence[float],
+    second: Sequence[float],
     clusters: Sequence[Hashable],
     confidence: float = 0.95,
     average: Average = "rows",
@@ -496,23 +502,27 @@ def paired_difference(
 
     The interval is Tango's; with clusters it is Tango's on the effective sample size of the rows'
     differences, with Student's t for z. The p is that of McNemar's exact test, with clusters that of the
-    sign-flip test. A p and an interval come from different tests, so close to the border one may say yes
-    and the other no: the p decides. Raises ValueError where the three have not one length, or are empty.
+    sign-flip test, as with scores between 0 and 1 (where the interval is on the safe side). A p and an
+    interval come from different tests, so close to the border one may say yes and the other no: the p
+    decides. Raises ValueError where the three have not one length, or are empty.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} scores are not paired")
-    differences = [bool(one) - bool(other) for one, other in zip(first, second, strict=True)]
+    differences = [one - other for one, other in zip(first, second, strict=True)]
+    is_whole = all(one in (-1, 0, 1) for one in differences)
     sample = effective_sample(differences, clusters, average)
     rows, count = len(differences), len(set(clusters))
-    first_only, second_only = differences.count(1), differences.count(-1)
-    first_share = mean([one == 1 for one in differences], clusters, average)
-    second_share = mean([one == -1 for one in differences], clusters, average)
+    first_only, second_only = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
+    first_share = mean([max(one, 0) for one in differences], clusters, average)
+    second_share = mean([max(-one, 0) for one in differences], clusters, average)
     effective = first_share * sample.size, second_share * sample.size, sample.size
     freedom = sample.degrees_of_freedom
     interval = tango_interval(*effective, _quantile(confidence, freedom))
     equivalence = None if margin is None else equivalence_test(*effective, margin, freedom)
-    if count < rows:
-        p_value = sign_flip_test(differences, clusters, average)
+    by_sign_flips = count < rows or not is_whole
+    if by_sign_flips:
+        steps = [round(one * (1 if is_whole else _RATING_STEPS)) for one in differences]
+        p_value = sign_flip_test(steps, clusters, average)
     else:
         p_value = mcnemar_exact(first_only, second_only)
     discordant = ((first_share + second_share) * sample.size + 2) / (sample.size + 2)
@@ -529,10 +539,11 @@ def paired_difference(
         p_value=p_value,
         smallest_detectable=smallest_detectable_difference(sample.size, discordant),
         equivalence_p=equivalence,
+        by_sign_flips=by_sign_flips,
     )
 
 
-def within_difference(clusters: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> PairedDifference:
+def within_difference(clusters: Sequence[tuple[Sequence[float], Sequence[float]]]) -> PairedDifference:
     """The difference between two kinds of rows, each cluster compared with itself.
 
     A cluster holds the scores of its rows of the first kind and those of the second. The difference is the

@@ -49,7 +49,7 @@ class Stratum:
     flag: str
     value: str
     total: int
-    correct: int
+    correct: float
     base_problems: int
     interval: Interval
 
@@ -125,7 +125,7 @@ def difference_within(run: Scores, holds: Mapping[str, bool]) -> PairedDifferenc
     Of the problems in `holds`, those whose base problem has orders of both kinds count, see
     `statistics.within_difference`. None where there are none.
     """
-    members: dict[str, tuple[list[bool], list[bool]]] = {}
+    members: dict[str, tuple[list[float], list[float]]] = {}
     for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
         if problem_id in holds:
             with_it, without = members.setdefault(base_problem_id(problem_id), ([], []))
@@ -152,7 +152,7 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
         ]
         values = [(_flags(outline, run.name), outline, correct) for outline, correct in known]
         for flag in flags:
-            members: dict[str, list[tuple[str, bool]]] = {}
+            members: dict[str, list[tuple[str, float]]] = {}
             for of_problem, outline, correct in values:
                 if flag in of_problem:
                     cluster = base_problem_id(outline.problem_id)
@@ -233,7 +233,7 @@ def _truth(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, bool]]) -> Stratum:
+def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, float]]) -> Stratum:
     clusters = [cluster for cluster, _ in members]
     scores = [correct for _, correct in members]
     interval = accuracy_interval(scores, clusters)
