@@ -28,7 +28,7 @@ from smmile import LAYERS
 
 ALL_SCRIPTS = sorted(file.name for file in SCRIPTS.glob("*.py"))
 INFERENCE = [name for name in ALL_SCRIPTS if name.startswith("inference_")]
-SCORING = [name for name in ALL_SCRIPTS if name not in INFERENCE]
+SCORING = [name for name in ALL_SCRIPTS if name not in (*INFERENCE, "sweep.py")]
 HEAVY = {
     "torch",
     "transformers",

@@ -1,0 +1,255 @@
+"""Sweeps: many runs from one file, each with the flags of its model's inference script."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, product
+from pathlib import Path
+from typing import Any, NoReturn
+
+from smmile import cli
+from smmile.errors import UsageError, one_line, pluralize
+from smmile.inference.loaded import Loaded
+from smmile.inference.ranks import Rank
+from smmile.inference.runner import unanswered_requests
+from smmile.inference.script import RunSpecification, perturbations_of, prepare_run, run_inference
+from smmile.results.run_names import RunName
+
+# Flags that say how a sweep is run, not what is run.
+_NOT_FOR_FILES = ("help", "dry-run", "overwrite")
+_EXAMPLE = 'models = [{script = "inference_qwen.py", models = ["3B", "7B"]}]'
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep: the flags as its script parses them, and what the script runs with them."""
+
+    args: argparse.Namespace
+    specification: RunSpecification
+
+    @property
+    def name(self) -> RunName:
+        """The run's name, from which those of its files follow."""
+        names = [perturbation.name for perturbation in perturbations_of(self.args)]
+        return RunName.of(self.specification.name, self.args.inference_mode, self.args.task_format, names)
+
+    @property
+    def label(self) -> str:
+        """The run's name in messages and tables."""
+        return self.name.stem.removeprefix("result_")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run's files."""
+        return cli.output_folder(self.args)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would send: numbers of problems and of unique requests.
+
+    `pending` counts the requests without an answer; `dollars` is what they may cost at most (None: not
+    known).
+    """
+
+    problems: int
+    skipped: int
+    requests: int
+    pending: int
+    dollars: float | None
+
+
+def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[SweepRun]:
+    """The runs that a sweep's file asks for, those of one model together.
+
+    `scripts` is the folder of the inference scripts. `more` are words that follow the flags of every run.
+    Raises UsageError if the file cannot be read, or has anything that its scripts do not take.
+    """
+    shown = cli.shown_path(file)
+    runs: dict[tuple[Path, str], SweepRun] = {}
+    try:
+        common, conditions, models = _tables(_content(file))
+        for model, condition in product(models, conditions):
+            main = _main_of(model["script"], scripts)
+            for words in _command_lines(common | condition | model, _flags_of(main)):
+                for run in _runs_of(main, [*words, *more]):
+                    same_file = runs.setdefault((run.folder.resolve(), run.name.stem), run)
+                    if same_file.args != run.args:
+                        raise UsageError(
+                            f"two runs would write {run.name.stem}.json; leave out one of them, or give "
+                            "it another name or output-dir"
+                        )
+    except UsageError as error:
+        raise UsageError(f"{shown}: {error}") from error
+    for flag in ("gpu_devices", "hf_cache_dir"):
+        if len({getattr(run.args, flag) for run in runs.values()}) > 1:
+            name = flag.replace("_", "-")
+            raise UsageError(
+                f"{shown}: all runs share one {name}; give it once, above models and conditions"
+            )
+    return _by_model(runs.values())
+
+
+def run_sweep(runs: Sequence[SweepRun]) -> int:
+    """Run or continue all `runs`; returns the exit code. A run that fails does not stop the others."""
+    loaded, codes = Loaded(), list[int]()
+    report = print if Rank.from_environment().is_first else lambda *_, **_options: None
+    for number, run in enumerate(runs, start=1):
+        report(f"run {number} of {len(runs)}: {run.label}", file=sys.stderr, flush=True)
+        codes.append(cli.exit_code(partial(run_inference, run.args, run.specification, loaded)))
+    failures = {cli.EXIT_SOME_ERRORS: "some problems failed", cli.EXIT_USAGE: "stopped by an error"}
+    report(f"{pluralize(len(runs), 'run')}, {codes.count(cli.EXIT_OK)} without errors")
+    for run, code in zip(runs, codes, strict=True):
+        if code in failures:
+            report(f"{run.label}: {failures[code]}", file=sys.stderr)
+    return cli.worst_code(codes)
+
+
+def forecast(run: SweepRun, loaded: Loaded) -> Forecast:
+    """What `run` would send now; sends and changes nothing. Raises UsageError where the run would."""
+    prepared = prepare_run(run.args, run.specification, loaded)
+    plan = prepared.plan
+    pending = plan.requests
+    if not run.args.overwrite:
+        pending = unanswered_requests(plan, prepared.run, prepared.folder)
+    cost = run.specification.highest_cost
+    return Forecast(
+        problems=len(plan.problems),
+        skipped=len(plan.skipped_among(plan.chosen)),
+        requests=len(plan.groups),
+        pending=len(pending),
+        dollars=cost([request.conversation for request in pending]) if cost and pending else 0.0,
+    )
+
+
+def _content(file: Path) -> Table:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"it cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"it is not TOML ({one_line(error)})") from error
+
+
+def _tables(content: Table) -> tuple[Table, list[Table], list[Table]]:
+    """The file's flags of all runs, and its tables of conditions and of models, with dashes in all keys."""
+    content = dict(content)
+    found = {name: content.pop(name, [{}]) for name in ("conditions", "models")}
+    for name, tables in found.items():
+        if not isinstance(tables, list) or not tables or not all(isinstance(item, dict) for item in tables):
+            raise UsageError(f"{name} must be a list of tables, as in {_EXAMPLE}")
+    for model in found["models"]:
+        if not isinstance(model.get("script"), str):
+            raise UsageError(f"each of models needs a script, as in {_EXAMPLE}")
+    common, *others = (
+        {key.replace("_", "-"): value for key, value in table.items()}
+        for table in (content, *found["conditions"], *found["models"])
+    )
+    conditions = len(found["conditions"])
+    return common, others[:conditions], others[conditions:]
+
+
+def _main_of(script: str, scripts: Path) -> Callable[..., int]:
+    known = sorted(file.name for file in scripts.glob("inference_*.py"))
+    if script not in known:
+        raise UsageError(f"there is no script {one_line(script)}{_closest(script, known)}")
+    main: Callable[..., int] = importlib.import_module(script.removesuffix(".py")).main
+    return main
+
+
+def _command_lines(table: Table, flags: Mapping[str, argparse.Action]) -> Iterable[list[str]]:
+    """The words of every run that a table stands for: a run for each combination of listed values."""
+    alternatives = []
+    for key, value in table.items():
+        if key == "script":
+            continue
+        if key not in flags or key in _NOT_FOR_FILES:
+            known = [flag for flag in flags if flag not in _NOT_FOR_FILES]
+            raise UsageError(f"{table['script']} has no flag {one_line(key)}{_closest(key, known)}")
+        alternatives.append(_alternatives(key, flags[key], value))
+    return (list(chain(*words)) for words in product(*alternatives))
+
+
+def _alternatives(key: str, flag: argparse.Action, value: object) -> list[list[str]]:
+    """The words for each value of a flag; those of a repeatable flag belong to one run."""
+    values = value if isinstance(value, list) else [value]
+    is_switch = flag.nargs == 0
+    if not values or any(
+        not isinstance(item, str | int | float) or isinstance(item, bool) != is_switch for item in values
+    ):
+        expected = "true or false" if is_switch else "text or a number"
+        raise UsageError(f"{key} must be {expected}, or a list of such values")
+    if is_switch:
+        words = [[f"--{key}"] if item else [] for item in values]
+    else:
+        words = [[f"--{key}={item}"] for item in values]
+    return [list(chain(*words))] if flag.nargs is None and isinstance(flag.default, list) else words
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+
+
+class _FlagsFound(Exception):  # noqa: N818 - not an error
+    def __init__(self, flags: Mapping[str, argparse.Action]) -> None:
+        self.flags = flags
+
+
+class _FlagFinder(cli.Parser):
+    def parse_args(self, *_: Any) -> NoReturn:  # type: ignore[override]
+        raise _FlagsFound(self.flags)
+
+
+def _flags_of(main: Callable[..., int]) -> Mapping[str, argparse.Action]:
+    """The flags of a script, by their names without leading dashes."""
+    try:
+        main(make_parser=_FlagFinder)
+    except _FlagsFound as found:
+        return found.flags
+    raise TypeError("the script's main does not parse a command line")
+
+
+class _WordParser(cli.Parser):
+    """Parses given words in place of the command line; a mistake is a UsageError."""
+
+    def __init__(self, words: Sequence[str], namespace: argparse.Namespace, *texts: str) -> None:
+        super().__init__(*texts)
+        self._words, self._namespace = words, namespace
+
+    def parse_args(self, *_: Any) -> argparse.Namespace:  # type: ignore[override]
+        return super().parse_args(self._words, self._namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+
+def _runs_of(main: Callable[..., int], words: Sequence[str]) -> list[SweepRun]:
+    """The runs that a script would do with the command line `words`."""
+    runs: list[SweepRun] = []
+
+    def collect(args: argparse.Namespace, specification: RunSpecification) -> None:
+        own = argparse.Namespace(**vars(args) | {"collect_run": None})
+        runs.append(SweepRun(own, specification))
+
+    main(make_parser=partial(_WordParser, words, argparse.Namespace(collect_run=collect)))
+    return runs
+
+
+def _by_model(runs: Iterable[SweepRun]) -> list[SweepRun]:
+    """The runs with those of one model one after another, so that it is loaded once."""
+    groups: dict[object, list[SweepRun]] = {}
+    for run in runs:
+        model = run.specification
+        groups.setdefault(model.weights or model.checkpoint or model.name, []).append(run)
+    return list(chain(*groups.values()))
