@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from smmile import cli
 
 EXAMPLE = "python inference_baselines.py --baseline nearest --task_format mcqa --dataset demo"
@@ -30,10 +32,18 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         parser.error(
             "baselines need in-context examples, which 0-shot does not have; use --inference_mode ICL"
         )
+    if args.shots == 0 and args.noise is None:
+        parser.error("baselines need in-context examples, and --shots 0 shows none; use --shots 1 or more")
+    if args.baseline == "nearest" and args.images in ("none", "query-only", "examples-only"):
+        parser.error(
+            "the nearest baseline compares the query's image with the examples', "
+            f"and --images {args.images} does not show both; use another baseline"
+        )
 
     from smmile.backends import baselines
     from smmile.backends.interface import Backend
     from smmile.inference.script import RunContext, RunSpecification, run_inference
+    from smmile.prompting.balanced_options import balanced_options
     from smmile.prompting.conversation import Recipe
     from smmile.prompting.options import Options, make_options
 
@@ -44,8 +54,12 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         if args.baseline == "nearest":
             nearest = baselines.NearestImage()
             return baselines.BaselineBackend(lambda key: nearest(problem_of[key]))
-        options = make_options(context.problems.entries, args.seed) if args.task_format == "mcqa" else None
-        picks = baselines.random_answers(context.problems, options, args.seed)
+        entries = context.problems.entries
+        make = balanced_options if args.options == "balanced" else make_options
+        options = make(entries, args.seed) if args.task_format == "mcqa" else None
+        shown = {item.problem_id: item.problem for item in (*context.plan.problems, *context.plan.others)}
+        perturbed = tuple(shown.get(entry.problem_id, entry) for entry in entries)
+        picks = baselines.random_answers(replace(context.problems, entries=perturbed), options, args.seed)
         return baselines.BaselineBackend(lambda key: picks[problem_of[key].problem_id])
 
     def read_choice(response: str, options: Options) -> str | None:

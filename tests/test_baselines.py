@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from conftest import make_image, row, run_here, save_parquet, says_in_one_line
-from smmile.backends.baselines import NearestImage, image_descriptor, majority_answer
+from smmile.backends.baselines import NearestImage, majority_answer
 from smmile.data.dataset import DatasetSource, load_problems
+from smmile.data.descriptors import image_descriptor
 from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet
 

@@ -16,6 +16,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - reached by scripts under an olde
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("compat", "errors", "files", "task"),
     ("data",),
+    ("perturbations",),
     ("cli",),
     ("prompting",),
     ("backends",),

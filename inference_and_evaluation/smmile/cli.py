@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from smmile.errors import UsageError, one_line
+from smmile.perturbations.table import KINDS, perturbations_of
+from smmile.task import Perturbation
 
 if TYPE_CHECKING:
     from smmile.data.dataset import DatasetName, DatasetSource
@@ -302,6 +304,27 @@ def add_inference_flags(
     group.add_argument(
         "--csv", action="store_true", help="also write a CSV file with the published columns"
     )
+
+    _add_perturbation_flags(parser)
+
+
+def _add_perturbation_flags(parser: Parser) -> None:
+    """The flags of the table of perturbations; all are None or False by default."""
+    group = parser.add_argument_group("perturbations", "changes to every problem, applied in this order")
+    for flag in (flag for kind in KINDS for flag in kind.flags):
+        shown = flag.help if flag.default is None else f"{flag.help} (default: {flag.default})"
+        if flag.choices:
+            group.add_argument(flag.spelled, **any_case(*flag.choices), help=shown)
+        elif flag.minimum is not None:
+            number = positive if flag.minimum else _not_negative
+            group.add_argument(flag.spelled, type=number, metavar="N", help=shown)
+        else:
+            group.add_argument(flag.spelled, action="store_true", help=shown)
+
+
+def perturbations(args: argparse.Namespace) -> tuple[Perturbation, ...]:
+    """The perturbations that the flags specify. Raises UsageError for flags that do not go together."""
+    return perturbations_of(vars(args), args.inference_mode, args.task_format)
 
 
 def add_local_model_flags(parser: Parser) -> None:

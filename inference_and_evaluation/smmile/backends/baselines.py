@@ -5,22 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from smmile.backends.interface import Answered, BackendInfo, ErrorInfo, Failure, Request, Response
-from smmile.data.images import StoredImage, UnreadableImageError
+from smmile.data.descriptors import ImageDistances
+from smmile.data.images import UnreadableImageError
 from smmile.data.problems import Problem, ProblemSet
 from smmile.prompting.options import Options
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 # Answers are saved in batches of at most this many answers or seconds.
 _BATCH, _BATCH_SECONDS = 64, 0.2
-
-THUMBNAIL_SIDE = 16
-HISTOGRAM_LEVELS = 4
 
 
 class BaselineBackend:
@@ -89,37 +82,15 @@ class NearestImage:
     """The `nearest` baseline: the answer of the example whose image is most similar to the query's."""
 
     def __init__(self) -> None:
-        self._descriptors: dict[str, NDArray[np.float64]] = {}
+        self._distances = ImageDistances()
 
     def __call__(self, problem: Problem) -> str:
-        """The answer of the nearest example, the earliest on a tie."""
-        query = self._descriptor(problem.query.image)
-        nearest = min(
-            problem.examples,
-            key=lambda example: float(((self._descriptor(example.image) - query) ** 2).sum()),
-        )
-        return nearest.answer
-
-    def _descriptor(self, image: StoredImage) -> NDArray[np.float64]:
-        if image.sha256 not in self._descriptors:
-            self._descriptors[image.sha256] = image_descriptor(image)
-        return self._descriptors[image.sha256]
-
-
-def image_descriptor(image: StoredImage) -> NDArray[np.float64]:
-    """A descriptor of shape (832,); the Euclidean distance of two descriptors compares two images.
-
-    The first 768 values are a 16 x 16 RGB thumbnail in 0..1 divided by sqrt(768), for layout. The other 64
-    are sqrt(h / 2) of a 4 x 4 x 4 RGB histogram h, for colour: their Euclidean distance is the Hellinger
-    distance. Each part contributes a distance of at most 1.
-    """
-    import numpy as np
-    from PIL import Image
-
-    pil_image = image.decode()
-    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    thumbnail = np.asarray(pil_image.resize(side, Image.Resampling.BOX), dtype=np.float64) / 255
-    levels = np.asarray(pil_image).reshape(-1, 3) // (256 // HISTOGRAM_LEVELS)
-    colours = levels @ np.array([HISTOGRAM_LEVELS**2, HISTOGRAM_LEVELS, 1])
-    histogram = np.bincount(colours, minlength=HISTOGRAM_LEVELS**3) / len(colours)
-    return np.concatenate([thumbnail.ravel() / np.sqrt(thumbnail.size), np.sqrt(histogram / 2)])
+        """The answer of the nearest example, the earliest on a tie. All images must be shown."""
+        query = problem.query.image
+        shown = [(example.image, example.answer) for example in problem.examples]
+        distances = [
+            (self._distances.squared(image, query), place)
+            for place, (image, _) in enumerate(shown)
+            if image is not None and query is not None
+        ]
+        return shown[min(distances)[1]][1]

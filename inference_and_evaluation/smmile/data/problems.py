@@ -14,11 +14,14 @@ HUB_IDS = {"smmile": "smmile/SMMILE", "augmented": "smmile/SMMILE-plusplus"}
 
 @dataclass(frozen=True)
 class Triplet:
-    """A question about an image, with its answer; texts are exactly as the experts wrote them."""
+    """A question about an image, with its answer; texts are exactly as the experts wrote them.
+
+    Perturbations may take the question ("") or the image (None) away.
+    """
 
     question: str
     answer: str
-    image: StoredImage
+    image: StoredImage | None
 
 
 @dataclass(frozen=True)

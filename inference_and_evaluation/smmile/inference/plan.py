@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
 
 from smmile.backends.interface import Request
-from smmile.data.problems import Defect, Problem, ProblemSet, Skipped
+from smmile.data.problems import Defect, Problem, ProblemSet, Skipped, Triplet
 from smmile.errors import UsageError, one_line
+from smmile.perturbations.draws import CannotPerturbError, Draws
+from smmile.perturbations.table import perturb
+from smmile.prompting.balanced_options import balanced_options
 from smmile.prompting.conversation import Conversation, Recipe, build_conversation
 from smmile.prompting.options import Options, make_options
 from smmile.results.schema import turns_as_data
-from smmile.task import InferenceMode, TaskFormat
+from smmile.task import InferenceMode, Perturbation, TaskFormat
 
 
 @dataclass(frozen=True)
 class PlannedProblem:
     """One problem with its request.
 
-    Identical requests have the same `request_key`. Problems with the same `key` share one response.
+    `problem` is as shown, and `query` is its query before any perturbation, with the texts that are
+    recorded. With `reads_final_answer`, the answer is only the end of the response. Identical requests
+    have the same `request_key`. Problems with the same `key` share one response.
     """
 
     problem: Problem
+    query: Triplet
     options: Options | None
     conversation: Conversation
     request_key: str
     key: str
+    reads_final_answer: bool = False
 
     @property
     def problem_id(self) -> str:
@@ -99,14 +106,21 @@ def make_plan(
     limit: int | None = None,
     only: Collection[str] = (),
     share: bool = True,
+    perturbations: Sequence[Perturbation] = (),
 ) -> Plan:
     """The plan for the first `limit` problems (None: all), or for those with the ids `only`.
 
     `decoding` holds the settings that identical requests must also share. With `share`, problems with
-    identical requests share one response. Raises UsageError if the data set lacks an id of `only`.
+    identical requests share one response. Problems are perturbed before their conversations are built;
+    their options stay those of the unperturbed problems. Raises UsageError if the data set lacks an id of
+    `only`.
     """
+    entries = [entry for entry in problems.entries if isinstance(entry, Problem)]
+    flags = {flag for perturbation in perturbations for flag in perturbation.settings}
     options: Mapping[str, Options] = {}
-    if task_format == "mcqa":
+    if task_format == "mcqa" and "options" in flags:
+        options = balanced_options(problems.entries, seed)
+    elif task_format == "mcqa":
         options = make_options(problems.entries, seed, shuffled=recipe.shuffle_options)
     if only and limit is not None:
         raise UsageError("--problem and --limit both choose problems; give one of them")
@@ -116,6 +130,7 @@ def make_plan(
             f"data set {one_line(problems.source)} has no problem {one_line(unknown[0])}; check --problem"
         )
     chosen = frozenset(only or list(positions)[:limit])
+    draws = Draws(entries if perturbations else (), seed)
     planned: list[PlannedProblem] = []
     skipped: list[Skipped] = []
     for entry in problems.entries:
@@ -127,10 +142,21 @@ def make_plan(
             )
         else:
             own_options = options.get(entry.problem_id)
-            conversation = build_conversation(entry, recipe, mode, own_options)
+            try:
+                shown = perturb(entry, perturbations, draws)
+                conversation = build_conversation(shown, recipe, mode, own_options)
+                if not all(turn.content for turn in conversation.turns):
+                    raise CannotPerturbError("a turn would have neither an image nor a question")
+            except CannotPerturbError as error:
+                skipped.append(Skipped(entry.problem_id, str(error)))
+                continue
             request_key = data_hash({"turns": turns_as_data(conversation), "decoding": decoding})
             key = request_key if share else entry.problem_id
-            planned.append(PlannedProblem(entry, own_options, conversation, request_key, key))
+            planned.append(
+                PlannedProblem(
+                    shown, entry.query, own_options, conversation, request_key, key, "cot" in flags
+                )
+            )
     return Plan(
         problems=tuple(item for item in planned if item.problem_id in chosen),
         others=tuple(item for item in planned if item.problem_id not in chosen),

@@ -18,6 +18,7 @@ from smmile.inference.journal import Journal, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
 from smmile.inference.ranks import ONLY_PROCESS, Rank, RunFiles, open_journal, responses_of_others
+from smmile.prompting.final_answer import final_answer
 from smmile.prompting.options import Options
 from smmile.results.published_csv import encode_csv
 from smmile.results.schema import (
@@ -332,8 +333,8 @@ def record_of(
     options = problem.options
     record = Record(
         problem_id=problem.problem_id,
-        question=problem.problem.query.question,
-        true_answer=problem.problem.query.answer,
+        question=problem.query.question,
+        true_answer=problem.query.answer,
         status="error",
         error=ErrorInfo("empty", "the model returned an empty response"),
         request_key=problem.request_key,
@@ -363,7 +364,8 @@ def record_of(
         return record
     record = change(record, status="ok", error=None)
     if options is None:
-        return change(record, generated_answer=text)
+        answer = final_answer(text) if problem.reads_final_answer else text
+        return change(record, generated_answer=answer)
     selected = read_choice(text if follow_up is None else follow_up, options)
     return change(
         record,

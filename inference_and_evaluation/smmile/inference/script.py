@@ -110,6 +110,7 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
         limit=args.limit,
         only=args.problem,
         share=specification.share and not args.no_share,
+        perturbations=cli.perturbations(args),
     )
     run = _describe_run(args, specification, problems, source, folder)
     return PreparedRun(source, problems, plan, run, folder)
@@ -158,9 +159,13 @@ def run_inference(
     return cli.EXIT_OK if outcome is None else _report(outcome, plan)  # the first process reports
 
 
-def perturbations_of(args: argparse.Namespace) -> tuple[Perturbation, ...]:
-    """What the flags change; their names are part of the run's name."""
-    return (Perturbation(f"repeat-{args.repeat}"),) if args.repeat > 1 else ()
+def recorded_perturbations(args: argparse.Namespace) -> tuple[Perturbation, ...]:
+    """What the flags change, and which repeat it is; their names are part of the run's name.
+
+    Raises UsageError for flags that do not go together.
+    """
+    repeat = (Perturbation(f"repeat-{args.repeat}", {"repeat": args.repeat}),) if args.repeat > 1 else ()
+    return (*cli.perturbations(args), *repeat)
 
 
 def _describe_run(
@@ -177,7 +182,6 @@ def _describe_run(
         checkpoint=specification.checkpoint,
         inference_mode=args.inference_mode,
         task_format=args.task_format,
-        perturbations=perturbations_of(args),
         dataset=DatasetInfo(
             id=problems.source,
             revision=problems.revision,
@@ -189,6 +193,7 @@ def _describe_run(
         ),
         generation={**specification.generation, **sample},
         seed=args.seed,
+        perturbations=recorded_perturbations(args),
         recipe=specification.recipe.as_data(args.task_format),
         software=_versions(specification.packages),
         hardware=Hardware(machine=f"{platform.machine()}, {os.cpu_count()} CPUs"),

@@ -19,7 +19,7 @@ from smmile.errors import UsageError, one_line, pluralize
 from smmile.inference.loaded import Loaded
 from smmile.inference.ranks import Rank
 from smmile.inference.runner import unanswered_requests
-from smmile.inference.script import RunSpecification, perturbations_of, prepare_run, run_inference
+from smmile.inference.script import RunSpecification, prepare_run, recorded_perturbations, run_inference
 from smmile.results.run_names import RunName
 
 # Flags that say how a sweep is run, not what is run.
@@ -39,7 +39,7 @@ class SweepRun:
     @property
     def name(self) -> RunName:
         """The run's name, from which those of its files follow."""
-        names = [perturbation.name for perturbation in perturbations_of(self.args)]
+        names = [perturbation.name for perturbation in recorded_perturbations(self.args)]
         return RunName.of(self.specification.name, self.args.inference_mode, self.args.task_format, names)
 
     @property

@@ -152,10 +152,14 @@ def build_conversation(
 
 
 def _user_turn(triplet: Triplet, text: str, recipe: Recipe) -> Turn:
-    return Turn(
-        "user",
-        tuple(ImagePart(triplet.image) if part == "image" else TextPart(text) for part in recipe.parts),
-    )
+    """A turn with the recipe's parts, without those that a perturbation took away."""
+    content: list[TextPart | ImagePart] = []
+    for part in recipe.parts:
+        if part == "text" and text:
+            content.append(TextPart(text))
+        elif part == "image" and triplet.image is not None:
+            content.append(ImagePart(triplet.image))
+    return Turn("user", tuple(content))
 
 
 def _example_as_text(

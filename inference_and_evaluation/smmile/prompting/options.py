@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smmile.data.problems import Defect, Problem
 from smmile.prompting.prompts import fill
@@ -15,20 +15,23 @@ class Options:
     """The options of one problem.
 
     `texts` maps letters to answers in the order of first appearance, `shown_order` lists the letters
-    as the prompt shows them, and `correct` is the letter of the query's answer.
+    as the prompt shows them, and `correct` is the letter of the query's answer. `merged` has the letters of
+    answers that an option shows in another form.
     """
 
     texts: Mapping[str, str]
     shown_order: tuple[str, ...]
     correct: str
+    merged: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if sorted(self.shown_order) != sorted(self.texts) or self.correct not in self.texts:
             raise ValueError("shown_order must hold every letter once, and correct must be one of them")
 
     def letter_of(self, answer: str) -> str | None:
-        """The letter of the option that is exactly `answer`, or None."""
-        return next((letter for letter, text in self.texts.items() if text == answer), None)
+        """The letter of the option that is exactly `answer`, or shows it; None without one."""
+        letters = (letter for letter, text in self.texts.items() if text == answer)
+        return next(letters, self.merged.get(answer))
 
     def lines(self, option_line: str) -> str:
         """The option lines as shown, from a template with `{letter}` and `{answer}`."""

@@ -1,0 +1,79 @@
+"""Perturbations of what is shown of a problem: its images, its questions and its query's instruction."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from smmile.data.images import StoredImage
+from smmile.perturbations.draws import CannotPerturbError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from smmile.data.problems import Problem, Triplet
+    from smmile.perturbations.draws import Draws
+
+# Rieff et al., SMMILE (arXiv 2506.21355).
+CHAIN_OF_THOUGHT = (
+    "First, explain your reasoning step-by-step by referring to the provided image. "
+    "Then, answer the question."
+)
+_GREY = 128
+
+
+def images(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Problem:
+    """No images, only some, grey ones of the same size, or those of other problems."""
+    how, query, examples = settings["images"], problem.query, problem.examples
+    if how == "blank":
+        return _with_images(problem, iter([_blank(triplet, draws) for triplet in problem.triplets]))
+    if how == "swapped":
+        found = [candidate.image for candidate in draws.candidates(problem, "images")]
+        if len(found) <= len(examples):
+            raise CannotPerturbError(f"other problems have only {len(found)} different images for it")
+        # The query's image is drawn first, so that it does not depend on the number of examples.
+        return _with_images(problem, iter([*found[1 : len(examples) + 1], found[0]]))
+    if how != "query-only":
+        query = replace(query, image=None)
+    if how != "examples-only":
+        examples = tuple(replace(example, image=None) for example in examples)
+    return replace(problem, query=query, examples=examples)
+
+
+def questions(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Problem:
+    """No question texts, or those of the examples alone."""
+    examples = problem.examples
+    if settings["questions"] == "none":
+        examples = tuple(replace(example, question="") for example in examples)
+    return replace(problem, query=replace(problem.query, question=""), examples=examples)
+
+
+def chain_of_thought(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Problem:
+    """The paper's request to reason first, on a line of its own after the query's question."""
+    question = problem.query.question
+    question += ("\n" if question and not question.endswith("\n") else "") + CHAIN_OF_THOUGHT
+    return replace(problem, query=replace(problem.query, question=question))
+
+
+def _with_images(problem: Problem, shown: Iterator[StoredImage | None]) -> Problem:
+    examples = tuple(replace(example, image=next(shown)) for example in problem.examples)
+    return replace(problem, examples=examples, query=replace(problem.query, image=next(shown)))
+
+
+def _blank(triplet: Triplet, draws: Draws) -> StoredImage | None:
+    return triplet.image and _grey_image(draws.size(triplet.image))
+
+
+@cache
+def _grey_image(size: tuple[int, int]) -> StoredImage:
+    """A PNG file of one grey."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("L", size, _GREY).save(content, "PNG")
+    stored = content.getvalue()
+    return StoredImage(hashlib.sha256(stored).hexdigest(), len(stored), stored)

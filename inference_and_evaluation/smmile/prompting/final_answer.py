@@ -1,0 +1,19 @@
+"""The final answer in a response with chain of thought."""
+
+from __future__ import annotations
+
+import re
+
+# "Answer:" and "Final answer:", also in bold.
+_MARK = re.compile(r"\b(?:final\s+)?answer[*_\s]*:", re.IGNORECASE)
+_AROUND = " \t\r\n*_`"
+
+
+def final_answer(response: str) -> str:
+    """What follows the last "Answer:" or "Final answer:" in `response`, else its last line with text.
+
+    Markup for bold around it is removed. A mark that nothing follows does not count.
+    """
+    after = [text for text in (part.strip(_AROUND) for part in _MARK.split(response)[1:]) if text]
+    lines = [line for line in (line.strip(_AROUND) for line in response.splitlines()) if line]
+    return after[-1] if after else lines[-1] if lines else response
