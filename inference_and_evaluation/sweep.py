@@ -43,26 +43,25 @@ def show_forecasts(runs: Sequence[SweepRun]) -> int:
     """Print what every run would send and may cost; returns the exit code."""
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.inference.loaded import Loaded
-    from smmile.inference.sweep import Forecast, forecast
-    from smmile.reporting.tables import Layout, text_table
+    from smmile.inference.sweep import forecast
+    from smmile.reporting.tables import text_table
 
-    loaded, found, errors = Loaded(), dict[str, Forecast](), list[str]()
+    loaded, rows, errors = Loaded(), list[list[str]](), list[str]()
+    requests, to_send, costs = 0, 0, list[float | None]()
     for run in runs:
         try:
-            found[run.label] = forecast(run, loaded)
+            plan, pending, cost = forecast(run, loaded)
         except UsageError as error:
             errors.append(f"error: {run.label}: {one_line(error, 2000)}")
-    rows = [
-        [label, *map(str, (run.problems, run.skipped, run.requests, run.pending)), dollars(run.dollars)]
-        for label, run in found.items()
-    ]
-    head = ("Run", "Problems", "Skipped", "Requests", "To send", "Dollars at most")
-    print(text_table(head, rows, 1, secondary=("Skipped", "Problems"), layout=Layout.of_terminal()))
-    costs = [run.dollars for run in found.values()]
+            continue
+        requests, to_send, costs = requests + len(plan.groups), to_send + pending, [*costs, cost]
+        numbers = (len(plan.problems), len(plan.skipped_among(plan.chosen)), len(plan.groups), pending)
+        rows.append([run.label, *map(str, numbers), dollars(cost)])
+    print(text_table(("Run", "Problems", "Skipped", "Requests", "To send", "Dollars"), rows, 1))
+    total = dollars(None if None in costs else sum(filter(None, costs)))
     print(
-        f"{pluralize(len(runs), 'run')}, {sum(run.requests for run in found.values())} requests, "
-        f"{sum(run.pending for run in found.values())} of them to send, for at most "
-        f"{dollars(None if None in costs else sum(filter(None, costs)))} dollars; nothing was sent"
+        f"{pluralize(len(runs), 'run')}, {pluralize(requests, 'request')}, {to_send} of them to send, "
+        f"for at most {total} dollars; nothing was sent"
     )
     for line in errors:
         print(line, file=sys.stderr)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from smmile import cli
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.inference.loaded import Loaded
+from smmile.inference.plan import Plan
 from smmile.inference.ranks import Rank
 from smmile.inference.runner import unanswered_requests
 from smmile.inference.script import RunSpecification, prepare_run, recorded_perturbations, run_inference
@@ -27,6 +28,7 @@ _NOT_FOR_FILES = ("help", "dry-run", "overwrite")
 _EXAMPLE = 'models = [{script = "inference_qwen.py", models = ["3B", "7B"]}]'
 
 Table = dict[str, Any]
+Flags = Mapping[str, argparse.Action]
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,6 @@ class SweepRun:
         return cli.output_folder(self.args)
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a run would send: numbers of problems and of unique requests.
-
-    `pending` counts the requests without an answer; `dollars` is what they may cost at most (None: not
-    known).
-    """
-
-    problems: int
-    skipped: int
-    requests: int
-    pending: int
-    dollars: float | None
-
-
 def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[SweepRun]:
     """The runs that a sweep's file asks for, those of one model together.
 
@@ -80,14 +67,13 @@ def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[Swee
         common, conditions, models = _tables(_content(file))
         for model, condition in product(models, conditions):
             main = _main_of(model["script"], scripts)
-            for words in _command_lines(common | condition | model, _flags_of(main)):
-                for run in _runs_of(main, [*words, *more]):
-                    same_file = runs.setdefault((run.folder.resolve(), run.name.stem), run)
-                    if same_file.args != run.args:
-                        raise UsageError(
-                            f"two runs would write {run.name.stem}.json; leave out one of them, or give "
-                            "it another name or output-dir"
-                        )
+            for run in _runs_of(main, common | condition | model, more):
+                same_file = runs.setdefault((run.folder.resolve(), run.name.stem), run)
+                if same_file.args != run.args:
+                    raise UsageError(
+                        f"two runs would write {run.name.stem}.json; leave out one of them, or give it "
+                        "another name or output-dir"
+                    )
     except UsageError as error:
         raise UsageError(f"{shown}: {error}") from error
     for flag in ("gpu_devices", "hf_cache_dir"):
@@ -114,21 +100,19 @@ def run_sweep(runs: Sequence[SweepRun]) -> int:
     return cli.worst_code(codes)
 
 
-def forecast(run: SweepRun, loaded: Loaded) -> Forecast:
-    """What `run` would send now; sends and changes nothing. Raises UsageError where the run would."""
+def forecast(run: SweepRun, loaded: Loaded) -> tuple[Plan, int, float | None]:
+    """The plan of `run`, how many of its requests have no answer, and what these may cost at most.
+
+    The cost is in dollars (None: not known). Sends and changes nothing. Raises UsageError where the run
+    would.
+    """
     prepared = prepare_run(run.args, run.specification, loaded)
-    plan = prepared.plan
-    pending = plan.requests
+    pending = prepared.plan.requests
     if not run.args.overwrite:
-        pending = unanswered_requests(plan, prepared.run, prepared.folder)
+        pending = unanswered_requests(prepared.plan, prepared.run, prepared.folder)
     cost = run.specification.highest_cost
-    return Forecast(
-        problems=len(plan.problems),
-        skipped=len(plan.skipped_among(plan.chosen)),
-        requests=len(plan.groups),
-        pending=len(pending),
-        dollars=cost([request.conversation for request in pending]) if cost and pending else 0.0,
-    )
+    dollars = cost([request.conversation for request in pending]) if cost and pending else 0.0
+    return prepared.plan, len(pending), dollars
 
 
 def _content(file: Path) -> Table:
@@ -166,7 +150,7 @@ def _main_of(script: str, scripts: Path) -> Callable[..., int]:
     return main
 
 
-def _command_lines(table: Table, flags: Mapping[str, argparse.Action]) -> Iterable[list[str]]:
+def _command_lines(table: Table, flags: Flags) -> list[list[str]]:
     """The words of every run that a table stands for: a run for each combination of listed values."""
     alternatives = []
     for key, value in table.items():
@@ -176,7 +160,7 @@ def _command_lines(table: Table, flags: Mapping[str, argparse.Action]) -> Iterab
             known = [flag for flag in flags if flag not in _NOT_FOR_FILES]
             raise UsageError(f"{table['script']} has no flag {one_line(key)}{_closest(key, known)}")
         alternatives.append(_alternatives(key, flags[key], value))
-    return (list(chain(*words)) for words in product(*alternatives))
+    return [list(chain(*words)) for words in product(*alternatives)]
 
 
 def _alternatives(key: str, flag: argparse.Action, value: object) -> list[list[str]]:
@@ -197,52 +181,41 @@ def _alternatives(key: str, flag: argparse.Action, value: object) -> list[list[s
 
 def _closest(name: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown name."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+    return f"; the closest is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}"
 
 
-class _FlagsFound(Exception):  # noqa: N818 - not an error
-    def __init__(self, flags: Mapping[str, argparse.Action]) -> None:
-        self.flags = flags
+class _TableParser(cli.Parser):
+    """Parses words that follow from its flags in place of the command line; a mistake is a UsageError."""
 
-
-class _FlagFinder(cli.Parser):
-    def parse_args(self, *_: Any) -> NoReturn:  # type: ignore[override]
-        raise _FlagsFound(self.flags)
-
-
-def _flags_of(main: Callable[..., int]) -> Mapping[str, argparse.Action]:
-    """The flags of a script, by their names without leading dashes."""
-    try:
-        main(make_parser=_FlagFinder)
-    except _FlagsFound as found:
-        return found.flags
-    raise TypeError("the script's main does not parse a command line")
-
-
-class _WordParser(cli.Parser):
-    """Parses given words in place of the command line; a mistake is a UsageError."""
-
-    def __init__(self, words: Sequence[str], namespace: argparse.Namespace, *texts: str) -> None:
+    def __init__(
+        self, words: Callable[[Flags], list[str]], namespace: argparse.Namespace, *texts: str
+    ) -> None:
         super().__init__(*texts)
         self._words, self._namespace = words, namespace
 
     def parse_args(self, *_: Any) -> argparse.Namespace:  # type: ignore[override]
-        return super().parse_args(self._words, self._namespace)
+        return super().parse_args(self._words(self.flags), self._namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
 
 
-def _runs_of(main: Callable[..., int], words: Sequence[str]) -> list[SweepRun]:
-    """The runs that a script would do with the command line `words`."""
+def _runs_of(main: Callable[..., int], table: Table, more: Sequence[str]) -> list[SweepRun]:
+    """The runs that a script would do with the flags of `table` followed by the words `more`."""
     runs: list[SweepRun] = []
+    left: list[list[str]] | None = None
+
+    def next_words(flags: Flags) -> list[str]:
+        nonlocal left
+        if left is None:
+            left = _command_lines(table, flags)
+        return [*left.pop(0), *more]
 
     def collect(args: argparse.Namespace, specification: RunSpecification) -> None:
-        own = argparse.Namespace(**vars(args) | {"collect_run": None})
-        runs.append(SweepRun(own, specification))
+        runs.append(SweepRun(argparse.Namespace(**vars(args) | {"collect_run": None}), specification))
 
-    main(make_parser=partial(_WordParser, words, argparse.Namespace(collect_run=collect)))
+    while left is None or left:
+        main(make_parser=partial(_TableParser, next_words, argparse.Namespace(collect_run=collect)))
     return runs
 
 
