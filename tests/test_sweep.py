@@ -113,6 +113,7 @@ def test_a_models_own_flags_outweigh_conditions_and_these_the_rest(tmp_path: Pat
         (["no-share = 1", BASELINES], ["no-share must be true or false"]),
         (["limit = []", BASELINES], ["limit"]),
         (["overwrite = true", BASELINES], ["no flag overwrite"]),
+        (['conditions = [{script = "inference_qwen.py"}]', BASELINES], ["no flag script"]),
         (["conditions = [{server = 'x'}]", BASELINES], ["inference_baselines.py has no flag server"]),
         (["conditions = {}", BASELINES], ["conditions must be a list of tables"]),
         (["seed = 1"], ["models"]),

@@ -62,12 +62,12 @@ def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[Swee
     Raises UsageError if the file cannot be read, or has anything that its scripts do not take.
     """
     shown = cli.shown_path(file)
+    known = sorted(script.name for script in scripts.glob("inference_*.py"))
     runs: dict[tuple[Path, str], SweepRun] = {}
     try:
-        common, conditions, models = _tables(_content(file))
-        for model, condition in product(models, conditions):
-            main = _main_of(model["script"], scripts)
-            for run in _runs_of(main, common | condition | model, more):
+        common, conditions, models = _tables(_content(file), known)
+        for (script, flags), condition in product(models, conditions):
+            for run in _runs_of(script, common | condition | flags, more):
                 same_file = runs.setdefault((run.folder.resolve(), run.name.stem), run)
                 if same_file.args != run.args:
                     raise UsageError(
@@ -124,41 +124,36 @@ def _content(file: Path) -> Table:
         raise UsageError(f"it is not TOML ({one_line(error)})") from error
 
 
-def _tables(content: Table) -> tuple[Table, list[Table], list[Table]]:
-    """The file's flags of all runs, and its tables of conditions and of models, with dashes in all keys."""
-    content = dict(content)
+def _tables(content: Table, known: Sequence[str]) -> tuple[Table, list[Table], list[tuple[str, Table]]]:
+    """The flags of all runs, those of each condition, and each model's script and flags.
+
+    Keys get dashes between their words. `known` are the names of all inference scripts.
+    """
     found = {name: content.pop(name, [{}]) for name in ("conditions", "models")}
     for name, tables in found.items():
         if not isinstance(tables, list) or not tables or not all(isinstance(item, dict) for item in tables):
             raise UsageError(f"{name} must be a list of tables, as in {_EXAMPLE}")
-    for model in found["models"]:
-        if not isinstance(model.get("script"), str):
+    scripts = [model.pop("script", None) for model in found["models"]]
+    for script in scripts:
+        if script is None:
             raise UsageError(f"each of models needs a script, as in {_EXAMPLE}")
+        if script not in known:
+            raise UsageError(f"there is no script {one_line(script)}{_closest(str(script), known)}")
     common, *others = (
         {key.replace("_", "-"): value for key, value in table.items()}
         for table in (content, *found["conditions"], *found["models"])
     )
     conditions = len(found["conditions"])
-    return common, others[:conditions], others[conditions:]
+    return common, others[:conditions], list(zip(scripts, others[conditions:], strict=True))
 
 
-def _main_of(script: str, scripts: Path) -> Callable[..., int]:
-    known = sorted(file.name for file in scripts.glob("inference_*.py"))
-    if script not in known:
-        raise UsageError(f"there is no script {one_line(script)}{_closest(script, known)}")
-    main: Callable[..., int] = importlib.import_module(script.removesuffix(".py")).main
-    return main
-
-
-def _command_lines(table: Table, flags: Flags) -> list[list[str]]:
+def _command_lines(script: str, table: Table, flags: Flags) -> list[list[str]]:
     """The words of every run that a table stands for: a run for each combination of listed values."""
     alternatives = []
     for key, value in table.items():
-        if key == "script":
-            continue
         if key not in flags or key in _NOT_FOR_FILES:
             known = [flag for flag in flags if flag not in _NOT_FOR_FILES]
-            raise UsageError(f"{table['script']} has no flag {one_line(key)}{_closest(key, known)}")
+            raise UsageError(f"{script} has no flag {one_line(key)}{_closest(key, known)}")
         alternatives.append(_alternatives(key, flags[key], value))
     return [list(chain(*words)) for words in product(*alternatives)]
 
@@ -200,15 +195,16 @@ class _TableParser(cli.Parser):
         raise UsageError(message.removeprefix("argument "))
 
 
-def _runs_of(main: Callable[..., int], table: Table, more: Sequence[str]) -> list[SweepRun]:
-    """The runs that a script would do with the flags of `table` followed by the words `more`."""
+def _runs_of(script: str, table: Table, more: Sequence[str]) -> list[SweepRun]:
+    """The runs that a script would do with the flags of `table` and then the words `more`."""
+    main: Callable[..., int] = importlib.import_module(script.removesuffix(".py")).main
     runs: list[SweepRun] = []
     left: list[list[str]] | None = None
 
     def next_words(flags: Flags) -> list[str]:
         nonlocal left
         if left is None:
-            left = _command_lines(table, flags)
+            left = _command_lines(script, table, flags)
         return [*left.pop(0), *more]
 
     def collect(args: argparse.Namespace, specification: RunSpecification) -> None:
