@@ -10,8 +10,8 @@ EXAMPLE = "python inference_anthropic.py --inference_mode ICL --task_format mcqa
 PUBLISHED = {"claude-3-7-sonnet-20250219": "claude-3-7-sonnet"}
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
     args = parser.parse_args()

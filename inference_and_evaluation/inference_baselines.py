@@ -17,8 +17,8 @@ METHODS = {
 }
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--baseline",
         **cli.any_case(*METHODS),

@@ -10,8 +10,8 @@ from smmile import cli
 EXAMPLE = "python inference_hf.py --checkpoint HuggingFaceTB/SmolVLM2-2.2B-Instruct --name smolvlm2"
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--checkpoint", required=True, metavar="ID|DIR", help="hub id or folder of an image-text model"
     )

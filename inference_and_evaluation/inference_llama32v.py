@@ -7,8 +7,8 @@ from smmile import cli
 EXAMPLE = "python inference_llama32v.py --inference_mode ICL --gpu-devices 0,1,2,3"
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--published-tokens",
         action="store_true",

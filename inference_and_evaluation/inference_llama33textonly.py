@@ -37,8 +37,13 @@ def recipe() -> Recipe:
     )
 
 
-def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
-    parser = cli.Parser(description, example)
+def main(
+    description: str = __doc__ or "",
+    example: str = EXAMPLE,
+    task_format: str = "open",
+    make_parser: cli.ParserMaker = cli.Parser,
+) -> int:
+    parser = make_parser(description, example)
     cli.add_inference_flags(parser, task_format=task_format, max_new_tokens=None)
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
     args = parser.parse_args()

@@ -8,8 +8,10 @@ from smmile import cli
 EXAMPLE = "python inference_llama33textonly_mcqa.py --inference_mode ICL"
 
 
-def main() -> int:
-    return inference_llama33textonly.main(__doc__ or "", EXAMPLE, task_format="mcqa")
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    return inference_llama33textonly.main(
+        __doc__ or "", EXAMPLE, task_format="mcqa", make_parser=make_parser
+    )
 
 
 if __name__ == "__main__":

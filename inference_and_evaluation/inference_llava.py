@@ -16,8 +16,13 @@ MODELS = {
 }
 
 
-def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
-    parser = cli.Parser(description, example)
+def main(
+    description: str = __doc__ or "",
+    example: str = EXAMPLE,
+    task_format: str = "open",
+    make_parser: cli.ParserMaker = cli.Parser,
+) -> int:
+    parser = make_parser(description, example)
     parser.add_argument("--model_name", **cli.any_case(*MODELS), required=True, help="which model to run")
     cli.add_multi_image_flag(parser, "tiled")
     cli.add_inference_flags(parser, task_format=task_format)

@@ -8,8 +8,8 @@ from smmile import cli
 EXAMPLE = "python inference_llava_mcqa.py --model_name llava_7b --inference_mode ICL"
 
 
-def main() -> int:
-    return inference_llava.main(__doc__ or "", EXAMPLE, task_format="mcqa")
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    return inference_llava.main(__doc__ or "", EXAMPLE, task_format="mcqa", make_parser=make_parser)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,13 @@ from smmile import cli
 EXAMPLE = "python inference_llavamed.py --inference_mode ICL"
 
 
-def main(description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open") -> int:
-    parser = cli.Parser(description, example)
+def main(
+    description: str = __doc__ or "",
+    example: str = EXAMPLE,
+    task_format: str = "open",
+    make_parser: cli.ParserMaker = cli.Parser,
+) -> int:
+    parser = make_parser(description, example)
     parser.add_argument("--model_name", metavar="NAME", help="ignored; accepted for old command lines")
     cli.add_inference_flags(parser, task_format=task_format)
     cli.add_local_model_flags(parser)

@@ -7,8 +7,8 @@ from smmile import cli
 EXAMPLE = "python inference_medgemma.py --inference_mode ICL --task_format open"
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()

@@ -36,8 +36,8 @@ def recipe() -> Recipe:
     )
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
     args = parser.parse_args()

@@ -7,8 +7,8 @@ from smmile import cli
 EXAMPLE = "python inference_openai.py --model gpt-4o --inference_mode ICL --task_format open --dry-run"
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_api_flags(parser, model="gpt-4o")
     parser.add_argument(

@@ -9,8 +9,8 @@ EXAMPLE = "python inference_qwen.py --models 7B --inference_mode ICL --task_form
 SIZES = ("3B", "7B", "32B", "72B")
 
 
-def main() -> int:
-    parser = cli.Parser(__doc__ or "", EXAMPLE)
+def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
+    parser = make_parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--models",
         nargs="+",

@@ -28,8 +28,8 @@ from smmile import LAYERS
 
 ALL_SCRIPTS = sorted(file.name for file in SCRIPTS.glob("*.py"))
 INFERENCE = [name for name in ALL_SCRIPTS if name.startswith("inference_")]
-NO_RUNS = ["build_plusplus.py"]  # neither makes runs nor reads them
-SCORING = [name for name in ALL_SCRIPTS if name not in INFERENCE + NO_RUNS]
+OTHERS = ("build_plusplus.py", "sweep.py")  # these have no results folder as their argument
+SCORING = [name for name in ALL_SCRIPTS if name not in (*INFERENCE, *OTHERS)]
 HEAVY = {
     "torch",
     "transformers",

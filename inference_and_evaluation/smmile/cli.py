@@ -59,10 +59,18 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """As the library's; then the environment is set up as the flags say."""
+        """As the library's; then the seed and the environment are set up as the flags say."""
         parsed = super().parse_args(args, namespace)
+        if getattr(parsed, "repeat", 1) > 1:
+            parsed.seed = (parsed.seed + parsed.repeat - 1) % 2**32
         _set_environment(parsed)
         return parsed
+
+    @property
+    def flags(self) -> dict[str, argparse.Action]:
+        """The flags by their names, with dashes between words and none before."""
+        named = {_plain(flag): action for flag, action in self._option_string_actions.items()}
+        return {flag[2:]: action for flag, action in named.items() if flag.startswith("--")}
 
     def error(self, message: str) -> NoReturn:
         """Leave with the mistake in one line."""
@@ -95,6 +103,10 @@ def _plain(flag: str) -> str:
     return flag.replace("_", "-") if flag.startswith("--") else flag
 
 
+# What a script's `main` makes its parser with: from a description and an example.
+ParserMaker = Callable[[str, str], Parser]
+
+
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's `main` and exit with its code; errors that the user can fix are one line."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -102,11 +114,24 @@ def run_script(main: Callable[[], int]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± gets ?, not a traceback
             stream.reconfigure(errors="replace")
     try:
+        code = exit_code(main)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # whatever read our output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    raise SystemExit(code)
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """What `main` returns, or the exit code for an error that the user can fix, printed in one line."""
+    try:
         code = main()
         sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)
-        code = EXIT_USAGE
     except ModuleNotFoundError as error:
         if not error.name or error.name.partition(".")[0] == "smmile":  # a defect of ours
             raise
@@ -116,18 +141,18 @@ def run_script(main: Callable[[], int]) -> NoReturn:
             f"run `{activate}` (first `make setup` in the suite's folder, if you have not yet)",
             file=sys.stderr,
         )
-        code = EXIT_USAGE
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # whatever read our output has closed it, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        raise
     except OSError as error:
         what = error.filename or type(error).__name__
         print(f"error: {one_line(what)}: {error.strerror or one_line(error)}", file=sys.stderr)
-        code = EXIT_USAGE
-    raise SystemExit(code)
+    return EXIT_USAGE
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """The exit code of several runs."""
+    found = set(codes)
+    return next((code for code in (EXIT_USAGE, EXIT_SOME_ERRORS) if code in found), EXIT_OK)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -251,6 +276,14 @@ def add_inference_flags(
         help="run only this problem (repeatable; default: all)",
     )
     group.add_argument("--seed", type=seed, default=42, metavar="N", help="seed of every random choice")
+    group.add_argument(
+        "--repeat",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="which of several repeats: 2 adds 1 to the seed, and repeat-2 to the file's name",
+    )
+    parser.set_defaults(collect_run=None)  # a sweep takes the runs of a script instead of running them
     group.add_argument(
         "--max_new_tokens",
         type=positive,

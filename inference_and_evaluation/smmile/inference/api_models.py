@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -21,7 +21,7 @@ from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.runner import ChoiceReader
 from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.choice import read_choice
-from smmile.prompting.conversation import Recipe
+from smmile.prompting.conversation import Conversation, Recipe
 from smmile.prompting.options import Options
 from smmile.results.schema import Usage
 
@@ -80,9 +80,17 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         number = pluralize(len(requests), "request")
         yield f"would send {number} to {one_line(args.model)} of {info.service}"
         yield from _image_changes(requests, info.rules)
-        tokens = sum(estimator.prompt_tokens(request.conversation) for request in requests)
+        tokens = prompt_tokens([request.conversation for request in requests])
         if price is not None or info.is_paid:
             yield cost_estimate(args.model, price, tokens, len(requests) * longest)
+
+    def prompt_tokens(conversations: Iterable[Conversation]) -> int:
+        return sum(map(estimator.prompt_tokens, conversations))
+
+    def highest_cost(conversations: Sequence[Conversation]) -> float | None:
+        if price is None:
+            return None
+        return price.dollars(prompt_tokens(conversations), len(conversations) * longest)
 
     generation = {"service": info.service, **model.decoding, "max_new_tokens": args.max_new_tokens}
     if overrides:
@@ -100,6 +108,7 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         packages=(model.provider,),
         price=price,
         preview=preview,
+        highest_cost=highest_cost if price is not None or info.is_paid else None,
     )
     return run_inference(args, specification)
 

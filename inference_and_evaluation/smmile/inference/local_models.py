@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +26,7 @@ from smmile.backends.local.loading import Dtype
 from smmile.backends.local.quantization import QUANTIZATIONS
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
+from smmile.inference.loaded import Loaded
 from smmile.inference.local_flags import (
     check_server_flags,
     decoding_settings,
@@ -72,20 +71,17 @@ def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, st
     family = replace(family, inputs=input_settings(args, family.inputs))
     decoding = decoding_settings(args, family.decoding)
     models = _named_models(args, models)
+    loaded = Loaded()
     codes = []
     for name, checkpoint in models.items():
         try:
-            codes += _run_samples(args, _specification(args, family, decoding, name, checkpoint))
+            codes += _run_samples(args, _specification(args, family, decoding, name, checkpoint), loaded)
         except CheckpointError as error:
             if len(models) == 1:
                 raise
             print(f"error: {name}: {one_line(error, 2000)}", file=sys.stderr)
             codes.append(cli.EXIT_USAGE)
-        _free_memory()
-    for code in (cli.EXIT_USAGE, cli.EXIT_SOME_ERRORS):
-        if code in codes:
-            return code
-    return cli.EXIT_OK
+    return cli.worst_code(codes)
 
 
 def _named_models(args: argparse.Namespace, models: Mapping[str, str | Path]) -> Mapping[str, str | Path]:
@@ -111,16 +107,16 @@ def _named_models(args: argparse.Namespace, models: Mapping[str, str | Path]) ->
     return models
 
 
-def _run_samples(args: argparse.Namespace, specification: RunSpecification) -> list[int]:
+def _run_samples(args: argparse.Namespace, specification: RunSpecification, loaded: Loaded) -> list[int]:
     """Run every sample of a model, each a run of its own; returns their exit codes.
 
     A dry run is done once, as the requests of all samples are the same.
     """
     if args.num_samples == 1 or args.dry_run:
-        return [run_inference(args, specification)]
+        return [run_inference(args, specification, loaded)]
     return [
         run_inference(
-            args, replace(specification, name=f"{specification.name}-sample{number}", sample=number)
+            args, replace(specification, name=f"{specification.name}-sample{number}", sample=number), loaded
         )
         for number in range(1, args.num_samples + 1)
     ]
@@ -171,7 +167,7 @@ def _specification(
         optional.append("peft")
 
     rank = Rank.from_environment()
-    loaded: dict[str | None, LocalModel] = {}  # one model for all samples
+    batch_size = None if args.batch_size == "auto" else args.batch_size
 
     def load(revision: str | None, plan: Plan) -> LocalModel:
         if rank.is_first and sys.stderr.isatty():
@@ -184,19 +180,19 @@ def _specification(
             found = replace(found, adapter=find_adapter(args.adapter, adapter_revision or None))
         _check_type(family, found)
         settings = LocalSettings(
-            loading,
-            decoding,
-            family.inputs,
-            batch_size=None if args.batch_size == "auto" else args.batch_size,
-            verbose=rank.is_first,
+            loading, decoding, family.inputs, batch_size=batch_size, verbose=rank.is_first
         )
         return LocalModel(found, settings, [request.conversation for request in plan.requests])
 
+    source = (checkpoint, args.adapter, loading.trust_remote_code)
+    # Runs that differ only in their seeds use the same model.
+    weights = (*source, family.model_types, loading, replace(decoding, seed=0), family.inputs, batch_size)
+
     def connect_model(context: RunContext) -> Backend:
-        if context.revision not in loaded:
-            loaded[context.revision] = load(context.revision, context.plan)
-        model = loaded[context.revision]
-        model.sample = context.sample
+        model = context.loaded.model(
+            (weights, context.revision), lambda: load(context.revision, context.plan)
+        )
+        model.sample, model.seed = context.sample, decoding.seed
         return model
 
     return RunSpecification(
@@ -204,8 +200,9 @@ def _specification(
         recipe=family.recipe,
         connect=connect_model,
         checkpoint=checkpoint_label(checkpoint),
-        find_revision=cache(
-            lambda: _revision(checkpoint, args.adapter, with_code=loading.trust_remote_code)
+        weights=weights,
+        find_revision=lambda loaded: loaded.once(
+            source, lambda: _revision(checkpoint, args.adapter, with_code=loading.trust_remote_code)
         ),
         generation=generation,
         packages=(*_PACKAGES, *filter(find_spec, optional)),
@@ -228,13 +225,3 @@ def _check_type(family: Family, checkpoint: Checkpoint) -> None:
             f"this model is of type {' or '.join(family.model_types)}; choose its own model and script, or "
             "inference_hf.py"
         )
-
-
-def _free_memory() -> None:
-    """Release a model's memory before the next is loaded."""
-    gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

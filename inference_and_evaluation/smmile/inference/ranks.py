@@ -129,7 +129,7 @@ def open_journal(
             journal = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
             yield journal, list(journal.entries)
             return
-        barrier = stack.enter_context(_StartBarrier(rank, files.stem))
+        barrier = stack.enter_context(_StartBarrier(rank, str(files.result)))
         replaces_result, known, backend = False, list[Entry](), None
         if rank.is_first:
             main = opened(files.journal, overwrite=overwrite, shares=files.abandoned())

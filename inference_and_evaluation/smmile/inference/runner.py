@@ -261,6 +261,25 @@ def _earlier_result(file: Path, run: Run) -> ResultFile | None:
     )
 
 
+def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
+    """The requests of `plan` that `run_plan` would send now; opens no journal and changes no file.
+
+    Raises UsageError if the folder contains a different run of this name.
+    """
+    files = RunFiles(folder, run.name.stem)
+    journals = [read_journal(file, run.identity(), Record) for file in (files.journal, *files.abandoned())]
+    records = [record for journal in journals for record in journal.entries]
+    if not any(journal.replaces_result for journal in journals):
+        earlier = _earlier_result(files.result, run)
+        records += earlier.records if earlier else ()
+    answered = {(record.problem_id, record.request_key) for record in records if record.status == "ok"}
+    return [
+        Request(key, group[0].conversation)
+        for key, group in plan.groups.items()
+        if not any((item.problem_id, item.request_key) in answered for item in group)
+    ]
+
+
 class _Sender:
     """Sends requests to a back end, which it connects on first use."""
 

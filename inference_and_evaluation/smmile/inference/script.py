@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -16,18 +16,20 @@ import msgspec
 from smmile import cli
 from smmile.backends.interface import Backend
 from smmile.backends.prices import Price
-from smmile.data.dataset import DatasetSource, load_problems
+from smmile.data.dataset import DatasetSource
 from smmile.data.problems import ProblemSet
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.files import make_folder, write_whole
+from smmile.inference.loaded import Loaded
 from smmile.inference.plan import Plan, make_plan
 from smmile.inference.ranks import Rank
 from smmile.inference.runner import ChoiceReader, Outcome, RunOptions, run_plan
 from smmile.prompting.choice import read_choice
-from smmile.prompting.conversation import Recipe
+from smmile.prompting.conversation import Conversation, Recipe
 from smmile.results.reading import relative_paths
 from smmile.results.run_names import RunName, file_safe
 from smmile.results.schema import DatasetInfo, Hardware, Run, Usage
+from smmile.task import Perturbation
 
 # Libraries that affect how data sets and images are decoded; every run records their versions.
 _PACKAGES = ("datasets", "pillow", "numpy")
@@ -37,14 +39,15 @@ _PACKAGES = ("datasets", "pillow", "numpy")
 class RunContext:
     """The run that a back end is connected for.
 
-    `revision` is the version of the checkpoint, `spent` the usage of known responses, and `sample` which
-    of several responses to a request is drawn.
+    `revision` is the version of the checkpoint, `spent` the usage of known responses, `sample` which of
+    several responses to a request is drawn, and `loaded` what earlier runs of the process have loaded.
     """
 
     problems: ProblemSet
     plan: Plan
     revision: str | None
     spent: Usage
+    loaded: Loaded
     sample: int = 1
 
 
@@ -54,10 +57,12 @@ class RunSpecification:
 
     `generation` holds the settings that affect responses (plain data; part of the run's identity).
     `connect` makes the back end and is called only if there is a request to send. `read_choice` extracts
-    the chosen option from a response. `find_revision` returns the version of the checkpoint. `price` is
-    that of its tokens, and `preview` yields more lines for `--dry-run`. Without `share`, identical requests
-    are sent separately, as random draws must be. `sample` is the number of one of several runs that differ
-    only in their random draws; their requests are the same.
+    the chosen option from a response. `weights` identifies what has to be loaded: runs with the same can
+    use one model after each other. `find_revision` returns the version of the checkpoint. `price` is that
+    of its tokens, and `preview` yields more lines for `--dry-run`. `highest_cost` estimates the dollars
+    that conversations may cost at most (None: not known); there is none where they cost nothing. Without
+    `share`, identical requests are sent separately, as random draws must be. `sample` is the number of one
+    of several runs that differ only in their random draws; their requests are the same.
     """
 
     name: str
@@ -65,25 +70,33 @@ class RunSpecification:
     connect: Callable[[RunContext], Backend]
     read_choice: ChoiceReader = read_choice
     checkpoint: str | None = None
-    find_revision: Callable[[], str | None] = lambda: None
+    weights: Hashable = None
+    find_revision: Callable[[Loaded], str | None] = lambda _loaded: None
     generation: Mapping[str, object] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     price: Price | None = None
     preview: Callable[[Plan], Iterable[str]] = lambda _plan: ()
+    highest_cost: Callable[[Sequence[Conversation]], float | None] | None = None
     share: bool = True
     sample: int | None = None
 
 
-def run_inference(args: argparse.Namespace, specification: RunSpecification) -> int:
-    """Run `specification` with the flags of an inference script; returns the exit code.
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run before anything is sent: its problems, requests, description and folder."""
 
-    Raises UsageError for errors that the user can fix.
-    """
-    options = RunOptions(args.overwrite, args.csv, specification.price, Rank.from_environment())
-    perturbations = cli.perturbations(args)
+    source: DatasetSource
+    problems: ProblemSet
+    plan: Plan
+    run: Run
+    folder: Path
+
+
+def prepare_run(args: argparse.Namespace, specification: RunSpecification, loaded: Loaded) -> PreparedRun:
+    """The run of `specification` that the flags ask for. Raises UsageError."""
     folder = cli.output_folder(args)
     source = cli.dataset_source(args)
-    problems = load_problems(source)
+    problems = loaded.problems(source)
     plan = make_plan(
         problems,
         specification.recipe,
@@ -97,16 +110,34 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification) -> 
         limit=args.limit,
         only=args.problem,
         share=specification.share and not args.no_share,
-        perturbations=perturbations,
+        perturbations=cli.perturbations(args),
     )
+    run = _describe_run(args, specification, problems, source, folder)
+    return PreparedRun(source, problems, plan, run, folder)
+
+
+def run_inference(
+    args: argparse.Namespace, specification: RunSpecification, loaded: Loaded | None = None
+) -> int:
+    """Run `specification` with the flags of an inference script; returns the exit code.
+
+    `loaded` is what earlier runs of the process have loaded. Where the arguments have `collect_run`, the
+    run is handed to it instead. Raises UsageError for errors that the user can fix.
+    """
+    if args.collect_run is not None:
+        args.collect_run(args, specification)
+        return cli.EXIT_OK
+    loaded = loaded or Loaded()
+    options = RunOptions(args.overwrite, args.csv, specification.price, Rank.from_environment())
+    prepared = prepare_run(args, specification, loaded)
+    problems, plan, run, folder = prepared.problems, prepared.plan, prepared.run, prepared.folder
     if options.rank.is_first:
-        _report_skipped(problems, plan, source.image_dir)
+        _report_skipped(problems, plan, prepared.source.image_dir)
     if not plan.problems:
         raise UsageError(
             f"data set {one_line(problems.source)}: none of the {pluralize(len(plan.chosen), 'problem')} "
             "can be run, for the reasons above"
         )
-    run = _describe_run(args, specification, problems, source, folder)
     if args.dry_run:
         if options.rank.is_first:
             _write_requests(plan, folder, run.name)
@@ -114,18 +145,27 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification) -> 
                 print(line)
         return cli.EXIT_OK
 
-    revision = specification.find_revision()
+    revision = specification.find_revision(loaded)
     outcome = run_plan(
         plan,
         replace(run, checkpoint_revision=revision),
         lambda spent: specification.connect(
-            RunContext(problems, plan, revision, spent, specification.sample or 1)
+            RunContext(problems, plan, revision, spent, loaded, specification.sample or 1)
         ),
         specification.read_choice,
         folder,
         options,
     )
     return cli.EXIT_OK if outcome is None else _report(outcome, plan)  # the first process reports
+
+
+def recorded_perturbations(args: argparse.Namespace) -> tuple[Perturbation, ...]:
+    """What the flags change, and which repeat it is; their names are part of the run's name.
+
+    Raises UsageError for flags that do not go together.
+    """
+    repeat = (Perturbation(f"repeat-{args.repeat}", {"repeat": args.repeat}),) if args.repeat > 1 else ()
+    return (*cli.perturbations(args), *repeat)
 
 
 def _describe_run(
@@ -153,7 +193,7 @@ def _describe_run(
         ),
         generation={**specification.generation, **sample},
         seed=args.seed,
-        perturbations=cli.perturbations(args),
+        perturbations=recorded_perturbations(args),
         recipe=specification.recipe.as_data(args.task_format),
         software=_versions(specification.packages),
         hardware=Hardware(machine=f"{platform.machine()}, {os.cpu_count()} CPUs"),

@@ -94,10 +94,12 @@ class PreparedBatch:
 class LocalModel:
     """A checkpoint in memory; a back end (`smmile.backends.interface.Backend`).
 
-    `sample` selects one of several responses to each request, where they are sampled.
+    `sample` selects one of several responses to each request, where they are sampled, and `seed` the
+    draws of all of them; both may be changed between runs.
     """
 
     sample = 1
+    seed: int
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class LocalModel:
         import torch
 
         self._settings = settings
+        self.seed = settings.decoding.seed
         loading = settings.loading
         self._hardware = hardware = find_hardware(loading.device_share)
         on_cpu = hardware.kind == "cpu"
@@ -161,7 +164,8 @@ class LocalModel:
         )
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
-        """Respond in batches, the longest requests first."""
+        """Respond in batches, the longest requests first. Raises CheckpointError as for `conversations`."""
+        self._inputs.check_template(request.conversation for request in requests)  # those of a later run
         sizer = BatchSizer(self._settings.batch_size, self._max_tokens())
         step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.decoding.max_new_tokens
@@ -251,7 +255,7 @@ class LocalModel:
         if self._hardware.kind == "cuda":
             for device in self._hardware.free:
                 torch.cuda.reset_peak_memory_stats(device)
-        drawer = TokenDrawer(prepared.keys, self._settings.decoding.seed, self.sample)
+        drawer = TokenDrawer(prepared.keys, self.seed, self.sample)
         with torch.inference_mode(), quiet():
             inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
             if self._positions is not None:

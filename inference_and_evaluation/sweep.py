@@ -1,0 +1,77 @@
+"""Run many conditions of many models, as a TOML file lists them; repeat the command to continue.
+
+More flags, such as --limit, --dataset or --output-dir, go to the inference script of every run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smmile import cli
+
+if TYPE_CHECKING:
+    from smmile.inference.sweep import SweepRun
+
+EXAMPLE = "python sweep.py ../experiments/paper_table3.toml --dry-run"
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    parser.add_argument("file", type=Path, metavar="FILE", help="models and conditions (docs/sweeps.md)")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list the runs, their requests and cost; send nothing (default: run them)",
+    )
+    args, more = parser.parse_known_args()
+    if args.file.suffix != ".toml":
+        parser.error(f"{args.file} is not a .toml file; give that first, and then flags for its runs")
+
+    from smmile.inference.sweep import read_sweep, run_sweep
+
+    runs = read_sweep(args.file, Path(__file__).parent, more)
+    if args.dry_run:
+        return show_forecasts(runs)
+    # After this, the report: write_experiment_report(folder, ...) for each folder of the runs.
+    return run_sweep(runs)
+
+
+def show_forecasts(runs: Sequence[SweepRun]) -> int:
+    """Print what every run would send and may cost; returns the exit code."""
+    from smmile.errors import UsageError, one_line, pluralize
+    from smmile.inference.loaded import Loaded
+    from smmile.inference.sweep import forecast
+    from smmile.reporting.tables import text_table
+
+    loaded, rows, errors = Loaded(), list[list[str]](), list[str]()
+    requests, to_send, costs = 0, 0, list[float | None]()
+    for run in runs:
+        try:
+            plan, pending, cost = forecast(run, loaded)
+        except UsageError as error:
+            errors.append(f"error: {run.label}: {one_line(error, 2000)}")
+            continue
+        requests, to_send, costs = requests + len(plan.groups), to_send + pending, [*costs, cost]
+        numbers = (len(plan.problems), len(plan.skipped_among(plan.chosen)), len(plan.groups), pending)
+        rows.append([run.label, *map(str, numbers), dollars(cost)])
+    print(text_table(("Run", "Problems", "Skipped", "Requests", "To send", "Dollars"), rows, 1))
+    total = dollars(None if None in costs else sum(filter(None, costs)))
+    print(
+        f"{pluralize(len(runs), 'run')}, {pluralize(requests, 'request')}, {to_send} of them to send, "
+        f"for at most {total} dollars; nothing was sent"
+    )
+    for line in errors:
+        print(line, file=sys.stderr)
+    return cli.EXIT_USAGE if errors else cli.EXIT_OK
+
+
+def dollars(amount: float | None) -> str:
+    """An amount with cents; a question mark if it is not known."""
+    return "?" if amount is None else f"{amount:.2f}"
+
+
+if __name__ == "__main__":
+    cli.run_script(main)
