@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from conftest import Finished, run_here, says_in_one_line
+from conftest import Chromium, Finished, row, run_here, save_parquet, says_in_one_line
 from smmile.results.reading import read_run, result_files
 from smmile.scoring.experts.files import (
     Rating,
@@ -76,9 +76,10 @@ def simulate(
     sensitivity: float,
     specificity: float,
     n: int = 111,
+    seed: int = 6,
 ) -> dict[str, Answers]:
     """Runs of known true accuracies, under a judge of known error rates; the truth by stem."""
-    rng = random.Random(6)
+    rng = random.Random(seed)
     truths: dict[str, Answers] = {}
     for (model, mode), accuracy in accuracies.items():
         truth = {f"p{place}": rng.random() < accuracy for place in range(n)}
@@ -89,42 +90,60 @@ def simulate(
     return truths
 
 
-def test_two_simulated_experts_are_recovered(tmp_path: Path) -> None:
-    sensitivity, specificity, missed, false = 0.8, 0.9, 0.1, 0.05
-    accuracies = {(f"m{n}", mode): 0.2 + 0.1 * n for n in range(4) for mode in ("ICL", "0-shot")}
-    truths = simulate(tmp_path, accuracies, sensitivity, specificity)
-    key = make_review(tmp_path, 60)
-    rng = random.Random(8)
+MISSED, FALSE = (
+    0.1,
+    0.05,
+)  # how often the simulated experts miss a correct answer, and accept an incorrect one
+SENSITIVITY, SPECIFICITY = 0.8, 0.9  # of the simulated judge
 
-    def rating(item: ReviewItem) -> RatingValue:
-        truth = truths[item.drawn[0].stem][item.problem_id]
-        return "correct" if rng.random() < (1 - missed if truth else false) else "incorrect"
 
-    files = [rate(tmp_path, key, expert, rating, name=name) for expert, name in ((1, "Ada"), (2, ""))]
-    finished = evaluate(tmp_path, *files)
-    assert (finished.code, finished.err) == (0, "")
-    report = json.loads((tmp_path / "expert_report.json").read_text())
+def grade(rng: random.Random, truth: bool) -> RatingValue:
+    """What an expert says who errs that often."""
+    return "correct" if rng.random() < (1 - MISSED if truth else FALSE) else "incorrect"
+
+
+def recovered(folder: Path, accuracies: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+    """The report; its intervals hold what follows from the experts' error rates.
+
+    By experts who err, answers are correct that are not, so the judge agrees less with them.
+    """
+    report: dict[str, Any] = json.loads((folder / "expert_report.json").read_text())
 
     def holds(found: dict[str, float], value: float) -> bool:
         return found["low"] <= 100 * value <= found["high"]
 
-    # By experts who err, answers are correct that are not, so the judge agrees less with them.
     mean = sum(accuracies.values()) / len(accuracies)
-    found_correct = mean * (1 - missed) + (1 - mean) * false
-    both_correct = mean * sensitivity * (1 - missed) + (1 - mean) * (1 - specificity) * false
-    none_correct = mean * (1 - sensitivity) * missed + (1 - mean) * specificity * (1 - false)
+    found_correct = mean * (1 - MISSED) + (1 - mean) * FALSE
+    both_correct = mean * SENSITIVITY * (1 - MISSED) + (1 - mean) * (1 - SPECIFICITY) * FALSE
+    none_correct = mean * (1 - SENSITIVITY) * MISSED + (1 - mean) * SPECIFICITY * (1 - FALSE)
     assert holds(report["judge"]["sensitivity"], both_correct / found_correct)
     assert holds(report["judge"]["specificity"], none_correct / (1 - found_correct))
     by_run = {(run["name"]["model"], run["name"]["mode"]): run for run in report["runs"]}
     held = dict.fromkeys(("experts", "corrected", "rogan_gladen"), 0)
     for name, accuracy in accuracies.items():
         for what in held:
-            held[what] += holds(by_run[name][what], accuracy * (1 - missed) + (1 - accuracy) * false)
+            held[what] += holds(by_run[name][what], accuracy * (1 - MISSED) + (1 - accuracy) * FALSE)
         assert by_run[name]["corrected"] == by_run[name]["experts"]  # drawn by verdict
-    assert min(held.values()) >= 7, held
-    agreed = mean * (missed**2 + (1 - missed) ** 2) + (1 - mean) * (false**2 + (1 - false) ** 2)
+    assert min(held.values()) >= len(accuracies) - 1, held
+    agreed = mean * (MISSED**2 + (1 - MISSED) ** 2) + (1 - mean) * (FALSE**2 + (1 - FALSE) ** 2)
     interval = report["agreement"]["agreement"]["interval"]
     assert interval["low"] <= agreed <= interval["high"]
+    return report
+
+
+def test_two_simulated_experts_are_recovered(tmp_path: Path) -> None:
+    accuracies = {(f"m{n}", mode): 0.2 + 0.1 * n for n in range(4) for mode in ("ICL", "0-shot")}
+    truths = simulate(tmp_path, accuracies, SENSITIVITY, SPECIFICITY)
+    key = make_review(tmp_path, 60)
+    rng = random.Random(8)
+
+    def rating(item: ReviewItem) -> RatingValue:
+        return grade(rng, truths[item.drawn[0].stem][item.problem_id])
+
+    files = [rate(tmp_path, key, expert, rating, name=name) for expert, name in ((1, "Ada"), (2, ""))]
+    finished = evaluate(tmp_path, *files)
+    assert (finished.code, finished.err) == (0, "")
+    report = recovered(tmp_path, accuracies)
     assert report["agreement"]["kappa_name"] == "Cohen's kappa"
     assert [one["name"] for one in report["experts"]] == ["1 (Ada)", "2"]
     assert [one["mode"] for one in report["correlations"]] == ["ICL", "0-shot"]
@@ -133,6 +152,33 @@ def test_two_simulated_experts_are_recovered(tmp_path: Path) -> None:
     narrow = evaluate(tmp_path, *files, "--model", "m1")
     assert "m2" not in narrow.out
     assert "m2" in (tmp_path / "expert_report.txt").read_text()
+
+
+@pytest.mark.slow
+def test_two_experts_who_grade_in_a_browser_are_recovered(chromium: Chromium, tmp_path: Path) -> None:
+    accuracies = {("m1", "ICL"): 0.6, ("m2", "ICL"): 0.3}
+    truths = simulate(tmp_path, accuracies, SENSITIVITY, SPECIFICITY, seed=8)
+    rows = [row(f"p{n}", order, "truth", question=f"What is p{n}?") for n in range(111) for order in (1, 2)]
+    words = ["--dataset-path", save_parquet(tmp_path / "data", rows), "--sample", 80]
+    built = run_here("build_review.py", tmp_path, *words)
+    assert (built.code, built.err) == (0, "")
+    rng = random.Random(8)
+    files = []
+    for expert in (1, 2):
+        page = chromium.open(tmp_path / "review" / f"review_expert{expert}.html")
+        page.get_by_role("button", name="Start grading").click()
+        for _ in range(160):
+            model, problem_id = page.inner_text("#response").split()[0], page.inner_text("#question")[8:-1]
+            truth = truths[f"result_{model}_ICL_open"][problem_id]
+            page.keyboard.press("1" if grade(rng, truth) == "correct" else "2")
+        with page.expect_download() as download:
+            page.locator("#done-save").click()
+        files.append(tmp_path / download.value.suggested_filename)
+        download.value.save_as(files[-1])
+    finished = evaluate(tmp_path, *files)
+    assert (finished.code, finished.err) == (0, "")
+    report = recovered(tmp_path, accuracies)
+    assert [one["rated"] for one in report["experts"]] == [160, 160]
 
 
 def small(folder: Path) -> tuple[ReviewKey, list[Path]]:
