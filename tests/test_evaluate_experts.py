@@ -220,6 +220,34 @@ def test_a_tie_counts_half_and_cannot_say_is_no_rating(tmp_path: Path) -> None:
     assert (run["rated"], run["cannot_say"], run["judge"]) == (7, 2, 37.5)
 
 
+def test_a_review_that_is_graded_in_part(tmp_path: Path) -> None:
+    truth = {f"p{n}": n < 6 for n in range(10)}
+    make_run(tmp_path, "a", "ICL", truth, truth)
+    key = make_review(tmp_path, 10, experts=1)
+
+    def graded(problem_ids: set[str]) -> Finished:
+        grades: dict[bool, RatingValue] = {True: "correct", False: "incorrect"}
+        return evaluate(
+            tmp_path,
+            rate(
+                tmp_path,
+                key,
+                1,
+                lambda item: grades[truth[item.problem_id]] if item.problem_id in problem_ids else None,
+            ),
+        )
+
+    # Nothing is known of the answers that the judge found correct, so there is no accuracy.
+    says_in_one_line(graded({"p8", "p9"}), "no run has ratings of answers with each verdict")
+    finished = graded({"p0", "p1", "p8"})
+    assert (finished.code, finished.err) == (0, "")
+    [run] = json.loads((tmp_path / "expert_report.json").read_text())["runs"]
+    assert (run["rated"], run["experts"]["value"]) == (3, pytest.approx(60))
+    # The other answers are as undrawn ones.
+    finished = run_here("stratify.py", tmp_path, "--eval_type", "expert", "--dataset", "demo")
+    assert "experts rated samples of answers" in finished.err
+
+
 def test_experts_are_a_metric_like_any_other(tmp_path: Path) -> None:
     _, files = small(tmp_path)
     make_run(tmp_path, "b", "ICL", {f"p{n}": False for n in range(8)}, None)
@@ -387,7 +415,7 @@ def test_bad_ratings_are_one_line(tmp_path: Path) -> None:
     says_in_one_line(evaluate(tmp_path, first, tmp_path / "labels.csv"), "not both")
     says_in_one_line(evaluate(tmp_path, first, "--key", second), "ratings_2.json is not a review's key")
     rate(tmp_path, key, 2, lambda item: None)
-    says_in_one_line(evaluate(tmp_path, second), "there is no rating of an answer")
+    says_in_one_line(evaluate(tmp_path, second), "no run has ratings")
     # The same expert's ratings saved in two files are fine where they agree; long texts do no harm.
     text = "\x1b[2J\u202e" + "x" * 10_000_000
     ratings = [one | {"remark": text}]

@@ -58,11 +58,10 @@ class RatedRun:
 
     @property
     def is_sample(self) -> bool:
-        """Whether not all answers were drawn."""
-        return any(answer.probability < 1 for answer in self.answers.values()) or any(
-            one.problem_id not in self.answers and one.problem_id not in self.errors
-            for one in self.results.records
-        )
+        """Whether not all answers were drawn and graded."""
+        ids = {one.problem_id for one in self.results.records} - self.errors
+        answers = [self.answers.get(one) for one in ids]
+        return any(one is None or one.probability < 1 or not one.ratings for one in answers)
 
 
 @dataclass(frozen=True)
