@@ -240,22 +240,36 @@ def test_each_row_that_a_run_would_skip_is_named(
 
 def test_every_fault_is_listed_and_hostile_text_is_escaped(tmp_path: Path) -> None:
     hostile = {"order": "\x1b]0;x\x07", "question": "", "file_name": "\u202eno"}
-    folder = save_images(tmp_path, changed(3, problem_id="\x1b[31m" + "p" * 300, **hostile))
+    rows = changed(3, problem_id="\x1b[31m" + "p" * 300, **hostile)
+    rows[0] |= {"question": "two\nlines", "answer": "blank "}
+    rows[7] |= {"question": ""}
+    rows[8] |= {"order": "x"}
+    folder = save_images(tmp_path, rows)
     with (folder / "metadata.csv").open("a") as stream:
-        stream.write("absent.png,one, two, three,,p4,4,,,,,more\n")
+        stream.write("absent.png,one, two,,p4,4,,,,,more\n")
+    assert {one.problem_id for one in load_outlines(DatasetSource("smmile", path=folder))} == {"p1", "p2"}
+    with (folder / "metadata.csv").open("a") as stream:
+        stream.write("absent.png,q,a,,,4\n")
     out = check(folder)[1]
-    assert "line 5, order: is '\\x1b]0;x\\x07', not a whole number" in out
-    assert "line 5, question: is empty" in out
-    assert "line 5, file_name: '\\u202eno' is no file" in out
-    assert "line 14, cells: are 12, and the header has 8" in out
-    assert "line 14, file_name: 'absent.png' is no file" in out
+    assert "blanks at an end, sent and compared as they are: line 2 " in out
+    assert "line 6, order: is '\\x1b]0;x\\x07', not a whole number" in out
+    assert "line 6, question: is empty" in out
+    assert "line 6, file_name: '\\u202eno' is no file" in out
+    assert re.search("line 10, question: is empty.* line 11, order: is 'x'", out)
+    assert "line 15, cells: are 11, and the header has 8" in out
+    assert "line 16, file_name: 'absent.png' is no file" in out
 
 
 def test_warnings_do_not_change_the_exit_code(tmp_path: Path) -> None:
     rows = changed(0, answer="answer A ", flag_answer_format="other")
     rows[3] |= {"image": rows[5]["image"]}
+    rows[6:9] = reversed(rows[6:9])
     rows[7] |= {"file_name": "long.tiff"}
+    rows[8] |= {"file_name": "frames.gif"}
+    rows[9:] = [item | {"problem_id": "p4 "} for item in rows[9:]]
     (tmp_path / "long.tiff").write_bytes(encoded(Image.new("L", (8001, 1)), "TIFF"))
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
+    frames[0].save(tmp_path / "frames.gif", save_all=True, append_images=frames[1:])
     code, out = check(save_images(tmp_path, rows))
     assert code == 0
     for line in (
@@ -263,14 +277,14 @@ def test_warnings_do_not_change_the_exit_code(tmp_path: Path) -> None:
         "problems with options that differ only in case, blanks or punctuation: p1",
         "problems whose query has an answer that no example has: p3, p4",
         "problems whose rows differ in their flags (the query's count): p1",
+        "problem ids with blanks at an end: 'p4 '",
         "examples that show the query's image: line 5",
         "images in the format TIFF, which services get as PNG: line 9",
         "images over the limits of Anthropic, which gets them scaled down: line 9",
+        "images with several frames, of which models see the first: line 10",
         "Data set " + tmp_path.name + ": 4 problems, 12 rows",
-        "examples per problem: 2 to 2, median 2",
-        "specialities: radiology 4",
-        "8 x 8 to 8001 x 1 pixels; PNG 10, TIFF 1",
-        "A run skips no row.",
+        "examples per problem: 2 to 2, median 2 specialities: radiology 4 images: 11 different",
+        "8 x 8 to 8001 x 1 pixels; PNG 9, GIF 1, TIFF 1 A run skips no row.",
     ):
         assert line in out
 
@@ -282,3 +296,10 @@ def test_other_data_sets_are_checked_too(data: Path, tmp_path: Path) -> None:
     assert "row 5, image: is stored as a path, which is not followed; use save_to_disk" in check(folder)[1]
     says_in_one_line(run_here("check_dataset.py", data, "--dataset-path", data), "name two data sets")
     says_in_one_line(run_here("check_dataset.py", tmp_path / "none"), "does not exist")
+
+
+def test_a_link_to_another_folder_is_not_followed(tmp_path: Path) -> None:
+    save_images(tmp_path / "elsewhere", four_problems())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train").symlink_to(tmp_path / "elsewhere")
+    says_in_one_line(run_here("check_dataset.py", tmp_path / "mine"), "it contains no data files")
