@@ -178,7 +178,8 @@ def add_dataset_flags(parser: Parser) -> None:
         "--dataset-path",
         type=Path,
         metavar="DIR",
-        help="read the rows from this folder: parquet files, or saved with save_to_disk (default: the hub)",
+        help="read the rows from this folder: images with a metadata.csv or .jsonl, parquet files, or "
+        "saved with save_to_disk (default: the hub)",
     )
     group.add_argument(
         "--dataset-id",
