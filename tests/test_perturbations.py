@@ -443,7 +443,7 @@ def test_balanced_options_are_merged_and_the_same_for_all_orders_and_models(
         (["--noise-count", "2"], ["--noise-count goes with --noise"]),
         (["--shots_from", "end"], ["--shots-from goes with --shots"]),
         (["--options", "balanced"], ["--options balanced needs --task_format mcqa"]),
-        (["--shots", "-1"], ["--shots", "'-1'"]),
+        (["--shots", "-1"], ["--shots", "'-1' is not a whole number from 0"]),
         (["--noise", "random", "--noise-count", "0"], ["--noise-count", "'0'"]),
         (["--order", "middle"], ["--order", "'middle'"]),
     ],
@@ -517,6 +517,11 @@ FINAL = {
     "Thoughts.\n\nLeft lung.\n \n": "Left lung.",
     "Answer: Left lung\nFinal answer:": "Left lung",
     "I cannot answer this": "I cannot answer this",
+    "I see.\n_Answer:_ Melanoma": "Melanoma",
+    "I see.\n__Final answer__: Melanoma": "Melanoma",
+    "I see.\nAnswer：Melanoma": "Melanoma",
+    "A mole.\nMelanoma.\nFinal Answer: *": "Melanoma.",
+    "**Answer:**": "**Answer:**",
 }
 
 
