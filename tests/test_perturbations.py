@@ -319,6 +319,20 @@ def test_no_shots_are_the_0_shot_conversation(
     assert dry_run(tmp_path, data, *words, "--shots", 0, script=script) == zero_shot
 
 
+def test_no_shots_are_the_0_shot_run_with_other_perturbations(tmp_path: Path) -> None:
+    """Of a problem without examples, one with an image of each other problem, and swapped images."""
+    alone = row("alone", 1)
+    others = [row(f"q{number}", order) for number in range(3) for order in (1, 2)]
+    many = [row("many", 1, image=item["image"]) for item in (alone, *others)] + [row("many", 2)]
+    many = [item | {"order": order} for order, item in enumerate(many)]
+    data = save_parquet(tmp_path / "data", [alone, *many, *others])
+    for words in ([], ["--images", "swapped"], ["--images", "blank", "--cot"]):
+        zero_shot = dry_run(tmp_path, data, *words, "--inference_mode", "0-shot")
+        assert list(zero_shot) == ["alone", "many", "q0", "q1", "q2"]
+        assert dry_run(tmp_path, data, *words, "--shots", 0) == zero_shot
+    assert "alone" not in dry_run(tmp_path, data, "--shots", 0, "--noise", "random")
+
+
 @pytest.mark.parametrize("script", SCRIPTS_OF_FAMILIES)
 def test_every_recipe_can_do_without_images_and_questions(script: str, data: Path, tmp_path: Path) -> None:
     def parts(*words: str) -> tuple[list[str], int]:
