@@ -397,6 +397,36 @@ def test_draws_depend_on_the_seed_and_the_problem_alone(words: str, tmp_path: Pa
         assert request == before or "Answer 0" in str(before) or any(image in str(before) for image in lost)
 
 
+def test_labels_are_drawn_whatever_the_images(tmp_path: Path) -> None:
+    """A problem about one image, and all problems about the same."""
+    rows = [row(f"p{n}", order, f"Answer {n}{order}") for n in range(4) for order in range(1, 6)]
+    for number in range(4):
+        for item in rows[5 * number : 5 * number + 5]:
+            item["image"] = rows[5 * number]["image"]
+    one_each = save_parquet(tmp_path / "one_each", rows)
+    all_equal = save_parquet(tmp_path / "all_equal", [one | {"image": rows[0]["image"]} for one in rows])
+    for data in (one_each, all_equal):
+        requests = dry_run(tmp_path, data, "--labels", "random")
+        assert len(requests) == 4
+        for problem_id, request in requests.items():
+            answers = {item.answer for item in shown(request)[:-1]}
+            assert len(answers) == 4
+            assert not any(str(answer).startswith(f"Answer {problem_id[1]}") for answer in answers)
+
+
+def test_no_noise_is_equal_to_a_query(tmp_path: Path) -> None:
+    rows = four_problems()
+    for number in (0, 3, 6, 9):  # of each problem the query, as its first example
+        rows[number] = rows[number + 2] | {"order": 1}
+    data = save_parquet(tmp_path / "data", rows)
+    requests = dry_run(tmp_path, data, "--noise", "random", "--noise-count", 3)
+    queries = {shown(one)[-1].image for one in dry_run(tmp_path, data).values()}
+    for problem_id, request in requests.items():
+        added = [item for item in shown(request) if problem_id not in str(item.text)]
+        assert len(added) == 3
+        assert not {item.image for item in added} & queries
+
+
 def permutations() -> list[dict[str, Any]]:
     """Two permutations of each of four problems."""
     rows = [item | {"problem_id": f"{item['problem_id']}_perm_1"} for item in four_problems()]
