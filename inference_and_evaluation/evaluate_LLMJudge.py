@@ -41,7 +41,8 @@ def main() -> int:
         print(f"warning: {warning}", file=sys.stderr)
     saved = lone_evaluations(args.results_dir, METRICS["llm"], there) if args.visualize_only else {}
     names = {*there, *saved}
-    selection = Selection(tuple(args.models), args.inference_mode).resolved(names, args.results_dir)
+    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
+    selection = selection.resolved(names, args.results_dir)
     chosen = sorted((name for name in names if selection.has(name)), key=lambda name: name.stem)
     if all(name.task_format == "mcqa" for name in chosen):
         raise UsageError(
@@ -49,7 +50,11 @@ def main() -> int:
             "open-ended ones, variance_analysis.py shows multiple choice"
         )
     files = {name: file for name, file in there.items() if name.task_format == "open"}
-    chosen = [name for name in chosen if name.task_format == "open"]
+    chosen = [name for name in chosen if name.task_format == "open" and selection.shows(name)]
+    if not chosen:
+        raise UsageError(
+            f"{cli.shown_path(args.results_dir)} has only perturbed runs there; --perturbed includes them"
+        )
     if args.visualize_only:
         return _show_saved(args, chosen, files, saved)
     return _judge(args, chosen, files)
@@ -276,8 +281,6 @@ def _show(judged: Sequence[JudgedRun], args: argparse.Namespace) -> None:
             print(f"{what}: {len(lines) - _MOST_NOTES} more, in the evaluation files", file=sys.stderr)
     if table := _tables(judged, Layout.of_terminal(args.sort), perturbed=args.perturbed):
         print(table, end="")
-    elif judged:
-        print("there are only perturbed runs; --perturbed shows them", file=sys.stderr)
 
 
 if __name__ == "__main__":

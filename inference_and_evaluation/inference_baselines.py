@@ -50,7 +50,10 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
     def connect(context: RunContext) -> Backend:
         problem_of = {item.key: item.problem for item in context.plan.problems}
         if args.baseline == "majority":
-            return baselines.BaselineBackend(lambda key: baselines.majority_answer(problem_of[key]))
+            options_of = {item.key: item.options for item in context.plan.problems}
+            return baselines.BaselineBackend(
+                lambda key: baselines.majority_answer(problem_of[key], options_of[key])
+            )
         if args.baseline == "nearest":
             nearest = baselines.NearestImage()
             return baselines.BaselineBackend(lambda key: nearest(problem_of[key]))

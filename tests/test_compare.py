@@ -397,6 +397,9 @@ def test_perturbed_runs_only_on_request(tmp_path: Path) -> None:
     finished = command(tmp_path, "--perturbed", "--models", "m", "m [shots-1]")
     assert finished.code == 0, finished.err
     assert "m - m [shots-1]" in finished.out
+    judged(tmp_path, "m", "ICL", answers("00"), perturbation="shots-2")
+    assert command(tmp_path, "--perturbed", "--models", "m", "m [shots-1]").out == finished.out
+    assert "m [shots-2]" in command(tmp_path, "--perturbed", "--models", "m").out
 
 
 def test_many_contrasts_need_a_smaller_p() -> None:

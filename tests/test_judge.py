@@ -698,9 +698,12 @@ def test_a_filter_judges_those_runs_alone_and_the_comparison_has_all(judge: Judg
 
 def test_perturbed_and_broken_runs(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "a_ICL_open_shots-2", {"p": "x"})
-    assert "--perturbed" in run_here(SCRIPT, tmp_path).err
-    assert evaluation(tmp_path, "a_ICL_open_shots-2")["total_examples"] == 1
+    says_in_one_line(run_here(SCRIPT, tmp_path), "only perturbed runs", "--perturbed")
+    write_csv(tmp_path, "a_ICL_open", {"p": "y"})
+    assert "1 request sent" in run_here(SCRIPT, tmp_path).out
+    assert not (tmp_path / "result_a_ICL_open_shots-2_evaluationllm.json").exists()
     assert "a [shots-2]" in run_here(SCRIPT, tmp_path, "--perturbed").out
+    assert evaluation(tmp_path, "a_ICL_open_shots-2")["total_examples"] == 1
     (tmp_path / "result_b_ICL_open.json").write_text("{")
     finished = run_here(SCRIPT, tmp_path)
     assert finished.code == 3

@@ -319,6 +319,20 @@ def test_no_shots_are_the_0_shot_conversation(
     assert dry_run(tmp_path, data, *words, "--shots", 0, script=script) == zero_shot
 
 
+def test_no_shots_are_the_0_shot_run_with_other_perturbations(tmp_path: Path) -> None:
+    """Of a problem without examples, one with an image of each other problem, and swapped images."""
+    alone = row("alone", 1)
+    others = [row(f"q{number}", order) for number in range(3) for order in (1, 2)]
+    many = [row("many", 1, image=item["image"]) for item in (alone, *others)] + [row("many", 2)]
+    many = [item | {"order": order} for order, item in enumerate(many)]
+    data = save_parquet(tmp_path / "data", [alone, *many, *others])
+    for words in ([], ["--images", "swapped"], ["--images", "blank", "--cot"]):
+        zero_shot = dry_run(tmp_path, data, *words, "--inference_mode", "0-shot")
+        assert list(zero_shot) == ["alone", "many", "q0", "q1", "q2"]
+        assert dry_run(tmp_path, data, *words, "--shots", 0) == zero_shot
+    assert "alone" not in dry_run(tmp_path, data, "--shots", 0, "--noise", "random")
+
+
 @pytest.mark.parametrize("script", SCRIPTS_OF_FAMILIES)
 def test_every_recipe_can_do_without_images_and_questions(script: str, data: Path, tmp_path: Path) -> None:
     def parts(*words: str) -> tuple[list[str], int]:
@@ -383,6 +397,36 @@ def test_draws_depend_on_the_seed_and_the_problem_alone(words: str, tmp_path: Pa
         assert request == before or "Answer 0" in str(before) or any(image in str(before) for image in lost)
 
 
+def test_labels_are_drawn_whatever_the_images(tmp_path: Path) -> None:
+    """A problem about one image, and all problems about the same."""
+    rows = [row(f"p{n}", order, f"Answer {n}{order}") for n in range(4) for order in range(1, 6)]
+    for number in range(4):
+        for item in rows[5 * number : 5 * number + 5]:
+            item["image"] = rows[5 * number]["image"]
+    one_each = save_parquet(tmp_path / "one_each", rows)
+    all_equal = save_parquet(tmp_path / "all_equal", [one | {"image": rows[0]["image"]} for one in rows])
+    for data in (one_each, all_equal):
+        requests = dry_run(tmp_path, data, "--labels", "random")
+        assert len(requests) == 4
+        for problem_id, request in requests.items():
+            answers = {item.answer for item in shown(request)[:-1]}
+            assert len(answers) == 4
+            assert not any(str(answer).startswith(f"Answer {problem_id[1]}") for answer in answers)
+
+
+def test_no_noise_is_equal_to_a_query(tmp_path: Path) -> None:
+    rows = four_problems()
+    for number in (0, 3, 6, 9):  # of each problem the query, as its first example
+        rows[number] = rows[number + 2] | {"order": 1}
+    data = save_parquet(tmp_path / "data", rows)
+    requests = dry_run(tmp_path, data, "--noise", "random", "--noise-count", 3)
+    queries = {shown(one)[-1].image for one in dry_run(tmp_path, data).values()}
+    for problem_id, request in requests.items():
+        added = [item for item in shown(request) if problem_id not in str(item.text)]
+        assert len(added) == 3
+        assert not {item.image for item in added} & queries
+
+
 def permutations() -> list[dict[str, Any]]:
     """Two permutations of each of four problems."""
     rows = [item | {"problem_id": f"{item['problem_id']}_perm_1"} for item in four_problems()]
@@ -443,7 +487,7 @@ def test_balanced_options_are_merged_and_the_same_for_all_orders_and_models(
         (["--noise-count", "2"], ["--noise-count goes with --noise"]),
         (["--shots_from", "end"], ["--shots-from goes with --shots"]),
         (["--options", "balanced"], ["--options balanced needs --task_format mcqa"]),
-        (["--shots", "-1"], ["--shots", "'-1'"]),
+        (["--shots", "-1"], ["--shots", "'-1' is not a whole number from 0"]),
         (["--noise", "random", "--noise-count", "0"], ["--noise-count", "'0'"]),
         (["--order", "middle"], ["--order", "'middle'"]),
     ],
@@ -517,6 +561,11 @@ FINAL = {
     "Thoughts.\n\nLeft lung.\n \n": "Left lung.",
     "Answer: Left lung\nFinal answer:": "Left lung",
     "I cannot answer this": "I cannot answer this",
+    "I see.\n_Answer:_ Melanoma": "Melanoma",
+    "I see.\n__Final answer__: Melanoma": "Melanoma",
+    "I see.\nAnswer：Melanoma": "Melanoma",
+    "A mole.\nMelanoma.\nFinal Answer: *": "Melanoma.",
+    "**Answer:**": "**Answer:**",
 }
 
 

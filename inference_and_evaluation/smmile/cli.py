@@ -678,7 +678,9 @@ def _batch_size(text: str) -> int | Literal["auto"]:
 
 
 def _not_negative(text: str) -> int:
-    return 0 if re.fullmatch(r"0+", text) else positive(text)
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import msgspec
@@ -116,7 +116,8 @@ def make_plan(
     `only`.
     """
     entries = [entry for entry in problems.entries if isinstance(entry, Problem)]
-    flags = {flag for perturbation in perturbations for flag in perturbation.settings}
+    flags = {flag: value for one in perturbations for flag, value in one.settings.items()}
+    shows_examples = mode == "ICL" and (flags.get("shots") != 0 or "noise" in flags)
     options: Mapping[str, Options] = {}
     if task_format == "mcqa" and "options" in flags:
         options = balanced_options(problems.entries, seed)
@@ -136,14 +137,15 @@ def make_plan(
     for entry in problems.entries:
         if isinstance(entry, Defect):
             skipped.append(Skipped(entry.problem_id, entry.reason))
-        elif mode == "ICL" and not entry.examples:
+        elif shows_examples and not entry.examples:
             skipped.append(
                 Skipped(entry.problem_id, "it has only one row, so there are no examples for ICL")
             )
         else:
             own_options = options.get(entry.problem_id)
             try:
-                shown = perturb(entry, perturbations, draws)
+                shown = entry if shows_examples else replace(entry, examples=())
+                shown = perturb(shown, perturbations, draws)
                 conversation = build_conversation(shown, recipe, mode, own_options)
                 if not all(turn.content for turn in conversation.turns):
                     raise CannotPerturbError("a turn would have neither an image nor a question")
