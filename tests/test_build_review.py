@@ -387,6 +387,8 @@ def test_an_expert_grades_closes_the_browser_goes_on_and_saves(
         ({"review": "0" * 16}, "another review"),
         ({"ratings": [{"item": "x", "rating": "correct", "remark": "", "rated_at": ""}]}, "damaged"),
         ({"schema_version": 2}, "not a ratings file"),
+        ({"ratings": [content["ratings"][0] | {"rated_at": 5}]}, "damaged"),
+        ({"name": 5}, "damaged"),
     ):
         (tmp_path / "wrong.json").write_text(json.dumps(content | change))
         other.locator("#file").set_input_files(tmp_path / "wrong.json")
@@ -424,7 +426,85 @@ def test_slips_of_the_hand_grade_no_second_response(chromium: Chromium, review: 
     page.keyboard.up("2")
     expect(page.locator("#count")).to_have_text("2 of 27 graded")
     page.keyboard.press("Control+1")
-    expect(page.locator("#count")).to_have_text("2 of 27 graded")
+    page.locator("[data-rating=correct]").focus()
+    page.keyboard.down("Enter")
+    page.keyboard.down("Enter")  # held
+    page.keyboard.up("Enter")
+    expect(page.locator("#count")).to_have_text("3 of 27 graded")
+
+
+def second_tab(first: Page) -> Page:
+    page = first.context.new_page()
+    page.goto(first.url)
+    return page
+
+
+def test_two_tabs_show_and_keep_the_same(chromium: Chromium, review: Path, tmp_path: Path) -> None:
+    first = start(chromium, review)
+    second = second_tab(first)
+    first.get_by_role("button", name="How to grade").click()
+    first.locator("#name").press_sequentially("Ada")
+    first.get_by_role("button", name="Start grading").click()
+    first.keyboard.press("ArrowRight")
+    first.locator("#remark").press_sequentially("a draft")
+    first.keyboard.press("Escape")
+    first.keyboard.press("ArrowLeft")
+    first.keyboard.press("1")
+    expect(second.locator("#place")).to_contain_text("Response 1 of 27, graded correct")
+    expect(second.locator("#count")).to_have_text("1 of 27 graded")
+    for key in ("ArrowRight", "ArrowRight", "2"):
+        second.keyboard.press(key)
+    expect(first.locator("#remark")).to_have_value("a draft")
+    ratings = saved(first, tmp_path / "ratings.json")
+    assert (ratings.name, len(ratings.ratings)) == ("Ada", 2)
+    expect(second.locator("#kept")).to_contain_text("All saved to a file")
+    second.reload()
+    expect(second.locator("#remark")).to_have_value("a draft")
+
+
+def test_a_tab_saves_what_another_stored_unnoticed(
+    chromium: Chromium, review: Path, tmp_path: Path
+) -> None:
+    first = start(chromium, review)
+    first.context.add_init_script(
+        "addEventListener('storage', (event) => event.stopImmediatePropagation(), true)"
+    )
+    first.reload()
+    second = second_tab(first)
+    first.keyboard.press("1")
+    second.keyboard.press("ArrowRight")
+    second.keyboard.press("2")
+    assert len(saved(first, tmp_path / "ratings.json").ratings) == 2
+    first.keyboard.press("n")
+    first.locator("#remark").press_sequentially("doubt")
+    second.keyboard.press("ArrowLeft")
+    second.keyboard.press("1")
+    saved(second, tmp_path / "ratings.json")
+    expect(second.locator("#status")).to_contain_text("It lacks 1 remarks")
+    second.reload()
+    expect(second.locator("#remark")).to_have_value("doubt")
+
+
+def test_what_is_not_saved_follows_from_no_clock(chromium: Chromium, review: Path, tmp_path: Path) -> None:
+    page = start(chromium, review)
+    kept, file = page.locator("#kept"), tmp_path / "ratings.json"
+    page.keyboard.press("1")
+    saved(page, file)
+    expect(kept).to_contain_text("All saved to a file")
+    content = json.loads(file.read_text())
+    items = [item["item"] for item in page_data(review / "review_expert1.html")["items"]]
+    for number, year in ((1, 2020), (2, 2099)):
+        one = content["ratings"][0] | {"item": items[number], "rated_at": f"{year}-01-01T00:00:00.000Z"}
+        (tmp_path / "other.json").write_text(json.dumps(content | {"ratings": [one]}))
+        page.locator("#file").set_input_files(tmp_path / "other.json")
+        expect(kept).to_contain_text("1 not yet saved")
+        saved(page, file)
+        expect(kept).to_contain_text("All saved to a file")
+    page.clock.set_fixed_time("2020-01-01")
+    page.keyboard.press("2")
+    expect(kept).to_contain_text("1 not yet saved")
+    page.reload()
+    expect(kept).to_contain_text("1 not yet saved")
 
 
 def test_a_browser_that_keeps_nothing_says_so(chromium: Chromium, review: Path, tmp_path: Path) -> None:
@@ -433,6 +513,19 @@ def test_a_browser_that_keeps_nothing_says_so(chromium: Chromium, review: Path, 
     page.keyboard.press("1")
     expect(page.locator("#kept")).to_contain_text("cannot keep your grades")
     assert len(saved(page, tmp_path / "ratings.json").ratings) == 1
+    page.locator("#remark").press_sequentially("a draft")
+    with page.expect_event("dialog"):
+        page.close(run_before_unload=True)
+    assert [one.split(":")[0] for one in chromium.complaints] == ["dialog"]
+    chromium.complaints.clear()  # (the browser asks whether to leave)
+
+
+def test_nothing_covers_a_printed_response(chromium: Chromium, review: Path) -> None:
+    page = start(chromium, review)
+    page.emulate_media(media="print")
+    expect(page.locator("footer")).to_be_hidden()
+    expect(page.get_by_role("button", name="Save ratings")).to_be_hidden()
+    expect(page.locator("#response")).to_be_visible()
 
 
 def test_the_page_fits_a_tablet(chromium: Chromium, review: Path) -> None:
