@@ -32,7 +32,7 @@ def make_run(folder: Path, model: str, mode: str, truth: Answers, verdicts: Answ
     """A run as published, whose responses differ by model; and its evaluation by a judge."""
     file = folder / f"result_{model}_{mode}_open.csv"
     lines = ["problem_id,final_question,true_answer,generated_answer"]
-    lines += [f"{one},What is {one}?,truth,{model} {mode}" for one in truth]
+    lines += [f"{one},What is {one.split('_perm_')[0]}?,truth,{model} {mode}" for one in truth]
     file.write_text("\n".join(lines) + "\n")
     if verdicts is not None:
         content = {"problem_accuracies": {k: 100 * v for k, v in verdicts.items()}, "word_count": 2.0}
@@ -281,6 +281,8 @@ def test_permutations_are_clusters_with_a_macro_average(tmp_path: Path) -> None:
         truth |= {f"p{problem}_perm_{n}": yes for n in range(2 if problem < 20 else 12)}
     make_run(tmp_path, "a", "ICL", truth, truth)
     key = make_review(tmp_path, 100)
+    assert len(key.items) <= 40  # the order of the examples changed no answer
+    assert sum(len(item.drawn) for item in key.items) == 100
     file = rate(tmp_path, key, 1, lambda item: "correct" if truth[item.problem_id] else "incorrect")
     finished = evaluate(tmp_path, file)
     assert "by rows" in finished.out

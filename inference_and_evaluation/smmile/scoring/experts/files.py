@@ -31,9 +31,9 @@ class Drawn(msgspec.Struct, frozen=True):
 
 
 class ReviewItem(msgspec.Struct, frozen=True):
-    """One answer to grade. Equal answers of several runs to the same problem are one item.
+    """One answer to grade. Equal answers to the same base problem are one item, whatever their runs.
 
-    `experts` are the numbers of those who grade it, from 1.
+    `problem_id` is that of the first in `drawn`. `experts` are the numbers of those who grade it, from 1.
     """
 
     item: str
