@@ -301,7 +301,8 @@ def test_answers_to_other_queries_are_shown_without_images(folder: Path) -> None
     file = folder / "result_yak_ICL_open.csv"
     file.write_text(file.read_text().replace("What is seen in q3?", "Which side?"))
     finished = build(folder, "--runs", file.name)
-    assert "1 answer without images" in finished.err
+    assert "answers without images of result_yak_ICL_open (1)" in finished.err
+    assert "experts may recognise these" in finished.err
     assert "result_yak_ICL_open.csv and is left out" in finished.err  # its verdicts are of other records
     items = page_data(folder / "review" / "review_expert1.html")["items"]
     assert [item["question"] for item in items if item["problem"] is None] == ["Which side?"]
