@@ -66,7 +66,7 @@ def _draw(
 ) -> ReviewedRun:
     """Add the answers drawn from one run to `drawn`; returns what was drawn from which strata."""
     stem = results.name.stem
-    verdicts = _verdicts(scores)
+    verdicts = verdicts_of(scores)
     strata: dict[Verdict, list[tuple[str, Case]]] = {verdict: [] for verdict in _VERDICTS}
     for record in results.records:
         if record.status == "ok" and (case := case_of(record)) is not None:
@@ -87,10 +87,17 @@ def _draw(
             ReviewStratum(verdict, len(answers), count)
             for (verdict, answers), count in zip(strata.items(), counts, strict=True)
         ),
+        scores.judge if scores else None,
+        verdicts_hash(scores),
     )
 
 
-def _verdicts(scores: Scores | None) -> Mapping[str, Verdict]:
+def verdicts_hash(scores: Scores | None) -> str | None:
+    """A SHA-256 of the judge and its verdicts; None without any."""
+    return data_hash([scores.judge, sorted(verdicts_of(scores).items())]) if scores else None
+
+
+def verdicts_of(scores: Scores | None) -> Mapping[str, Verdict]:
     """The judge's verdict by problem id."""
     if scores is None:
         return {}
