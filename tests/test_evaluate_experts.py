@@ -32,7 +32,7 @@ def make_run(folder: Path, model: str, mode: str, truth: Answers, verdicts: Answ
     """A run as published, whose responses differ by model; and its evaluation by a judge."""
     file = folder / f"result_{model}_{mode}_open.csv"
     lines = ["problem_id,final_question,true_answer,generated_answer"]
-    lines += [f"{one},What is {one}?,truth,{model} {mode}" for one in truth]
+    lines += [f"{one},What is {one.split('_perm_')[0]}?,truth,{model} {mode}" for one in truth]
     file.write_text("\n".join(lines) + "\n")
     if verdicts is not None:
         content = {"problem_accuracies": {k: 100 * v for k, v in verdicts.items()}, "word_count": 2.0}
@@ -309,6 +309,8 @@ def test_permutations_are_clusters_with_a_macro_average(tmp_path: Path) -> None:
         truth |= {f"p{problem}_perm_{n}": yes for n in range(2 if problem < 20 else 12)}
     make_run(tmp_path, "a", "ICL", truth, truth)
     key = make_review(tmp_path, 100)
+    assert len(key.items) <= 40  # the order of the examples changed no answer
+    assert sum(len(item.drawn) for item in key.items) == 100
     file = rate(tmp_path, key, 1, lambda item: "correct" if truth[item.problem_id] else "incorrect")
     finished = evaluate(tmp_path, file)
     assert "by rows" in finished.out
@@ -360,6 +362,31 @@ def test_what_has_changed_since_the_review_is_left_out(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "expert_report.json").read_text())
     assert [run["name"]["model"] for run in report["runs"]] == ["a", "c"]
     assert [run["judge"] is None for run in report["runs"]] == [False, True]
+
+
+def test_another_judge_than_at_the_draw_is_noticed(tmp_path: Path) -> None:
+    simulate(tmp_path, {(name, "ICL"): 0.5 for name in "abc"}, 0.9, 0.9, 30)
+    key = make_review(tmp_path, 10)
+    assert [run.judge for run in key.runs] == ["not recorded"] * 3
+    file = rate(tmp_path, key, 1, lambda item: "correct" if item.drawn[0].verdict else "incorrect")
+
+    def change(model: str, **changes: Any) -> dict[str, Any]:
+        evaluation = tmp_path / f"result_{model}_ICL_open_evaluationllm.json"
+        content: dict[str, Any] = json.loads(evaluation.read_text()) | changes
+        evaluation.write_text(json.dumps(content))
+        return content
+
+    change("b", judges=[{"name": "new\x1b"}], prompt="published")
+    drawn = {item.problem_id for item in key.items if item.drawn[0].stem == "result_c_ICL_open"}
+    verdicts = change("c")["problem_accuracies"]
+    others = {verdict: one for one, verdict in verdicts.items() if one not in drawn}
+    change("c", problem_accuracies=verdicts | {others[0]: 100, others[100]: 0})  # as many of each
+    finished = evaluate(tmp_path, file)
+    assert finished.code == 0
+    b, c = finished.err.splitlines()
+    assert "on result_b_ICL_open.csv are not those by which the review drew its answers" in b
+    assert "then not recorded; now new\\x1b, published prompt" in b
+    assert "on result_c_ICL_open.csv are not those" in c
 
 
 LABELS = "model,inference_mode,problem_id,expert,rating,probability\n"

@@ -113,6 +113,17 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     ratings: dict[str, dict[str, bool | None]] | UnsetType = UNSET
     probabilities: dict[str, float] | UnsetType = UNSET
 
+    @property
+    def judge_label(self) -> str:
+        """The judges, their prompt and their decoding, in a few words."""
+        if not self.judges:
+            return "not recorded"
+        even = ", an even number" if len(self.judges) % 2 == 0 else ""
+        fixed = any("temperature" in judge for judge in self.judges)
+        decoding = "temperature 0" if fixed else "default options"
+        names = " + ".join(str(judge.get("name")) for judge in self.judges)
+        return f"{names}{even}, {self.prompt} prompt, {decoding}"
+
 
 def records_hash(records: Sequence[Record]) -> str:
     """A SHA-256 of everything in `records` that decides a score under any metric."""
@@ -231,6 +242,7 @@ def scores_of(content: Evaluation, metric: Metric, name: RunName, results: RunRe
         run=results.run if results else None,
         queries=queries_of(results.records) if results else {},
         rated=content.rated or None,
+        judge=content.judge_label,
     )
 
 
