@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smmile import cli
-from smmile.scoring.metrics import METRICS
+from smmile.scoring.metrics import METRICS, PAPER_JUDGE
 
 if TYPE_CHECKING:
     from smmile.reporting.tables import Layout
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from smmile.scoring.judge.judging import Verdicts
 
 EXAMPLE = "python evaluate_LLMJudge.py ../results --judge ollama/llama3.3 --prompt hardened"
-
-# The paper's.
-DEFAULT_JUDGE = "ollama/llama3.3"
 
 # So many notes of a kind are printed; the evaluation files have them all.
 _MOST_NOTES = 50
@@ -75,7 +72,7 @@ def _parser() -> cli.Parser:
         action="append",
         metavar="PROVIDER/NAME",
         help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); the majority of an "
-        f"odd number of judges decides (default: {DEFAULT_JUDGE})",
+        f"odd number of judges decides (default: {PAPER_JUDGE})",
     )
     group.add_argument(
         "--prompt",
@@ -129,7 +126,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.scoring.judge.judged_runs import decide, judged_run, made_by_others, read_saved, unjudged
     from smmile.scoring.judge.judging import Judge, ask, keep_previous, preview
 
-    names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
+    names = dict.fromkeys(args.judge or [PAPER_JUDGE])
     constrain = args.prompt == "hardened" if args.constrain is None else args.constrain
     judges = [Judge.named(name, args.prompt, constrain=constrain) for name in names]
     if len(judges) % 2 == 0:

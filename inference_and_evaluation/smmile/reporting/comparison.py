@@ -163,10 +163,11 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The models of one metric and mode, best first, and the sets that do not differ significantly."""
+    """The models of one metric, mode and judge, best first, and sets that do not differ significantly."""
 
     metric: str
     mode: InferenceMode
+    judge: str | None
     average: Average
     models: tuple[Ranked, ...]
     sets: tuple[tuple[str, ...], ...]
@@ -222,11 +223,11 @@ def compare(
     """Compare the runs: each model with and without examples, and the models with each other.
 
     Runs are paired by the problem's id; problems whose query or true answer differs are no pairs and left
-    out. Errors and missing answers count as incorrect, or `answered_only` leaves out the problems that
-    either run has no answer to. Where base problems occur more than once, there is a list for each of the
-    `averages`. With a `margin` (points), each contrast says whether the runs are less than that apart.
-    `chance_levels` are those of runs that do not hold their options, in per cent. Raises UsageError where
-    nothing can be compared.
+    out. Runs by different judges are not compared. Errors and missing answers count as incorrect, or
+    `answered_only` leaves out the problems that either run has no answer to. Where base problems occur more
+    than once, there is a list for each of the `averages`. With a `margin` (points), each contrast says
+    whether the runs are less than that apart. `chance_levels` are those of runs that do not hold their
+    options, in per cent. Raises UsageError where nothing can be compared.
     """
     modes, baselines, chance, models, rankings = [], [], [], [], []
     for metric, average in product(METRICS, averages):
@@ -259,7 +260,8 @@ def compare(
                 found = _contrast_list("all pairs", metric, mode, pairs, way)
                 models.append(found)
                 shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
-                rankings.append(_ranking(found, mode, shown))
+                for judge in dict.fromkeys(run.judge for run in shown.values()):
+                    rankings.append(_ranking(found, mode, judge, shown))
             shown_runs = [_answered(run) if answered_only else run for run in by_label.values()]
             if found_chance := _against_chance(mode, shown_runs, average, chance_levels or {}):
                 chance.append(found_chance)
@@ -341,9 +343,7 @@ def _contrast_list(
         for pair, difference, p_holm, equivalence in zip(there, tested, adjusted, equivalences, strict=True)
     )
     nothing = [
-        f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have no "
-        f"{'answered ' if pair.common else ''}problem in common"
-        f"{' with the same query' if pair.other_queries else ''}"
+        f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have {pair.obstacle}"
         for pair in matched
         if not pair.compared
     ]
@@ -368,7 +368,8 @@ def _named(run: Scores, mode: InferenceMode | None) -> str:
 class _Matched:
     """Two runs and, for problems that both have, their places in the one and in the other.
 
-    `other_queries` counts the ids under which they have different problems.
+    `other_queries` counts the ids under which they have different problems. None are `compared` if the runs
+    have different judges.
     """
 
     first: Scores
@@ -386,10 +387,18 @@ class _Matched:
             if problem_id in places
         ]
         common = [(i, j) for i, j in shared if _same_query(first, second, first.problem_ids[i])]
-        compared = common
-        if answered_only:
+        compared = common if first.judge == second.judge else []
+        if answered_only and compared:
             compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
         return cls(first, second, common, compared, len(shared) - len(common))
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing is compared."""
+        if self.first.judge != self.second.judge:
+            return "different judges"
+        answered, query = "answered " * bool(self.common), " with the same query" * bool(self.other_queries)
+        return f"no {answered}problem in common{query}"
 
     def difference(self, way: _Way) -> PairedDifference:
         clusters = self.first.clusters
@@ -454,9 +463,11 @@ def _answered(run: Scores) -> Scores:
     )
 
 
-def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores]) -> Ranking:
-    """The sets by the contrasts `pairs`. A pair that could not be compared is not significant."""
-    runs = {label: run for label, run in runs.items() if run.total}
+def _ranking(
+    pairs: ContrastList, mode: InferenceMode, judge: str | None, runs: Mapping[str, Scores]
+) -> Ranking:
+    """The judge's runs, and sets by the contrasts `pairs`. A pair not compared is not significant."""
+    runs = {label: run for label, run in runs.items() if run.total and run.judge == judge}
     average = pairs.average
     accuracies = {label: mean(run.correct, run.clusters, average) * 100 for label, run in runs.items()}
     significant = {
@@ -479,7 +490,7 @@ def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores
                 sets=" ".join(letters),
             )
         )
-    return Ranking(pairs.metric, mode, average, tuple(ranked), tuple(sets))
+    return Ranking(pairs.metric, mode, judge, average, tuple(ranked), tuple(sets))
 
 
 def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout = WHOLE) -> str:
@@ -527,8 +538,9 @@ def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Itera
         yield _chance_text(against, layout)
     for found in comparison.models if show_pairs else ():
         yield _contrasts_text(found, layout)
+    judges = {ranking.judge for ranking in comparison.rankings} - {None}
     for ranking in comparison.rankings:
-        yield _ranking_text(ranking, layout)
+        yield _ranking_text(ranking, layout, named=len(judges) > 1)
 
 
 def _contrasts_text(found: ContrastList, layout: Layout) -> str:
@@ -604,7 +616,7 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
     return "\n".join(parts)
 
 
-def _ranking_text(ranking: Ranking, layout: Layout) -> str:
+def _ranking_text(ranking: Ranking, layout: Layout, *, named: bool) -> str:
     head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
     permuted = any(model.base_problems < model.problems for model in ranking.models)
     head += ["± standard error"] if permuted else []
@@ -620,7 +632,8 @@ def _ranking_text(ranking: Ranking, layout: Layout) -> str:
         for model in ranking.models
     ]
     metric = METRICS[ranking.metric].short_title
-    title = f"{metric}, {ranking.mode}{_by(ranking.average, permuted)}: "
+    judge = f" ({one_line(ranking.judge)})" if named and ranking.judge else ""
+    title = f"{metric}{judge}, {ranking.mode}{_by(ranking.average, permuted)}: "
     title += "models that share a letter do not differ significantly"
     secondary = ("± standard error", "Problems")
     return f"{textwrap.fill(title, 79)}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"

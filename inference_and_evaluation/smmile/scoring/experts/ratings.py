@@ -131,7 +131,7 @@ def _rated_run(
         strata = {one.problem_id: (verdicts or {}).get(one.problem_id) for one in records}
         return RatedRun(results, answers, errors, verdicts, strata)
     if reviewed.verdicts_hash:  # else the judge came later
-        now = f"now {one_line(scores.judge, 80)}" if scores else "now there are none"
+        now = f"now {one_line(scores.judge or '', 80)}" if scores else "now there are none"
         warnings.append(
             f"the judge's verdicts on {one_line(results.file.name)} are not those by which the review drew "
             f"its answers (then {one_line(reviewed.judge or '', 80)}; {now}); the accuracy by experts is "

@@ -55,7 +55,7 @@ class JudgedRun:
     @property
     def label(self) -> str:
         """The judges, their prompt and their decoding, in a few words."""
-        return self.file.judge_label
+        return self.file.judge_label or "not recorded"
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
