@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Chromium, Finished, row, run_here, save_parquet, says_in_one_line
 from smmile.results.reading import read_run, result_files
+from smmile.scoring.evaluation import PAPER_LABEL
 from smmile.scoring.experts.files import (
     Rating,
     RatingsFile,
@@ -367,7 +368,7 @@ def test_what_has_changed_since_the_review_is_left_out(tmp_path: Path) -> None:
 def test_another_judge_than_at_the_draw_is_noticed(tmp_path: Path) -> None:
     simulate(tmp_path, {(name, "ICL"): 0.5 for name in "abc"}, 0.9, 0.9, 30)
     key = make_review(tmp_path, 10)
-    assert [run.judge for run in key.runs] == ["not recorded"] * 3
+    assert [run.judge for run in key.runs] == [PAPER_LABEL] * 3
     file = rate(tmp_path, key, 1, lambda item: "correct" if item.drawn[0].verdict else "incorrect")
 
     def change(model: str, **changes: Any) -> dict[str, Any]:
@@ -385,7 +386,7 @@ def test_another_judge_than_at_the_draw_is_noticed(tmp_path: Path) -> None:
     assert finished.code == 0
     b, c = finished.err.splitlines()
     assert "on result_b_ICL_open.csv are not those by which the review drew its answers" in b
-    assert "then not recorded; now new\\x1b, published prompt" in b
+    assert f"then {PAPER_LABEL}; now new\\x1b, published prompt" in b
     assert "on result_c_ICL_open.csv are not those" in c
 
 
