@@ -173,10 +173,10 @@ def results_table(runs: Sequence[ExportedRun]) -> pd.DataFrame:
     flags = (*FLAGS, *sorted(found - {*FLAGS}))
     rows = []
     for run in runs:
-        scored = {
-            column: dict(zip(one.problem_ids, zip(one.correct, one.answered, strict=True), strict=True))
-            for column, one in run.scores.items()
-        }
+        scored = {}
+        for column, one in run.scores.items():
+            pairs = zip(map(float, one.correct), one.answered, strict=True)
+            scored[column] = dict(zip(one.problem_ids, pairs, strict=True))
         for problem_id in run.problem_ids:
             scores = {column: scored.get(column, {}).get(problem_id, (None, None)) for column in SCORES}
             rows.append(_row(run, problem_id, flags, scores))
@@ -240,7 +240,7 @@ def _row(
         "images": turns and sum(isinstance(part, ImageData) for turn in turns for part in turn.content),
         "images_changed": len(record.images_changed) if record and turns else None,
         **recorded("shared_with", "request_key"),
-        **{column: None if score is None else float(score) for column, (score, _) in scores.items()},
+        **{column: score for column, (score, _) in scores.items()},
         "mcqa_with_twins": 1.0 if is_twin else scores["mcqa_reread"][0],
         **{f"{column}_answered": answered for column, (_, answered) in scores.items()},
         "mcqa_reread_option": of_problem(choices and choices.selected_options),
