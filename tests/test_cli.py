@@ -49,6 +49,7 @@ NOT_FOR_SCORING = {"torch", "transformers", "datasets", "pandas", "matplotlib", 
 NEEDS: dict[str, tuple[list[str], set[str]]] = {
     "evaluate_experts.py": (["no_labels.csv"], set()),
     "evaluate_LLMJudge.py": (["--visualize-only"], set()),
+    "export_results.py": ([], {"pandas", "pyarrow"}),
     "plot_results.py": ([], {"matplotlib", "pandas"}),
     "stratify.py": (["--eval_type", "em", "--dataset", "demo"], set()),
 }
