@@ -35,7 +35,8 @@ def sweep(file: Path, *words: object) -> Finished:
 def results(folder: Path) -> dict[str, Any]:
     """All result files by their names' distinctive part, without what depends on time and folder."""
     return {
-        file.stem.removeprefix("result_"): without_times(file) for file in sorted(folder.glob("*.json"))
+        file.stem.removeprefix("result_"): without_times(file)
+        for file in sorted(folder.glob("result_*.json"))
     }
 
 
