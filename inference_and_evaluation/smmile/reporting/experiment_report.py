@@ -9,6 +9,7 @@ from smmile.errors import UsageError, one_line
 from smmile.files import write_whole
 from smmile.reporting.comparison import problem_count
 from smmile.reporting.experiments import Effects, ExperimentReport, experiment_report
+from smmile.reporting.latex_experiments import experiment_tables
 from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
 from smmile.scoring.folder import FolderScores, read_scores
 from smmile.scoring.metrics import METRICS
@@ -45,6 +46,8 @@ def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores
         "experiments.txt": experiment_text(report).encode(),
         "experiments.json": msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
     }
+    for key, table in experiment_tables(found.scores).items():
+        contents[f"experiments_{key}.tex"] = table.encode()
     for name, content in contents.items():
         write_whole(folder / name, content, durable=False)
     text = experiment_text(report, Layout.of_terminal())
