@@ -9,6 +9,8 @@ from smmile.errors import UsageError, one_line
 from smmile.files import write_whole
 from smmile.reporting.comparison import problem_count
 from smmile.reporting.experiments import Effects, ExperimentReport, experiment_report
+from smmile.reporting.figure_plans import experiment_plans
+from smmile.reporting.figures import figure_files
 from smmile.reporting.latex_experiments import experiment_tables
 from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
 from smmile.scoring.folder import FolderScores, read_scores
@@ -48,6 +50,7 @@ def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores
     }
     for key, table in experiment_tables(found.scores).items():
         contents[f"experiments_{key}.tex"] = table.encode()
+    contents |= figure_files(experiment_plans(report, found.scores), ("print", "light", "dark"))
     for name, content in contents.items():
         write_whole(folder / name, content, durable=False)
     text = experiment_text(report, Layout.of_terminal())
@@ -139,7 +142,7 @@ def _shots_table(effects: Effects, layout: Layout) -> str:
     ]
     rows = [
         [
-            curve.model,
+            f"{curve.model} [{curve.condition}]" if curve.condition else curve.model,
             "all" if one.examples is None else str(one.examples),
             str(one.problems),
             percent(one.accuracy),

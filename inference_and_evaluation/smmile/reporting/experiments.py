@@ -25,12 +25,12 @@ EVIDENCE: Mapping[str, tuple[str, ...]] = {
     "Examples' images": ("images-query-only",),
     "Query's image": ("images-examples-only",),
     "All images": ("images-none",),
-    "All images (swapped)": ("images-swapped",),
+    "Images (swapped)": ("images-swapped",),
     "Examples' answers": ("labels-random", "labels-shuffled"),
     "Query's question": ("questions-examples-only",),
     "Examples": ("0-shot", "shots-0"),
 }
-_OPTIONAL = ("All images", "All images (swapped)")  # not reported as missing
+_OPTIONAL = ("All images", "Images (swapped)")  # not reported as missing
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,14 @@ class Shots:
 
 @dataclass(frozen=True)
 class ShotsCurve:
-    """The accuracy of a model (with further perturbations in brackets) by the number of examples.
+    """The accuracy of a model, under a further `condition` or none (""), by the number of examples.
 
     The curve is over the `problems` that all of its runs have; runs that would leave fewer than ten base
     problems are not in it.
     """
 
     model: str
+    condition: str
     problems: int
     base_problems: int
     points: tuple[Shots, ...]
@@ -298,7 +299,8 @@ def _shots_curves(runs: Runs, average: Average) -> Iterator[ShotsCurve]:
         if len(numbers) > 1:
             of_number = dict(zip(shown, shared, strict=True))
             yield ShotsCurve(
-                f"{rest.label} (last examples)" if from_end else rest.label,
+                rest.model,
+                "+".join([*conditions_of(rest), *(["last examples"] if from_end else [])]),
                 shared[0].total,
                 len(set(shared[0].clusters)),
                 tuple(

@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile.errors import one_line
-from smmile.reporting.figure_plans import DotPlot, HeatMap, Panel, Row
+from smmile.reporting.figure_plans import CurvePlot, DotPlot, HeatMap, Panel, Plan, Row
 from smmile.task import MODES, InferenceMode
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ LOOKS = (
 )
 
 _MARKERS: Mapping[InferenceMode, str] = {"0-shot": "o", "ICL": "D"}
-_LINE_STYLES = {"majority baseline": (0, (1, 1.5)), "chance": (0, (5, 2))}
+_LINE_STYLES = {"majority baseline": (0, (1, 1.5)), "chance": (0, (5, 2)), "no loss": "solid"}
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that figures are the same everywhere
 _TEXT, _TITLE = 7.5, 9.0
 _WIDTH = 7.2
@@ -65,7 +66,7 @@ _BOLD = 1.15  # bold text is at most this much wider
 _CELL = 0.3  # width of a heat map's cell
 
 
-def draw(plan: DotPlot | HeatMap, look: Look, kind: FileKind) -> bytes:
+def draw(plan: Plan, look: Look, kind: FileKind) -> bytes:
     """Returns the figure as a file of that kind; the same plan gives the same bytes."""
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
     out = io.BytesIO()
@@ -76,7 +77,7 @@ def draw(plan: DotPlot | HeatMap, look: Look, kind: FileKind) -> bytes:
 
 
 def figure_files(
-    plans: Mapping[str, DotPlot | HeatMap], looks: Collection[str], screens: Literal["png", "svg"] = "png"
+    plans: Mapping[str, Plan], looks: Collection[str], screens: Literal["png", "svg"] = "png"
 ) -> Iterator[tuple[str, bytes]]:
     """Yields names and contents of the files of `plans`, whose keys are the middles of the names.
 
@@ -116,8 +117,10 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", settings])
 
 
-def make_figure(plan: DotPlot | HeatMap, look: Look) -> Figure:
+def make_figure(plan: Plan, look: Look) -> Figure:
     """Returns the figure for matplotlib to draw, within `style`."""
+    if isinstance(plan, CurvePlot):
+        return _curve_plot(plan, look)
     return _heat_map(plan, look) if isinstance(plan, HeatMap) else _dot_plot(plan, look)
 
 
@@ -134,16 +137,20 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
     # A title and an axis take about the height of half an inch.
     heights = [sum(0.5 + row_height * len(panel.rows) for panel in column) for column in plan.columns]
     figure = Figure(figsize=(_WIDTH, max(heights) + 1.1), layout="constrained")
-    outer = figure.add_gridspec(1, len(heights))
+    outer = figure.add_gridspec(1 if plan.whole_scale else max(map(len, plan.columns)), len(heights))
     for number, column in enumerate(plan.columns):
-        place, spare = outer[number], (max(heights) - heights[number]) / row_height
+        spare = (max(heights) - heights[number]) / row_height if plan.whole_scale else 0
         ratios = [*(len(panel.rows) for panel in column), *([spare] if spare > 1 else [])]
         # Panels side by side are as wide as each other only if they are in one grid.
-        grid = place.subgridspec(len(ratios), 1, height_ratios=ratios) if plan.whole_scale else [place]
+        if plan.whole_scale:
+            grid: Any = outer[number].subgridspec(len(ratios), 1, height_ratios=ratios)
+        else:
+            grid = [outer[index, number] for index in range(len(column))]
         for index, panel in enumerate(column):
             axes = figure.add_subplot(grid[index])
             limit = label_limit if panel.labelled else 0
-            _draw_panel(axes, panel, 103.0 if plan.whole_scale else _upper(panel), limit, look, kinds)
+            upper = 103.0 if plan.whole_scale else _upper(panel)
+            _draw_panel(axes, panel, plan.limits or (0.0, upper), limit, look, kinds)
             if plan.whole_scale:  # the title begins where the labels do, at the column's left edge
                 title = shortened(panel.title, (_WIDTH / len(heights) - 0.2) / _BOLD, _TEXT + 0.5)
                 start = (number / len(heights), 1.0)
@@ -158,11 +165,14 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
                 text.set_in_layout(False)
             else:
                 axes.set_title(panel.title, color=look.text)
-        axes.set_xlabel("Accuracy (%)", color=look.text)
+        axes.set_xlabel(plan.axis, color=look.text)
         if spare > 1:
             figure.add_subplot(grid[-1]).set_axis_off()
-    lines = dict.fromkeys(name for panel in panels for name in panel.lines)
-    _frame(figure, plan.title, plan.note, look, [*kinds, *lines])
+    levels = [*(row.lines for panel in panels for row in panel.rows), *(panel.lines for panel in panels)]
+    names = {kind: f"{kind[0]}, published" if kind[1] else kind[0] for kind in kinds} | {**plan.legend}
+    entries = {names[kind]: _marker(kind, look.modes[kind[0]], look) for kind in kinds}
+    lines = {name: _line(name, look) for name in dict.fromkeys(chain(*levels))}
+    _frame(figure, plan.title, plan.note, look, entries | lines)
     return figure
 
 
@@ -181,7 +191,7 @@ def _upper(panel: Panel) -> float:
 def _draw_panel(
     axes: Axes,
     panel: Panel,
-    upper: float,
+    limits: tuple[float, float],
     label_limit: float,
     look: Look,
     kinds: Sequence[tuple[InferenceMode, bool]],
@@ -189,7 +199,8 @@ def _draw_panel(
     from matplotlib.ticker import MaxNLocator
 
     count = len(panel.rows)
-    axes.set(xlim=(-0.03 * upper, upper), ylim=(count - 0.5, -0.5), facecolor="none")
+    low, upper = limits
+    axes.set(xlim=(low - 0.03 * (upper - low), upper), ylim=(count - 0.5, -0.5), facecolor="none")
     axes.set_title(" ")  # keeps its height free
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -203,9 +214,11 @@ def _draw_panel(
     if panel.rule is not None:
         axes.axhline(panel.rule - 0.5, color=look.quiet, linewidth=0.8, zorder=1)
     for name, level in panel.lines.items():
-        axes.axvline(level, color=look.text, linewidth=0.8, linestyle=_LINE_STYLES[name], zorder=1.5)
+        axes.axvline(level, zorder=1.5, **_line(name, look))
     _label_rows(axes, panel.rows if label_limit else (), label_limit, look)
     for index, row in enumerate(panel.rows):
+        for name, level in row.lines.items():
+            axes.vlines(level, index - 0.4, index + 0.4, zorder=1.5, **_line(name, look))
         lanes = [kind for kind in kinds if kind in {(point.mode, point.published) for point in row.points}]
         for point in row.points:
             offset = lanes.index((point.mode, point.published)) - (len(lanes) - 1) / 2
@@ -237,22 +250,20 @@ def _marker(kind: tuple[InferenceMode, bool], colour: str, look: Look) -> dict[s
     }
 
 
+def _line(name: str, look: Look) -> dict[str, Any]:
+    return {"color": look.text, "linewidth": 0.8, "linestyle": _LINE_STYLES[name]}
+
+
 def _frame(
-    figure: Figure, title: str, note: str, look: Look, entries: Sequence[tuple[InferenceMode, bool] | str]
+    figure: Figure, title: str, note: str, look: Look, entries: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Adds the title with the legend's `entries` (modes, published or not, and lines), and the note."""
+    """Adds the title with the legend's `entries` (a line's style by its name), and the note."""
     from matplotlib.lines import Line2D
 
     handles = []
-    for entry in entries:
-        if isinstance(entry, str):
-            shape: dict[str, Any] = {"color": look.text, "linewidth": 0.8, "linestyle": _LINE_STYLES[entry]}
-            handles.append(Line2D([], [], label=entry, **shape))
-        else:
-            label = f"{entry[0]}, published" if entry[1] else entry[0]
-            colour = look.modes[entry[0]]
-            shape = _marker(entry, colour, look) | {"linestyle": "-", "color": colour}
-            handles.append(Line2D([], [], label=label, **shape))
+    for name, shape in entries.items():
+        with_bar = {"linestyle": "-", "color": shape["markeredgecolor"]} if "marker" in shape else {}
+        handles.append(Line2D([], [], label=name, **{**shape, **with_bar}))
     width = figure.get_figwidth()
     legend = figure.legend(
         handles=handles,
@@ -311,7 +322,59 @@ def _heat_map(plan: HeatMap, look: Look) -> Figure:
             ha="right",
             **_panel_title(look),
         )
-    _frame(figure, plan.title, plan.note, look, [])
+    _frame(figure, plan.title, plan.note, look, {})
+    return figure
+
+
+def _curve_plot(plan: CurvePlot, look: Look) -> Figure:
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(plan.panels))
+    rows = math.ceil(len(plan.panels) / columns)
+    figure = Figure(figsize=(_WIDTH, 1.45 * rows + 1.0), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    names = list(dict.fromkeys(name for panel in plan.panels for name in panel.curves))
+    colours = (look.modes["ICL"], look.modes["0-shot"], look.text, look.few)
+    shapes = {
+        name: {
+            "marker": "Dos^"[number % 4],
+            "markersize": 3.4,
+            "color": colours[number % 4],
+            "markeredgecolor": colours[number % 4],
+        }
+        for number, name in enumerate(names)
+    }
+    for axes in grid[len(plan.panels) :]:
+        axes.set_axis_off()
+    for index, (axes, panel) in enumerate(zip(grid, plan.panels, strict=False)):
+        axes.set(ylim=(0, 103), facecolor="none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[:].set_color(look.quiet)
+        axes.tick_params(width=0.6, color=look.quiet, labelcolor=look.text, pad=2)
+        axes.grid(axis="y", color=look.quiet, linewidth=0.4, alpha=0.6)
+        axes.set_xticks(range(len(panel.ticks)), panel.ticks)
+        title = shortened(panel.title, (_WIDTH / columns - 0.2) / _BOLD, _TEXT + 0.5)
+        axes.set_title(title, color=look.text)
+        for number, (name, points) in enumerate(panel.curves.items()):
+            places = [place for place, point in enumerate(points) if point]
+            shown = [point for point in points if point]
+            x = [place + 0.14 * (number - (len(panel.curves) - 1) / 2) for place in places]
+            axes.plot(
+                x,
+                [point.accuracy for point in shown],
+                linewidth=1.0,
+                zorder=3,
+                clip_on=False,
+                **shapes[name],
+            )
+            low, high = zip(*(point.interval or (point.accuracy,) * 2 for point in shown), strict=True)
+            axes.vlines(x, low, high, color=shapes[name]["color"], linewidth=0.7, zorder=2)
+        if index + columns >= len(plan.panels):
+            axes.set_xlabel(plan.axis, color=look.text)
+            axes.tick_params(labelbottom=True)
+        if index % columns == 0:
+            axes.set_ylabel("Accuracy (%)", color=look.text)
+    _frame(figure, plan.title, plan.note, look, shapes)
     return figure
 
 

@@ -95,8 +95,8 @@ def _float(key: str, table: Table, by_metric: Mapping[str, Sequence[str]], wrap:
     )
     caption = (
         f"Accuracy (\\%) on the problems as they are (clean) and {table.caption}. In brackets: difference "
-        "to the clean run in percentage points, and in per cent of the clean accuracy. Each row is over the "
-        "$n$ problems that all of its runs have."
+        "to the clean run in percentage points, and in per cent of the clean accuracy. Each row is over "
+        "the $n$ problems that all of its runs have."
     )
     return rf"""% Needs \usepackage{{booktabs}}.
 \begin{{table}}[tp]
