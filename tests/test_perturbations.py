@@ -8,23 +8,15 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from conftest import (
-    SUITE,
-    Finished,
-    encoded,
-    four_problems,
-    row,
-    run_here,
-    save_parquet,
-    says_in_one_line,
-    stored,
-)
+from conftest import SUITE, Finished, encoded, four_problems, row, run_here, save_parquet, stored
+from conftest import says_in_one_line as is_one_line
 from fake_service import Asked, FakeService, running, says
 from smmile.data.dataset import DatasetSource, load_problems
 from smmile.data.demo import save_demo
@@ -93,22 +85,22 @@ class World:
     """A data set: its folder, its problems, and where each image is from."""
 
     folder: Path
-    problems: Mapping[str, Problem]
-    owners: Mapping[str, Problem]
 
+    @cached_property
+    def problems(self) -> Mapping[str, Problem]:
+        entries = load_problems(DatasetSource("smmile", path=self.folder)).entries
+        return {entry.problem_id: entry for entry in entries if isinstance(entry, Problem)}
 
-def world(folder: Path) -> World:
-    entries = load_problems(DatasetSource("smmile", path=folder)).entries
-    problems = [entry for entry in entries if isinstance(entry, Problem)]
-    owners = {t.image.sha256: one for one in problems for t in one.triplets if t.image}
-    return World(folder, {one.problem_id: one for one in problems}, owners)
+    @cached_property
+    def owners(self) -> Mapping[str, Problem]:
+        return {t.image.sha256: one for one in self.problems.values() for t in one.triplets if t.image}
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("demo")
     save_demo(folder)
-    return world(folder)
+    return World(folder)
 
 
 @dataclass(frozen=True)
@@ -171,20 +163,32 @@ def labels(seen: Seen) -> list[Shown]:
     mine = seen.problem.flags["flag_answer_format"]
     others = [one for one in seen.world.problems.values() if one.problem_id != seen.problem.problem_id]
     allowed = {a for one in others if one.flags["flag_answer_format"] == mine for a in one.answers}
-    answers = [item.answer for item in seen.now]
-    assert set(answers[:-1]) <= allowed
-    return [replace(item, answer=answer) for item, answer in zip(seen.clean, answers, strict=True)]
+    assert {item.answer for item in seen.now[:-1]} <= allowed
+    return with_drawn(seen, "answer")
 
 
 def permuted(seen: Seen) -> list[Shown]:
     answers = [item.answer for item in seen.now]
     assert answers != [item.answer for item in seen.clean]
     assert Counter(answers) == Counter(item.answer for item in seen.clean)
-    return [replace(item, answer=answer) for item, answer in zip(seen.clean, answers, strict=True)]
+    return with_drawn(seen, "answer")
 
 
-def without_image(items: list[Shown]) -> list[Shown]:
-    return [replace(item, image=None) for item in items]
+def with_drawn(seen: Seen, name: str) -> list[Shown]:
+    """The clean turns with answers or images as they are now."""
+    pairs = zip(seen.clean, seen.now, strict=True)
+    return [replace(item, **{name: getattr(drawn, name)}) for item, drawn in pairs]
+
+
+def hiding(*, examples: bool, query: bool) -> Check:
+    """No image in these turns."""
+
+    def check(seen: Seen) -> list[Shown]:
+        hides = [examples] * (len(seen.clean) - 1) + [query]
+        pairs = zip(seen.clean, hides, strict=True)
+        return [replace(item, image=None) if hide else item for item, hide in pairs]
+
+    return check
 
 
 def blank(seen: Seen) -> list[Shown]:
@@ -197,7 +201,7 @@ def swapped(seen: Seen) -> list[Shown]:
     drawn = [item.image for item in seen.now]
     assert len(set(drawn)) == len(drawn)
     assert seen.problem.problem_id not in {seen.world.owners[image or ""].problem_id for image in drawn}
-    return [replace(item, image=image) for item, image in zip(seen.clean, drawn, strict=True)]
+    return with_drawn(seen, "image")
 
 
 def query_with(seen: Seen, question: str) -> Shown:
@@ -205,6 +209,10 @@ def query_with(seen: Seen, question: str) -> Shown:
     text, old = seen.clean[-1].text or "", seen.problem.query.question
     assert text.count(old) == 1
     return replace(seen.clean[-1], text=text.replace(old, question) or None)
+
+
+def query_only(seen: Seen) -> list[Shown]:
+    return [*seen.clean[:-1], query_with(seen, "")]
 
 
 def no_questions(seen: Seen) -> list[Shown]:
@@ -217,75 +225,65 @@ def cot(seen: Seen) -> list[Shown]:
     return [*seen.clean[:-1], query_with(seen, question + line_break + CHAIN_OF_THOUGHT)]
 
 
-# Words, the run's name, the check, and how many problems of the demo and of SMMILE are skipped.
-Case = tuple[str, str, Check, int, int]
+# Words, the run's name, the check.
+Case = tuple[str, str, Check]
 CASES: list[Case] = [
-    ("--shots 2", "shots-2", lambda seen: [*seen.clean[:2], seen.clean[-1]], 0, 0),
-    ("--shots 3 --shots-from end", "shots-3-end", lambda seen: seen.clean[-4:], 1, 34),
-    ("--shots 0", "shots-0", lambda seen: seen.clean[-1:], 0, 0),
-    ("--noise random", "noise-random-1", noise(None, 1), 0, 0),
-    ("--noise specialty --noise-count 2", "noise-specialty-2", noise("speciality", 2), 3, 0),
-    ("--order first", "order-first", order(lambda has: has == sorted(has, reverse=True)), 1, 42),
-    ("--order last", "order-last", order(lambda has: has == sorted(has)), 1, 42),
-    ("--order not-first", "order-not-first", order(lambda has: not has[0] and any(has)), 1, 42),
-    ("--order not-last", "order-not-last", order(lambda has: not has[-1] and any(has)), 1, 42),
-    ("--order reversed", "order-reversed", lambda seen: [*seen.clean[-2::-1], seen.clean[-1]], 0, 0),
-    ("--order shuffled", "order-shuffled", shuffled, 0, 0),
-    ("--order similar-last", "order-similar-last", similar_last, 0, 0),
-    ("--labels shuffled", "labels-shuffled", permuted, 0, 4),
-    ("--labels random", "labels-random", labels, 0, 0),
-    ("--images none", "images-none", lambda seen: without_image(seen.clean), 0, 0),
-    (
-        *("--images query-only", "images-query-only"),
-        lambda seen: [*without_image(seen.clean[:-1]), seen.clean[-1]],
-        *(0, 0),
-    ),
-    (
-        *("--images examples-only", "images-examples-only"),
-        lambda seen: [*seen.clean[:-1], *without_image(seen.clean[-1:])],
-        *(0, 0),
-    ),
-    ("--images blank", "images-blank", blank, 0, 0),
-    ("--images swapped", "images-swapped", swapped, 0, 0),
-    ("--questions none", "questions-none", no_questions, 0, 0),
-    (
-        *("--questions examples-only", "questions-examples-only"),
-        lambda seen: [*seen.clean[:-1], query_with(seen, "")],
-        *(0, 0),
-    ),
-    ("--cot", "cot", cot, 0, 0),
+    ("--shots 2", "shots-2", lambda seen: [*seen.clean[:2], seen.clean[-1]]),
+    ("--shots 3 --shots-from end", "shots-3-end", lambda seen: seen.clean[-4:]),
+    ("--shots 0", "shots-0", lambda seen: seen.clean[-1:]),
+    ("--noise random", "noise-random-1", noise(None, 1)),
+    ("--noise specialty --noise-count 2", "noise-specialty-2", noise("speciality", 2)),
+    ("--order first", "order-first", order(lambda has: has == sorted(has, reverse=True))),
+    ("--order last", "order-last", order(lambda has: has == sorted(has))),
+    ("--order not-first", "order-not-first", order(lambda has: not has[0] and any(has))),
+    ("--order not-last", "order-not-last", order(lambda has: not has[-1] and any(has))),
+    ("--order reversed", "order-reversed", lambda seen: [*seen.clean[-2::-1], seen.clean[-1]]),
+    ("--order shuffled", "order-shuffled", shuffled),
+    ("--order similar-last", "order-similar-last", similar_last),
+    ("--labels shuffled", "labels-shuffled", permuted),
+    ("--labels random", "labels-random", labels),
+    ("--images none", "images-none", hiding(examples=True, query=True)),
+    ("--images query-only", "images-query-only", hiding(examples=True, query=False)),
+    ("--images examples-only", "images-examples-only", hiding(examples=False, query=True)),
+    ("--images blank", "images-blank", blank),
+    ("--images swapped", "images-swapped", swapped),
+    ("--questions none", "questions-none", no_questions),
+    ("--questions examples-only", "questions-examples-only", query_only),
+    ("--cot", "cot", cot),
 ]
+# How many problems of the demo set and of SMMILE are skipped.
+SKIPPED = {"shots-3-end": (1, 34), "noise-specialty-2": (3, 0), "labels-shuffled": (0, 4)} | {
+    f"order-{how}": (1, 42) for how in ("first", "last", "not-first", "not-last")
+}
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case[1])
 
 
-def check_case(case: Case, all_of: World, task_format: str, skipped: int, tmp_path: Path) -> None:
-    words, name, check, *_ = case
-    clean = dry_run(tmp_path, all_of.folder, "--task-format", task_format)
-    now = dry_run(tmp_path, all_of.folder, "--task-format", task_format, *words.split())
+def check_case(case: Case, world: World, skipped: int, tmp_path: Path, task_format: str = "mcqa") -> None:
+    words, name, check = case
+    clean = dry_run(tmp_path, world.folder, "--task-format", task_format)
+    now = dry_run(tmp_path, world.folder, "--task-format", task_format, *words.split())
     assert (tmp_path / f"requests_qwen3B_ICL_{task_format}_{name}.jsonl").is_file()
     assert list(now) == [problem_id for problem_id in clean if problem_id in now]
     assert len(clean) - len(now) == skipped
     for problem_id, request in now.items():
         before, after = shown(clean[problem_id]), shown(request)
-        assert after == check(Seen(before, after, all_of.problems[problem_id], all_of))
+        assert after == check(Seen(before, after, world.problems[problem_id], world))
         for key in ("options", "shown_order", "correct_option"):
             assert request[key] == clean[problem_id][key]
-        same = request["turns"] == clean[problem_id]["turns"]
-        assert (request["request_key"] == clean[problem_id]["request_key"]) == same
+        assert (request["request_key"] == clean[problem_id]["request_key"]) == (after == before)
 
 
 @EVERY_CASE
 def test_a_perturbation_changes_one_thing_on_the_demo_set(case: Case, demo: World, tmp_path: Path) -> None:
-    check_case(case, demo, "mcqa", case[3], tmp_path)
+    check_case(case, demo, SKIPPED.get(case[1], (0, 0))[0], tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task_format", ["open", "mcqa"])
 @EVERY_CASE
-def test_a_perturbation_changes_one_thing_on_smmile(
-    case: Case, task_format: str, shared: Path, tmp_path: Path
-) -> None:
-    check_case(case, world(shared / "data" / "smmile_recovered"), task_format, case[4], tmp_path)
+def test_a_perturbation_changes_one_thing_on_smmile(case: Case, shared: Path, tmp_path: Path) -> None:
+    world = World(shared / "data" / "smmile_recovered")
+    for task_format in ("open", "mcqa"):
+        check_case(case, world, SKIPPED.get(case[1], (0, 0))[1], tmp_path, task_format)
 
 
 def test_every_flag_of_the_table_is_tested_and_documented() -> None:
@@ -300,16 +298,14 @@ def test_every_flag_of_the_table_is_tested_and_documented() -> None:
 
 
 def test_why_problems_are_skipped(shared: Path, tmp_path: Path) -> None:
-    """69 of 111 problems have an example with the query's answer and another one: 70 have the first."""
-    data = shared / "data" / "smmile_recovered"
-    words = ["--dataset-path", data, "--output-dir", tmp_path, "--dry-run", "--order", "last"]
-    finished = run_here(*shlex.split(QWEN), *words)
-    assert finished.code == 0
+    """70 of 111 problems have an example with the query's answer, 69 of them also one without."""
+    words = ["--dataset-path", shared / "data" / "smmile_recovered", "--output-dir", tmp_path]
+    finished = run_here(*shlex.split(QWEN), *words, "--dry-run", "--order", "last")
     reasons = Counter(line.partition(": ")[2] for line in finished.err.splitlines())
-    assert reasons == {
-        "none of its examples has the query's answer": 41,
-        "all of its examples have the query's answer": 1,
-    }
+    assert sorted(reasons.items()) == [
+        ("all of its examples have the query's answer", 1),
+        ("none of its examples has the query's answer", 41),
+    ]
     assert "69 problems, 42 skipped" in finished.out
 
 
@@ -326,13 +322,11 @@ def test_no_shots_are_the_0_shot_conversation(
 @pytest.mark.parametrize("script", SCRIPTS_OF_FAMILIES)
 def test_every_recipe_can_do_without_images_and_questions(script: str, data: Path, tmp_path: Path) -> None:
     def parts(*words: str) -> tuple[list[str], int]:
-        requests = dry_run(tmp_path, data, "--problem", "p1", *words, script=script)
-        turns = requests["p1"]["turns"]
-        assert all(turn["content"] for turn in turns)
-        found = [part for turn in turns for part in turn["content"]]
-        return [part["text"] for part in found if part["type"] == "text"], sum(
-            part["type"] == "image" for part in found
-        )
+        [request] = dry_run(tmp_path, data, "--problem", "p1", *words, script=script).values()
+        assert all(turn["content"] for turn in request["turns"])
+        found = [part for turn in request["turns"] for part in turn["content"]]
+        texts = [part["text"] for part in found if part["type"] == "text"]
+        return texts, len(found) - len(texts)
 
     texts, number = parts()
     assert number == {WITHOUT_IMAGES: 0, ONE_IMAGE: 1}.get(script, 3)
@@ -352,10 +346,8 @@ def test_every_recipe_can_do_without_images_and_questions(script: str, data: Pat
 
 def test_composed_perturbations_have_one_order_of_application(demo: World, tmp_path: Path) -> None:
     """In the table's order, however the command line has them."""
-    words = shlex.split(
-        "--cot --images swapped --labels shuffled --order reversed --noise random --shots 1"
-    )
-    now = dry_run(tmp_path, demo.folder, *words)
+    words = "--cot --images swapped --labels shuffled --order reversed --noise random --shots 1"
+    now = dry_run(tmp_path, demo.folder, *shlex.split(words))
     name = "shots-1+noise-random-1+order-reversed+labels-shuffled+images-swapped+cot"
     assert [file.name for file in tmp_path.iterdir()] == [f"requests_qwen3B_ICL_open_{name}.jsonl"]
     noisy = dry_run(tmp_path, demo.folder, "--shots", 1, "--noise", "random")
@@ -376,26 +368,19 @@ DRAWN = ["--noise random", "--order shuffled", "--labels shuffled", "--labels ra
 
 @pytest.mark.parametrize("words", DRAWN)
 def test_draws_depend_on_the_seed_and_the_problem_alone(words: str, tmp_path: Path) -> None:
-    rows = [
-        row(f"p{number}", order, f"Answer {number}{order}") for number in range(8) for order in range(1, 6)
-    ]
-    data = save_parquet(tmp_path / "data", rows)
-    backwards = save_parquet(tmp_path / "backwards", rows[::-1])
-    one_less = save_parquet(tmp_path / "one_less", rows[5:])
-    lost = {stored(item["image"]["bytes"]).sha256 for item in rows[:5]}
+    places = [(number, order) for number in range(8) for order in range(1, 6)]
+    rows = [row(f"p{number}", order, f"Answer {number}{order}") for number, order in places]
+    orders = {"data": rows, "backwards": rows[::-1], "one_less": rows[5:]}
+    data, backwards, one_less = (save_parquet(tmp_path / name, of) for name, of in orders.items())
     drawn = dry_run(tmp_path, data, *words.split())
-    assert dry_run(tmp_path, data, *words.split(), "--limit", 3) == {
-        problem_id: drawn[problem_id] for problem_id in ("p0", "p1", "p2")
-    }
+    first = {problem_id: drawn[problem_id] for problem_id in ("p0", "p1", "p2")}
+    assert dry_run(tmp_path, data, *words.split(), "--limit", 3) == first
     assert dry_run(tmp_path, backwards, *words.split()) == drawn
     assert dry_run(tmp_path, data, *words.split(), "--seed", 7) != drawn
-    changed = 0
+    lost = {stored(item["image"]["bytes"]).sha256 for item in rows[:5]}
     for problem_id, request in dry_run(tmp_path, one_less, *words.split()).items():
-        if request != drawn[problem_id]:
-            changed += 1
-            before = json.dumps(drawn[problem_id])
-            assert "Answer 0" in before or {item.image for item in shown(drawn[problem_id])} & lost
-    assert changed < 7
+        before = drawn[problem_id]  # changed only if drawn from the problem that is gone
+        assert request == before or "Answer 0" in str(before) or any(image in str(before) for image in lost)
 
 
 def permutations() -> list[dict[str, Any]]:
@@ -413,11 +398,8 @@ def test_noise_on_permuted_problems_is_of_other_base_problems(tmp_path: Path) ->
     requests = dry_run(tmp_path, data, "--noise", "random", "--noise-count", 6)
     assert len(requests) == 8
     for problem_id, request in requests.items():
-        base = problem_id.partition("_")[0]
-        assert Counter(item.text == f"What is seen in {base}?" for item in shown(request)) == {
-            True: 3,
-            False: 6,
-        }
+        question = f"What is seen in {problem_id.partition('_')[0]}?"
+        assert [item.text == question for item in shown(request)].count(False) == 6
 
 
 def test_balanced_options_are_merged_and_the_same_for_all_orders_and_models(
@@ -425,24 +407,25 @@ def test_balanced_options_are_merged_and_the_same_for_all_orders_and_models(
 ) -> None:
     balanced = ["--task_format", "mcqa", "--options", "balanced"]
     data = save_parquet(tmp_path / "data", permutations())
-    keys = ("options", "shown_order", "correct_option")
+    found = []
     for script in (QWEN, ONE_IMAGE):
         requests = dry_run(tmp_path, data, *balanced, script=script)
-        assert [
-            [requests[f"p{number}_perm_{which}"][key] for number in range(1, 5) for key in keys]
-            for which in (1, 2)
-        ] == [[requests[f"p{number}_perm_1"][key] for number in range(1, 5) for key in keys]] * 2
+        for which in ("perm_1", "perm_2"):
+            ours = [requests[f"p{number}_{which}"] for number in range(1, 5)]
+            keys = ("options", "shown_order", "correct_option")
+            found.append([[request[key] for key in keys] for request in ours])
+    assert found == found[:1] * 4
     smmile = shared / "data" / "smmile_recovered"
     merged = dry_run(tmp_path, smmile, *balanced)
-    published = dry_run(tmp_path, smmile, "--task_format", "mcqa")
-    places = Counter()
+    published = dry_run(tmp_path, smmile, "--task_format", "mcqa", "--options", "published")
+    assert (tmp_path / "requests_qwen3B_ICL_mcqa.jsonl").is_file()
+    places: Counter[tuple[str, str]] = Counter()
     for problem_id, request in merged.items():
         texts, before = request["options"], published[problem_id]
         kinds = {twin_key(text) for text in before["options"].values()}
         assert sorted(map(twin_key, texts.values())) == sorted(kinds)
         correct = twin_key(before["options"][before["correct_option"]])
         assert twin_key(texts[request["correct_option"]]) == correct
-        assert [turn["role"] for turn in request["turns"]] == [turn["role"] for turn in before["turns"]]
         assert request["turns"][:-1] == before["turns"][:-1]
         if len(texts) == 2:
             places[request["correct_option"], request["shown_order"][0]] += 1
@@ -466,12 +449,12 @@ def test_balanced_options_are_merged_and_the_same_for_all_orders_and_models(
     ],
 )
 def test_flags_that_cannot_be_are_one_line(words: list[str], parts: list[str], tmp_path: Path) -> None:
-    base = [*shlex.split(QWEN), "--dataset", "demo", "--output-dir", tmp_path, "--dry-run"]
-    says_in_one_line(run_here(*base, *words), *parts)
+    base = ["--models", "3B", "--dataset", "demo", "--output-dir", tmp_path, "--dry-run"]
+    is_one_line(run_here("inference_qwen.py", *base, *words), *parts)
 
 
-def baseline(folder: Path, data: Path, name: str, *words: object) -> Finished:
-    where = ["--dataset-path", data, "--output-dir", folder]
+def baseline(folder: Path, data: World, name: str, *words: object) -> Finished:
+    where = ["--dataset-path", data.folder, "--output-dir", folder]
     return run_here("inference_baselines.py", "--baseline", name, *where, *words)
 
 
@@ -482,18 +465,15 @@ def result(folder: Path, stem: str) -> dict[str, Any]:
 
 def test_baselines_that_lack_what_they_need_are_refused(demo: World, tmp_path: Path) -> None:
     for hidden in ("none", "query-only", "examples-only"):
-        says_in_one_line(
-            baseline(tmp_path, demo.folder, "nearest", "--images", hidden), "nearest", f"--images {hidden}"
-        )
+        finished = baseline(tmp_path, demo, "nearest", "--images", hidden)
+        is_one_line(finished, "nearest", f"--images {hidden}")
     for name in ("random", "majority", "nearest"):
-        says_in_one_line(baseline(tmp_path, demo.folder, name, "--shots", 0), "--shots 0")
+        is_one_line(baseline(tmp_path, demo, name, "--shots", 0), "--shots 0")
 
 
 def test_what_a_baseline_reads_is_what_it_loses(demo: World, tmp_path: Path) -> None:
     def correct(name: str, *words: str) -> int:
-        assert (
-            baseline(tmp_path, demo.folder, name, "--task_format", "mcqa", "--overwrite", *words).code == 0
-        )
+        assert baseline(tmp_path, demo, name, "--task_format", "mcqa", *words).code == 0
         [file] = tmp_path.glob("*.json")
         records = json.loads(file.read_text())["records"]
         file.unlink()
@@ -509,9 +489,9 @@ def test_what_a_baseline_reads_is_what_it_loses(demo: World, tmp_path: Path) -> 
 
 def test_a_perturbed_run_is_a_run_of_its_own(demo: World, tmp_path: Path) -> None:
     words = ["--labels", "random", "--questions", "none"]
-    assert baseline(tmp_path, demo.folder, "majority").code == 0
-    assert baseline(tmp_path, demo.folder, "majority", *words, "--limit", 5).code == 0
-    assert "8 requests sent" in baseline(tmp_path, demo.folder, "majority", *words).out
+    assert baseline(tmp_path, demo, "majority").code == 0
+    assert baseline(tmp_path, demo, "majority", *words, "--limit", 5).code == 0
+    assert "8 requests sent" in baseline(tmp_path, demo, "majority", *words).out
     stem = "majority_ICL_open_labels-random+questions-none"
     clean, found = result(tmp_path, "majority_ICL_open"), result(tmp_path, stem)
     assert found["run"]["perturbations"] == [
@@ -522,28 +502,26 @@ def test_a_perturbed_run_is_a_run_of_its_own(demo: World, tmp_path: Path) -> Non
         for key in ("problem_id", "question", "true_answer"):
             assert record[key] == before[key]
         assert [part["type"] for part in record["turns"][-1]["content"]] == ["image"]
-    says_in_one_line(
-        baseline(tmp_path, demo.folder, "majority", *words, "--seed", 3), "seed is 42 there and 3 here"
-    )
-    compared = run_here("compare.py", tmp_path, "--metric", "em", "--perturbed")
-    assert compared.code == 0
-    assert "other query" not in compared.out + compared.err
+    other = baseline(tmp_path, demo, "majority", *words, "--seed", 3)
+    is_one_line(other, "seed is 42 there and 3 here")
+    assert run_here("compare.py", tmp_path, "--metric", "em", "--perturbed").code == 0
+    [models] = json.loads((tmp_path / "comparison.json").read_text())["models"]
+    assert [contrast["problems"] for contrast in models["contrasts"]] == [13]
 
 
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        ("The answer: first I look.\nFinal answer: Left lung", "Left lung"),
-        ("I see a mass.\n\n**Final Answer:** **Left lung**\n", "Left lung"),
-        ("I see.\n**Answer**: Left lung", "Left lung"),
-        ("ANSWER:\nLeft lung\n", "Left lung"),
-        ("Thoughts.\n\nLeft lung.\n \n", "Left lung."),
-        ("Answer: Left lung\nFinal answer:", "Left lung"),
-        ("I cannot answer this", "I cannot answer this"),
-    ],
-)
-def test_the_final_answer(response: str, expected: str) -> None:
-    assert final_answer(response) == expected
+FINAL = {
+    "The answer: first I look.\nFinal answer: Left lung": "Left lung",
+    "I see a mass.\n\n**Final Answer:** **Left lung**\n": "Left lung",
+    "I see.\n**Answer**: Left lung": "Left lung",
+    "ANSWER:\nLeft lung\n": "Left lung",
+    "Thoughts.\n\nLeft lung.\n \n": "Left lung.",
+    "Answer: Left lung\nFinal answer:": "Left lung",
+    "I cannot answer this": "I cannot answer this",
+}
+
+
+def test_the_final_answer() -> None:
+    assert {response: final_answer(response) for response in FINAL} == FINAL
 
 
 @pytest.fixture
@@ -567,10 +545,8 @@ def test_with_chain_of_thought_the_final_answer_is_scored(
         for record in result(tmp_path, f"m_ICL_{task_format}_cot")["records"]:
             assert CHAIN_OF_THOUGHT in record["turns"][-1]["content"][0]["text"]
             assert record["full_response"].startswith("A mass is seen.\n")
-            if task_format == "open":
-                assert record["generated_answer"] == "Answer a"
-            else:
-                assert record["selected_option"] == "B"
+            read = record["generated_answer" if task_format == "open" else "selected_option"]
+            assert read == ("Answer a" if task_format == "open" else "B")
 
 
 def test_a_local_model_answers_perturbed_problems(tiny: Tiny, data: Path, tmp_path: Path) -> None:

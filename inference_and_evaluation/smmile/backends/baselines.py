@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from smmile.backends.interface import Answered, BackendInfo, ErrorInfo, Failure, Request, Response
 from smmile.data.descriptors import ImageDistances
 from smmile.data.images import UnreadableImageError
-from smmile.data.problems import Problem, ProblemSet
+from smmile.data.problems import Problem, ProblemSet, Triplet
 from smmile.prompting.options import Options
 
 # Answers are saved in batches of at most this many answers or seconds.
@@ -87,10 +87,10 @@ class NearestImage:
     def __call__(self, problem: Problem) -> str:
         """The answer of the nearest example, the earliest on a tie. All images must be shown."""
         query = problem.query.image
-        shown = [(example.image, example.answer) for example in problem.examples]
-        distances = [
-            (self._distances.squared(image, query), place)
-            for place, (image, _) in enumerate(shown)
-            if image is not None and query is not None
-        ]
-        return shown[min(distances)[1]][1]
+
+        def distance(example: Triplet) -> float:
+            assert example.image is not None
+            assert query is not None
+            return self._distances.squared(example.image, query)
+
+        return min(problem.examples, key=distance).answer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
 from smmile.data.descriptors import ImageDistances
-from smmile.data.images import StoredImage, UnreadableImageError
+from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet, base_problem_id
 
 
@@ -28,15 +28,6 @@ class Candidate:
     flags: Mapping[str, str]
     key: bytes
 
-    @classmethod
-    def of(cls, problem: Problem, triplet: Triplet) -> Candidate | None:
-        """The candidate for a triplet of an unperturbed problem; None if it has no image."""
-        if triplet.image is None:
-            return None
-        base_id = base_problem_id(problem.problem_id)
-        key = _digest(base_id, triplet.question, triplet.answer, triplet.image.sha256)
-        return cls(base_id, triplet, triplet.image, triplet is problem.query, problem.flags, key)
-
 
 class Draws:
     """Seeded draws from `problems`, the whole data set (defective problems aside).
@@ -50,44 +41,38 @@ class Draws:
         self._seed = str(seed)
         self._candidates: dict[bytes, Candidate] = {}  # the permutations of a problem have the same
         for problem in problems:
+            base_id = base_problem_id(problem.problem_id)
             for triplet in problem.triplets:
-                if candidate := Candidate.of(problem, triplet):
-                    self._candidates.setdefault(candidate.key, candidate)
-        self._distances = ImageDistances()
-        self._sizes: dict[str, tuple[int, int]] = {}
+                if (image := triplet.image) is not None:
+                    key = _digest(base_id, triplet.question, triplet.answer, image.sha256)
+                    is_query = triplet is problem.query
+                    candidate = Candidate(base_id, triplet, image, is_query, problem.flags, key)
+                    self._candidates.setdefault(key, candidate)
+        self.distances = ImageDistances()
 
     def generator(self, problem: Problem, purpose: str) -> Random:
         """A generator for one problem and purpose."""
         return Random(_digest(self._seed, purpose, problem.problem_id))
 
-    def candidates(self, problem: Problem, purpose: str) -> list[Candidate]:
-        """The triplets of other base problems in random order, without images that `problem` shows."""
+    def candidates(
+        self, problem: Problem, purpose: str, allowed: Callable[[Candidate], bool] = lambda _: True
+    ) -> list[Candidate]:
+        """The `allowed` triplets of other base problems in random order, one for each image.
+
+        Images that `problem` shows are left out.
+        """
         start = _digest(self._seed, purpose, problem.problem_id)
         base_id = base_problem_id(problem.problem_id)
         shown = {triplet.image.sha256 for triplet in problem.triplets if triplet.image}
-        found: dict[str, Candidate] = {}  # by image
-        for candidate in sorted(
-            self._candidates.values(), key=lambda one: hashlib.sha256(start + one.key).digest()
-        ):
-            if candidate.base_id != base_id and candidate.image.sha256 not in shown:
-                found.setdefault(candidate.image.sha256, candidate)
-        return list(found.values())
-
-    def distance(self, one: StoredImage, other: StoredImage) -> float:
-        """How different two images are, as in the `nearest` baseline. Raises CannotPerturbError."""
-        try:
-            return self._distances.squared(one, other)
-        except UnreadableImageError as error:
-            raise CannotPerturbError(f"an image does not decode ({error})") from error
-
-    def size(self, image: StoredImage) -> tuple[int, int]:
-        """Width and height of an image as models see it. Raises CannotPerturbError."""
-        if image.sha256 not in self._sizes:
-            try:
-                self._sizes[image.sha256] = image.decode().size
-            except UnreadableImageError as error:
-                raise CannotPerturbError(f"an image does not decode ({error})") from error
-        return self._sizes[image.sha256]
+        found = [
+            one
+            for one in self._candidates.values()
+            if one.base_id != base_id and one.image.sha256 not in shown and allowed(one)
+        ]
+        by_image: dict[str, Candidate] = {}
+        for one in sorted(found, key=lambda one: hashlib.sha256(start + one.key).digest()):
+            by_image.setdefault(one.image.sha256, one)
+        return list(by_image.values())
 
 
 def _digest(*fields: str) -> bytes:

@@ -7,14 +7,14 @@ from itertools import cycle
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smmile.errors import one_line, pluralize
+from smmile.errors import pluralize
 from smmile.perturbations.draws import CannotPerturbError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from smmile.data.problems import Problem, Triplet
-    from smmile.perturbations.draws import Candidate, Draws
+    from smmile.perturbations.draws import Draws
 
 _T = TypeVar("_T")
 
@@ -34,10 +34,14 @@ def shots(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Proble
 def noise(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Problem:
     """Examples of other problems, any or of the same speciality, inserted at random places."""
     count = settings["noise_count"]
-    found = [candidate for candidate in draws.candidates(problem, "noise") if not candidate.is_query]
-    of_kind = ""
+    speciality, of_kind = None, ""
     if settings["noise"] == "specialty":
-        found, of_kind = _with_flag(problem, "speciality", found), " of its speciality"
+        speciality, of_kind = _flag(problem, "speciality"), " of its speciality"
+    found = draws.candidates(
+        problem,
+        "noise",
+        lambda one: not one.is_query and speciality in (None, one.flags.get("speciality")),
+    )
     if len(found) < count:
         number = pluralize(len(found), "example")
         raise CannotPerturbError(f"other problems have {number}{of_kind} to insert, and {count} are needed")
@@ -61,7 +65,8 @@ def order(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Proble
     elif how == "similar-last":
         query = problem.query.image
         distances = [
-            draws.distance(example.image, query) if example.image and query else 0.0 for example in examples
+            draws.distances.squared(example.image, query) if example.image and query else 0.0
+            for example in examples
         ]
         places = sorted(range(len(examples)), key=lambda place: -distances[place])
         examples = [examples[place] for place in places]
@@ -74,7 +79,8 @@ def labels(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Probl
     """The examples' answers permuted among them, or those of other problems with the same format."""
     answers = [example.answer for example in problem.examples]
     if settings["labels"] == "random":
-        found = _with_flag(problem, "flag_answer_format", draws.candidates(problem, "labels"))
+        kind = _flag(problem, "flag_answer_format")
+        found = draws.candidates(problem, "labels", lambda one: one.flags.get("flag_answer_format") == kind)
         if not found:
             raise CannotPerturbError("no other problem has its answer format")
         answers = [candidate.triplet.answer for candidate, _ in zip(cycle(found), answers, strict=False)]
@@ -115,9 +121,9 @@ def _rearranged(items: Sequence[_T], generator: Random) -> list[_T]:
             return found
 
 
-def _with_flag(problem: Problem, flag: str, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates whose problems have the problem's value of `flag`. Raises CannotPerturbError."""
-    value = problem.flags.get(flag, "")
+def _flag(problem: Problem, name: str) -> str:
+    """The value of one of the problem's flags. Raises CannotPerturbError if it has none."""
+    value = problem.flags.get(name, "")
     if value in _NO_VALUE:
-        raise CannotPerturbError(f"the data set gives no {flag} for it ({one_line(value) or 'empty'})")
-    return [candidate for candidate in candidates if candidate.flags.get(flag) == value]
+        raise CannotPerturbError(f"the data set gives no {name} for it")
+    return value

@@ -15,7 +15,7 @@ from smmile.perturbations.draws import CannotPerturbError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from smmile.data.problems import Problem, Triplet
+    from smmile.data.problems import Problem
     from smmile.perturbations.draws import Draws
 
 # Rieff et al., SMMILE (arXiv 2506.21355).
@@ -30,7 +30,7 @@ def images(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Probl
     """No images, only some, grey ones of the same size, or those of other problems."""
     how, query, examples = settings["images"], problem.query, problem.examples
     if how == "blank":
-        return _with_images(problem, iter([_blank(triplet, draws) for triplet in problem.triplets]))
+        return _with_images(problem, map(_blank, [triplet.image for triplet in problem.triplets]))
     if how == "swapped":
         found = [candidate.image for candidate in draws.candidates(problem, "images")]
         if len(found) <= len(examples):
@@ -64,16 +64,14 @@ def _with_images(problem: Problem, shown: Iterator[StoredImage | None]) -> Probl
     return replace(problem, examples=examples, query=replace(problem.query, image=next(shown)))
 
 
-def _blank(triplet: Triplet, draws: Draws) -> StoredImage | None:
-    return triplet.image and _grey_image(draws.size(triplet.image))
-
-
 @cache
-def _grey_image(size: tuple[int, int]) -> StoredImage:
-    """A PNG file of one grey."""
+def _blank(image: StoredImage | None) -> StoredImage | None:
+    """A grey PNG file of the size that models see of `image`. Raises UnreadableImageError."""
     from PIL import Image
 
+    if image is None:
+        return None
     content = io.BytesIO()
-    Image.new("L", size, _GREY).save(content, "PNG")
+    Image.new("L", image.decode().size, _GREY).save(content, "PNG")
     stored = content.getvalue()
     return StoredImage(hashlib.sha256(stored).hexdigest(), len(stored), stored)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smmile.data.images import UnreadableImageError
 from smmile.data.problems import Problem
 from smmile.errors import UsageError
 from smmile.perturbations import examples, shown
-from smmile.perturbations.draws import Draws
+from smmile.perturbations.draws import CannotPerturbError, Draws
 from smmile.task import InferenceMode, Perturbation, TaskFormat
 
 
@@ -77,14 +78,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         Flag("shots", "show only N examples; 0: the 0-shot conversation (default: all)", minimum=0),
         examples.shots,
-        (
-            Flag(
-                "shots_from",
-                "which of them: the first or the last",
-                choices=("start", "end"),
-                default="start",
-            ),
-        ),
+        (Flag("shots_from", "the first or the last of them", ("start", "end"), default="start"),),
         needs_examples=True,
     ),
     Kind(
@@ -125,11 +119,7 @@ KINDS: tuple[Kind, ...] = (
         shown.images,
     ),
     Kind(
-        Flag(
-            "questions",
-            "whose question texts are shown (default: all)",
-            choices=("none", "examples-only"),
-        ),
+        Flag("questions", "whose question texts are shown (default: all)", ("none", "examples-only")),
         shown.questions,
     ),
     Kind(Flag("cot", "ask for step-by-step reasoning before the answer"), shown.chain_of_thought),
@@ -180,5 +170,8 @@ def perturb(problem: Problem, perturbations: Sequence[Perturbation], draws: Draw
     kinds = {kind.flag.name: kind for kind in KINDS}
     for perturbation in perturbations:
         kind = next(kinds[name] for name in perturbation.settings if name in kinds)
-        problem = kind.apply(problem, perturbation.settings, draws)
+        try:
+            problem = kind.apply(problem, perturbation.settings, draws)
+        except UnreadableImageError as error:
+            raise CannotPerturbError(f"an image does not decode ({error})") from error
     return problem
