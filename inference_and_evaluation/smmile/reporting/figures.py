@@ -347,7 +347,7 @@ def _curve_plot(plan: CurvePlot, look: Look) -> Figure:
     for axes in grid[len(plan.panels) :]:
         axes.set_axis_off()
     for index, (axes, panel) in enumerate(zip(grid, plan.panels, strict=False)):
-        axes.set(ylim=(0, 103), facecolor="none")
+        axes.set(ylim=(0, 103), yticks=range(0, 101, 25), facecolor="none")
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[:].set_color(look.quiet)
         axes.tick_params(width=0.6, color=look.quiet, labelcolor=look.text, pad=2)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from smmile.reporting.experiments import on_shared_problems
-from smmile.reporting.latex import latex_model
+from smmile.reporting.latex import latex_escape, latex_model
 from smmile.results.run_names import RunName, latex_name
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
@@ -37,8 +37,8 @@ TABLES: Mapping[str, Table] = {
         "with the examples that have the query's answer placed first or last, or kept from there",
     ),
 }
-_LONG_NAME = 22  # characters; longer names are wrapped
-_CELL_POINTS = 76  # the width of a cell with its spaces at \footnotesize
+_LONG_NAME = 22  # characters; a column with longer names is wrapped
+_CELL_POINTS = 78  # the width of a cell with its spaces at \footnotesize
 
 
 def experiment_tables(scores: Sequence[Scores]) -> dict[str, str]:
@@ -50,9 +50,10 @@ def experiment_tables(scores: Sequence[Scores]) -> dict[str, str]:
     tables = {}
     for key, table in TABLES.items():
         by_metric = {metric: _lines(table, metric, scores) for metric in METRICS}
-        models = [run.name.model for run in scores if run.name.perturbation in table.columns]
+        models = {run.name.model for run in scores if run.name.perturbation in table.columns}
+        wrap = any(len(latex_name(model) or latex_escape(model)) > _LONG_NAME for model in models)
         if any(by_metric.values()):
-            tables[key] = _float(key, table, by_metric, max(map(len, models)) > _LONG_NAME)
+            tables[key] = _float(key, table, by_metric, wrap)
     return tables
 
 
@@ -69,7 +70,7 @@ def _lines(table: Table, metric: str, scores: Sequence[Scores]) -> list[str]:
             cells = [_cell(shared.get(one), clean) for one in names]
             # The marks of the paper's names refer to notes on the paper's table.
             printed = re.sub(r"\$.*?\$", "", latex_name(name.model) or "")
-            model = printed or latex_model(name.model, longest=_LONG_NAME)
+            model = printed or latex_model(name.model, longest=0)
             first = [model, f"${clean.total}$", f"${clean.accuracy:.2f}$"]
             lines.append(" & ".join([*first, *cells]))
     return lines
