@@ -52,14 +52,15 @@ def main() -> int:
 def show_report(folder: Path, *, required: bool) -> int:
     """Print the report on the runs in `folder`, and write it there; returns the exit code.
 
-    Where there is nothing to report, that is a UsageError if a report is `required`, else a line.
+    Where there is nothing to report, that is an error if a report is `required`, else a line.
     """
-    from smmile.errors import UsageError, one_line
+    from smmile.errors import one_line
     from smmile.reporting.experiment_report import write_experiment_report
+    from smmile.reporting.experiments import NothingToCompareError
 
     try:
         text, files, found = write_experiment_report(folder)
-    except UsageError as error:
+    except NothingToCompareError as error:
         if required:
             raise
         print(f"no report: {one_line(error, 600)}")

@@ -133,6 +133,18 @@ def test_evidence_sensitivity_is_what_is_lost_without_it() -> None:
     assert losses["Examples"].share_lost == 100
 
 
+def test_evidence_is_compared_among_runs_with_the_same_options() -> None:
+    found = effects(
+        run("0" * 20),
+        run("1" * 20, "options-balanced"),
+        run("1" * 15 + "0" * 5, "images-none+options-balanced"),
+        run("1" * 10 + "0" * 10, "options-balanced", mode="0-shot"),
+    )
+    losses = {(one.model, one.evidence): one.points_lost for one in found.evidence}
+    label = "m [options-balanced]"
+    assert losses == {(label, "All images"): 25, (label, "Examples"): 50}
+
+
 def test_kinds_of_evidence_that_were_not_run_are_named() -> None:
     report = experiment_report([run("10"), run("11", "labels-random"), run("11", "cot", model="n")])
     assert [one.evidence for one in report.effects[0].evidence] == ["Examples' answers"]
@@ -228,7 +240,7 @@ def test_nothing_to_compare_is_one_line(tmp_path: Path) -> None:
     finished = run_here("sweep.py", file, "--output-dir", folder)
     assert (finished.code, "no report: " in finished.out) == (0, True)
     report = ("sweep.py", file, "--output-dir", folder, "--report-only")
-    says_in_one_line(run_here(*report), "nothing to compare: there are no perturbed runs")
+    says_in_one_line(run_here(*report), "results: nothing to compare: there are no perturbed runs")
     (folder / "result_majority_ICL_open.json").unlink()
     judged(folder, "evil\x1b[31m", "ICL", {"p0": True}, "cot")
     says_in_one_line(run_here(*report), "no clean run (ICL, open): evil\\x1b[31m [cot]")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from smmile.errors import UsageError, one_line
+from smmile.errors import one_line
 from smmile.files import write_whole
 from smmile.reporting.comparison import problem_count
-from smmile.reporting.experiments import Effects, ExperimentReport, experiment_report
+from smmile.reporting.experiments import Effects, ExperimentReport, NothingToCompareError, experiment_report
 from smmile.reporting.figure_plans import experiment_plans
 from smmile.reporting.figures import figure_files
 from smmile.reporting.latex_experiments import experiment_tables
@@ -32,17 +32,17 @@ By rows, by problems (SMMILE++): as in compare.py. Methods: docs/experiments.md
 def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores]:
     """Write the report on the runs in `folder` into it: experiments.txt, .json, tables and figures.
 
-    Returns the text for a terminal, the files, and the scores that it is on. Raises UsageError where no
-    perturbed run can be compared with a clean one.
+    Returns the text for a terminal, the files, and the scores that it is on. Raises
+    NothingToCompareError where no perturbed run has a clean one.
     """
     import msgspec
 
     found = read_scores(folder)
     try:
         report = experiment_report(found.scores)
-    except UsageError as error:
-        raise UsageError(
-            f"{one_line(folder)}: {error}; sweep.py runs clean and perturbed problems"
+    except NothingToCompareError as error:
+        raise NothingToCompareError(
+            f"{one_line(folder)}: {error}; a report needs perturbed and clean runs"
         ) from error
     contents: dict[str, bytes] = {
         "experiments.txt": experiment_text(report).encode(),

@@ -33,6 +33,10 @@ EVIDENCE: Mapping[str, tuple[str, ...]] = {
 _OPTIONAL = ("All images", "Images (swapped)")  # not reported as missing
 
 
+class NothingToCompareError(UsageError):
+    """There are no perturbed runs, or none with a clean one."""
+
+
 @dataclass(frozen=True)
 class EvidenceLoss:
     """What a model loses without a kind of evidence, in per cent, over problems that both runs have.
@@ -136,7 +140,7 @@ def experiment_report(scores: Iterable[Scores]) -> ExperimentReport:
 
     A clean run has no perturbation but the same `--options`. Of repeats only the first counts, but in the
     section on these. Where base problems occur more than once (SMMILE++), there are effects by rows and by
-    problems. Raises UsageError where there is no perturbed run, or none with a clean run.
+    problems. Raises NothingToCompareError where no perturbed run has a clean one.
     """
     found = sorted((run for run in scores if run.total), key=lambda run: natural_key(run.name))
     effects: list[Effects] = []
@@ -154,8 +158,8 @@ def experiment_report(scores: Iterable[Scores]) -> ExperimentReport:
             effects.append(Effects(metric, average, contrasts, evidence, shots, repeats))
     lines = tuple(f"{reason}: {one_line(', '.join(names))}" for reason, names in missing.items())
     if not effects:
-        reasons = one_line("; ".join(lines), 400) or "there are no perturbed runs with a score"
-        raise UsageError(f"nothing to compare: {reasons}")
+        reasons = one_line("; ".join(lines), 400) or "there are no perturbed runs that have a score"
+        raise NothingToCompareError(f"nothing to compare: {reasons}")
     return ExperimentReport(tuple(effects), lines)
 
 
@@ -171,6 +175,10 @@ def _only(name: RunName, keep: Callable[[str], bool]) -> RunName:
     return replace(name, perturbation="+".join(filter(keep, conditions_of(name))))
 
 
+def _is_option(part: str) -> bool:
+    return part.startswith("options-")
+
+
 def without_repeat(name: RunName) -> RunName:
     """The name of the first repeat of a run."""
     return _only(name, lambda part: not re.fullmatch(r"repeat-\d+", part))
@@ -178,7 +186,7 @@ def without_repeat(name: RunName) -> RunName:
 
 def clean_name(name: RunName) -> RunName:
     """The name of the clean run to compare a run with: unperturbed, with the same options."""
-    clean = _only(name, lambda part: part.startswith("options-"))
+    clean = _only(name, _is_option)
     return _only(name, lambda _: False) if clean == without_repeat(name) else clean
 
 
@@ -215,27 +223,27 @@ def _contrasts(metric: str, runs: Runs, average: Average, missing: Missing) -> I
 def _evidence(metric: str, runs: Runs, average: Average, missing: Missing) -> Iterator[EvidenceLoss]:
     """The losses of each model that has a run without images, answers or questions."""
     for name, clean in runs.items():
-        if name.mode != "ICL" or name.perturbation:
+        if name.mode != "ICL" or name != _only(name, _is_option):
             continue
-        there = {
-            run.perturbation or run.mode: scores
-            for run, scores in runs.items()
-            if run.model == name.model and (run.mode == "ICL" or not run.perturbation)
-        }
+        there = {}
+        for other, scores in runs.items():
+            condition = _only(other, lambda part: not _is_option(part)).perturbation
+            same = other.model == name.model and _only(other, _is_option).perturbation == name.perturbation
+            if same and (other.mode == "ICL" or not condition):
+                there[condition or other.mode] = scores
         found = {
             kind: next((one for one in conditions if one in there), None)
             for kind, conditions in EVIDENCE.items()
         }
-        if not any(condition for kind, condition in found.items() if kind != "Examples"):
+        if not any(without for kind, without in found.items() if kind != "Examples"):
             continue
         majority = runs.get(replace(name, model="majority"))
-        for kind, condition in found.items():
-            if condition is not None and common_problems(clean, there[condition]):
-                yield _loss(kind, condition, clean, there[condition], majority, average)
-        for kind, condition in found.items():
-            if condition is None and kind not in _OPTIONAL:
+        for kind, without in found.items():
+            if without is not None and common_problems(clean, there[without]):
+                yield _loss(kind, without, clean, there[without], majority, average)
+            elif without is None and kind not in _OPTIONAL:
                 reason = f"no run without {kind.lower()} ({EVIDENCE[kind][0]}, {name.task_format})"
-                missing.setdefault(reason, {})[name.model] = None
+                missing.setdefault(reason, {})[name.label] = None
 
 
 def _loss(
@@ -257,7 +265,7 @@ def _loss(
         if baseline.total == first.total:
             floor = mean(baseline.correct, baseline.clusters, average) * 100
     return EvidenceLoss(
-        model=clean.name.model,
+        model=clean.name.label,
         evidence=kind,
         condition=condition,
         problems=paired.rows,
@@ -293,7 +301,8 @@ def _shots_curves(runs: Runs, average: Average) -> Iterator[ShotsCurve]:
             numbers.append(None)
         shown = list(numbers)
         shared = on_shared_problems([by_number[number] for number in shown])
-        while len(shown) > 1 and len(set(shared[0].clusters)) < FEW_PROBLEMS:
+        needed = min(FEW_PROBLEMS, max(len(set(run.clusters)) for run in by_number.values()))
+        while len(shown) > 1 and len(set(shared[0].clusters)) < needed:
             shown.remove(max(number for number in shown if number is not None))
             shared = on_shared_problems([by_number[number] for number in shown])
         if len(numbers) > 1:

@@ -293,7 +293,7 @@ def experiment_plans(report: ExperimentReport, scores: Sequence[Scores]) -> dict
         for effects in found:
             if effects.evidence:
                 plans[f"experiments_evidence_{effects.metric}{end}"] = _evidence_plan(effects)
-        if any(effects.shots for effects in found):
+        if any(curve.problems for effects in found for curve in effects.shots):
             plans[f"experiments_shots{end}"] = _shots_plan(found)
         reasoning = {run.name.model for run in scores if run.name.perturbation == "cot"}
         if reasoning:
@@ -370,7 +370,7 @@ def _shots_plan(found: Sequence[Effects]) -> CurvePlot:
     """Accuracy by number of examples: a panel per model, a curve per metric."""
     panels: dict[tuple[str, str], dict[str, ShotsCurve]] = {}
     for effects in found:
-        for curve in effects.shots:
+        for curve in (curve for curve in effects.shots if curve.problems):
             of_model = panels.setdefault((curve.model, curve.condition), {})
             of_model[METRICS[effects.metric].title] = curve
     all_curves = [curve for curves in panels.values() for curve in curves.values()]
