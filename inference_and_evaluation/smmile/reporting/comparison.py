@@ -577,7 +577,6 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
         "ICL gain": "ICL minus 0-shot",
         "majority baseline": f"{found.mode}: model minus majority baseline",
         "all pairs": f"{found.mode}: model minus model",
-        "condition": "condition minus clean run",
     }[found.family]
     permuted = any(one.base_problems < one.problems for one in found.contrasts)
     title = f"{METRICS[found.metric].short_title}, {what}{_by(found.average, permuted)} "

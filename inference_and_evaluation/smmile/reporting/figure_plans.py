@@ -320,9 +320,13 @@ def _cot_plan(scores: Sequence[Scores], average: Average) -> DotPlot:
     return DotPlot(
         "Accuracy with and without chain of thought",
         tuple((panel,) for panel in panels),
-        "Bars: 95 % intervals. Errors and missing answers count as incorrect.",
+        "Bars: 95 % intervals. Errors and missing answers count as incorrect." + _weight_note(average),
         legend={(mode, True): f"{mode}, chain of thought" for mode in MODES},
     )
+
+
+def _weight_note(average: Average) -> str:
+    return " Every base problem has the same weight." if average == "problems" else ""
 
 
 def _model_row(model: str, points: Sequence[Point], lines: Mapping[str, float] | None = None) -> Row:
@@ -341,13 +345,15 @@ def _evidence_plan(effects: Effects) -> DotPlot:
         rows = [_evidence_row(model, losses.get((kind, model))) for model in models]
         labelled = len(panels) % _EVIDENCE_COLUMNS == 0
         panels.append(Panel(kind, tuple(rows), lines={"no loss": 0.0}, labelled=labelled))
-    points = [point for panel in panels for row in panel.rows for point in row.points]
-    bounds = [0.0, *(bound for point in points for bound in point.interval or ())]
+    drawn = [row for panel in panels for row in panel.rows]
+    bounds = [0.0, *(bound for row in drawn for point in row.points for bound in point.interval or ())]
+    bounds += [level for row in drawn for level in row.lines.values()]
     columns = min(len(panels), _EVIDENCE_COLUMNS)
     return DotPlot(
         f"{METRICS[effects.metric].title}: what is lost without a kind of evidence",
         tuple(tuple(panels[start::_EVIDENCE_COLUMNS]) for start in range(columns)),
-        "Bars: 95 % intervals. Majority baseline, chance: a loss of so many points leaves their accuracy.",
+        "Bars: 95 % intervals. Majority baseline, chance: a loss of so many points leaves their accuracy."
+        + _weight_note(effects.average),
         axis="Lost",
         limits=(min(bounds), max(bounds)),
         legend={("ICL", False): "points", ("ICL", True): "% of the clean run's correct answers"},
@@ -400,5 +406,6 @@ def _shots_plan(found: Sequence[Effects]) -> CurvePlot:
             for model, curves in panels.items()
         ),
         "Examples",
-        "Bars: 95 % intervals. In brackets: number of problems, the same for all points of a curve.",
+        "Bars: 95 % intervals. In brackets: number of problems, the same for all points of a curve."
+        + _weight_note(found[0].average),
     )
