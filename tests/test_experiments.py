@@ -255,8 +255,8 @@ def crowd() -> list[Scores]:
     conditions = ["", "cot", "noise-random-1", "noise-specialty-1", "order-first", "order-last"]
     conditions += ["order-not-first", "order-not-last", "images-query-only", "images-examples-only"]
     conditions += ["images-none", "images-swapped", "labels-random", "questions-examples-only"]
-    conditions += ["shots-1", "shots-2", "shots-4", "shots-1-end", "shots-2-end"]
-    models = ["majority", "llavanext_7b", "medgemma_4b", "organisation-model-7B-chat", *HOSTILE]
+    conditions += ["shots-1", "shots-2-end"]
+    models = ["majority", "medgemma_4b", "organisation-model-7B-chat", *HOSTILE[2:9]]
     return [
         run(f"{'1' * (number + place % 7)}{'0' * 20}"[:20], condition, model, mode, metric)
         for metric in ("llm", "em")
