@@ -253,8 +253,8 @@ def _loss(
     first = at_places(clean, [place for place, _ in common])
     second = at_places(other, [place for _, place in common])
     paired = paired_difference(first.correct, second.correct, first.clusters, average=average)
-    correct = [place for place, is_correct in enumerate(first.correct) if is_correct]
-    lost = [not second.correct[place] for place in correct]
+    correct = [place for place, score in enumerate(first.correct) if score > 0.5]
+    lost = [second.correct[place] <= 0.5 for place in correct]
     of_row = first.clusters
     clusters = [of_row[place] for place in correct]
     chance = floor = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from smmile.reporting.experiments import on_shared_problems
 from smmile.reporting.latex import latex_escape, latex_model
+from smmile.reporting.statistics import mean
 from smmile.results.run_names import RunName, latex_name
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
@@ -71,7 +72,7 @@ def _lines(table: Table, metric: str, scores: Sequence[Scores]) -> list[str]:
             # The marks of the paper's names refer to notes on the paper's table.
             printed = re.sub(r"\$.*?\$", "", latex_name(name.model) or "")
             model = printed or latex_model(name.model, longest=0)
-            first = [model, f"${clean.total}$", f"${clean.accuracy:.2f}$"]
+            first = [model, f"${clean.total}$", f"${_accuracy(clean):.2f}$"]
             lines.append(" & ".join([*first, *cells]))
     return lines
 
@@ -80,9 +81,14 @@ def _cell(run: Scores | None, clean: Scores) -> str:
     """The accuracy with its difference to the clean run's: in points, and relative."""
     if run is None:
         return "--"
-    points = run.accuracy - clean.accuracy
-    relative = f"{points / clean.accuracy * 100:+.1f}" if clean.accuracy else r"\mbox{--}"
-    return rf"${run.accuracy:.2f}\;\scriptstyle{{({points:+.2f},\;{relative})}}$"
+    accuracy, of_clean = _accuracy(run), _accuracy(clean)
+    points = accuracy - of_clean
+    relative = f"{points / of_clean * 100:+.1f}" if of_clean else r"\mbox{--}"
+    return rf"${accuracy:.2f}\;\scriptstyle{{({points:+.2f},\;{relative})}}$"
+
+
+def _accuracy(run: Scores) -> float:
+    return mean(run.correct, run.clusters, "rows") * 100
 
 
 def _float(key: str, table: Table, by_metric: Mapping[str, Sequence[str]], wrap: bool) -> str:
