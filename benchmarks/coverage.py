@@ -4,7 +4,7 @@
 
 Draws scores like SMMILE's (111 problems) and SMMILE++'s (86 problems in 1,038 permutations) whose true
 accuracies are known, and asks smmile.reporting.statistics about them. With --write the tables go into
-docs/statistics.md. Takes about 25 minutes on one core; seeded, so the figures come out again.
+docs/statistics.md. Takes about 30 minutes on one core; seeded, so the figures come out again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,17 @@ from document import markdown_table, write_section
 SUITE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SUITE / "inference_and_evaluation"))
 
-from smmile.reporting.statistics import (  # noqa: E402 - it is found now
+from smmile.reporting.corrected import (  # noqa: E402 - it is found now
+    LabelledRun,
+    expert_accuracy,
+    judge_difference,
+    judge_quality,
+    pooled,
+    prediction_powered,
+    rogan_gladen,
+)
+from smmile.reporting.order import copying_contrast  # noqa: E402
+from smmile.reporting.statistics import (  # noqa: E402
     AVERAGES,
     PairedDifference,
     accuracy_interval,
@@ -36,6 +46,7 @@ from smmile.reporting.statistics import (  # noqa: E402 - it is found now
     mcnemar_exact,
     paired_difference,
     smallest_detectable_difference,
+    variance_components,
     wilson_interval,
     within_difference,
 )
@@ -433,6 +444,60 @@ def within_problems(repeats: int) -> str:
     return markdown_table(head, rows)
 
 
+def correlation_coverage(repeats: int) -> str:
+    """How often the interval of the intra-cluster correlation covers it, of the draws that have one."""
+    generator = np.random.default_rng(10)
+    correlations = (0.1, 0.2, 0.5, 0.8)
+    rows: list[tuple[str, ...]] = []
+    for accuracy in ACCURACIES[:5]:
+        cells = []
+        for correlation in correlations:
+            shares = []
+            for draw in (beta_binomial, all_or_none):
+                found = (
+                    variance_components(row_scores(draw(accuracy, correlation, generator)), CLUSTERS)
+                    for _ in range(repeats)
+                )
+                intervals = [one.interval for one in found if one and one.interval]
+                covered = sum(one.low <= correlation <= one.high for one in intervals)
+                shares.append(shown(covered / len(intervals)))
+            cells.append("{} ({})".format(*shares))
+        rows.append((f"{accuracy:.0%}", *cells))
+    head = ("true accuracy", *(f"correlation {correlation}" for correlation in correlations))
+    return markdown_table(head, rows)
+
+
+def copying(repeats: int) -> str:
+    """Responses copy the last example in a share of orders; else each problem has a favourite answer."""
+    generator = np.random.default_rng(11)
+    problems = [
+        list(permutations([*generator.choice(["a", "b", "c"], examples - 1).tolist(), "d"]))
+        for count, examples in ((27, 2), (24, 3), (35, 4))
+        for _ in range(count)
+    ]
+    rows: list[tuple[str, ...]] = []
+    for recency in (0.0, 0.1, 0.3):
+        covered = flipped = normal = 0
+        for _ in range(repeats):
+            orders = {}
+            for number, of_problem in enumerate(problems):
+                copies = generator.random(len(of_problem)) < generator.beta(recency + 1e-9, 1 - recency)
+                weights = generator.dirichlet(np.ones(len(of_problem[0])))
+                others = generator.choice(of_problem[0], len(of_problem), p=weights).tolist()
+                orders[str(number)] = [
+                    (order[-1] if copy else other, order)
+                    for order, copy, other in zip(of_problem, copies, others, strict=True)
+                ]
+            found = copying_contrast(orders, "last")
+            assert found is not None
+            covered += found.interval.low <= recency <= found.interval.high
+            flipped += found.p_value < 0.05
+            normal += abs(found.difference - recency) <= Z * (found.standard_error or 0)
+        rows.append((f"{recency:.0%}", *(shown(count / repeats) for count in (covered, flipped, normal))))
+    head = ("copies the last example", "the interval covers", "sign-flip p < 0.05")
+    return markdown_table((*head, "for comparison: ± 1.96 standard errors cover"), rows)
+
+
 def detectable(repeats: int) -> str:
     generator = np.random.default_rng(4)
     rows: list[tuple[str, ...]] = []
@@ -443,6 +508,207 @@ def detectable(repeats: int) -> str:
         significant = sum(mcnemar_exact(b, c) < 0.05 for b, c, _ in drawn) / repeats
         rows.append((f"{discordant:.0%}", shown(difference), shown(significant)))
     return markdown_table(("discordant", "smallest difference, points", "McNemar shows it in, %"), rows)
+
+
+# Experts who rate a sample of a run's answers, and a judge who graded all of them.
+
+JUDGES = ((0.7, 0.98), (0.98, 0.7), (0.85, 0.85), (0.98, 0.98))  # sensitivity, specificity
+LABELS = (20, 40, 60)
+
+
+def labelled(
+    truth: NDArray[np.bool_],
+    clusters: list[int],
+    judge: tuple[float, float],
+    labels: int,
+    generator: np.random.Generator,
+    *,
+    by_verdict: bool = True,
+) -> LabelledRun:
+    """A run with half of the labels for either verdict, as far as there are, or with a random sample."""
+    luck = generator.random(len(truth))
+    verdicts = np.where(truth, luck < judge[0], luck >= judge[1])
+    strata = verdicts.astype(np.int64) if by_verdict else np.zeros(len(truth), dtype=np.int64)
+    positive = int(verdicts.sum())
+    first = min(positive, max(labels // 2, labels - (len(truth) - positive)))
+    counts = {1: first, 0: labels - first} if by_verdict else {0: labels}
+    scores, weights = np.full(len(truth), np.nan), np.ones(len(truth))
+    for stratum, count in counts.items():
+        inside = generator.permutation(np.flatnonzero(strata == stratum))
+        scores[inside[:count]] = truth[inside[:count]]
+        weights[inside] = len(inside) / max(1, count)
+    every = np.ones(len(truth), dtype=np.bool_)
+    return LabelledRun(verdicts.astype(np.float64), scores, weights, strata, every, clusters)
+
+
+def sampled_by_verdict(repeats: int) -> str:
+    """Counts decide: answers that the judge finds correct, and how many labels of either verdict are."""
+
+    @cache
+    def bounds(positive: int, first: int, correct: int, missed: int, labels: int) -> tuple[float, ...]:
+        verdicts = np.arange(PROBLEMS) < positive
+        scores = np.full(PROBLEMS, np.nan)
+        scores[:first] = np.arange(first) < correct
+        scores[positive : positive + labels - first] = np.arange(labels - first) < missed
+        counts = np.where(
+            verdicts, positive / max(1, first), (PROBLEMS - positive) / max(1, labels - first)
+        )
+        every = np.ones(PROBLEMS, dtype=np.bool_)
+        strata = verdicts.astype(np.int64)
+        run = LabelledRun(verdicts.astype(np.float64), scores, counts, strata, every, list(range(PROBLEMS)))
+        found = expert_accuracy(run)
+        squares = 0.0
+        for part, seen, hits in (
+            (positive, first, correct),
+            (PROBLEMS - positive, labels - first, missed),
+        ):
+            share = hits / max(1, seen)
+            squares += part * (share - found.value / 100) ** 2 / PROBLEMS**2
+            squares += (part / PROBLEMS) ** 2 * share * (1 - share) / max(1, seen)
+        half = 100 * Z * squares**0.5
+        return found.low, found.high, found.value - half, found.value + half
+
+    generator = np.random.default_rng(10)
+    rows: list[tuple[str, ...]] = []
+    for accuracy, (sensitivity, specificity) in product((0.1, 0.3, 0.5, 0.7), JUDGES):
+        share = accuracy * sensitivity + (1 - accuracy) * (1 - specificity)
+        cells = []
+        for labels in LABELS:
+            positive = generator.binomial(PROBLEMS, share, repeats)
+            first = np.minimum(positive, np.maximum(labels // 2, labels - (PROBLEMS - positive)))
+            correct = generator.binomial(first, accuracy * sensitivity / share)
+            missed = generator.binomial(labels - first, accuracy * (1 - sensitivity) / (1 - share))
+            drawn = zip(*(one.tolist() for one in (positive, first, correct, missed)), strict=True)
+            found = np.array([bounds(*counts, labels) for counts in drawn]) / 100
+            ours, normal = (
+                np.mean((found[:, low] <= accuracy) & (accuracy <= found[:, low + 1])) for low in (0, 2)
+            )
+            cells.append(f"{shown(float(ours))} ({shown(float(normal))})")
+        rows.append((f"{accuracy:.0%}", f"{sensitivity:.0%}, {specificity:.0%}", *cells))
+    head = ("true accuracy", "sensitivity, specificity", *(f"{labels} labels" for labels in LABELS))
+    return markdown_table(head, rows)
+
+
+def sampled_otherwise(repeats: int) -> str:
+    """A simple random sample of SMMILE's answers; and of SMMILE++'s, drawn by verdict."""
+    generator = np.random.default_rng(11)
+    rows: list[tuple[str, ...]] = []
+    for accuracy, judge in product((0.1, 0.3, 0.7), JUDGES):
+        cells = []
+        for labels in (20, 60):
+            covered = np.zeros(2)
+            for _ in range(repeats):
+                truth = generator.random(PROBLEMS) < accuracy
+                alone = list(range(PROBLEMS))
+                run = labelled(truth, alone, judge, labels, generator, by_verdict=False)
+                for place, found in enumerate((expert_accuracy(run), prediction_powered(run)[0])):
+                    covered[place] += found.low <= 100 * accuracy <= found.high
+            cells += [shown(share) for share in covered / repeats]
+        for labels in (40, 100):
+            covered = np.zeros(2)
+            for _ in range(repeats):
+                difficulty = generator.beta(accuracy, 1 - accuracy, len(SIZES))
+                truth = generator.random(ROWS) < np.repeat(difficulty, SIZES)
+                run = labelled(truth, CLUSTERS, judge, labels, generator)
+                for place, average in enumerate(AVERAGES):
+                    found = expert_accuracy(run, average)
+                    covered[place] += found.low <= 100 * accuracy <= found.high
+            cells += [shown(share) for share in covered / repeats]
+        rows.append((f"{accuracy:.0%}", f"{judge[0]:.0%}, {judge[1]:.0%}", *cells))
+    random, permuted = (20, 60), (40, 100)
+    head = [f"{labels} at random: {what}" for labels in random for what in ("labels alone", "PPI++")]
+    head += [f"{labels} of SMMILE++, by {average}" for labels in permuted for average in AVERAGES]
+    return markdown_table(("true accuracy", "sensitivity, specificity", *head), rows)
+
+
+def judge_of_one_run(repeats: int) -> str:
+    """The least, median and greatest coverage over the cases of `sampled_by_verdict`."""
+    generator = np.random.default_rng(13)
+    rows: list[tuple[str, ...]] = []
+    for labels in LABELS:
+        cases = []
+        for accuracy, (sensitivity, specificity) in product((0.1, 0.3, 0.5, 0.7), JUDGES):
+            found_correct = accuracy * sensitivity + (1 - accuracy) * (1 - specificity)
+            agreed = accuracy * sensitivity + (1 - accuracy) * specificity
+            chance = accuracy * found_correct + (1 - accuracy) * (1 - found_correct)
+            truths = (
+                100 * (found_correct - accuracy),
+                100 * sensitivity,
+                100 * specificity,
+                (agreed - chance) / (1 - chance),
+            )
+            covered, estimated = np.zeros(4), np.zeros(4)
+            for _ in range(repeats):
+                truth = generator.random(PROBLEMS) < accuracy
+                alone = list(range(PROBLEMS))
+                run = labelled(truth, alone, (sensitivity, specificity), labels, generator)
+                one = judge_quality(run)
+                estimates = (judge_difference(run), one.sensitivity, one.specificity, one.kappa)
+                covered += [
+                    found is not None and found.low <= value <= found.high
+                    for found, value in zip(estimates, truths, strict=True)
+                ]
+                estimated += [found is not None for found in estimates]
+            cases.append(covered / estimated)
+        shares = np.quantile(cases, (0, 0.5, 1), axis=0).T
+        rows.append((str(labels), *(f"{shown(a)}, {shown(b)}, {shown(c)}" for a, b, c in shares)))
+    return markdown_table(("labels", "judge - experts", "sensitivity", "specificity", "kappa"), rows)
+
+
+def rogan_gladen_coverage(repeats: int) -> str:
+    """Six runs whose answers to one problem go together; the judge may be too generous to the last one."""
+    generator = np.random.default_rng(12)
+    accuracies = np.linspace(0.7, 0.1, 6)
+    rows: list[tuple[str, ...]] = []
+    for (sensitivity, specificity), generous in product(JUDGES, (0.0, 0.15)):
+        covered = np.zeros(5)
+        for _ in range(repeats):
+            latent = 0.7 * generator.normal(size=PROBLEMS) + 0.51**0.5 * generator.normal(
+                size=(6, PROBLEMS)
+            )
+            runs = [
+                labelled(
+                    stats.norm.cdf(one) < accuracy,
+                    list(range(PROBLEMS)),
+                    (sensitivity, specificity - generous * (place == 5)),
+                    40,
+                    generator,
+                )
+                for place, (one, accuracy) in enumerate(zip(latent, accuracies, strict=True))
+            ]
+            quality = judge_quality(pooled(runs))
+            found = rogan_gladen(runs)
+            held = [
+                one is not None and one.low <= 100 * accuracy <= one.high
+                for one, accuracy in zip(found, accuracies, strict=True)
+            ]
+            own = expert_accuracy(runs[5])
+            covered += (
+                sum(held[:5]) / 5,
+                held[5],
+                own.low <= 100 * accuracies[5] <= own.high,
+                *(
+                    one is not None and one.low <= 100 * truth <= one.high
+                    for one, truth in (
+                        (quality.sensitivity, sensitivity),
+                        (quality.specificity, specificity),
+                    )
+                ),
+            )
+        cells = [shown(share) for share in covered / repeats]
+        if generous:
+            cells[4] = "-"  # it has no true value then
+        rows.append((f"{sensitivity:.0%}, {specificity:.0%}", f"{generous * 100:.0f}", *cells))
+    head = (
+        "sensitivity, specificity",
+        "specificity lower for the last run, points",
+        "Rogan-Gladen, first five runs",
+        "Rogan-Gladen, last run",
+        "its own labels",
+        "sensitivity of all",
+        "specificity of all",
+    )
+    return markdown_table(head, rows)
 
 
 def main() -> None:
@@ -491,10 +757,33 @@ def main() -> None:
             f"{few // 4:,} draws of the {sum(ORDERS.values())} problems that have orders with and without "
             "the query's answer in the last example.",
             within_problems(few // 4),
+            "### The correlation between orders of one problem",
+            f"{few // 4:,} draws: how often the 95 % interval of the intra-cluster correlation covers it. "
+            "Difficulties from a beta distribution; in brackets, the hardest case, as above. Accuracies "
+            "over 50 % mirror those under it.",
+            correlation_coverage(few // 4),
+            "### Copying the last example",
+            f"{few // 5:,} draws of {len(SIZES)} problems with two to four examples in all or 24 orders.",
+            copying(few // 5),
             f"### The smallest difference that {PROBLEMS} problems show",
             f"{many:,} draws whose true difference is just that. It is computed for a power of 80 %; the "
             "exact test is conservative and reaches slightly less.",
             detectable(many),
+            "### Experts who rate a sample of answers",
+            f"{PROBLEMS} independent problems; half of the labels for either verdict, as far as there are. "
+            "The suite's interval of the accuracy by experts, which is that of PPI++ too; in brackets, "
+            "estimate ± 1.96 standard errors.",
+            sampled_by_verdict(args.repeats),
+            f"{few // 4:,} draws of other samples: simple random ones, and of {len(SIZES)} problems in "
+            f"{ROWS:,} permutations with a correlation of 0.5, drawn by verdict.",
+            sampled_otherwise(few // 4),
+            f"The judge in a single run drawn by verdict, {few // 8:,} draws of each of the 16 cases: "
+            "least, median and greatest coverage.",
+            judge_of_one_run(few // 8),
+            f"{few // 8:,} draws of six runs with accuracies of 70 to 10 % and 40 labels each. "
+            "Rogan-Gladen takes the judge to err alike on all runs; in the second row of each judge it "
+            "does not.",
+            rogan_gladen_coverage(few // 8),
         ]
     )
     print(text)

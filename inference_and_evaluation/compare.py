@@ -31,13 +31,18 @@ def main() -> int:
         metavar="POINTS",
         help="also say which runs are less than so many points apart (two one-sided tests)",
     )
+    parser.add_argument(
+        "--items",
+        action="store_true",
+        help="item analysis instead: difficulty and discrimination of each problem",
+    )
     cli.add_choice_flag(parser)
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
         help="write what is shown, as .txt and .json; a bare name is put into DIR "
-        "(default: comparison.txt, which covers all runs)",
+        "(default: comparison.txt, with --items items.txt, which cover all runs)",
     )
     args = parser.parse_args()
 
@@ -46,7 +51,8 @@ def main() -> int:
     import msgspec
 
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
-    from smmile.reporting.reports import chance_levels, open_report, write_report
+    from smmile.reporting.items import analyse_items, items_text
+    from smmile.reporting.reports import chance_levels, open_report, with_chances, write_report
     from smmile.reporting.statistics import AVERAGES, Average
     from smmile.reporting.tables import Layout
     from smmile.scoring.scores import Scores
@@ -54,13 +60,28 @@ def main() -> int:
     report = open_report(args)
     if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
+    output = args.output
+    text_file = output.with_suffix(".txt") if output and output.suffix.lower() == ".json" else output
+    json_file = output and output.with_suffix(".json")
+
+    def encoded(content: object) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+    if args.items:
+        items = analyse_items(report.shown.scores, with_baselines=bool(args.models))
+        every = analyse_items(report.everything.scores) if report.is_narrow else items
+        file = args.results_dir / "items.txt"
+        write_report(file, text_file, lambda full: items_text(every if full else items))
+        write_report(file.with_suffix(".json"), json_file, lambda full: encoded(every if full else items))
+        print(items_text(items, Layout.of_terminal(), shortened=True), end="")
+        return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
     runs = in_order(report.shown.scores, report.selection.models)
     averages = (args.average,) if args.average else AVERAGES
     chance = chance_levels(args.results_dir)
 
     def compared(runs: Sequence[Scores], averages: Sequence[Average]) -> Comparison:
         return compare(
-            runs,
+            with_chances(runs, args.results_dir),
             answered_only=args.answered_only,
             averages=averages,
             margin=args.equivalence,
@@ -79,13 +100,8 @@ def main() -> int:
     def text(full: bool) -> str:
         return comparison_text(comparison(full), show_pairs=show_pairs and comparison(full) is shown)
 
-    def as_json(full: bool) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(comparison(full)), indent=1) + b"\n"
-
-    output = args.output
-    text_file = output.with_suffix(".txt") if output and output.suffix.lower() == ".json" else output
     write_report(args.results_dir / "comparison.txt", text_file, text)
-    write_report(args.results_dir / "comparison.json", output and output.with_suffix(".json"), as_json)
+    write_report(args.results_dir / "comparison.json", json_file, lambda full: encoded(comparison(full)))
     print(comparison_text(shown, show_pairs=show_pairs, layout=Layout.of_terminal()), end="")
     return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
 

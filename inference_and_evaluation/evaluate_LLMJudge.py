@@ -69,8 +69,8 @@ def _parser() -> cli.Parser:
         "--judge",
         action="append",
         metavar="PROVIDER/NAME",
-        help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); with several judges, "
-        f"the majority of valid verdicts decides (default: {DEFAULT_JUDGE})",
+        help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); the majority of an "
+        f"odd number of judges decides (default: {DEFAULT_JUDGE})",
     )
     group.add_argument(
         "--prompt",
@@ -81,13 +81,16 @@ def _parser() -> cli.Parser:
     group.add_argument(
         "--constrain",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="restrict ollama's output to 0 or 1",
+        help="temperature 0, a fixed seed, and ollama's output restricted to 0 or 1; otherwise the "
+        "provider's default options (default: with --prompt hardened)",
     )
     group.add_argument(
         "--overwrite",
         action="store_true",
         help="judge everything again instead of reusing saved verdicts",
+    )
+    group.add_argument(
+        "--replace", action="store_true", help="replace evaluations by several judges, and keep those aside"
     )
     group.add_argument(
         "--base-url",
@@ -118,11 +121,14 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.scoring.evaluation import evaluation_file
     from smmile.scoring.judge.cases import case_of
     from smmile.scoring.judge.costs import JudgeBudgets, describe_job
-    from smmile.scoring.judge.judged_runs import decide, judged_run, read_saved, unjudged
-    from smmile.scoring.judge.judging import Judge, ask, preview
+    from smmile.scoring.judge.judged_runs import decide, judged_run, made_by_others, read_saved, unjudged
+    from smmile.scoring.judge.judging import Judge, ask, keep_previous, preview
 
     names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
-    judges = [Judge.named(name, args.prompt, constrain=args.constrain) for name in names]
+    constrain = args.prompt == "hardened" if args.constrain is None else args.constrain
+    judges = [Judge.named(name, args.prompt, constrain=constrain) for name in names]
+    if len(judges) % 2 == 0:
+        raise UsageError(f"{len(judges)} judges can be evenly divided; name an odd number with --judge")
     if args.base_url and len({judge.provider for judge in judges}) > 1:
         raise UsageError(
             "--base-url is one address, but the judges have several providers; set OLLAMA_HOST, "
@@ -137,6 +143,14 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         except UsageError as error:
             broken.add(name)
             print(f"skipped: {error}", file=sys.stderr)
+    others = {run.name: by for run in runs if (by := made_by_others(run, judges)) is not None}
+    if (several := [name.stem for name, (_, counts) in others.items() if counts]) and not args.replace:
+        labels = one_line("; ".join(dict.fromkeys(label for label, counts in others.values() if counts)))
+        raise UsageError(
+            f"already evaluated by several judges ({labels}): {pluralize(len(several), 'run')}, such as "
+            f"{one_line(several[0])}; --replace keeps these evaluations as ….previous1 and writes new "
+            "ones, --model selects other runs"
+        )
     found = [case_of(record) for run in runs for record in run.records]
     cases = {case.key: case for case in found if case}
     print(
@@ -173,15 +187,18 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
             print(f"not evaluated: {one_line(run.name.stem)}: {answers}", file=sys.stderr)
             continue
         judged.append(judged_run(run, decisions))
-        content = msgspec.json.encode(judged[-1].file)
-        write_whole(evaluation_file(run.file, METRICS["llm"]), content, durable=False)
+        file = evaluation_file(run.file, METRICS["llm"])
+        if run.name in others:
+            kept = one_line(keep_previous(file).name)
+            print(f"the evaluation by {others[run.name][0] or 'others'} is kept as {kept}", file=sys.stderr)
+        write_whole(file, msgspec.json.encode(judged[-1].file), durable=False)
 
     # The file compares all runs, the terminal shows the chosen ones.
     done = broken | {run.name for run in judged}
-    others, _, left_out = read_saved([name for name in files if name not in done], files, {})
+    rest, _, left_out = read_saved([name for name in files if name not in done], files, {})
     for reason in left_out:
         print(f"warning: {reason}", file=sys.stderr)
-    if table := _tables([*judged, *others], Layout(sort=args.sort), perturbed=args.perturbed):
+    if table := _tables([*judged, *rest], Layout(sort=args.sort), perturbed=args.perturbed):
         write_whole(args.results_dir / METRICS["llm"].comparison_name, table.encode(), durable=False)
     _show(judged, args)
     failed = any(one.failed for one in verdicts)
@@ -249,8 +266,8 @@ def _show(judged: Sequence[JudgedRun], args: argparse.Namespace) -> None:
         for problem_id, piece in (run.file.judge_like or {}).items():
             notes["addresses the judge"].append(f"{where} {one_line(problem_id)}: {one_line(piece)}")
         for problem_id, verdict in run.verdicts.items():
-            if verdict.verdict is None:
-                said = verdict.error or ("several judges" if verdict.judges else f'"{verdict.reply}"')
+            if verdict.verdict is None or verdict.is_tie:
+                said = verdict.error or ("no majority" if verdict.judges else f'"{verdict.reply}"')
                 notes["unscored"].append(f"{where} {one_line(problem_id)}: {one_line(said, 120)}")
     for what, lines in notes.items():
         for line in lines[:_MOST_NOTES]:

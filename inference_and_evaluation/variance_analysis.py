@@ -63,7 +63,7 @@ def main() -> int:
     from smmile.reporting.reports import open_report, write_report
     from smmile.reporting.tables import Layout
 
-    report = open_report(args)
+    report = open_report(args, samples=True)
     if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
     bootstrap = {"resamples": args.resamples, "seed": args.seed}

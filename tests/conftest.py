@@ -14,15 +14,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
 
 from smmile.data.images import StoredImage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request
 
 SUITE = Path(__file__).resolve().parents[1]
 SCRIPTS = SUITE / "inference_and_evaluation"
@@ -206,3 +209,79 @@ def says_in_one_line(finished: Finished, *parts: str) -> None:
     assert len(lines) == 1, finished.err
     for part in parts:
         assert part in lines[0], finished.err
+
+
+# The first two are for containers; the others keep Chromium itself from the network.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass
+class Chromium:
+    """Opens pages in the system's Chromium, and collects what no page of ours may do in `complaints`."""
+
+    browser: Browser
+    program: str
+    complaints: list[str] = field(default_factory=list)
+    contexts: list[BrowserContext] = field(default_factory=list)
+
+    def open(self, file: Path, profile: Path | None = None, **options: Any) -> Page:
+        """The page of a local file; `options` are those of Playwright's contexts, such as `viewport`.
+
+        A browser of its own with this `profile`, a folder, remembers what earlier ones stored; close the
+        page's context before the next. Without, the page starts with nothing stored.
+        """
+        if profile is None:
+            context = self.browser.new_context(**options)
+        else:
+            kind = self.browser.browser_type
+            context = kind.launch_persistent_context(
+                profile, executable_path=self.program, args=CHROMIUM_FLAGS, **options
+            )
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("dialog", self._on_dialog)
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
+        page.on("request", self._on_request)
+        page.goto(file.resolve().as_uri())
+        return page
+
+    def _on_dialog(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _on_request(self, request: Request) -> None:
+        if not request.is_navigation_request() and not request.url.startswith(("data:", "blob:")):
+            self.complaints.append(f"request: {request.url}")
+
+
+@pytest.fixture(scope="module")
+def _browser() -> Iterator[tuple[Browser, str]]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("needs Chromium or Chrome, which is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        yield browser, program
+        browser.close()
+
+
+@pytest.fixture
+def chromium(_browser: tuple[Browser, str]) -> Iterator[Chromium]:
+    """The system's Chromium; a test fails if its pages send requests, raise errors or open dialogs."""
+    chromium = Chromium(*_browser)
+    yield chromium
+    for context in chromium.contexts:
+        context.close()
+    assert not chromium.complaints

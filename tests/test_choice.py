@@ -49,11 +49,20 @@ def test_labelled_responses(shared: Path) -> None:
     assert not incorrect
 
 
-@pytest.mark.parametrize(("half", "labels", "correct"), [("development", 109, 107), ("held-back", 91, 86)])
+@pytest.mark.parametrize(
+    ("half", "labels", "correct"),
+    [
+        ("development", 109, 107),
+        ("held-back", 91, 88),
+        ("development-2", 100, 99),
+        ("held-back-2", 101, 98),
+    ],
+)
 def test_our_labels(half: str, labels: int, correct: int, shared: Path) -> None:
     """Published responses that we labelled before the rules changed; see docs/scoring.md.
 
-    The rules were changed with a view to the development half; the held-back half was scored once, after.
+    The rules were changed with a view to the development halves. `held-back-2` was read and scored once,
+    after the last change; `held-back` has been looked at since it was scored.
     """
     folder = shared / "data"
     outlines: dict[str, Outline] = {}
@@ -97,13 +106,15 @@ def test_our_labels(half: str, labels: int, correct: int, shared: Path) -> None:
         "B)",
         "- B. text",
         "B. Radius",
-        "B Radius",
+        "B Ulna",
         "B: broken",
         "Answer: B",
         "*Answer*: B.",
         "The correct answer is B.",
         "The answer is B because of A.",
         "The answer is B rather than A.",
+        "So the answer is B (ulna).",
+        "Option A is unlikely, while option B fits.",
         "The answer to this question would most likely be option B, not A.",
         "So I'd go with B.",
         "Final Answer: (B)",
@@ -200,6 +211,14 @@ def test_the_last_explicit_choice_wins(response: str, choice: str) -> None:
         ("A mass is seen. It is on the left side.", options("Mass, left", "Mass, right"), "A"),
         ("It is a tumor, not a malignant tumor.", options("Malignant tumor", "No tumor", "Tumor"), "C"),
         ("The image shows rods without caps.", options("Rods with caps", "Rods without caps"), "B"),
+        ("I see a rod that does not have caps.", options("Rods with caps", "Rods without caps"), "B"),
+        ("It is not a cyst, but rather a tumor.", options("Cyst", "Tumor", "Abscess"), "B"),
+        ("A cyst is unlikely. The mass is a tumor.", options("Cyst", "Tumor", "Abscess"), "B"),
+        ("It is neither a cyst nor a tumor.", options("Cyst", "Tumor", "No lesion"), None),
+        ("There is no tumor. Instead, a cyst is seen.", options("No tumor", "Cyst"), "B"),
+        ("I look for the presence or absence of a tumor.", options("No tumor", "Tumor"), None),
+        ("Possibly a cyst.", options("Cyst", "Tumor"), None),
+        ("The patient has a cyst.", options("Cyst", "Tumor"), "A"),
     ],
 )
 def test_text_without_a_letter_selects_the_only_matching_option(
@@ -324,7 +343,6 @@ def test_options_that_resemble_letters_or_numbers(
     ("response", "choice"),
     [
         ("<think>It is that.</think><answer>X</answer>", "X"),
-        ("<think>This is my thought.</think>\n<answer>X</answer>", None),
         ("<answer>AB</answer>", "AB"),
         ("AB. sign number 27", "AB"),
         ("The correct answer is AD.", "AD"),

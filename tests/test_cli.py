@@ -28,7 +28,8 @@ from smmile import LAYERS
 
 ALL_SCRIPTS = sorted(file.name for file in SCRIPTS.glob("*.py"))
 INFERENCE = [name for name in ALL_SCRIPTS if name.startswith("inference_")]
-SCORING = [name for name in ALL_SCRIPTS if name not in (*INFERENCE, "sweep.py")]
+OTHERS = ("build_plusplus.py", "sweep.py")  # these have no results folder as their argument
+SCORING = [name for name in ALL_SCRIPTS if name not in (*INFERENCE, *OTHERS)]
 HEAVY = {
     "torch",
     "transformers",
@@ -45,6 +46,7 @@ HEAVY = {
 NOT_FOR_SCORING = {"torch", "transformers", "datasets", "pandas", "matplotlib", "pyarrow"}
 # What a scoring script is given besides a folder, and what it has to import for that.
 NEEDS: dict[str, tuple[list[str], set[str]]] = {
+    "evaluate_experts.py": (["no_labels.csv"], set()),
     "evaluate_LLMJudge.py": (["--visualize-only"], set()),
     "plot_results.py": ([], {"matplotlib", "pandas"}),
     "stratify.py": (["--eval_type", "em", "--dataset", "demo"], set()),

@@ -16,15 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from conftest import SCRIPTS, Finished, run_here, run_script, says_in_one_line, script_command
 from fake_service import SAYS, Answer, Asked, FakeService, fails, ollama_fails, ollama_says, running, says
-from smmile.backends.interface import ErrorInfo
+from smmile.backends.interface import ErrorInfo, Response
 from smmile.results.reading import read_run, result_files
+from smmile.results.run_names import RunName
 from smmile.results.schema import DatasetInfo, Record, ResultFile, Run, encode_result_file
+from smmile.scoring.evaluation import make_evaluation
 from smmile.scoring.folder import read_scores
-from smmile.scoring.judge.cases import Case, case_of, judge_instructions_in, judge_prompt, read_verdict
+from smmile.scoring.judge.cases import (
+    Case,
+    case_of,
+    judge_instructions_in,
+    judge_prompt,
+    prompt_fingerprint,
+    read_verdict,
+)
+from smmile.scoring.judge.judging import JudgeRecord
+from smmile.scoring.scores import score_records
 
 KEY = "sk-secret-key-0123456789"
 SCRIPT = "evaluate_LLMJudge.py"
@@ -161,27 +173,33 @@ def test_a_dry_run_counts_and_prices_what_is_not_judged_yet(judge: Judge, tmp_pa
 def test_judging_anew_keeps_the_verdicts_before(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p1": "a", "p2": "b"})
     assert run_here(SCRIPT, tmp_path).code == 0
-    file = tmp_path / "judge_ollama-llama3.3_published.jsonl"
+    file, first = tmp_path / STORE, tmp_path / f"{STORE}.previous1"
     before = file.read_bytes()
     down = run_here(SCRIPT, tmp_path, "--overwrite", "--base-url", "http://127.0.0.1:9")
     assert down.code == 2
-    assert file.with_suffix(".previous.jsonl").read_bytes() == before
+    assert first.read_bytes() == before
+    judge.default = "1"
     assert run_here(SCRIPT, tmp_path, "--overwrite").code == 0
-    assert file.with_suffix(".previous.jsonl").read_bytes() == before
-    assert len(judge.chats) == 4
+    anew = file.read_bytes()
+    assert run_here(SCRIPT, tmp_path, "--overwrite").code == 0
+    assert first.read_bytes() == before
+    assert (tmp_path / f"{STORE}.previous2").read_bytes() == anew
+    assert evaluation(tmp_path, "m_ICL_open")["accuracy"] == 100
+    assert len(judge.chats) == 6
 
 
 def test_several_judges_share_one_budget_in_any_order(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {f"p{number}": "said" for number in range(4)})
     price = {"input": 1000, "output": 0}
-    table = {"as_of": "2025-01-01", "dollars_per_million_tokens": {"m": price, "n": price}}
+    table = {"as_of": "2025-01-01", "dollars_per_million_tokens": dict.fromkeys("lmn", price)}
     prices = tmp_path / "prices.json"
     prices.write_text(json.dumps(table))
     words = ("--prices", prices, "--concurrency", 1)
     assert run_here(SCRIPT, tmp_path, "--judge", "openai/n", *words).code == 0
     spent = 4 * 10 / 1000  # a request has 10 tokens there
-    both = ("--judge", "openai/m", "--judge", "openai/n", *words, "--max-cost", spent + 0.001)
-    says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *both)), "--max-cost")
+    judges = [word for name in "lmn" for word in ("--judge", f"openai/{name}")]
+    limited = (*judges, *words, "--max-cost", spent + 0.001, "--replace")
+    says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *limited)), "--max-cost")
     assert len(judge.chats) == 4
 
 
@@ -231,15 +249,12 @@ def test_the_request_is_that_of_the_paper(judge: Judge, tmp_path: Path) -> None:
     [body, _] = [asked.body for asked in judge.chats]
     assert len(body["messages"]) == 1
     assert body["model"] == "llama3.3"
-    assert body["options"] == {"temperature": 0, "seed": 42}
-    assert body["format"] == {"type": "integer", "enum": [0, 1]}
+    assert not body.keys() & {"options", "format", "think", "keep_alive"}
     found = evaluation(tmp_path, "m_ICL_open")
     assert found["problem_accuracies"] == {"p1": 100, "p2": 100, "p3": 0}
     assert found["verdicts"]["p3"] == {"verdict": 0, "reply": None}
     assert found["verdicts"]["p1"] == {"verdict": 1, "reply": "1"}
-    assert found["judges"] == [
-        {"name": "ollama/llama3.3", "temperature": 0, "seed": 42, "constrained": True}
-    ]
+    assert found["judges"] == [{"name": "ollama/llama3.3", "constrained": False}]
     assert (found["prompt"], found["llm_err_count"], found["err_count"]) == ("published", 0, 1)
     assert found["accuracy_answered"] == 100
 
@@ -310,7 +325,6 @@ def test_a_verdict_is_a_digit_and_nothing_else(response: str, verdict: int | Non
 
 
 def test_unscored_responses_are_incorrect_counted_and_shown(judge: Judge, tmp_path: Path) -> None:
-    """From a server that ignores the constraint."""
     responses = {"p1": "1.", "p2": "It is \x1b[31mright", "p3": "<think>hm</think>0", "p4": "2"}
     write_csv(tmp_path, "m_ICL_open", dict.fromkeys(responses, "said"))
     judge.table = {prompt_for(problem, "said"): response for problem, response in responses.items()}
@@ -322,7 +336,8 @@ def test_unscored_responses_are_incorrect_counted_and_shown(judge: Judge, tmp_pa
     assert found["verdicts"]["p2"] == {"verdict": None, "reply": responses["p2"]}
     assert found["verdicts"]["p3"] == {"verdict": 0, "reply": responses["p3"]}
     [row] = [line.split() for line in finished.out.splitlines() if line.strip().startswith("m ")]
-    assert row[-1] == "2"
+    assert row[-2:] == ["2", "75.00"]
+    assert "Upper bound %" in finished.out
     assert 'unscored: result_m_ICL_open, problem p4: "2"' in finished.err
     assert "It is \\x1b[31mright" in finished.err
     assert "\x1b" not in finished.err + finished.out
@@ -358,10 +373,11 @@ def test_a_failing_judge_keeps_the_evaluation(judge: Judge, tmp_path: Path) -> N
     assert run_here(SCRIPT, tmp_path).code == 0
     before = evaluation(tmp_path, "m_ICL_open")
     judge.fault = lambda _asked: ollama_fails(500, "out of order")
-    finished = run_here(SCRIPT, tmp_path, "--judge", "ollama/other", "--max-retries", 0)
+    finished = run_here(SCRIPT, tmp_path, "--judge", "ollama/other", "--replace", "--max-retries", 0)
     assert finished.code == 3
     assert "not evaluated: result_m_ICL_open: 2 answers not judged yet" in finished.err
     assert evaluation(tmp_path, "m_ICL_open") == before
+    assert not [*tmp_path.glob("*.previous*")]
 
 
 # Responses that address their judge.
@@ -440,7 +456,7 @@ def test_in_the_hardened_prompt_a_response_stays_one_string(response: str) -> No
 def test_judge_like_responses_are_listed_under_both_prompts(judge: Judge, tmp_path: Path) -> None:
     answers = {f"p{number}": text for number, text in enumerate([*INJECTIONS, *PLAIN])}
     write_csv(tmp_path, "m_ICL_open", answers)
-    for words in ([], ["--prompt", "hardened"]):
+    for words in ([], ["--prompt", "hardened", "--replace"]):
         finished = run_here(SCRIPT, tmp_path, *words)
         assert finished.code == 0
         listed = [line for line in finished.err.splitlines() if line.startswith("addresses the judge: ")]
@@ -460,17 +476,25 @@ def test_judge_like_responses_are_listed_under_both_prompts(judge: Judge, tmp_pa
 def test_openai_and_anthropic_judge_through_the_same_clients(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p": "said"})
     judge.default = "1"
-    for name in ("openai/org/gpt:x", "anthropic/claude-x"):
-        assert run_here(SCRIPT, tmp_path, "--judge", name).code == 0
-        assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["name"] == name
-    gpt, claude = (dict(asked.body) for asked in judge.chats)
-    assert {asked.question for asked in judge.chats} == {prompt_for("p", "said")}
-    assert len(gpt.pop("messages")) == len(claude.pop("messages")) == 1
-    assert gpt == {"model": "org/gpt:x", "max_tokens": 4096, "temperature": 0, "seed": 42}
-    assert claude == {"model": "claude-x", "max_tokens": 4096, "temperature": 0}
+    for words in ([], ["--prompt", "hardened"]):
+        for name in ("openai/org/gpt:x", "anthropic/claude-x"):
+            assert run_here(SCRIPT, tmp_path, "--judge", name, "--replace", *words).code == 0
+            assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["name"] == name
+    bodies = [dict(asked.body) for asked in judge.chats]
+    assert [len(body.pop("messages")) for body in bodies] == [1] * 4
+    fixed = {"max_tokens": 4096, "temperature": 0}
+    # Anthropic's API requires max_tokens; else a published judge is called with nothing but the message.
+    assert bodies == [
+        {"model": "org/gpt:x"},
+        {"model": "claude-x", "max_tokens": 4096},
+        {"model": "org/gpt:x", "seed": 42} | fixed,
+        {"model": "claude-x"} | fixed,
+    ]
+    assert {asked.question for asked in judge.chats[:2]} == {prompt_for("p", "said")}
     assert sorted(file.name for file in tmp_path.glob("judge_*")) == [
-        "judge_anthropic-claude-x_published.jsonl",
-        "judge_openai-org-gpt-x_published.jsonl",
+        f"judge_{name}_{prompt}.jsonl"
+        for name in ("anthropic-claude-x", "openai-org-gpt-x")
+        for prompt in ("hardened", "published")
     ]
 
 
@@ -484,7 +508,7 @@ def test_rejected_decoding_settings_are_left_out_with_a_warning(judge: Judge, tm
         return says("<think>long</think>1")
 
     judge.fault = fault
-    finished = run_here(SCRIPT, tmp_path, "--judge", "openai/o9")
+    finished = run_here(SCRIPT, tmp_path, "--judge", "openai/o9", "--constrain")
     assert finished.code == 0, finished.err
     assert "warning: openai/o9 accepts no temperature and no seed" in finished.err
     assert judge.chats[-1].body["max_completion_tokens"] == 4096
@@ -509,17 +533,20 @@ def test_several_judges_make_a_majority(judge: Judge, tmp_path: Path) -> None:
     assert finished.code == 0, finished.err
     assert Counter(asked.body["model"] for asked in judge.chats) == {"a": 4, "b": 4, "c": 4}
     found = evaluation(tmp_path, "m_ICL_open")
-    assert [found["verdicts"][problem]["verdict"] for problem in votes] == [1, 1, 0, None]
+    assert [found["verdicts"][problem]["verdict"] for problem in votes] == [1, 1, None, None]
     assert found["verdicts"]["p3"]["judges"] == {
         "ollama/a": {"verdict": 1, "reply": "1"},
         "ollama/b": {"verdict": 0, "reply": "0"},
         "ollama/c": {"verdict": None, "reply": "?"},
     }
-    assert (found["ties"], found["llm_err_count"], found["accuracy"]) == (["p3"], 1, 40)
+    assert (found["ties"], found["llm_err_count"], found["accuracy"]) == (["p3"], 2, 40)
+    assert (found["unanswered"], found["answered"]) == (["p3", "p4", "p5"], 2)
+    assert "unscored: result_m_ICL_open, problem p3: no majority" in finished.err
     table, agreements = finished.out.split("Judge", 1)
     head, row = [line for line in table.splitlines() if " Accuracy % " in line or line.startswith(" m ")]
-    assert head.split()[-8:] == ["Unscored", "Ties", "ollama/a", "%", "ollama/b", "%", "ollama/c", "%"]
-    assert row.split()[-5:] == ["1", "1", "60.00", "20.00", "40.00"]
+    assert head.split()[-8:-6] == ["%", "Ties"]
+    assert head.split()[-6:] == ["ollama/a", "%", "ollama/b", "%", "ollama/c", "%"]
+    assert row.split()[-6:] == ["2", "80.00", "1", "60.00", "20.00", "40.00"]  # unscored, upper bound
     lines = [line.split() for line in agreements.splitlines() if "ollama/" in line]
     # On different answers: of p1 to p3, a says 1 1 1 and b 1 0 0; with c on p1 and p2.
     assert lines == [
@@ -529,6 +556,94 @@ def test_several_judges_make_a_majority(judge: Judge, tmp_path: Path) -> None:
     ]
     shown = run_here(SCRIPT, tmp_path, "--visualize-only")
     assert finished.out.endswith(shown.out)
+
+
+def test_an_even_number_of_judges_is_refused(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {"p": "said"})
+    two = ("--judge", "ollama/a", "--judge", "ollama/b", "--judge", "ollama/a")
+    says_in_one_line(run_here(SCRIPT, tmp_path, *two), "2 judges", "odd number")
+    assert (judge.chats, len([*tmp_path.iterdir()])) == ([], 1)
+
+
+def test_an_earlier_evaluation_by_two_judges_is_shown_with_its_bounds(judge: Judge, tmp_path: Path) -> None:
+    """As earlier versions wrote it: a tie is 0, and counts as answered."""
+    file = write_csv(tmp_path, "m_ICL_open", {"p1": "x", "p2": "x", "p3": "x", "p4": "ERROR"})
+    results = read_run(RunName("m", "ICL", "open"), file)
+    own = {"ollama/a": "110", "ollama/b": "100"}
+    verdicts = {
+        f"p{n + 1}": {"verdict": int(a == b == "1"), "reply": None}
+        | {"judges": {name: {"verdict": int(v), "reply": v} for name, v in zip(own, (a, b), strict=True)}}
+        for n, (a, b) in enumerate(zip(*own.values(), strict=True))
+    } | {"p4": {"verdict": 0, "reply": None}}
+    scores = score_records(results, "llm", [True, False, False, False])
+    content = msgspec.to_builtins(make_evaluation(scores, results, llm_err_count=0, ties=["p2"]))
+    content |= {"judges": [{"name": name, "temperature": 0} for name in own], "prompt": "published"}
+    saved = tmp_path / "result_m_ICL_open_evaluationllm.json"
+    saved.write_text(json.dumps(content | {"verdicts": verdicts}))
+    finished = run_here(SCRIPT, tmp_path, "--visualize-only")
+    assert finished.code == 0, finished.err
+    assert "ollama/a + ollama/b, an even number, published prompt" in finished.out
+    assert finished.err == "unscored: result_m_ICL_open, problem p2: no majority\n"
+    [row] = [line.split() for line in finished.out.splitlines() if line.startswith(" m ")]
+    assert row[4:8] == ["25.00", "1", "50.00", "50.00"]  # the tie is not answered
+    assert row[-5:] == ["1", "50.00", "1", "50.00", "25.00"]  # unscored, upper bound, ties, judges
+    [scores] = read_scores(tmp_path, metrics=["llm"]).scores
+    assert scores.answered == (True, False, True, False)
+
+
+def test_an_evaluation_by_several_judges_is_not_replaced(judge: Judge, tmp_path: Path) -> None:
+    write_csv(tmp_path, "m_ICL_open", {"p": "said"})
+    write_csv(tmp_path, "n_ICL_open", {"p": "other"})
+    three = [word for name in "abc" for word in ("--judge", f"ollama/{name}")]
+    assert run_here(SCRIPT, tmp_path, *three).code == 0
+    saved = tmp_path / "result_m_ICL_open_evaluationllm.json"
+    consensus, sent = saved.read_bytes(), len(judge.chats)
+    for words in (
+        ["--judge", "ollama/d"],
+        ["--judge", "ollama/a"],
+        [*three, "--prompt", "hardened"],
+        [*three, "--constrain"],
+        ["--judge", "ollama/d", "--overwrite"],
+        ["--judge", "ollama/d", "--dry-run"],
+    ):
+        refused = run_here(SCRIPT, tmp_path, *words)
+        parts = ("ollama/a + ollama/b + ollama/c, published", "2 runs, such as result_m_ICL", "--replace")
+        says_in_one_line(refused, *parts)
+    assert (saved.read_bytes(), len(judge.chats)) == (consensus, sent)
+    # The same judges in another order, and runs without an evaluation, go on.
+    assert run_here(SCRIPT, tmp_path, *three[2:], *three[:2]).code == 0
+    write_csv(tmp_path, "o_ICL_open", {"p": "new"})
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/d", "--model", "o").code == 0
+    assert len(judge.chats) == sent + 1
+
+    kept = saved.read_bytes()
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/d", "--replace").code == 0
+    first = tmp_path / f"{saved.name}.previous1"
+    assert first.read_bytes() == kept
+    assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["name"] == "ollama/d"
+    sent = len(judge.chats)
+    assert run_here(SCRIPT, tmp_path, *three, "--replace", "--model", "m").code == 0
+    assert (first.read_bytes(), len(judge.chats)) == (kept, sent)
+    assert (tmp_path / f"{saved.name}.previous2").is_file()
+    # What is kept is no run, and a stale evaluation needs no --replace.
+    analysed = run_here("variance_analysis.py", tmp_path, "--mean_only")
+    assert (analysed.code, analysed.err) == (0, "")
+    write_csv(tmp_path, "n_ICL_open", {"p": "changed"})
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/d", "--model", "n").code == 0
+
+
+def test_an_evaluation_by_another_judge_is_kept_aside(judge: Judge, shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "published_results"
+    for file in source.glob("result_gpt-4o_ICL_open*"):
+        shutil.copyfile(file, tmp_path / file.name)
+    saved = tmp_path / "result_gpt-4o_ICL_open_evaluationllm.json"
+    published = saved.read_bytes()
+    finished = run_here(SCRIPT, tmp_path)
+    assert finished.code == 0
+    assert f"kept as {saved.name}.previous1" in finished.err
+    assert (tmp_path / f"{saved.name}.previous1").read_bytes() == published
+    assert run_here(SCRIPT, tmp_path, "--judge", "ollama/other").code == 0
+    assert '"ollama/llama3.3"' in (tmp_path / f"{saved.name}.previous2").read_text()
 
 
 # What a folder holds.
@@ -567,16 +682,17 @@ def test_a_filter_judges_those_runs_alone_and_the_comparison_has_all(judge: Judg
         write_csv(tmp_path, name, {"p": f"said by {name}"})
     assert run_here(SCRIPT, tmp_path, "--model", "b").code == 0
     assert judge.questions == [prompt_for("p", "said by b_ICL")]
-    finished = run_here(SCRIPT, tmp_path, "--model", "a", "--inference_mode", "ICL", "--prompt", "hardened")
+    words = ("--model", "a", "--inference_mode", "ICL", "--prompt", "hardened")
+    finished = run_here(SCRIPT, tmp_path, *words)
     assert len(judge.chats) == 2
     written = {file.name for file in tmp_path.glob("*_evaluationllm.json")}
     assert written == {f"result_{name}_evaluationllm.json" for name in ("a_ICL_open", "b_ICL")}
     compared = (tmp_path / "model_comparison_llm.txt").read_text()
     assert [line.split()[0] for line in compared.splitlines() if " ICL " in line] == ["a", "b"]
     # Each says by whom, since they were not judged alike.
-    assert "ollama/llama3.3, published prompt" in compared
-    assert "ollama/llama3.3, hardened prompt" in compared
-    assert "hardened prompt)" in finished.out
+    assert "ollama/llama3.3, published prompt, default options" in compared
+    assert "ollama/llama3.3, hardened prompt, temperature 0" in compared
+    assert "hardened prompt, temperature 0)" in finished.out
     assert "published" not in finished.out
 
 
@@ -662,12 +778,43 @@ def test_a_killed_judge_continues_without_repeating_requests(judge: Judge, tmp_p
 def test_verdicts_of_another_decoding_need_overwrite(judge: Judge, tmp_path: Path) -> None:
     write_csv(tmp_path, "m_ICL_open", {"p": "said"})
     assert run_here(SCRIPT, tmp_path).code == 0
-    says_in_one_line(run_here(SCRIPT, tmp_path, "--no-constrain"), "constrained", STORE, "--overwrite")
+    words = ("--constrain", "--replace")
+    says_in_one_line(last_line(run_here(SCRIPT, tmp_path, *words)), "temperature", STORE, "--overwrite")
     assert len(judge.chats) == 1
-    assert run_here(SCRIPT, tmp_path, "--no-constrain", "--overwrite").code == 0
+    assert run_here(SCRIPT, tmp_path, *words, "--overwrite").code == 0
     assert len(judge.chats) == 2
-    assert not judge.chats[1].body.get("format")
-    assert evaluation(tmp_path, "m_ICL_open")["judges"][0]["constrained"] is False
+    assert judge.chats[1].body["options"] == {"temperature": 0, "seed": 42}
+    assert judge.chats[1].body["format"] == {"type": "integer", "enum": [0, 1]}
+    assert evaluation(tmp_path, "m_ICL_open")["judges"] == [
+        {"name": "ollama/llama3.3", "temperature": 0, "seed": 42, "constrained": True}
+    ]
+    plain = run_here(SCRIPT, tmp_path, "--prompt", "hardened", "--no-constrain", "--replace")
+    assert plain.code == 0
+    assert not judge.chats[2].body.keys() & {"options", "format"}
+
+
+def test_verdicts_of_the_earlier_default_are_kept_apart_and_usable(judge: Judge, tmp_path: Path) -> None:
+    """Earlier versions decoded the published prompt at temperature 0, which is now --constrain."""
+    write_csv(tmp_path, "m_ICL_open", {"p": "said"})
+    for name, sent in (
+        ("ollama/llama3.3", {"temperature": 0, "seed": 42, "constrained": True}),
+        ("openai/x", {"max_tokens": 4096, "temperature": 0, "seed": 42, "constrained": False}),
+        ("anthropic/x", {"max_tokens": 4096, "temperature": 0, "constrained": False, "seed": 42}),
+    ):
+        service = "OpenAI-compatible" if name == "openai/x" else name.partition("/")[0]
+        identity = {"model": name, "service": service, **sent, "prompt": prompt_fingerprint("published")}
+        head = {"schema_version": 2, "replaces_result": False, "identity": identity, "started_at": "then"}
+        entry = JudgeRecord.of(Case("q p", "gold", "said"), Response("1"))
+        file = tmp_path / f"judge_{name.replace('/', '-')}_published.jsonl"
+        file.write_bytes(msgspec.json.encode(head) + b"\n" + msgspec.json.encode(entry) + b"\n")
+        before = file.read_bytes()
+        default = run_here(SCRIPT, tmp_path, "--judge", name, "--replace")
+        says_in_one_line(last_line(default), file.name, "temperature is 0 there", "--overwrite")
+        reused = run_here(SCRIPT, tmp_path, "--judge", name, "--replace", "--constrain")
+        assert "0 requests sent, 1 known from before" in reused.out, reused.err
+        assert evaluation(tmp_path, "m_ICL_open")["accuracy"] == 100
+        assert file.read_bytes() == before
+    assert not judge.chats
 
 
 # Errors.
@@ -688,7 +835,7 @@ def test_verdicts_of_another_decoding_need_overwrite(judge: Judge, tmp_path: Pat
             ["does not answer", "--base-url"],
         ),
         (
-            ["--judge", "openai/x", "--judge", "ollama/y", "--base-url", "http://x"],
+            ["--judge", "openai/x", "--judge", "ollama/y", "--judge", "ollama/z", "--base-url", "http://x"],
             {},
             ["--base-url", "OLLAMA_HOST"],
         ),

@@ -27,6 +27,7 @@ from smmile.data.dataset import DatasetSource, load_outlines, load_problems
 from smmile.data.problems import Outline, Problem
 from smmile.reporting.statistics import accuracy_interval, holm, wilson_interval
 from smmile.reporting.strata import (
+    EXAMPLE_FLAGS,
     FIRST_EXAMPLE_MATCHES,
     LAST_EXAMPLE_MATCHES,
     strata_table,
@@ -408,6 +409,9 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     assert list(found) == ["majority (baseline):ICL"]
     found, _ = strata_of(tmp_path, "em", "--dataset", "demo", "--perturbed")
     assert list(found) == ["majority (baseline):ICL", "majority (baseline) [shots-2]:ICL"]
+    plain, perturbed = found.values()  # whose examples may be others than the data set's
+    left_out = {key.rpartition("_")[0] for key in plain.keys() - perturbed.keys()}
+    assert left_out == EXAMPLE_FLAGS.keys()
 
 
 def test_problems_with_another_query_or_true_answer_are_left_out(data: Path, tmp_path: Path) -> None:

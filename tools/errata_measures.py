@@ -321,7 +321,7 @@ def _scores_without(
             if not left_out:
                 continue
             cells: list[object] = []
-            for metric in METRICS:
+            for metric in (key for key, one in METRICS.items() if not one.is_rated):
                 scores = runs.scores.get((run.name, metric))
                 change = _Change.of(scores, kept) if scores else None
                 cells.append(change or "-")
@@ -835,7 +835,7 @@ def _responses_by_base_problem(run: RunResults) -> dict[str, set[str | None]]:
 
 def _judged(published: Sequence[PublishedRuns]) -> dict[str, str]:
     """Calls to the judge, how many different ones are among them, and those judged in both ways."""
-    verdicts: dict[tuple[str, str, str | None], set[bool]] = defaultdict(set)
+    verdicts: dict[tuple[str, str, str | None], set[float]] = defaultdict(set)
     calls = 0
     for runs in published:
         for run in runs.open_runs:

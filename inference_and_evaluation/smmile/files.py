@@ -34,7 +34,7 @@ def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
         return
     draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
-        _remove_abandoned_drafts(file)
+        remove_abandoned_drafts(file)
         with draft.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -49,7 +49,7 @@ def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
         raise cannot_write(file, error) from error
 
 
-def _remove_abandoned_drafts(file: Path) -> None:
+def remove_abandoned_drafts(file: Path) -> None:
     """Remove temporary files of `file` whose processes were killed."""
     for draft in file.parent.glob(f"{glob.escape(file.name)}.*.tmp"):
         process = draft.name[len(file.name) + 1 : -len(".tmp")]

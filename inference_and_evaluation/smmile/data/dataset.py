@@ -64,15 +64,39 @@ def load_outlines(source: DatasetSource) -> list[Outline]:
     return outlines(rows, source=source.label)
 
 
+def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
+    """All rows, not validated; all columns, with nulls for images; the hub's revision if from there.
+
+    Raises UsageError if the data set cannot be read.
+    """
+    import pyarrow as pa
+
+    if source.path is None and source.name == "demo":
+        from smmile.data.demo import demo_rows
+
+        texts = pa.Table.from_pylist([item | {"image": None} for item in demo_rows()])
+        return list(_load_rows(source)[0]), texts, None
+    dataset, revision = _load_dataset(source)
+    texts = dataset.remove_columns("image").with_format("arrow")[:]
+    place = dataset.column_names.index("image")
+    texts = texts.add_column(place, "image", pa.nulls(len(texts)))
+    return list(_arrow_rows(dataset, source.label)), texts, revision
+
+
 def _load_rows(source: DatasetSource) -> tuple[Iterable[Row], str | None]:
     """The rows, and the hub's revision if they come from there."""
     if source.path is None and source.name == "demo":
         from smmile.data.demo import demo_rows
 
         return [_row(columns, columns["image"]["bytes"]) for columns in demo_rows()], None  # type: ignore[index]
+    dataset, revision = _load_dataset(source)
+    return _arrow_rows(dataset, source.label), revision
+
+
+def _load_dataset(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
     dataset, revision = _load_folder(source.path) if source.path else _load_hub(source)
     check_columns(dataset.column_names, source.label)
-    return _arrow_rows(dataset, source.label), revision
+    return dataset, revision
 
 
 def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
@@ -86,8 +110,10 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
             saved = datasets.load_from_disk(str(folder))
             return _one_split(saved if isinstance(saved, dict) else {SPLIT: saved}, folder.name), None
         _quiet(datasets)
-        builder = datasets.load_dataset_builder(str(folder.resolve()))
-        return _prepared(builder, folder.name), None
+        # A cache of its own, since only `_arrow_rows` can read an image that is stored once for many rows.
+        own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile")
+        builder = datasets.load_dataset_builder(str(folder.resolve()), cache_dir=own_cache)
+        return _prepared(builder, folder.name, images_once=True), None
     except _loading_errors() as error:
         empty = isinstance(error, FileNotFoundError | LookupError | StopIteration)
         why = "it contains no data files" if empty else one_line(_root_cause(error))
@@ -158,9 +184,11 @@ def _quiet(library: Any) -> None:
         library.disable_progress_bars()
 
 
-def _prepared(builder: datasets.DatasetBuilder, label: str) -> datasets.Dataset:
+def _prepared(
+    builder: datasets.DatasetBuilder, label: str, *, images_once: bool = False
+) -> datasets.Dataset:
     """The builder's rows, converted into the cache if they are not there yet."""
-    compat.convert_parquet_in_small_batches(builder)
+    compat.convert_parquet_in_small_batches(builder, images_once=images_once)
     builder.download_and_prepare()
     splits = builder.info.splits or {}
     return _one_split({name: name for name in splits}, label, builder)
@@ -181,8 +209,14 @@ def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
     """The rows; images are views into the memory-mapped file, neither copied nor decoded."""
     text_columns = [name for name in dataset.column_names if name != "image"]
     texts = dataset.select_columns(text_columns).with_format(None)
-    images = _stored_images(dataset.data.column("image"), label)
-    for columns, (image, path) in zip(texts, images, strict=True):
+    images: list[pa.Buffer | None] = []
+    for columns, (image, path) in zip(
+        texts, _stored_images(dataset.data.column("image"), label), strict=True
+    ):
+        equal = re.fullmatch(rf"{compat.EQUAL_TO_ROW}(\d{{1,9}})", path or "")
+        if image is None and equal and int(equal[1]) < len(images):
+            image, path = images[int(equal[1])], None
+        images.append(image)
         yield _row(columns, image, path)
 
 

@@ -23,6 +23,11 @@ class Triplet:
     answer: str
     image: StoredImage | None
 
+    @property
+    def image_sha256(self) -> str | None:
+        """The SHA-256 of the stored image; None without one."""
+        return self.image.sha256 if self.image else None
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -128,9 +128,10 @@ def _inspect(rows: Sequence[Row], image_dir: Path) -> Iterable[_Inspected]:
     found: list[Buffer | None] = [
         row.image if row.image is not None else supplied[row.image_url or ""] for row in rows
     ]
-    verdicts = inspect_images(data for data in found if data is not None)
+    distinct = {id(data): data for data in found if data is not None}
+    verdicts = dict(zip(distinct, inspect_images(distinct.values()), strict=True))
     for row, data in zip(rows, found, strict=True):
-        yield _Inspected(row, None, None) if data is None else _Inspected(row, *next(verdicts))
+        yield _Inspected(row, *verdicts.get(id(data), (None, None)))
 
 
 def _shared_names(urls: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -56,6 +56,18 @@ def analyse(scores: Iterable[Scores], *, resamples: int = 1000, seed: int = 42) 
 
 def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
     clusters = scores.clusters
+    if rated := scores.rated:
+        rows, problems = rated.rows, rated.problems
+        return Analysis(
+            scores=scores,
+            bootstrap_sd=rows.standard_error,
+            clustered_se=rows.standard_error,
+            interval=(rows.low, rows.high),
+            macro_accuracy=problems.value,
+            macro_se=problems.standard_error,
+            macro_interval=(problems.low, problems.high),
+            base_problems=len(set(clusters)),
+        )
     deviation = bootstrap_standard_deviation(
         scores.correct_count, scores.total, resamples=resamples, seed=seed
     )
@@ -117,6 +129,8 @@ def results_table(
         title += f"± bootstrap: standard deviation over {resamples:,} resamples of the rows.\n"
     if clustered:
         title += "± clustered: standard error; the permutations of one problem are one cluster.\n"
+    if any(analysis.scores.rated for analysis in analyses):
+        title += "Expert: estimated for all answers from those rated, with its standard error.\n"
     if permuted:
         title += "Macro: the mean of the base problems' accuracies, each with equal weight.\n"
     secondary = ["Base problems", "Of answered %", "Answered %", "Problems"]
@@ -159,6 +173,8 @@ def table_in_latex(
         "clustered": ", with the standard error clustered by base problem",
         None: "",
     }[error]
+    if error == "published" and any(analysis.scores.rated for analysis in analyses):
+        bars += " (by experts, the standard error)"
     what = "Accuracy"
     if average == "problems":
         what = "Macro accuracy"

@@ -427,7 +427,7 @@ class _Matched:
             standard_error=None if paired.standard_error is None else paired.standard_error * 100,
             interval=paired.interval.percent,
             smallest_detectable=paired.smallest_detectable * 100,
-            test="cluster sign-flip" if paired.is_clustered else "exact McNemar",
+            test="cluster sign-flip" if paired.by_sign_flips else "exact McNemar",
             p_value=paired.p_value,
             p_holm=p_holm,
             significant=p_holm < ALPHA,
@@ -458,12 +458,13 @@ def common_problems(first: Scores, second: Scores) -> Sequence[tuple[int, int]]:
 
 
 def at_places(run: Scores, places: Sequence[int]) -> Scores:
-    """The run with the problems at these places alone."""
+    """The run with the problems at these places alone, and their accuracy."""
     return replace(
         run,
         problem_ids=tuple(run.problem_ids[place] for place in places),
         correct=tuple(run.correct[place] for place in places),
         answered=tuple(run.answered[place] for place in places),
+        rated=None,
     )
 
 
@@ -616,7 +617,7 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
     if found.missing:
         why = "their options are not known; evaluate_MCQA.py reads the mean number of options"
         if found.average == "problems":
-            why = "by problems that takes the options, which published CSV files lack"
+            why = "their options by problem are not known; evaluate_MCQA.py finds them"
         names = one_line(", ".join(found.missing))
         parts.append(textwrap.fill(f"not compared, as {why}: {names}", 79) + "\n")
     return "\n".join(parts)

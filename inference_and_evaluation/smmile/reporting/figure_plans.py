@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smmile.reporting.experiments import EVIDENCE, Effects, EvidenceLoss, ExperimentReport, ShotsCurve
+from smmile.reporting.order import PLACES, OrderAnalysis, Place, PlaceContrast
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.statistics import Average, accuracy_interval, mean, wilson_interval
 from smmile.reporting.strata import EXAMPLE_FLAGS, FEW_PROBLEMS, Stratum, flag_title
@@ -22,9 +23,12 @@ from smmile.task import MODES, InferenceMode
 
 @dataclass(frozen=True)
 class Point:
-    """An accuracy with its interval (None: it has none), in per cent; `published` ones are hollow."""
+    """An accuracy with its interval (None: it has none), in per cent; `published` ones are hollow.
 
-    mode: InferenceMode
+    `mode` is the run's, or the place of the examples that the point is about.
+    """
+
+    mode: InferenceMode | Place
     accuracy: float
     interval: tuple[float, float] | None = None
     published: bool = False
@@ -56,7 +60,7 @@ class Panel:
     """Rows on one axis, with a rule above the row number `rule`.
 
     `lines` are levels to compare with, in per cent, by their name in the legend. Without `labelled` the
-    rows are those of the panel to the left.
+    rows are those of the panel to the left. Points may be under 0 where they are differences.
     """
 
     title: str
@@ -64,23 +68,23 @@ class Panel:
     rule: int | None = None
     lines: Mapping[str, float] = field(default_factory=dict)
     labelled: bool = True
+    axis: str = "Accuracy (%)"
 
 
 @dataclass(frozen=True)
 class DotPlot:
     """A figure: columns of panels, a title above and a note below.
 
-    With `whole_scale` every axis goes to 100 %, else as far as it must, or over `limits`. `legend` has
-    names for kinds of points (mode, and whether hollow) in place of the default ones.
+    With `whole_scale` every axis goes to 100 %, else as far as its panel needs, or with `same_scale` any
+    panel. `legend` has names for kinds of points (mode, and whether hollow) in place of the default ones.
     """
 
     title: str
     columns: tuple[tuple[Panel, ...], ...]
     note: str
     whole_scale: bool = False
-    axis: str = "Accuracy (%)"
-    limits: tuple[float, float] | None = None
-    legend: Mapping[tuple[InferenceMode, bool], str] = field(default_factory=dict)
+    same_scale: bool = False
+    legend: Mapping[tuple[InferenceMode | Place, bool], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,65 @@ def _model_label(model: str, perturbation: str = "") -> str:
     """The model as the paper calls it, without its footnotes; another by its name in files."""
     name = re.sub(r"\$.*?\$", "", latex_name(model) or "") or model
     return f"{name} [{perturbation}]" if perturbation else name
+
+
+# The order of examples.
+
+
+def order_plan(metric: str, analysis: OrderAnalysis) -> DotPlot:
+    """Worst to best order of every model under `metric`, and the effects of the place of an example."""
+    variance = [one for one in analysis.variance if one.metric == metric]
+    models = list(dict.fromkeys((one.run.model, one.run.perturbation) for one in variance))
+    task_format = METRICS[metric].task_format
+    orders: dict[tuple[str, str], list[Point]] = {model: [] for model in models}
+    for one in variance:
+        point = Point(one.run.mode, one.accuracy, (one.worst, one.best))
+        orders[one.run.model, one.run.perturbation].append(point)
+
+    def by_place(contrasts: Sequence[PlaceContrast]) -> dict[tuple[str, str], list[Point]]:
+        points: dict[tuple[str, str], list[Point]] = {model: [] for model in models}
+        for one in contrasts:
+            point = Point(one.place, one.difference, one.interval)
+            points[one.run.model, one.run.perturbation].append(point)
+        return points
+
+    accuracy = by_place([one for one in analysis.accuracy_by_place if one.metric == metric])
+    copying = by_place([one for one in analysis.copying if one.run.task_format == task_format])
+    baselines = sum(model in BASELINES for model, _ in models)
+    panels = [
+        Panel(
+            title,
+            tuple(
+                Row(_model_label(*model), tuple(points[model]), slanted=model[0] in BASELINES)
+                for model in models
+            ),
+            baselines if 0 < baselines < len(models) else None,
+            labelled=points is orders,
+            axis=axis,
+        )
+        for title, points, axis in (
+            ("Worst to best order", orders, "Base problems (%)"),
+            ("Answer in this place", accuracy, "Accuracy, difference (points)"),
+            ("Copied from this place", copying, "Copied, difference (points)"),
+        )
+        if any(points.values())
+    ]
+    note = (
+        "Left: from the base problems correct in every order to those correct in at least one, with the "
+        "macro average. 0-shot runs have no examples: they vary by sampling, and in multiple choice by the "
+        "order of the options."
+    )
+    if len(panels) > 1:
+        note += (
+            " Middle: accuracy with the query's answer in the place minus without. Right: how often the "
+            "response is the answer in the place, beyond other orders. Both within base problems, with "
+            "95 % intervals."
+        )
+    title = f"Order of the examples: {METRICS[metric].title}"
+    legend: dict[tuple[InferenceMode | Place, bool], str] = {
+        (place, False): f"{place} example{'s' * (place == 'middle')}" for place in PLACES
+    }
+    return DotPlot(title, tuple((one,) for one in panels), note, legend=legend)
 
 
 # Strata.
@@ -344,18 +407,14 @@ def _evidence_plan(effects: Effects) -> DotPlot:
     for kind in (kind for kind in EVIDENCE if any(one.evidence == kind for one in effects.evidence)):
         rows = [_evidence_row(model, losses.get((kind, model))) for model in models]
         labelled = len(panels) % _EVIDENCE_COLUMNS == 0
-        panels.append(Panel(kind, tuple(rows), lines={"no loss": 0.0}, labelled=labelled))
-    drawn = [row for panel in panels for row in panel.rows]
-    bounds = [0.0, *(bound for row in drawn for point in row.points for bound in point.interval or ())]
-    bounds += [level for row in drawn for level in row.lines.values()]
+        panels.append(Panel(kind, tuple(rows), labelled=labelled, axis="Lost"))
     columns = min(len(panels), _EVIDENCE_COLUMNS)
     return DotPlot(
         f"{METRICS[effects.metric].title}: what is lost without a kind of evidence",
         tuple(tuple(panels[start::_EVIDENCE_COLUMNS]) for start in range(columns)),
         "Bars: 95 % intervals. Majority baseline, chance: a loss of so many points leaves their accuracy."
         + _weight_note(effects.average),
-        axis="Lost",
-        limits=(min(bounds), max(bounds)),
+        same_scale=True,
         legend={("ICL", False): "points", ("ICL", True): "% of the clean run's correct answers"},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smmile.errors import one_line
 from smmile.reporting.figure_plans import CurvePlot, DotPlot, HeatMap, Panel, Plan, Row
-from smmile.task import MODES, InferenceMode
+from smmile.reporting.order import Place
+from smmile.task import InferenceMode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 class Look:
     """Colours and the kind of file of one of the places where a figure is seen.
 
-    The colours of modes are from Okabe and Ito's palette, which is safe for colour-blind readers; the
-    modes have different markers besides.
+    The colours of modes and places of examples are from Okabe and Ito's palette (on white, its
+    purple darkened), which is safe for colour-blind readers; they have different markers besides.
     """
 
     name: Literal["print", "light", "dark"]
@@ -37,12 +38,18 @@ class Look:
     quiet: str  # rules, grids, frames
     band: str  # behind every other row
     few: str  # points and labels of few problems
-    modes: Mapping[InferenceMode, str]
+    modes: Mapping[InferenceMode | Place, str]
 
 
 FileKind = Literal["pdf", "png", "svg"]
 
-_ON_WHITE: Mapping[InferenceMode, str] = {"0-shot": "#D55E00", "ICL": "#0072B2"}
+_ON_WHITE: Mapping[InferenceMode | Place, str] = {
+    "0-shot": "#D55E00",
+    "ICL": "#0072B2",
+    "first": "#009E73",
+    "middle": "#000000",
+    "last": "#B85C92",
+}
 LOOKS = (
     Look("print", "#FFFFFF", "#000000", "#B8B8B8", "#F3F3F3", "#757575", _ON_WHITE),
     Look("light", "#FFFFFF", "#1F2328", "#B4BAC1", "#F3F5F7", "#6B737C", _ON_WHITE),
@@ -53,12 +60,26 @@ LOOKS = (
         "#4A525C",
         "#161C24",
         "#7D8590",
-        {"0-shot": "#E69F00", "ICL": "#56B4E9"},
+        {
+            "0-shot": "#E69F00",
+            "ICL": "#56B4E9",
+            "first": "#009E73",
+            "middle": "#FFFFFF",
+            "last": "#CC79A7",
+        },
     ),
 )
 
-_MARKERS: Mapping[InferenceMode, str] = {"0-shot": "o", "ICL": "D"}
-_LINE_STYLES = {"majority baseline": (0, (1, 1.5)), "chance": (0, (5, 2)), "no loss": "solid"}
+# In the order of rows and legends.
+_MARKERS: Mapping[InferenceMode | Place, str] = {
+    "0-shot": "o",
+    "ICL": "D",
+    "first": "<",
+    "middle": "s",
+    "last": ">",
+}
+_KINDS = list(_MARKERS)
+_LINE_STYLES = {"majority baseline": (0, (1, 1.5)), "chance": (0, (5, 2))}
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that figures are the same everywhere
 _TEXT, _TITLE = 7.5, 9.0
 _WIDTH = 7.2
@@ -130,7 +151,7 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
     panels = [panel for column in plan.columns for panel in column]
     kinds = sorted(
         {(point.mode, point.published) for panel in panels for row in panel.rows for point in row.points},
-        key=lambda kind: (-MODES.index(kind[0]), kind[1]),
+        key=lambda kind: (_KINDS.index(kind[0]), kind[1]),
     )
     row_height = max(0.16, 0.05 + 0.085 * len(kinds))
     label_limit = min(1.9, 0.65 * _WIDTH / sum(column[0].labelled for column in plan.columns))
@@ -149,8 +170,8 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
         for index, panel in enumerate(column):
             axes = figure.add_subplot(grid[index])
             limit = label_limit if panel.labelled else 0
-            upper = 103.0 if plan.whole_scale else _upper(panel)
-            _draw_panel(axes, panel, plan.limits or (0.0, upper), limit, look, kinds)
+            limits = (0.0, 103.0) if plan.whole_scale else _limits(panels if plan.same_scale else [panel])
+            _draw_panel(axes, panel, limits, limit, look, kinds)
             if plan.whole_scale:  # the title begins where the labels do, at the column's left edge
                 title = shortened(panel.title, (_WIDTH / len(heights) - 0.2) / _BOLD, _TEXT + 0.5)
                 start = (number / len(heights), 1.0)
@@ -165,7 +186,7 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
                 text.set_in_layout(False)
             else:
                 axes.set_title(panel.title, color=look.text)
-        axes.set_xlabel(plan.axis, color=look.text)
+        axes.set_xlabel(column[-1].axis, color=look.text)
         if spare > 1:
             figure.add_subplot(grid[-1]).set_axis_off()
     levels = [*(row.lines for panel in panels for row in panel.rows), *(panel.lines for panel in panels)]
@@ -180,12 +201,16 @@ def _panel_title(look: Look) -> dict[str, Any]:
     return {"size": _TEXT + 0.5, "weight": "bold", "color": look.text}
 
 
-def _upper(panel: Panel) -> float:
-    """The end of the panel's axis: all that is drawn, and some space."""
-    ends = [*panel.lines.values(), 5.0]
-    for row in panel.rows:
-        ends += [point.interval[1] if point.interval else point.accuracy for point in row.points]
-    return min(103.0, max(ends) * 1.06)
+def _limits(panels: Iterable[Panel]) -> tuple[float, float]:
+    """The lowest value drawn in `panels`, 0 or less, and the highest with some space."""
+    values = [0.0, 5.0]
+    for panel in panels:
+        values += panel.lines.values()
+        for row in panel.rows:
+            values += row.lines.values()
+            for point in row.points:
+                values += point.interval or (point.accuracy,)
+    return min(values), min(103.0, max(values) * 1.06)
 
 
 def _draw_panel(
@@ -194,13 +219,14 @@ def _draw_panel(
     limits: tuple[float, float],
     label_limit: float,
     look: Look,
-    kinds: Sequence[tuple[InferenceMode, bool]],
+    kinds: Sequence[tuple[InferenceMode | Place, bool]],
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
     count = len(panel.rows)
-    low, upper = limits
-    axes.set(xlim=(low - 0.03 * (upper - low), upper), ylim=(count - 0.5, -0.5), facecolor="none")
+    low, high = limits
+    margin = 0.03 * (high - low)  # for the markers at the lowest value
+    axes.set(xlim=(low - margin, high), ylim=(count - 0.5, -0.5), facecolor="none")
     axes.set_title(" ")  # keeps its height free
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -213,6 +239,8 @@ def _draw_panel(
         axes.axhspan(index - 0.5, index + 0.5, color=look.band, linewidth=0, zorder=0)
     if panel.rule is not None:
         axes.axhline(panel.rule - 0.5, color=look.quiet, linewidth=0.8, zorder=1)
+    if low < 0:
+        axes.axvline(0, color=look.quiet, linewidth=0.8, zorder=1.5)
     for name, level in panel.lines.items():
         axes.axvline(level, zorder=1.5, **_line(name, look))
     _label_rows(axes, panel.rows if label_limit else (), label_limit, look)
@@ -238,7 +266,7 @@ def _label_rows(axes: Axes, rows: Sequence[Row], limit: float, look: Look) -> No
         label.set_fontstyle("oblique" if row.slanted else "normal")
 
 
-def _marker(kind: tuple[InferenceMode, bool], colour: str, look: Look) -> dict[str, Any]:
+def _marker(kind: tuple[InferenceMode | Place, bool], colour: str, look: Look) -> dict[str, Any]:
     mode, published = kind
     return {
         "marker": _MARKERS[mode],
@@ -257,7 +285,7 @@ def _line(name: str, look: Look) -> dict[str, Any]:
 def _frame(
     figure: Figure, title: str, note: str, look: Look, entries: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Adds the title with the legend's `entries` (a line's style by its name), and the note."""
+    """Adds the title with the legend's `entries` (a shape by its name), and the note."""
     from matplotlib.lines import Line2D
 
     handles = []

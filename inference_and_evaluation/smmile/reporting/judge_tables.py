@@ -14,11 +14,14 @@ from smmile.scoring.judge.judged_runs import JudgedRun
 def judged_table(runs: Sequence[JudgedRun], layout: Layout = WHOLE) -> str:
     """All runs side by side under a line that says who has judged; each with its unscored answers.
 
-    Where some were judged otherwise than others, each says by whom. With several judges, their ties and
-    what each alone would give.
+    Where answers are unscored, the accuracy if they were correct. Where some runs were judged otherwise
+    than others, each says by whom. With several judges, their ties and what each alone would give.
     """
     labels = dict.fromkeys(run.label for run in runs)
-    more = {"Unscored": {run.name: str(run.file.llm_err_count or 0) for run in runs}}
+    more = {"Unscored": {run.name: str(run.unscored) for run in runs}}
+    highest = {run.name: run.scores.accuracy + 100 * run.unscored / run.scores.total for run in runs}
+    if any(run.unscored for run in runs):
+        more["Upper bound %"] = {name: percent(accuracy) for name, accuracy in highest.items()}
     several = [run for run in runs if len(run.judges) > 1]
     if several:
         more["Ties"] = {run.name: str(len(run.file.ties or [])) for run in runs}
@@ -27,7 +30,7 @@ def judged_table(runs: Sequence[JudgedRun], layout: Layout = WHOLE) -> str:
     if len(labels) > 1:
         more["Judge"] = {run.name: run.label for run in runs}
     judge = f" ({one_line(next(iter(labels)))})" if len(labels) == 1 else ""
-    treated = "errors, unscored answers and ties" if several else "errors and unscored answers"
+    treated = "errors and unscored answers (ties too)" if several else "errors and unscored answers"
     table = comparison_table([run.scores for run in runs], more, layout)
     return f"LLM as a judge{judge}, {treated} count as incorrect\n\n{table}"
 

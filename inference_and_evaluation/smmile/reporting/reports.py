@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,31 @@ class Report:
 
 
 def open_report(
-    args: argparse.Namespace, metrics: Collection[str] | None = None, *, across_runs: bool = True
+    args: argparse.Namespace,
+    metrics: Collection[str] | None = None,
+    *,
+    across_runs: bool = True,
+    samples: bool = False,
 ) -> Report:
     """Read the scores that a command line asks for, under `metrics` (None: all), and print all warnings.
 
     `args` are those of the scoring flags, `--metric` and `--mcqa`. A report `across_runs` has a warning if
-    these are on different problems. Raises UsageError where there is
-    nothing to show.
+    these are on different problems. Runs of which experts rated a sample are left out, with a warning,
+    except in a report of `samples`. Raises UsageError where there is nothing to show.
     """
     options = ScoringOptions(reextract=args.mcqa == "reread")
     found = read_scores(args.results_dir, metrics=metrics, options=options)
     selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
     selection = selection.resolved(found.names, args.results_dir)
+    left_out = [run for run in found.scores if run.rated and run.rated.is_sample and not samples]
+    found = replace(found, scores=tuple(run for run in found.scores if run not in left_out))
     shown = found.select(selection, args.metric)
+    if any(selection.shows(run.name) and args.metric in (None, run.metric) for run in left_out):
+        line = "experts rated samples of answers, and this takes ratings of all; variance_analysis.py and "
+        line += "expert_report.txt have the accuracies by experts"
+        if args.metric and not shown.scores:
+            raise UsageError(line)
+        print(f"warning: {line}", file=sys.stderr)
     for message in shown.messages:
         print(message, file=sys.stderr)
     if across_runs and (others := other_queries(shown.scores)):
@@ -94,14 +106,32 @@ def chance_levels(folder: Path) -> dict[RunName, float]:
 
     The options of a published CSV are known to evaluate_MCQA.py alone.
     """
+    return {
+        name: level
+        for name, content in _choice_evaluations(folder).items()
+        if isinstance(level := content.get("chance_level"), float) and 0 <= level <= 100
+    }
+
+
+def with_chances(runs: Iterable[Scores], folder: Path) -> list[Scores]:
+    """The runs, published ones with the `chances` that evaluate_MCQA.py has found."""
+    counts = {name: content.get("option_counts") for name, content in _choice_evaluations(folder).items()}
+    found = []
+    for run in runs:
+        numbers = counts.get(run.name) if run.metric == "mcqa" and not run.chances else None
+        if isinstance(numbers, dict) and all(isinstance(one, int) and one > 0 for one in numbers.values()):
+            run = replace(run, chances={problem_id: 1 / number for problem_id, number in numbers.items()})
+        found.append(run)
+    return found
+
+
+def _choice_evaluations(folder: Path) -> dict[RunName, dict[str, Any]]:
     import msgspec
 
     found = {}
     for name, file in evaluation_files(folder, METRICS["mcqa"]).items():
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            level = msgspec.json.decode(file.read_bytes(), type=dict[str, Any]).get("chance_level")
-            if isinstance(level, float) and 0 <= level <= 100:
-                found[name] = level
+            found[name] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ Average = Literal["rows", "problems"]
 AVERAGES: tuple[Average, ...] = ("rows", "problems")
 
 
-def bootstrap_standard_deviation(correct: int, total: int, *, resamples: int, seed: int) -> float:
+def bootstrap_standard_deviation(correct: float, total: int, *, resamples: int, seed: int) -> float:
     """The standard deviation of the accuracy over bootstrap resamples of the rows (a share, 0..1).
 
     Drawing `total` rows with replacement from 0/1 scores of which `correct` are 1 makes their sum a
@@ -72,8 +72,10 @@ class Interval:
         return self.low * 100, self.high * 100
 
 
-def wilson_interval(correct: float, total: float, confidence: float = 0.95) -> Interval:
-    """The score interval for a share of independent rows.
+def wilson_interval(
+    correct: float, total: float, confidence: float = 0.95, degrees_of_freedom: float = math.inf
+) -> Interval:
+    """The score interval for a share of independent rows, by Student's t for finite `degrees_of_freedom`.
 
     The p that a z test would not reject: (p^ + z^2/2n ± z sqrt(p^(1-p^)/n + z^2/4n^2)) / (1 + z^2/n).
     Wilson 1927, "Probable inference, the law of succession, and statistical inference". At n of about 100
@@ -82,7 +84,7 @@ def wilson_interval(correct: float, total: float, confidence: float = 0.95) -> I
     """
     if not 0 <= correct <= total or total < 1:
         raise ValueError(f"no interval for {correct} of {total}")
-    return _wilson(correct / total, total, _quantile(confidence, math.inf))
+    return _wilson(correct / total, total, _quantile(confidence, degrees_of_freedom))
 
 
 def _wilson(share: float, size: float, quantile: float) -> Interval:
@@ -174,12 +176,81 @@ def _intracluster_correlation(
     totals: NDArray[np.float64], sizes: NDArray[np.float64], squares: NDArray[np.float64]
 ) -> float:
     """(MSB - MSW) / (MSB + (m - 1) MSW), m = (n - sum size^2 / n) / (clusters - 1), cut to 0..1."""
-    rows, count = float(sizes.sum()), len(sizes)
-    mean = float(totals.sum()) / rows
-    between = float((sizes * (totals / sizes - mean) ** 2).sum()) / (count - 1)
-    within = float((squares - totals**2 / sizes).sum()) / (rows - count)
-    typical = (rows - float((sizes**2).sum()) / rows) / (count - 1)
-    return min(1.0, max(0.0, (between - within) / (between + (typical - 1) * within)))
+    found = _correlation(*_mean_squares(totals, sizes, squares))
+    return min(1.0, max(0.0, float(found)))
+
+
+def _correlation(between: Any, within: Any, typical: Any) -> Any:
+    return (between - within) / (between + (typical - 1) * within)
+
+
+def _mean_squares(
+    totals: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    leave_one_out: bool = False,
+) -> tuple[Any, Any, Any]:
+    """MSB, MSW and m of all clusters, or (arrays) of all but one, for each that is left out."""
+
+    def total(values: NDArray[np.float64]) -> Any:
+        return values.sum() - values if leave_one_out else values.sum()
+
+    rows, count, parts = total(sizes), len(sizes) - leave_one_out, totals**2 / sizes
+    between = (total(parts) - total(totals) ** 2 / rows) / (count - 1)
+    within = total(squares - parts) / (rows - count)
+    return between, within, (rows - total(sizes**2) / rows) / (count - 1)
+
+
+@dataclass(frozen=True)
+class VarianceComponents:
+    """The variance of scores `between` clusters and `within` them, and their intra-cluster correlation.
+
+    `correlation` is between / (between + within); its `interval` is None where it cannot be estimated.
+    """
+
+    between: float
+    within: float
+    correlation: float
+    interval: Interval | None
+
+
+def variance_components(
+    values: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
+) -> VarianceComponents | None:
+    """The variance components of `values`; None where all are equal, or no cluster has two rows.
+
+    The analysis-of-variance estimator, which holds for 0/1 values and clusters of any sizes: within = MSW,
+    between = (MSB - MSW) / m, cut at 0, as in `effective_sample` (Donner 1986, "A review of inference
+    procedures for the intraclass correlation coefficient in the one-way random effects model"; Ridout,
+    Demetrio & Firth 1999, "Estimating intraclass correlation for binary data"). The interval is the
+    jackknife's over clusters on Fisher's scale, log((1 + (m - 1) r) / (1 - r)) / 2, with Student's t at
+    one degree of freedom less than clusters (Arvesen & Schmitz 1970, "Robust procedures for variance
+    component problems using the jackknife"), cut to 0..1. There is none for fewer than three clusters, or
+    where fewer than two vary within. Raises ValueError as `effective_sample`.
+    """
+    import numpy as np
+
+    totals, sizes, squares = _by_cluster(values, clusters)
+    count = len(sizes)
+    if count < 2 or count == len(values) or len(set(values)) == 1:
+        return None
+    between, within, typical = map(float, _mean_squares(totals, sizes, squares))
+    component = max(0.0, (between - within) / typical)
+    interval = None
+    if count > 2 and np.count_nonzero(squares - totals**2 / sizes > 1e-9) > 1:
+
+        def scaled(correlation: Any) -> Any:
+            least = -0.999 / (typical - 1)
+            correlation = np.maximum(correlation, least)
+            return np.log((1 + (typical - 1) * correlation) / (1 - correlation)) / 2
+
+        left = scaled(_correlation(*_mean_squares(totals, sizes, squares, leave_one_out=True)))
+        error = math.sqrt((count - 1) / count * float(((left - left.mean()) ** 2).sum()))
+        centre = float(scaled(_correlation(between, within, typical)))
+        half = _quantile(confidence, count - 1) * error
+        powers = [math.exp(2 * bound) for bound in (centre - half, centre + half)]
+        interval = Interval(*(max(0.0, (power - 1) / (power + typical - 1)) for power in powers))
+    return VarianceComponents(component, within, component / (component + within), interval)
 
 
 def _by_cluster(
@@ -278,6 +349,9 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     total = first_only + second_only
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), total, 0.5))) if total else 1.0
 
+
+# Means of up to six experts' ratings are multiples of 1 / this number.
+_RATING_STEPS = 60
 
 # Clusters' means are compared as multiples of 1 / this number, or exactly where they are such.
 _STEPS = 840
@@ -408,6 +482,7 @@ class PairedDifference:
     p_value: float
     smallest_detectable: float
     equivalence_p: float | None = None
+    by_sign_flips: bool = False
 
     @property
     def is_clustered(self) -> bool:
@@ -416,8 +491,8 @@ class PairedDifference:
 
 
 def paired_difference(
-    first: Sequence[bool],
-    second: Sequence[bool],
+    first: Sequence[float],
+    second: Sequence[float],
     clusters: Sequence[Hashable],
     confidence: float = 0.95,
     average: Average = "rows",
@@ -427,23 +502,27 @@ def paired_difference(
 
     The interval is Tango's; with clusters it is Tango's on the effective sample size of the rows'
     differences, with Student's t for z. The p is that of McNemar's exact test, with clusters that of the
-    sign-flip test. A p and an interval come from different tests, so close to the border one may say yes
-    and the other no: the p decides. Raises ValueError where the three have not one length, or are empty.
+    sign-flip test, as with scores between 0 and 1 (where the interval is on the safe side). A p and an
+    interval come from different tests, so close to the border one may say yes and the other no: the p
+    decides. Raises ValueError where the three have not one length, or are empty.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} scores are not paired")
-    differences = [bool(one) - bool(other) for one, other in zip(first, second, strict=True)]
+    differences = [one - other for one, other in zip(first, second, strict=True)]
+    is_whole = all(one in (-1, 0, 1) for one in differences)
     sample = effective_sample(differences, clusters, average)
     rows, count = len(differences), len(set(clusters))
-    first_only, second_only = differences.count(1), differences.count(-1)
-    first_share = mean([one == 1 for one in differences], clusters, average)
-    second_share = mean([one == -1 for one in differences], clusters, average)
+    first_only, second_only = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
+    first_share = mean([max(one, 0) for one in differences], clusters, average)
+    second_share = mean([max(-one, 0) for one in differences], clusters, average)
     effective = first_share * sample.size, second_share * sample.size, sample.size
     freedom = sample.degrees_of_freedom
     interval = tango_interval(*effective, _quantile(confidence, freedom))
     equivalence = None if margin is None else equivalence_test(*effective, margin, freedom)
-    if count < rows:
-        p_value = sign_flip_test(differences, clusters, average)
+    by_sign_flips = count < rows or not is_whole
+    if by_sign_flips:
+        steps = [round(one * (1 if is_whole else _RATING_STEPS)) for one in differences]
+        p_value = sign_flip_test(steps, clusters, average)
     else:
         p_value = mcnemar_exact(first_only, second_only)
     discordant = ((first_share + second_share) * sample.size + 2) / (sample.size + 2)
@@ -460,10 +539,11 @@ def paired_difference(
         p_value=p_value,
         smallest_detectable=smallest_detectable_difference(sample.size, discordant),
         equivalence_p=equivalence,
+        by_sign_flips=by_sign_flips,
     )
 
 
-def within_difference(clusters: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> PairedDifference:
+def within_difference(clusters: Sequence[tuple[Sequence[float], Sequence[float]]]) -> PairedDifference:
     """The difference between two kinds of rows, each cluster compared with itself.
 
     A cluster holds the scores of its rows of the first kind and those of the second. The difference is the

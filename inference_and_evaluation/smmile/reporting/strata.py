@@ -49,7 +49,7 @@ class Stratum:
     flag: str
     value: str
     total: int
-    correct: int
+    correct: float
     base_problems: int
     interval: Interval
 
@@ -93,15 +93,13 @@ def within_contrasts(run: Scores, outlines: Mapping[str, Outline]) -> list[Withi
     """
     found: list[tuple[str, PairedDifference]] = []
     for flag in (FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES):
-        members: dict[str, dict[str, list[bool]]] = {}
-        for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
-            if problem_id in outlines:
-                value = _flags(outlines[problem_id], with_examples=run.name.mode == "ICL")[flag]
-                of_problem = members.setdefault(base_problem_id(problem_id), {"true": [], "false": []})
-                of_problem[value].append(correct)
-        both = [(one["true"], one["false"]) for one in members.values() if one["true"] and one["false"]]
-        if both:
-            found.append((flag, within_difference(both)))
+        holds = {
+            problem_id: flags[flag] == "true"
+            for problem_id, outline in outlines.items()
+            if flag in (flags := _flags(outline, run.name))
+        }
+        if paired := difference_within(run, holds):
+            found.append((flag, paired))
     adjusted = holm([one.p_value for _, one in found])
     return [
         WithinContrast(
@@ -121,6 +119,21 @@ def within_contrasts(run: Scores, outlines: Mapping[str, Outline]) -> list[Withi
     ]
 
 
+def difference_within(run: Scores, holds: Mapping[str, bool]) -> PairedDifference | None:
+    """The orders of a run for which something `holds` (by problem id) against those for which not.
+
+    Of the problems in `holds`, those whose base problem has orders of both kinds count, see
+    `statistics.within_difference`. None where there are none.
+    """
+    members: dict[str, tuple[list[float], list[float]]] = {}
+    for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
+        if problem_id in holds:
+            with_it, without = members.setdefault(base_problem_id(problem_id), ([], []))
+            (with_it if holds[problem_id] else without).append(correct)
+    both = [kinds for kinds in members.values() if all(kinds)]
+    return within_difference(both) if both else None
+
+
 def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[Stratum]:
     """The strata of every run, flag by flag, the largest first (numbers of examples ascending).
 
@@ -137,12 +150,9 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
             for problem_id, correct in zip(run.problem_ids, run.correct, strict=True)
             if problem_id in outlines
         ]
-        values = [
-            (_flags(outline, with_examples=run.name.mode == "ICL"), outline, correct)
-            for outline, correct in known
-        ]
+        values = [(_flags(outline, run.name), outline, correct) for outline, correct in known]
         for flag in flags:
-            members: dict[str, list[tuple[str, bool]]] = {}
+            members: dict[str, list[tuple[str, float]]] = {}
             for of_problem, outline, correct in values:
                 if flag in of_problem:
                     cluster = base_problem_id(outline.problem_id)
@@ -204,9 +214,12 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
     )
 
 
-def _flags(outline: Outline, *, with_examples: bool) -> dict[str, str]:
+def _flags(outline: Outline, run: RunName) -> dict[str, str]:
+    """The problem's flags in a run; without those about the examples if these may be perturbed."""
+    if run.perturbation:
+        return dict(outline.flags)
     *examples, answer = outline.answers
-    if not with_examples:
+    if run.mode == "0-shot":
         examples = []
     return {
         **outline.flags,
@@ -220,7 +233,7 @@ def _truth(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, bool]]) -> Stratum:
+def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, float]]) -> Stratum:
     clusters = [cluster for cluster, _ in members]
     scores = [correct for _, correct in members]
     interval = accuracy_interval(scores, clusters)

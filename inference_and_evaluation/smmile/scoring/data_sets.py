@@ -21,7 +21,7 @@ class ProblemsOfRuns:
 
     def __init__(self, folder: Path, given: DatasetSource | None) -> None:
         self.given = given
-        self._folder = folder
+        self.folder = folder
         self._loaded: dict[DatasetSource, Mapping[str, Outline] | UsageError] = {}
 
     def source(self, run: Run | None, problem_ids: tuple[str, ...]) -> DatasetSource:
@@ -29,7 +29,7 @@ class ProblemsOfRuns:
         if self.given is not None:
             return self.given
         if run is not None:
-            return source_of_run(run, self._folder)
+            return source_of_run(run, self.folder)
         return DatasetSource("augmented" if is_permuted(problem_ids) else "smmile")
 
     def outlines(self, source: DatasetSource) -> Mapping[str, Outline]:

@@ -15,7 +15,7 @@ from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.results.schema import Record
 from smmile.scoring.metrics import Metric
-from smmile.scoring.scores import Scores, mean_words, queries_of
+from smmile.scoring.scores import RatedAccuracy, Scores, mean_words, queries_of
 
 EVALUATION_VERSION = 1
 
@@ -29,7 +29,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `reply` is the judge's response and `error` says why there is none. An error is incorrect without a
     judge, so it has neither. With several judges, `judges` holds the verdict of each, and this is the
-    majority of the valid ones; a tie is 0.
+    majority of the valid ones; None for a tie, which earlier versions saved as 0.
     """
 
     verdict: Literal[0, 1] | None
@@ -56,10 +56,15 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     `ties`, on which they are divided; and in `judge_like` the passages of responses that address a judge.
 
     Re-extraction adds `published_accuracy`, over all of the run's problems as stored; `chance_level`, the
-    mean of 1 / number of options; `excluded`, why problems were left out; and where choices were read.
+    mean of 1 / number of options, with the numbers as `option_counts`; `excluded`, why problems were left
+    out; and where choices were read.
     Twins are options that differ only in case, white space or punctuation: `twins_of_correct` are the
     problems with a twin of the correct option as their choice (`published_…` as stored), which only
     `accuracy_with_twins` counts as correct, and `chosen_twins` the letters where a text fits several.
+
+    Experts add the `ratings` of each answer by expert (null: cannot say), the `probabilities` with
+    which answers were drawn, and in `rated` what follows for all of the run's answers; `accuracy` is its
+    average over rows. `review` is the review's id, null for labels made elsewhere.
     """
 
     model: str = ""
@@ -68,7 +73,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     original_count: int = 0
     excluded_count: int = 0
     llm_err_count: int | UnsetType = UNSET
-    correct_examples: int = 0
+    correct_examples: float = 0
     accuracy: float | None = None
     err_count: int = 0
     problem_accuracies: dict[str, float]
@@ -92,6 +97,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     correct_options: dict[str, str | None] | UnsetType = UNSET
     published_accuracy: float | UnsetType = UNSET
     chance_level: float | UnsetType | None = UNSET
+    option_counts: dict[str, int] | UnsetType = UNSET
     accuracy_with_twins: float | UnsetType = UNSET
     twins_of_correct: list[str] | UnsetType = UNSET
     published_twins_of_correct: list[str] | UnsetType = UNSET
@@ -101,6 +107,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     to_incorrect: list[str] | UnsetType = UNSET
     excluded: dict[str, str] | UnsetType = UNSET
     choices_from: str | UnsetType = UNSET
+
+    review: str | UnsetType | None = UNSET
+    rated: RatedAccuracy | UnsetType = UNSET
+    ratings: dict[str, dict[str, bool | None]] | UnsetType = UNSET
+    probabilities: dict[str, float] | UnsetType = UNSET
 
 
 def records_hash(records: Sequence[Record]) -> str:
@@ -152,7 +163,7 @@ def make_evaluation(scores: Scores, results: RunResults, **more: object) -> Eval
     return Evaluation(**fields | more)  # type: ignore[arg-type]
 
 
-def _decode(file: Path) -> Evaluation:
+def _decode(file: Path, metric: Metric) -> Evaluation:
     try:
         content = msgspec.json.decode(file.read_bytes(), type=Evaluation)
     except (OSError, ValueError, RecursionError) as error:
@@ -163,7 +174,10 @@ def _decode(file: Path) -> Evaluation:
             f"this suite reads up to {EVALUATION_VERSION}"
         )
     accuracies = content.problem_accuracies
-    if not accuracies or any(value not in (0, 100) for value in accuracies.values()):
+    if metric.is_rated:
+        if not content.rated or not all(0 <= value <= 100 for value in accuracies.values()):
+            raise UsageError(f"{one_line(file.name)} is no evaluation by {metric.script}; make it again")
+    elif not accuracies or any(value not in (0, 100) for value in accuracies.values()):
         raise UsageError(f"{one_line(file.name)} needs a score of 0 or 100 for every problem")
     return content
 
@@ -188,7 +202,7 @@ def read_evaluation(file: Path, metric: Metric, name: RunName, results: RunResul
     Raises NotEvaluatedError where it is stale, UsageError where it is broken, of a newer suite or of
     another run.
     """
-    content = _decode(file)
+    content = _decode(file, metric)
     if results is not None and not _is_current(content, results):
         raise NotEvaluatedError(
             f"{one_line(file.name)} scores an earlier version of {one_line(results.file.name)} and is "
@@ -210,19 +224,20 @@ def scores_of(content: Evaluation, metric: Metric, name: RunName, results: RunRe
         name=name,
         metric=metric.key,
         problem_ids=tuple(accuracies),
-        correct=tuple(value == 100 for value in accuracies.values()),
+        correct=tuple(value / 100 if metric.is_rated else value == 100 for value in accuracies.values()),
         answered=tuple(problem_id not in unanswered for problem_id in accuracies),
         error_count=content.err_count,
         word_count=content.word_count or 0.0,
         run=results.run if results else None,
         queries=queries_of(results.records) if results else {},
+        rated=content.rated or None,
     )
 
 
 def _unanswered(content: Evaluation, results: RunResults | None) -> set[str]:
     """The problems without an answer, choice or verdict; files without `unanswered` imply them."""
     if content.unanswered is not None:
-        return {*content.unanswered}
+        return {*content.unanswered, *(content.ties or ())}  # earlier versions counted ties as answered
     records = results.records if results else ()
     return {
         *(record.problem_id for record in records if record.status != "ok"),

@@ -36,7 +36,8 @@ class Metric:
     `key` names it in flags and files, `title` in figures and headings, `short_title` in the heads of
     tables. It scores runs of `task_format`, and `<result><suffix>.json` holds the evaluation of a run,
     which `script` writes. With `is_saved` there are no scores but in these files; with `is_reextracted`
-    these files have the re-extracted choices of published CSVs. `match` says under given options how
+    these files have the re-extracted choices of published CSVs; with `is_rated` they are means of experts'
+    ratings (0..1), maybe of a sample. `match` says under given options how
     answers are compared. The LaTeX table always has the columns of metrics `in_paper`, those of others
     where there are scores.
     """
@@ -50,6 +51,7 @@ class Metric:
     script: str = "evaluate_EM.py"
     is_saved: bool = False
     is_reextracted: bool = False
+    is_rated: bool = False
     in_paper: bool = False
     match: Callable[[ScoringOptions], str] | None = None
 
@@ -73,6 +75,12 @@ def _by_a_judge(results: RunResults, options: ScoringOptions) -> Scores | None:
     return saved_scores(results, METRICS["llm"])
 
 
+def _by_experts(results: RunResults, options: ScoringOptions) -> Scores | None:
+    from smmile.scoring.evaluation import saved_scores
+
+    return saved_scores(results, METRICS["expert"])
+
+
 def _exact_match(results: RunResults, options: ScoringOptions) -> Scores:
     from smmile.scoring.exact_match import score_exact_match
 
@@ -89,8 +97,19 @@ def _multiple_choice(results: RunResults, options: ScoringOptions) -> Scores | N
     return score_reextracted(results) if options.reextract else score_stored(results)
 
 
-# In the order of the paper's table.
+# In the order of the paper's table. (Not all have experts, so theirs is not always there.)
 _TABLE = (
+    Metric(
+        "expert",
+        "Experts",
+        "Expert",
+        "_evaluationexpert",
+        "open",
+        _by_experts,
+        script="evaluate_experts.py",
+        is_saved=True,
+        is_rated=True,
+    ),
     Metric(
         "llm",
         "LLM as a judge",

@@ -397,6 +397,9 @@ def choice_evaluation(run: ReextractedRun) -> Evaluation:
         },
         published_accuracy=run.stored.accuracy,
         chance_level=run.chance_level,
+        option_counts={
+            choice.record.problem_id: len(choice.options.texts) for choice in run.choices if choice.options
+        },
         accuracy_with_twins=run.accuracy_with_twins,
         twins_of_correct=run.twins,
         published_twins_of_correct=run.stored_twins,

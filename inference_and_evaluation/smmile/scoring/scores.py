@@ -16,6 +16,30 @@ Query = tuple[str, str]  # question and true answer, with single spaces for blan
 
 
 @dataclass(frozen=True)
+class Estimated:
+    """An accuracy or a difference of two, with standard error and 95 % interval, in per cent."""
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class RatedAccuracy:
+    """A run's accuracy by experts, over rows and over base problems, for all of its answers.
+
+    `answered` is the share of its problems with an answer, in per cent. With `is_sample` the experts rated
+    a sample, in which some answers are for more others than the rest are.
+    """
+
+    rows: Estimated
+    problems: Estimated
+    answered: float
+    is_sample: bool
+
+
+@dataclass(frozen=True)
 class Scores:
     """One run under one metric (its key): for each problem its id, and whether it is correct and answered.
 
@@ -23,14 +47,15 @@ class Scores:
     `word_count` is the mean number of words of the answers. `skipped` problems of the data set could not
     be asked and are not among these. `run` is None for published files and evaluations without a result
     file. `queries` are question and true answer by problem id, as far as known; blanks do not count, as
-    published files have changed them. `chances` are 1 / number of options by problem
-    id, for the records that have options, and `chance_level` is their mean in per cent.
+    published files have changed them. With `rated`, scores are means of experts' ratings (0..1), maybe of a
+    sample of the problems, and `rated` is the accuracy that they give for all. `chances` are 1 / number of
+    options by problem id, for the records that have options, and `chance_level` is their mean in per cent.
     """
 
     name: RunName
     metric: str
     problem_ids: tuple[str, ...]
-    correct: tuple[bool, ...]
+    correct: tuple[float, ...]
     answered: tuple[bool, ...]
     error_count: int = 0
     word_count: float = 0.0
@@ -39,6 +64,7 @@ class Scores:
     queries: Mapping[str, Query] = field(default_factory=dict)
     chance_level: float | None = None
     chances: Mapping[str, float] = field(default_factory=dict)
+    rated: RatedAccuracy | None = None
 
     @property
     def dataset(self) -> str | None:
@@ -61,23 +87,25 @@ class Scores:
         return len(self.problem_ids)
 
     @property
-    def correct_count(self) -> int:
+    def correct_count(self) -> float:
         """The number of correct answers."""
         return sum(self.correct)
 
     @property
     def accuracy(self) -> float:
         """Correct answers in per cent of all problems, as published."""
-        return self.correct_count / self.total * 100
+        return self.rated.rows.value if self.rated else self.correct_count / self.total * 100
 
     @property
     def coverage(self) -> float:
         """Answered problems in per cent of all."""
-        return sum(self.answered) / self.total * 100
+        return self.rated.answered if self.rated else sum(self.answered) / self.total * 100
 
     @property
     def accuracy_of_answered(self) -> float | None:
         """Correct answers in per cent of the answered problems; None where there are none."""
+        if self.rated:
+            return self.accuracy / self.rated.answered * 100 if self.rated.answered else None
         answered = sum(self.answered)
         # (The published judge also judged empty cells, and may have found one correct.)
         correct = sum(map(min, self.correct, self.answered))

@@ -26,7 +26,7 @@ from smmile.scoring.judge.cases import (
     prompt_fingerprint,
     read_verdict,
 )
-from smmile.scoring.judge.judging import JudgeRecord, Verdicts
+from smmile.scoring.judge.judging import Judge, JudgeRecord, Verdicts
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, score_records
 
@@ -54,13 +54,24 @@ class JudgedRun:
 
     @property
     def label(self) -> str:
-        """The judges and their prompt, in a few words."""
-        return f"{' + '.join(self.judges)}, {self.file.prompt} prompt" if self.judges else "not recorded"
+        """The judges, their prompt and their decoding, in a few words."""
+        if not self.judges:
+            return "not recorded"
+        even = ", an even number" if len(self.judges) % 2 == 0 else ""
+        fixed = any("temperature" in judge for judge in self.file.judges or [])
+        decoding = "temperature 0" if fixed else "default options"
+        return f"{' + '.join(self.judges)}{even}, {self.file.prompt} prompt, {decoding}"
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
         """The verdict on each problem."""
         return self.file.verdicts or {}
+
+    @property
+    def unscored(self) -> int:
+        """The number of answers without a verdict, ties among them."""
+        unscored = sum(one.verdict is None or one.is_tie for one in self.verdicts.values())
+        return unscored or self.file.llm_err_count or 0
 
     def accuracy_of(self, judge: str) -> float | None:
         """The accuracy in per cent by one of several judges alone; None if it is none of them."""
@@ -119,7 +130,7 @@ def _majority(own: Mapping[str, Verdict]) -> Verdict:
     found = [verdict.verdict for verdict in own.values()]
     correct, incorrect = found.count(1), found.count(0)
     majority: Literal[0, 1] = 1 if correct > incorrect else 0
-    return Verdict(majority if found.count(None) < len(found) else None, None, judges=dict(own))
+    return Verdict(majority if correct != incorrect else None, None, judges=dict(own))
 
 
 def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
@@ -149,6 +160,26 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
         verdicts=verdicts,
     )
     return JudgedRun(scores, file, cases)
+
+
+def made_by_others(run: RunResults, judges: Sequence[Judge]) -> tuple[str, bool] | None:
+    """Who made the evaluation of `run`, and whether they are several judges whose verdicts still count.
+
+    None where there is no evaluation, or these `judges` made it with their prompt and decoding. The name is
+    empty where it cannot be read.
+    """
+    file = evaluation_file(run.file, METRICS["llm"])
+    if not file.exists():
+        return None
+    try:
+        content = read_evaluation(file, METRICS["llm"], run.name, None)
+        theirs = {str(judge.get("name")): judge for judge in content.judges or []}
+        ours = {judge.name: {"name": judge.name} | judge.decoding() for judge in judges}
+        if (theirs, content.prompt_sha256) == (ours, prompt_fingerprint(judges[0].prompt)):
+            return None
+        return read_judged(run.name, file, run).label, len(theirs) > 1
+    except UsageError:
+        return "", False
 
 
 def _case_keys(records: Sequence[Record]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,7 +25,7 @@ from smmile.scoring.judge.cases import Case, PromptName, judge_prompt, prompt_fi
 _SEED = 42
 # A reasoning judge needs many; others stop after the digit.
 _MAX_TOKENS = 4096
-_DECODING: Mapping[Provider, Mapping[str, object]] = {
+_CONSTRAINED: Mapping[Provider, Mapping[str, object]] = {
     "ollama": {"temperature": 0, "seed": _SEED},
     "openai": {"max_tokens": _MAX_TOKENS, "temperature": 0, "seed": _SEED},
     "anthropic": {"max_tokens": _MAX_TOKENS, "temperature": 0},
@@ -37,7 +38,8 @@ _ONLY_A_DIGIT: dict[str, object] = {"type": "integer", "enum": [0, 1]}
 class Judge:
     """A model of a provider that decides by one of the prompts.
 
-    `constrained`: its server is asked to restrict responses to 0 or 1.
+    `constrained`: at temperature 0 with a fixed seed, and ollama restricts responses to 0 or 1. Otherwise
+    with the provider's default options, as the paper's judge.
     """
 
     provider: Provider
@@ -51,7 +53,7 @@ class Judge:
         provider, slash, model = name.partition("/")
         for known in get_args(Provider):
             if provider == known and slash and model.strip():
-                return cls(known, model, prompt, constrain and known == "ollama")
+                return cls(known, model, prompt, constrain)
         raise UsageError(
             f"--judge {one_line(name)} is not PROVIDER/NAME, such as ollama/llama3.3; providers "
             f"are {', '.join(get_args(Provider))}"
@@ -67,9 +69,16 @@ class Judge:
         """The name of the file with its responses."""
         return f"judge_{self.provider}-{file_safe(self.model)}_{self.prompt}.jsonl"
 
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """The fields of a request besides model, message and response schema."""
+        if self.constrained:
+            return _CONSTRAINED[self.provider]
+        return {"max_tokens": _MAX_TOKENS} if self.provider == "anthropic" else {}  # its API requires it
+
     def decoding(self) -> dict[str, object]:
-        """The decoding that is requested."""
-        return dict(_DECODING[self.provider]) | {"constrained": self.constrained}
+        """The decoding that is requested, without what is left to the provider."""
+        return {**self.fields, "constrained": self.constrained and self.provider == "ollama"}
 
 
 def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) -> Backend:
@@ -78,10 +87,10 @@ def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) 
         judge.provider,
         judge.model,
         options,
-        _DECODING[judge.provider],
+        judge.fields,
         budget=budget,
         model_flag="--judge",
-        response_schema=_ONLY_A_DIGIT if judge.constrained else None,
+        response_schema=_ONLY_A_DIGIT if judge.decoding()["constrained"] else None,
     )
 
 
@@ -128,7 +137,7 @@ class JudgeRecord(msgspec.Struct, frozen=True):
 
 
 def longest_response(judge: Judge) -> int:
-    """The most tokens that a judge's response can have."""
+    """The most tokens of a response that a budget expects; a plain call to openai sets no limit."""
     return _MAX_TOKENS if judge.provider != "ollama" else 0
 
 
@@ -215,11 +224,11 @@ def ask(
 
     Every response is on the disk before the next is awaited. Raises UsageError where the judge cannot be
     used, its budget is spent, or its file is in use or of another prompt or decoding; Interrupted where
-    it was stopped. Responses are kept; `overwrite` moves earlier ones to `….previous.jsonl`.
+    it was stopped. Responses are kept; `overwrite` renames the file of earlier ones.
     """
     file = folder / judge.file_name
     if overwrite and file.is_file() and not is_held(file):  # verdicts may have cost money
-        file.replace(file.with_suffix(".previous.jsonl"))
+        keep_previous(file)
     journal = Journal(
         file,
         _identity(judge, _service(judge, options)),
@@ -262,8 +271,14 @@ def _service(judge: Judge, options: ClientOptions) -> str:
 
 def _identity(judge: Judge, service: str) -> dict[str, object]:
     """What must agree for verdicts to be kept in one file."""
-    prompt = prompt_fingerprint(judge.prompt)
-    return {"model": judge.name, "service": service, **judge.decoding(), "prompt": prompt, "seed": _SEED}
+    sent = {"temperature": None, **judge.decoding(), "seed": _SEED if judge.constrained else None}
+    return {"model": judge.name, "service": service, **sent, "prompt": prompt_fingerprint(judge.prompt)}
+
+
+def keep_previous(file: Path) -> Path:
+    """Rename `file` to the first free one of `….previous1`, `….previous2` and so on, and return that."""
+    names = (file.with_name(f"{file.name}.previous{number}") for number in count(1))
+    return file.rename(next(kept for kept in names if not kept.exists()))
 
 
 def _add(known: dict[str, JudgeRecord], records: Iterable[JudgeRecord]) -> None:
@@ -273,7 +288,5 @@ def _add(known: dict[str, JudgeRecord], records: Iterable[JudgeRecord]) -> None:
 
 
 def _left_out(judge: Judge, backend: Backend | None) -> tuple[str, ...]:
-    effective = backend.describe().generation if backend else _DECODING[judge.provider]
-    return tuple(
-        name for name in ("temperature", "seed") if name in _DECODING[judge.provider].keys() - effective
-    )
+    effective = backend.describe().generation if backend else judge.fields
+    return tuple(name for name in ("temperature", "seed") if name in judge.fields.keys() - effective)

@@ -1,0 +1,93 @@
+"""What the order of examples does on SMMILE++: variance, worst and best order, copying by place."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from smmile import cli
+from smmile.scoring.metrics import METRICS
+
+EXAMPLE = "python order_analysis.py ../results_augmented --metric llm --inference-mode ICL"
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
+    cli.add_scoring_flags(parser)
+    cli.add_metric_flag(parser, METRICS, "only this metric (default: all)")
+    cli.add_choice_flag(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write what is shown, as .txt and .json; a bare name is put into DIR "
+        "(default: order_analysis.txt, which covers all runs)",
+    )
+    parser.add_argument(
+        "--look",
+        nargs="+",
+        choices=("print", "light", "dark"),
+        default=("print", "light", "dark"),
+        help="figures for print (PDF), light or dark screens (default: all three)",
+    )
+    cli.add_dataset_flags(parser)
+    args = parser.parse_args()
+
+    from functools import cache
+
+    import msgspec
+
+    from smmile.errors import UsageError, one_line
+    from smmile.files import write_whole
+    from smmile.reporting.figure_plans import order_plan
+    from smmile.reporting.figures import figure_files
+    from smmile.reporting.order import OrderAnalysis, analyse_order, order_text, ordered_runs
+    from smmile.reporting.reports import filter_suffix, open_report, write_report
+    from smmile.reporting.tables import Layout
+    from smmile.scoring.data_sets import ProblemsOfRuns
+
+    problems = ProblemsOfRuns(args.results_dir, cli.given_dataset_source(args))
+    report = open_report(args, across_runs=False)
+    if not report.shown.scores:
+        return cli.EXIT_SOME_ERRORS
+    if not any(run.is_permuted for run in report.shown.scores):
+        raise UsageError(
+            f"{one_line(args.results_dir)} has no run to show with several orders of one problem; "
+            "runs with --dataset augmented have"
+        )
+    runs, missing = ordered_runs(report.everything.scores, problems, reextract=args.mcqa == "reread")
+    for line in missing:
+        print(f"places missing in {line}", file=sys.stderr)
+    shown = {(run.name, run.metric) for run in report.shown.scores}
+
+    @cache
+    def analysis(full: bool) -> OrderAnalysis:
+        if not report.is_narrow or full:
+            return analyse_order(runs)
+        return analyse_order([run for run in runs if (run.scores.name, run.scores.metric) in shown])
+
+    def as_json(full: bool) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(analysis(full)), indent=1) + b"\n"
+
+    output = args.output
+    text_file = output.with_suffix(".txt") if output and output.suffix.lower() == ".json" else output
+    default = args.results_dir / "order_analysis.txt"
+    write_report(default, text_file, lambda full: order_text(analysis(full)))
+    write_report(default.with_suffix(".json"), output and output.with_suffix(".json"), as_json)
+    print(order_text(analysis(False), Layout.of_terminal()), end="")
+
+    suffix = filter_suffix("_".join(dict.fromkeys(report.selection.models)), args.inference_mode)
+    plans = {
+        f"order_{metric}{suffix}": order_plan(metric, analysis(False))
+        for metric in METRICS
+        if any(one.metric == metric for one in analysis(False).variance)
+    }
+    print()
+    for file_name, content in figure_files(plans, args.look):
+        write_whole(args.results_dir / file_name, content, durable=False)
+        print(cli.shown_path(args.results_dir / file_name))
+    return cli.EXIT_SOME_ERRORS if report.shown.unscored or missing else cli.EXIT_OK
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

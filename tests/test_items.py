@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from conftest import Finished, run_here, says_in_one_line
+from smmile.data.dataset import DatasetSource, load_outlines
+from smmile.reporting.items import ItemList, analyse_items, items_text
+from smmile.results.run_names import RunName
+from smmile.scoring.scores import Scores
+
+
+def run(model: str, correct: Mapping[str, bool]) -> Scores:
+    right = tuple(correct.values())
+    return Scores(RunName(model, "ICL", "open"), "llm", tuple(correct), right, (True,) * len(right))
+
+
+def bits(text: str) -> dict[str, bool]:
+    return {f"p{number}": bit == "1" for number, bit in enumerate(text, start=1)}
+
+
+def only(runs: list[Scores]) -> ItemList:
+    [found] = analyse_items(runs)
+    return found
+
+
+def judged(folder: Path, model: str, correct: Mapping[str, bool], tail: str = "ICL_open") -> None:
+    file = folder / f"result_{model}_{tail}_evaluationllm.json"
+    file.write_text(json.dumps({"problem_accuracies": {one: 100.0 * yes for one, yes in correct.items()}}))
+
+
+def command(folder: Path, *words: object) -> tuple[Finished, list[dict[str, Any]]]:
+    finished = run_here("compare.py", folder, "--items", *words)
+    file = folder / "items.json"
+    return finished, json.loads(file.read_text()) if file.exists() else []
+
+
+def test_difficulty_and_discrimination_are_those_of_the_definition() -> None:
+    generator = random.Random(1)
+    runs = [
+        run(f"m{skill}", {f"p{number}": generator.random() < skill / 10 for number in range(12)})
+        for skill in range(2, 9)
+    ]
+    found = only(runs)
+    assert [item.difficulty for item in found.items] == sorted(item.difficulty for item in found.items)
+    for item in found.items:
+        own = [one.correct[one.problem_ids.index(item.problem_id)] for one in runs]
+        rest = [one.correct_count - score for one, score in zip(runs, own, strict=True)]
+        assert item.runs == 7
+        assert item.difficulty == pytest.approx(100 * sum(own) / 7)
+        if len(set(own)) == 1 or len(set(rest)) == 1:
+            assert item.discrimination is None
+        else:
+            assert item.discrimination == pytest.approx(stats.pointbiserialr(own, rest).statistic)
+
+
+def test_problems_that_none_or_all_solve_are_listed_and_strong_models_discriminate() -> None:
+    texts = {"weak": "0100001", "fair": "0110000", "good": "0111000", "best": "0111110"}
+    found = only([run(model, bits(text)) for model, text in texts.items()])
+    assert (found.solved_by_none, found.solved_by_all) == (("p1",), ("p2",))
+    by_id = {item.problem_id: item.discrimination for item in found.items}
+    assert (by_id["p4"] or 0) > 0.4
+    assert (by_id["p7"] or 0) < -0.6  # the weak model alone solves it
+    assert (by_id["p1"], found.is_few) == (None, True)
+    text = items_text([found])
+    assert "Fewer than 5 models: the discrimination means little" in text
+    assert "No model solves 1 problem:\n  p1\n" in text
+    assert "Every model solves 1 problem:\n  p2\n" in text
+
+
+def test_permutations_are_one_item_with_the_share_of_its_orders() -> None:
+    ids = [f"{base}_perm_{number}" for base in "abc" for number in (1, 2)]
+    scores = ("110100", "111000", "110010")
+    runs = [
+        run(f"m{number}", {one: bit == "1" for one, bit in zip(ids, text, strict=True)})
+        for number, text in enumerate(scores)
+    ]
+    found = only(runs)
+    by_id = {item.problem_id: item.difficulty for item in found.items}
+    assert by_id == {"a": 100, "b": pytest.approx(100 / 3), "c": pytest.approx(100 / 6)}
+    assert (found.solved_by_none, found.solved_by_all) == ((), ("a",))
+
+
+def test_other_queries_are_other_problems() -> None:
+    queries = {"p1": ("What?", "a"), "p2": ("What?", "b")}
+    runs = [replace(run(model, bits("10")), queries=queries) for model in "mno"]
+    runs.append(replace(run("q", bits("11")), queries=queries | {"p2": ("Where?", "c")}))
+    found = only(runs)
+    assert found.other_queries == 1
+    assert {item.problem_id: item.runs for item in found.items} == {"p1": 4, "p2": 3}
+    assert found.solved_by_none == ("p2",)
+
+
+def test_baselines_and_perturbed_runs_are_left_out_unless_named(tmp_path: Path) -> None:
+    for model in ("m", "n", "majority", "llama33textonly"):
+        judged(tmp_path, model, bits("110" if model == "m" else "100"))
+    judged(tmp_path, "m", bits("001"), "ICL_open_shots-2")
+    finished, [found] = command(tmp_path)
+    assert (finished.code, found["models"], found["solved_by_none"]) == (0, ["m", "n"], ["p3"])
+    _, [found] = command(tmp_path, "--perturbed")
+    assert found["models"] == ["m", "m [shots-2]", "n"]
+    finished, [found] = command(tmp_path, "--models", "m", "majority")
+    assert "LLM, ICL: 3 problems, 2 models" in finished.out
+    assert found["models"] == ["m", "n"]  # the file that covers all runs stays full
+    command(tmp_path, "--models", "m", "majority", "--output", "two.json")
+    assert json.loads((tmp_path / "two.json").read_text())[0]["models"] == ["majority", "m"]
+    assert (tmp_path / "two.txt").exists()
+
+
+def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
+    judged(tmp_path, "m", bits("110"))
+    judged(tmp_path, "majority", bits("110"))
+    says_in_one_line(command(tmp_path)[0], "two runs", "--models")
+
+
+def test_hostile_ids_stay_on_their_line() -> None:
+    scores = {"p\x1b[31m\n1" + "x" * 200: False}
+    text = items_text([only([run("m", scores), run("n", scores)])])
+    assert "\x1b" not in text
+    assert "  p\\x1b[31m\\n1xxx" in text
+
+
+def test_the_published_items(published: Path) -> None:
+    finished, lists = command(published, "--metric", "llm", "--inference-mode", "ICL")
+    assert finished.code == 0, finished.err
+    found = next(one for one in lists if (one["metric"], one["mode"]) == ("llm", "ICL"))
+    evaluations = [
+        json.loads(file.read_text())["problem_accuracies"]
+        for file in published.glob("result_*_ICL*_evaluationllm.json")
+        if not any(name in file.name for name in ("majority", "random", "llama33textonly"))
+    ]
+    assert len(found["models"]) == len(evaluations) > 4
+    for item in found["items"]:
+        if item["runs"] == len(evaluations):
+            scores = [one[item["problem_id"]] for one in evaluations]
+            assert item["difficulty"] == pytest.approx(sum(scores) / len(scores))
+    hard = {one for one in evaluations[0] if not any(scores.get(one) for scores in evaluations)}
+    assert set(found["solved_by_none"]) <= hard
+    assert hard
+    assert "Fewer than" not in finished.out
+
+
+def test_published_runs_are_compared_with_chance_by_problems(shared: Path, tmp_path: Path) -> None:
+    """Published files do not hold their options; evaluate_MCQA.py counts those of each problem."""
+    for model in ("gpt-4o", "llavamed"):
+        name = f"result_{model}_ICL_mcqa.csv"
+        shutil.copy(shared / "data" / "published_results_augmented" / name, tmp_path)
+    before = run_here("compare.py", tmp_path, "--average", "problems")
+    assert "not compared, as their options by problem are not known" in " ".join(before.out.split())
+    data_set = shared / "data" / "smmile_plusplus_recovered"
+    words = ["--dataset", "augmented", "--dataset-path", data_set]
+    assert run_here("evaluate_MCQA.py", tmp_path, *words).code == 0
+    assert run_here("compare.py", tmp_path, "--average", "problems").code == 0
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    [by_problems] = [one for one in content["chance"] if one["average"] == "problems"]
+    options: dict[str, float] = {}
+    for outline in load_outlines(DatasetSource("augmented", data_set)):
+        options[outline.problem_id.split("_perm_")[0]] = 100 / len(set(outline.answers))
+    chance = sum(options.values()) / len(options)
+    assert [one["model"] for one in by_problems["contrasts"]] == ["gpt-4o", "llavamed"]
+    assert all(one["chance"] == pytest.approx(chance) for one in by_problems["contrasts"])
