@@ -166,13 +166,8 @@ def experiment_report(scores: Iterable[Scores]) -> ExperimentReport:
 # Names of runs.
 
 
-def conditions_of(name: RunName) -> list[str]:
-    """The perturbations of a run."""
-    return name.perturbation.split("+") if name.perturbation else []
-
-
 def _only(name: RunName, keep: Callable[[str], bool]) -> RunName:
-    return replace(name, perturbation="+".join(filter(keep, conditions_of(name))))
+    return replace(name, perturbation="+".join(filter(keep, name.perturbations)))
 
 
 def _is_option(part: str) -> bool:
@@ -309,7 +304,7 @@ def _shots_curves(runs: Runs, average: Average) -> Iterator[ShotsCurve]:
             of_number = dict(zip(shown, shared, strict=True))
             yield ShotsCurve(
                 rest.model,
-                "+".join([*conditions_of(rest), *(["last examples"] if from_end else [])]),
+                "+".join([*rest.perturbations, *(["last examples"] if from_end else [])]),
                 shared[0].total,
                 len(set(shared[0].clusters)),
                 tuple(
