@@ -341,11 +341,18 @@ def test_chosen_options_are_compared_by_their_text_and_errors_copy_nothing(folde
 def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     save_run(folder, "zero", answer_all(lambda outline: "dog"), "0-shot_open")
     save_run(folder, "moved", answer_all(only_last), "ICL_open_order-last")
+    save_run(folder, "reasoned", answer_all(only_last), "ICL_open_cot+repeat-2")
     finished, content = analyse(folder, "--perturbed")
     assert finished.code == 0
-    assert {one["run"]["model"] for one in content["variance"]} == {"last", "same", "zero", "moved"}
+    assert {one["run"]["model"] for one in content["variance"]} == {
+        "last",
+        "same",
+        "zero",
+        "moved",
+        "reasoned",
+    }
     for part in ("accuracy_by_place", "copying", "copy_rates"):
-        assert {one["run"]["model"] for one in content[part]} == {"last", "same"}
+        assert {one["run"]["model"] for one in content[part]} == {"last", "same", "reasoned"}
     # The data set that published files are on cannot be loaded here: no places, and the rest is shown.
     finished = run_here("order_analysis.py", folder, "--output", "other.txt", "--look", "light")
     assert finished.code == 3

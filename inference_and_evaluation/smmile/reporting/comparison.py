@@ -31,6 +31,8 @@ from smmile.task import MODES, InferenceMode
 
 ALPHA = 0.05
 
+Family = Literal["ICL gain", "majority baseline", "all pairs", "condition"]
+
 
 @dataclass(frozen=True)
 class Side:
@@ -106,7 +108,7 @@ class ContrastList:
     is the same where these occur once. `missing` says what could not be compared.
     """
 
-    family: Literal["ICL gain", "majority baseline", "all pairs"]
+    family: Family
     metric: str
     mode: InferenceMode | None
     average: Average
@@ -325,8 +327,15 @@ def _against_chance(
     return ChanceList("mcqa", mode, average, contrasts, tuple(missing)) if contrasts or missing else None
 
 
+def condition_contrasts(
+    metric: str, pairs: Sequence[tuple[Scores, Scores]], average: Average
+) -> ContrastList:
+    """The contrasts of each pair, a run under a condition and its clean run, with Holm over all pairs."""
+    return _contrast_list("condition", metric, None, pairs, _Way(False, average, None))
+
+
 def _contrast_list(
-    family: Literal["ICL gain", "majority baseline", "all pairs"],
+    family: Family,
     metric: str,
     mode: InferenceMode | None,
     pairs: Sequence[tuple[Scores, Scores]],
@@ -452,15 +461,25 @@ def _same_query(first: Scores, second: Scores, problem_id: str) -> bool:
     return query is None or second.queries.get(problem_id, query) == query
 
 
-def _answered(run: Scores) -> Scores:
-    """The run without the problems that it has no answer to."""
-    kept = [place for place, answered in enumerate(run.answered) if answered]
+def common_problems(first: Scores, second: Scores) -> Sequence[tuple[int, int]]:
+    """The places, in the one and in the other, of problems that both runs have with the same query."""
+    return _Matched.of(first, second, False).common
+
+
+def at_places(run: Scores, places: Sequence[int]) -> Scores:
+    """The run with the problems at these places alone, and their accuracy."""
     return replace(
         run,
-        problem_ids=tuple(run.problem_ids[place] for place in kept),
-        correct=tuple(run.correct[place] for place in kept),
-        answered=tuple(run.answered[place] for place in kept),
+        problem_ids=tuple(run.problem_ids[place] for place in places),
+        correct=tuple(run.correct[place] for place in places),
+        answered=tuple(run.answered[place] for place in places),
+        rated=None,
     )
+
+
+def _answered(run: Scores) -> Scores:
+    """The run without the problems that it has no answer to."""
+    return at_places(run, [place for place, answered in enumerate(run.answered) if answered])
 
 
 def _ranking(
@@ -552,7 +571,7 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     rows = [
         [
             _contrast_name(found, one),
-            _problems(one.problems, one.base_problems),
+            problem_count(one.problems, one.base_problems),
             str(one.left_out),
             percent(one.first.accuracy),
             percent(one.second.accuracy),
@@ -592,7 +611,7 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
     rows = [
         [
             one.model,
-            _problems(one.problems, one.base_problems),
+            problem_count(one.problems, one.base_problems),
             percent(one.accuracy),
             f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
             percent(one.chance),
@@ -624,7 +643,7 @@ def _ranking_text(ranking: Ranking, layout: Layout, *, named: bool) -> str:
         [
             model.model,
             model.sets,
-            _problems(model.problems, model.base_problems),
+            problem_count(model.problems, model.base_problems),
             percent(model.accuracy),
             f"{model.interval[0]:.1f} to {model.interval[1]:.1f}",
             *([percent(model.standard_error)] if permuted else []),
@@ -643,5 +662,6 @@ def _by(average: Average, permuted: bool) -> str:
     return f", by {average}" if permuted else ""
 
 
-def _problems(problems: int, base_problems: int) -> str:
+def problem_count(problems: int, base_problems: int) -> str:
+    """The number of problems, and of base problems where these occur more than once."""
     return str(problems) if problems == base_problems else f"{problems} of {base_problems}"

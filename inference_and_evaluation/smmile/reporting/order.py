@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line, pluralize
+from smmile.perturbations.table import changes_examples
 from smmile.reporting.statistics import (
     PairedDifference,
     holm,
@@ -137,7 +138,7 @@ def ordered_runs(
 ) -> tuple[list[OrderedRun], list[str]]:
     """The runs on permuted problems, and a line for each reason that (some) places are not known.
 
-    Places are known in runs with the data set's own examples: ICL, and not perturbed. In multiple choice,
+    Places are known in ICL runs whose perturbations leave the examples as they are. In multiple choice,
     responses are the options chosen as stored, or `reread` from the full responses.
     Raises UsageError where the data set that the user gave cannot be loaded, or a folder not be read.
     """
@@ -149,7 +150,7 @@ def ordered_runs(
             continue
         outlines: Mapping[str, Outline] = {}
         responses: Mapping[str, str] = {}
-        if run.name.mode == "ICL" and not run.name.perturbation:
+        if run.name.mode == "ICL" and not changes_examples(run.name.perturbations):
             try:
                 outlines, data_set = problems.of(run)
                 if len(outlines) < run.total:
