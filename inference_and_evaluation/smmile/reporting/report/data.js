@@ -6,7 +6,15 @@ document.getElementById("data").remove(); // the browser need not keep it as tex
 const textOf = (number) => (number === undefined ? "" : data.texts[number]);
 const isPermuted = data.problems.some((problem) => problem.base !== problem.id);
 
-// Base problems, each with its orders: {id, orders: [{problem, entries: [{run, answer, place}]}]}.
+// Whether judges, experts, or both among each other, differ on an answer.
+function isDisputed({ judges, experts }) {
+  if (!judges && !experts) return false;
+  const rated = Object.values(experts ?? {}).map((verdict) => (verdict === null ? null : Number(verdict)));
+  const verdicts = [...(judges ?? []).map((judge) => judge.verdict), ...rated];
+  return new Set(verdicts.filter((verdict) => verdict !== null)).size > 1;
+}
+
+// Base problems, each with its orders: {id, orders: [{problem, entries: [{run, answer, place, isDisputed}]}]}.
 const bases = (() => {
   const found = new Map();
   const orders = data.problems.map((problem) => {
@@ -16,7 +24,7 @@ const bases = (() => {
     return order;
   });
   for (const run of data.runs) {
-    run.answers.forEach((answer, place) => orders[answer.problem].entries.push({ run, answer, place }));
+    run.answers.forEach((answer, place) => orders[answer.problem].entries.push({ run, answer, place, isDisputed: isDisputed(answer) }));
   }
   return [...found.values()].filter((base) => base.orders.some((order) => order.entries.length));
 })();
@@ -34,18 +42,13 @@ function verdictOf({ run, place }, openMetric) {
 
 const isCorrect = (verdict) => verdict >= 0.5;
 
-// Whether judges, experts, or both among each other, differ on an answer.
-function isDisputed({ judges = [], experts = {} }) {
-  const verdicts = [...judges.map((judge) => judge.verdict), ...Object.values(experts).map((one) => one === null ? null : Number(one))];
-  return new Set(verdicts.filter((verdict) => verdict !== null)).size > 1;
-}
-
 // The numbers of the texts that contain `query`, whatever its case.
 let lowered = null;
 function matchingTexts(query) {
   lowered ??= data.texts.map((text) => text.toLowerCase());
-  const wanted = query.toLowerCase();
-  return new Set(lowered.flatMap((text, number) => (text.includes(wanted) ? [number] : [])));
+  const [wanted, found] = [query.toLowerCase(), new Set()];
+  lowered.forEach((text, number) => text.includes(wanted) && found.add(number));
+  return found;
 }
 
 // Whether a base problem, with answers of `runs`, has one of these texts, or `query` in its id.

@@ -9,13 +9,17 @@ function h(kind, attributes = {}, ...children) {
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (value !== undefined && value !== false) node.setAttribute(key, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
   return node;
 }
 
 const fixed = (number, digits = 1) => (number === undefined || number === null ? "–" : number.toFixed(digits));
 const unseen = (text) => h("span.unseen", {}, text);
-const prose = (text) => h("p.text", { dir: "auto" }, text || "(empty)");
+
+// A text as it is; a long one scrolls in place.
+function prose(text, ...content) {
+  return h("p.text", { dir: "auto", tabindex: text.length > 600 ? "0" : undefined }, content.length ? content : text || "(empty)");
+}
 
 function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;

@@ -15,7 +15,7 @@ function render(isStep) {
   const again = focused && main.contains(focused) && (focused.dataset.sort ? `[data-sort="${focused.dataset.sort}"]` : focused.name && `[name="${focused.name}"]${focused.type === "checkbox" ? `[value="${CSS.escape(focused.value)}"]` : ""}`);
   const scrolled = document.getElementById("list")?.scrollTop ?? 0;
   const caret = focused?.selectionStart;
-  main.className = name;
+  main.dataset.view = name;
   main.replaceChildren(...[views[name](params, change)].flat().filter(Boolean));
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
@@ -79,6 +79,7 @@ function start() {
   const viewer = document.getElementById("viewer");
   viewer.addEventListener("click", () => viewer.close());
   render(false);
+  setTimeout(() => matchingTexts(" "), 500); // so that the first search is quick
 }
 
 start();

@@ -67,7 +67,11 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
     for run in found.scores:
         scores.setdefault(run.name, {})[run.metric] = run
     files = result_files(folder)
-    chosen = [name for name in sorted(files, key=natural_key) if options.selection.has(name)]
+    chosen = [
+        name
+        for name in sorted(files, key=lambda name: (*natural_key(name), name.task_format == "mcqa"))
+        if options.selection.has(name)
+    ]
     results = [read_run(name, files[name]) for name in chosen if name in scores]
     sources: dict[RunName, DatasetSource] = {}
     for one in results:
@@ -75,8 +79,9 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         try:
             source = of_runs.source(one.run, ids)
             if source not in loaded:
-                loaded.add(source)
+                of_runs.outlines(source)  # which fails at once where it has failed before
                 problems.load(source)
+                loaded.add(source)
             sources[one.name] = source
         except UsageError as error:
             if options.given is not None:

@@ -36,14 +36,14 @@ function examplesView(examples, areOrdered) {
 // The orders as rows, the runs as columns: correct or incorrect at a glance.
 function orderGrid(base, current, shown, openMetric, hrefOf) {
   const runs = data.runs.filter((run) => shown.has(run) && base.orders.some(({ entries }) => entries.some((one) => one.run === run)));
-  const counts = new Map(runs.map((run) => [run, 0]));
+  const counts = new Map();
   const rows = base.orders.map((order) => {
     const byRun = new Map(order.entries.map((entry) => [entry.run, entry]));
     const cells = runs.map((run) => {
       const entry = byRun.get(run);
       const verdict = entry && verdictOf(entry, openMetric);
       if (verdict === undefined) return h("td", {});
-      if (isCorrect(verdict)) counts.set(run, counts.get(run) + 1);
+      counts.set(run, (counts.get(run) ?? 0) + isCorrect(verdict));
       const [kind, sign] = signs[isCorrect(verdict)];
       return h(`td.${kind}`, {}, entry.answer.error ? "E" : sign);
     });
@@ -55,7 +55,7 @@ function orderGrid(base, current, shown, openMetric, hrefOf) {
       h("span.places", { "aria-hidden": "true" }, places)), cells);
   });
   const heads = runs.map((run) => h("th.run", { scope: "col" }, h("span", {}, runName(run))));
-  const totals = runs.map((run) => h("td", {}, String(counts.get(run))));
+  const totals = runs.map((run) => h("td", {}, String(counts.get(run) ?? "–")));
   const caption = `${base.orders.length} orders of this problem by ${plural(runs.length, "run")}`;
   return h("section", { "aria-label": "Orders" }, h("h3", {}, caption),
     h("p.note", {}, "✓ correct, ✗ incorrect, E error. ● an example with the query's answer, ○ another."),
@@ -119,9 +119,9 @@ function responseView({ response, passage }) {
   const part = textOf(passage);
   const at = part ? whole.lastIndexOf(part) : -1;
   const marked = at < 0 ? [whole] : [whole.slice(0, at), h("mark", {}, part), whole.slice(at + part.length)];
-  const shown = h("p.text.response", { dir: "auto" }, marked);
+  const shown = prose(whole, marked);
   const decided = part && at < 0 ? h("p.note.text", {}, `Decided by: ${part}`) : null;
-  if (whole.length < 400) return [shown, decided];
+  if (whole.length < 300) return [shown, decided];
   return [h("details", {}, h("summary", {}, `Response, ${whole.length.toLocaleString("en")} characters`), shown), decided];
 }
 

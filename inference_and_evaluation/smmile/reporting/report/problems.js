@@ -63,7 +63,7 @@ function summaryOf(base, shown, openMetric) {
       of.correct += isCorrect(verdict);
       errors += Boolean(entry.answer.error);
       truncated += Boolean(entry.answer.truncated);
-      disputed += isDisputed(entry.answer);
+      disputed += entry.isDisputed;
     }
   }
   const scored = [...runs.values()].filter((one) => one.scored);

@@ -64,7 +64,9 @@ const metricField = (items) => ({
 
 function strataView(params, change) {
   const metrics = metricField(data.strata);
-  const flags = [...new Set(data.strata.map((one) => one.flag))].map((flag) => [flag, data.flags[flag]]);
+  const first = ["speciality", "flag_image_type"];
+  const names = [...new Set(data.strata.map((one) => one.flag))];
+  const flags = [...first.filter((flag) => names.includes(flag)), ...names.filter((flag) => !first.includes(flag))].map((flag) => [flag, data.flags[flag]]);
   const fields = [metrics, { name: "flag", label: "Flag", options: flags },
     { name: "mode", label: "Mode", options: withAll(data.strata.map((one) => one.run.mode)) }, perturbedField];
   if (!flags.length) return view("Strata", [], params, change, h("p.note", {}, "No strata: the data set of these runs could not be read, or has no flags."));
@@ -72,7 +74,11 @@ function strataView(params, change) {
   const found = data.strata.filter((one) => one.metric === metric && one.flag === flag &&
     (!params.get("mode") || one.run.mode === params.get("mode")) && (!one.run.perturbation || showsPerturbed(params)));
   const values = [...new Set(found.map((one) => one.value))];
-  const rows = Map.groupBy ? Map.groupBy(found, (one) => JSON.stringify(one.run)) : found.reduce((map, one) => map.set(JSON.stringify(one.run), [...(map.get(JSON.stringify(one.run)) ?? []), one]), new Map());
+  const rows = new Map();
+  for (const one of found) {
+    const key = JSON.stringify(one.run);
+    rows.set(key, [...(rows.get(key) ?? []), one]);
+  }
   const lines = [...rows.values()].map((members) => h("tr", {}, h("th", { scope: "row" }, labelOf(members[0].run), h("span.mode", {}, members[0].run.mode)),
     values.map((value) => heatCell(members.find((one) => one.value === value)))));
   const caption = `${data.metrics[metric]} by ${data.flags[flag].toLowerCase()}`;
@@ -109,7 +115,7 @@ function orderView(params, change) {
   const place = (first, second) => [...model, { key: "place", title: "Place", isText: true, value: (row) => row.place, cell: (row) => row.place },
     column("share", first), column("other_share", second), column("difference", "Difference"),
     { key: "interval", title: "95 % interval", value: (row) => row.interval[0], cell: (row) => `${fixed(row.interval[0])} to ${fixed(row.interval[1])}` },
-    column("p_holm", "p Holm", undefined, 4), column("base_problems", "Base problems", undefined, 0)];
+    { ...column("p_holm", "p Holm"), cell: (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4)) }, column("base_problems", "Base problems", undefined, 0)];
   const format = metric === "mcqa" ? "mcqa" : "open";
   const parts = [
     ["Accuracy over the orders of a base problem", spread, variance.filter((one) => one.metric === metric)],
