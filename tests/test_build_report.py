@@ -390,6 +390,7 @@ def test_it_fits_a_phone(folder: Path, chromium: Chromium) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(folder: Path, tmp_path: Path, chromium: Chromium, scheme: Any) -> None:
     npm = shutil.which("npm")
