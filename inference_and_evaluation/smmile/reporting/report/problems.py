@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from smmile.data.dataset import DatasetSource, load_table
+from smmile.data.dataset import DatasetSource, load_rows
 from smmile.data.images import StoredImage, inspect_images
 from smmile.data.missing_images import find_image
 from smmile.data.problems import base_problem_id
@@ -63,7 +63,7 @@ class Problems:
 
     def load(self, source: DatasetSource) -> None:
         """Add the problems of a data set. Raises UsageError if it cannot be read."""
-        rows, _, _ = load_table(source)
+        rows = load_rows(source)
         by_problem: dict[str, list[_ShownRow]] = {}
         for shown in (
             _with_images(rows, source.image_dir)

@@ -41,7 +41,7 @@ function leaderboardView(params, change) {
   return view("Leaderboard", fields, params, change,
     h("p.note", {}, "Correct answers in per cent of all problems, with the 95 % interval, drawn from 0 to 100. Errors and missing answers count as incorrect."),
     lettered ? h("p.note", {}, "Models of one mode that share a letter do not differ significantly (paired tests, Holm, 5 %).") : null,
-    sortable(`Scores of ${plural(all.length, "run")}`, columns, all, params, change));
+    sortable(`Scores, ${plural(all.length, "row")}`, columns, all, params, change));
 }
 
 function modelLink(row) {
