@@ -24,12 +24,15 @@ const bases = (() => {
     return order;
   });
   for (const run of data.runs) {
-    run.answers.forEach((answer, place) => orders[answer.problem].entries.push({ run, answer, place, isDisputed: isDisputed(answer) }));
+    run.answers.forEach((answer, place) => {
+      orders[answer.problem].entries.push({ run, answer, place, isDisputed: isDisputed(answer) });
+    });
   }
   return [...found.values()].filter((base) => base.orders.some((order) => order.entries.length));
 })();
 
-const byBase = new Map(bases.map((base) => [base.id, base]));
+// Base problems by their ids and by those of their orders.
+const baseOf = new Map(bases.flatMap((base) => [[base.id, base], ...base.orders.map(({ problem }) => [problem.id, base])]));
 
 // The metrics that open-ended runs have scores under, the judge before others.
 const openMetrics = ["llm", "expert", "em"].filter((metric) => data.runs.some((run) => run.verdicts[metric]));

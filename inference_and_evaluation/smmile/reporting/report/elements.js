@@ -72,27 +72,48 @@ function withAll(values) {
   return distinct.length > 1 ? [["", "all"], ...distinct.map((value) => [value, value])] : [];
 }
 
-// A table that its heads sort. Columns: {key, title, cell(row), value(row), isText}; rows of `data`.
+// A table in a box of its own, which scrolls.
+function table(kind, caption, heads, lines) {
+  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": caption },
+    h(kind, {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, lines)));
+}
+
+// Columns of a sortable table; `value` is what sorts, undefined or null where there is none.
+const textColumn = (key, title, value, cell = value) => ({ key, title, value, cell, isText: true });
+
+function numberColumn(key, title, value, digits = 1, cell = (row) => fixed(value(row), digits)) {
+  return { key, title, value, cell };
+}
+
+const intervalColumn = (key, title, score) =>
+  ({ key, title, value: (row) => score(row)?.accuracy, cell: (row) => (score(row) ? interval(score(row)) : "–") });
+
+// A table that its heads sort.
 function sortable(caption, columns, rows, params, change) {
   const [key, direction] = (params.get("sort") ?? "").split(" ");
-  const column = columns.find((one) => one.key === key);
   const sign = direction === "up" ? 1 : -1;
-  const sorted = !column ? rows : [...rows].sort((one, other) => {
-    const [first, second] = [column.value(one), column.value(other)];
-    if (first === undefined || second === undefined) return (first === undefined) - (second === undefined);
-    return sign * (typeof first === "string" ? first.localeCompare(second, "en", { numeric: true }) : first - second);
-  });
+  const column = columns.find((one) => one.key === key);
+  const sorted = column ? [...rows].sort((one, other) => compareValues(column.value(one), column.value(other), sign)) : rows;
   const heads = columns.map((one) => {
     const state = one.key !== key ? "none" : sign > 0 ? "ascending" : "descending";
-    const next = `${one.key} ${state === "none" ? (one.isText ? "up" : "down") : sign > 0 ? "down" : "up"}`;
+    const isUpNext = state === "none" ? one.isText : sign < 0;
     const mark = h("span", { "aria-hidden": "true" }, { none: "↕", ascending: "↑", descending: "↓" }[state]);
+    const sort = () => change("sort", `${one.key} ${isUpNext ? "up" : "down"}`);
     return h(one.isText ? "th" : "th.number", { scope: "col", "aria-sort": state },
-      h("button", { type: "button", "data-sort": one.key, onclick: () => change("sort", next) }, `${one.title} `, mark));
+      h("button", { type: "button", "data-sort": one.key, onclick: sort }, `${one.title} `, mark));
   });
-  const lines = sorted.map((row) => h("tr", {}, columns.map((one, index) =>
-    h(index === 0 ? "th" : one.isText ? "td" : "td.number", index === 0 ? { scope: "row" } : {}, one.cell(row)))));
-  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": caption },
-    h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, lines)));
+  const lines = sorted.map((row) => h("tr", {}, columns.map((one, index) => {
+    const kind = `${index === 0 ? "th" : "td"}${one.isText ? "" : ".number"}`;
+    return h(kind, { scope: index === 0 && "row" }, one.cell(row));
+  })));
+  return table("table", caption, heads, lines);
+}
+
+// Missing values come last, whatever the direction.
+function compareValues(first, second, sign) {
+  const [isNone, isOtherNone] = [first ?? null, second ?? null].map((value) => value === null);
+  if (isNone || isOtherNone) return isNone - isOtherNone;
+  return sign * (typeof first === "string" ? first.localeCompare(second, "en", { numeric: true }) : first - second);
 }
 
 // An accuracy with its interval, drawn on a line from 0 to 100 %.

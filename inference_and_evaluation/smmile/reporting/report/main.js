@@ -1,6 +1,13 @@
 // Which view is on the screen: the address after # names it, with its filters.
 
-const views = { leaderboard: leaderboardView, problems: problemsView, strata: strataView, order: orderView, experiments: experimentsView, runs: runsView };
+const views = {
+  leaderboard: leaderboardView,
+  problems: problemsView,
+  strata: strataView,
+  order: orderView,
+  experiments: experimentsView,
+  runs: runsView,
+};
 
 function place() {
   const [name, ...rest] = location.hash.slice(1).split("?");
@@ -12,11 +19,11 @@ function render(isStep) {
   const { name, params } = place();
   const main = document.getElementById("main");
   const focused = document.activeElement;
-  const again = focused && main.contains(focused) && (focused.dataset.sort ? `[data-sort="${focused.dataset.sort}"]` : focused.name && `[name="${focused.name}"]${focused.type === "checkbox" ? `[value="${CSS.escape(focused.value)}"]` : ""}`);
+  const again = main.contains(focused) ? selectorOf(focused) : null;
   const scrolled = document.getElementById("list")?.scrollTop ?? 0;
   const caret = focused?.selectionStart;
   main.dataset.view = name;
-  main.replaceChildren(...[views[name](params, change)].flat().filter(Boolean));
+  main.replaceChildren(...[views[name](params, change)].flat(Infinity).filter(Boolean));
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -37,6 +44,13 @@ function render(isStep) {
   }
 }
 
+// What finds a control of a filter or a head again, after the view is made anew.
+function selectorOf({ dataset, name, type, value }) {
+  if (dataset.sort) return `[data-sort="${dataset.sort}"]`;
+  if (!name) return null;
+  return type === "checkbox" ? `[name="${name}"][value="${CSS.escape(value)}"]` : `[name="${name}"]`;
+}
+
 function say(text) {
   document.getElementById("status").textContent = text;
 }
@@ -52,7 +66,7 @@ function change(name, value) {
 
 function step(by) {
   const { params } = place();
-  const at = list.findIndex((base) => base.id === params.get("id") || base.orders.some(({ problem }) => problem.id === params.get("id")));
+  const at = list.indexOf(baseOf.get(params.get("id")));
   const next = list[at < 0 ? 0 : at + by];
   if (next) location.hash = problemHash(params, next.id);
 }

@@ -104,7 +104,8 @@ function answerCard(entry, openMetric) {
 }
 
 function optionsView({ options, correct, is_shown: isShown }, { choice }) {
-  const list = h("ol.options", { "aria-label": isShown ? "Options in the order shown" : "Options by letter" }, options.map(([letter, text]) => {
+  const label = isShown ? "Options in the order shown" : "Options by letter";
+  const list = h("ol.options", { "aria-label": label }, options.map(([letter, text]) => {
     const isChosen = letter === choice;
     const words = [isChosen && "chosen", letter === correct && "correct"].filter(Boolean).join(", ");
     const kind = isChosen ? (letter === correct ? ".right" : ".wrong") : letter === correct ? ".missed" : "";
@@ -127,11 +128,12 @@ function responseView({ response, passage }) {
 
 function judgesView({ judges = [], experts = {} }) {
   const word = (verdict) => (verdict === null ? "no verdict" : verdict ? "correct" : "incorrect");
-  const lines = judges.map((judge) => {
-    const why = judge.reply !== undefined ? `replied “${textOf(judge.reply).slice(0, 400)}”` : judge.error !== undefined ? textOf(judge.error) : "";
-    return `${judge.name}: ${word(judge.verdict)}${why ? `, ${why}` : ""}`;
+  const lines = judges.map(({ name, verdict, reply, error }) => {
+    const said = reply === undefined ? textOf(error) : `replied “${textOf(reply).slice(0, 400)}”`;
+    return `${name}: ${word(verdict)}${said ? `, ${said}` : ""}`;
   });
-  const rated = Object.entries(experts).map(([name, verdict]) => `Expert ${name}: ${verdict === null ? "cannot say" : word(Number(verdict))}`);
+  const rated = Object.entries(experts).map(([name, verdict]) =>
+    `Expert ${name}: ${verdict === null ? "cannot say" : word(verdict)}`);
   const all = [...lines, ...rated];
   return all.length ? h("ul.judges", {}, all.map((line) => h("li", {}, line))) : null;
 }

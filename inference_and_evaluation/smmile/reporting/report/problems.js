@@ -134,7 +134,7 @@ let list = []; // the base problems that pass the filters, for the keys
 function problemsView(params, change) {
   const { found, shown, openMetric } = filtered(params);
   list = found.map(([base]) => base);
-  const open = byBase.get(params.get("id")) ?? (params.has("id") ? bases.find((base) => base.orders.some(({ problem }) => problem.id === params.get("id"))) : undefined);
+  const open = baseOf.get(params.get("id"));
   const entries = found.map(([base, summary]) => entryView(base, summary, problemHash(params, base.id), base === open));
   const count = `${found.length} of ${plural(bases.length, "problem")}, answers of ${plural(shown.size, "run")}`;
   return h(open ? "div.problems.has-open" : "div.problems", {},
@@ -146,7 +146,8 @@ function problemsView(params, change) {
 
 function problemsForm(params, change) {
   const fields = problemFields();
-  const search = h("input", { id: "search", type: "search", name: "q", placeholder: "question, answer, response, id", "aria-keyshortcuts": "/" });
+  const placeholder = "question, answer, response, id";
+  const search = h("input", { id: "search", type: "search", name: "q", placeholder, "aria-keyshortcuts": "/" });
   search.value = params.get("q") ?? "";
   let timer = 0;
   search.addEventListener("input", () => {
@@ -168,7 +169,8 @@ function problemsForm(params, change) {
     h("fieldset", {}, h("legend", {}, "Models"), boxes));
   more.open = Boolean(document.querySelector(".filters details")?.open);
   const isFiltered = [...params.keys()].some((key) => !["id", "order"].includes(key));
-  const clear = isFiltered ? h("a", { href: params.has("id") ? problemHash(new URLSearchParams(), params.get("id")) : "#problems" }, "Clear filters") : null;
+  const without = params.has("id") ? problemHash(new URLSearchParams(), params.get("id")) : "#problems";
+  const clear = isFiltered ? h("a", { href: without }, "Clear filters") : null;
   return h("form.filters", { onsubmit: (event) => event.preventDefault() },
     h("label", {}, "Search ", h("kbd", {}, "/"), search), choices(fields.main, params, change), more, clear);
 }
@@ -178,16 +180,18 @@ function detailView(base, params, shown, openMetric) {
   const place = list.indexOf(base);
   const step = (by, title, key) => {
     const other = list[place < 0 ? 0 : place + by];
-    return h(other ? "a.button" : "span.button.off", { href: other && problemHash(params, other.id), "aria-keyshortcuts": key === "←" ? "ArrowLeft" : "ArrowRight" },
-      title, h("kbd", {}, key));
+    if (!other) return h("span.button.off", {}, title);
+    return h("a.button", { href: problemHash(params, other.id) }, title, h("kbd", {}, key));
   };
+  const link = problemHash(new URLSearchParams(), base.id, base.orders.length > 1 && order.problem.id);
   const back = new URLSearchParams(params);
   back.delete("id");
   back.delete("order");
   return [
-    h("div.steps", {}, h("a.button.back", { href: `#problems?${back}` }, "All problems"), step(-1, "Previous ", "←"), step(1, "Next ", "→"),
+    h("div.steps", {}, h("a.button.back", { href: `#problems?${back}` }, "All problems"),
+      step(-1, "Previous ", "←"), step(1, "Next ", "→"),
       h("span.note", {}, place < 0 ? "not among the filtered" : `${place + 1} of ${list.length}`),
-      h("a.note", { href: problemHash(new URLSearchParams(), base.id, base.orders.length > 1 && order.problem.id) }, "Link to this problem")),
+      h("a.note", { href: link }, "Link to this problem")),
     h("h2", { id: "heading", tabindex: "-1", dir: "auto" }, textOf(order.problem.triplets.at(-1).question)),
     ...problemView(base, order, shown, openMetric, ({ problem }) => problemHash(params, base.id, problem.id)).flat(),
   ];
