@@ -194,6 +194,20 @@ def test_a_problem_is_shown_as_posed_with_all_answers(
     expect(cards.filter(has_text="bad").locator(".badge")).to_have_text(["✗ Exact match: incorrect"])
 
 
+def test_the_ratings_of_experts_are_shown(folder: Path, chromium: Chromium) -> None:
+    labels = ["model,inference_mode,problem_id,expert,rating"]
+    labels += [f"bad,0-shot,p{number},{expert},1" for number in range(1, 5) for expert in "XY"]
+    labels[1] = "bad,0-shot,p1,X,0"
+    (folder / "labels.csv").write_text("\n".join(labels))
+    assert run_here("evaluate_experts.py", folder, folder / "labels.csv").code == 0
+    page = chromium.open(build(folder)[0])
+    assert "Experts" in page.locator("thead").inner_text()
+    go(page, "problems?show=disputed&id=p1&models=bad")
+    expect(page.locator("#list li")).to_have_count(1)
+    expect(page.locator(".answer .badge").first).to_have_text("50 % Experts: of experts say correct")
+    expect(page.locator(".judges li")).to_have_text(["Expert X: incorrect", "Expert Y: correct"])
+
+
 def test_filters_search_and_keys_have_an_address(folder: Path, chromium: Chromium) -> None:
     file, _ = build(folder)
     page = chromium.open(file)
