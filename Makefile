@@ -21,7 +21,7 @@ setup: .venv/installed  ## the environment, in .venv
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-demo: .venv/installed  ## three baselines on the demo set, scored and tabulated
+demo: .venv/installed  ## three baselines on the demo set, scored, tabulated, and a page to look at
 	@cd inference_and_evaluation && for baseline in random majority nearest; do \
 	  for format in open mcqa; do \
 	    $(BIN)/python inference_baselines.py --baseline $$baseline --inference_mode ICL \
@@ -30,8 +30,10 @@ demo: .venv/installed  ## three baselines on the demo set, scored and tabulated
 	done
 	@echo && cd inference_and_evaluation && $(BIN)/python evaluate_EM.py ../results_demo
 	@echo && cd inference_and_evaluation && $(BIN)/python variance_analysis.py ../results_demo --generate_table
+	@echo && cd inference_and_evaluation && $(BIN)/python build_report.py ../results_demo
 	@echo
-	@echo "Done. Look at results_demo/: result_*.json (each run), model_comparison.txt and evaluation_results.txt"
+	@echo "Done. Look at every problem and response: open results_demo/report.html in a browser."
+	@echo "Also in results_demo/: result_*.json (each run), model_comparison.txt and evaluation_results.txt"
 	@echo "(the tables above), latex_table.tex (the paper's table). Next, run a model of your own:"
 	@echo "  source .venv/bin/activate && cd inference_and_evaluation"
 	@echo "  python inference_hf.py --help"

@@ -34,7 +34,8 @@ def main() -> int:
     from smmile.errors import UsageError, pluralize
     from smmile.files import make_folder, write_whole
     from smmile.inference.plan import data_hash
-    from smmile.reporting.review.page import ImageEncoder, review_page
+    from smmile.reporting.html import ImageEncoder
+    from smmile.reporting.review.page import review_page
     from smmile.reporting.tables import Layout
     from smmile.scoring.experts.sampling import ReviewPlan, draw_review, items_of_expert
 

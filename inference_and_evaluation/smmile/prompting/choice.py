@@ -128,6 +128,17 @@ def read_choice(response: str, options: Options) -> str | None:
 
 def read_choices(response: str, options: Options) -> tuple[str, ...]:
     """The letters of the option that `response` chooses: several for a text that fits twins."""
+    return _decide(response, options)[0]
+
+
+def deciding_passage(response: str, options: Options) -> str | None:
+    """The passage that decides which option `response` chooses, without markup; None without a choice."""
+    letters, passage = _decide(response, options)
+    return passage.strip() if letters else None
+
+
+def _decide(response: str, options: Options) -> tuple[tuple[str, ...], str]:
+    """The letters chosen, and the passage that decides."""
     text = _MARKUP.sub("", response)
     after = text.rpartition("</think>")[2]
     if _TAG.sub("", after).strip():
@@ -136,18 +147,20 @@ def read_choices(response: str, options: Options) -> tuple[str, ...]:
     for passage, is_tag in _declared(text):
         choice = reader.choice(passage)
         if choice or (is_tag and passage.strip()):
-            return choice
+            return choice, passage
     rest = _TAG.sub("\n", text).strip()
     sentences = _SENTENCE_END.split(rest)
     if len(sentences) > 1 and len(sentences[-1]) > 25 and re.search(r"[\w,(-]$", sentences[-1]):
-        return ()
-    letters = {letter for line in rest.splitlines() if (letter := reader.first_letter(line))}
-    if len(letters) == 1:
-        return tuple(letters)
+        return (), ""
+    lines = {letter: line for line in rest.splitlines() if (letter := reader.first_letter(line))}
+    if len(lines) == 1:
+        [(letter, line)] = lines.items()
+        return (letter,), line
     passages = [*filter(_CONCLUDES.search, reversed(sentences))]
-    if len(sentences) <= _FEW_SENTENCES and not letters:
+    if len(sentences) <= _FEW_SENTENCES and not lines:
         passages.append(rest)
-    return next(filter(None, map(reader.choice, passages)), ())
+    choices = ((choice, passage) for passage in passages if (choice := reader.choice(passage)))
+    return next(choices, ((), ""))
 
 
 def _declared(text: str) -> Iterator[tuple[str, bool]]:

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
-from smmile.data.images import StoredImage
 from smmile.data.problems import Problem
+from smmile.reporting.html import ImageEncoder, self_contained_page
 from smmile.scoring.experts.files import REVIEW_VERSION, ReviewItem
 
 _FOLDER = Path(__file__).parent
-_JPEG_QUALITY = 90
-
-
-class ImageEncoder:
-    """Encodes images for pages; `size` is the longer side in pixels that they have at most."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._encoded: dict[tuple[str, int], str] = {}
-
-    def data_uri(self, image: StoredImage, size: int) -> str:
-        """The image as a data URI, a JPEG of our own without the metadata of the stored file."""
-        key = (image.sha256, size)
-        if key not in self._encoded:
-            decoded = image.decode()
-            decoded.thumbnail((size, size))
-            decoded.info.clear()  # a comment would be written again
-            out = io.BytesIO()
-            decoded.save(out, "JPEG", quality=_JPEG_QUALITY)
-            self._encoded[key] = f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
-        return self._encoded[key]
 
 
 def review_page(
@@ -50,9 +24,6 @@ def review_page(
     It knows neither models nor verdicts. Each image is stored once: those of queries in the encoder's
     size, others in half of it. Its policy allows its own script and style, data URIs and no connection.
     """
-    import jinja2
-    from markupsafe import Markup
-
     shown = {problem.problem_id: problem for item in items if (problem := problems.get(item.item))}
     numbers = {problem_id: str(number) for number, problem_id in enumerate(shown)}
     triplets = [one for problem in shown.values() for one in problem.triplets]
@@ -88,20 +59,4 @@ def review_page(
         ],
     }
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("review.css", "review.js"))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    # The three are no markup: ours, and JSON in which nothing can end its element.
-    page = environment.get_template("review.html.j2").render(
-        expert=expert,
-        policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'",
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        data=Markup(msgspec.json.encode(data).decode().replace("<", "\\u003c")),  # noqa: S704
-    )
-    return page.encode()
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return self_contained_page(_FOLDER / "review.html.j2", style, script, data, expert=expert)

@@ -1,0 +1,149 @@
+"""The problems of a data set as a page shows them, also those that lack images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from smmile.data.dataset import DatasetSource, load_rows
+from smmile.data.images import StoredImage, inspect_images
+from smmile.data.missing_images import find_image
+from smmile.data.problems import base_problem_id
+from smmile.data.rows import Row
+from smmile.reporting.html import ImageEncoder
+from smmile.reporting.report.content import PageImage, PageProblem, PageTriplet
+from smmile.scoring.scores import Query, query_of
+
+# How images are in a page: the longer side in pixels and the JPEG quality; None: not embedded.
+IMAGES = {"thumb": (300, 80), "full": (1600, 90), "link": None, "none": None}
+
+
+T = TypeVar("T")
+
+
+class Distinct(Generic[T]):
+    """A list in which equal items occur once."""
+
+    def __init__(self) -> None:
+        self._found: dict[object, tuple[int, T]] = {}
+
+    def number(self, item: T) -> int:
+        """The place of the item in the list, at whose end it is put if it is new."""
+        key = item if isinstance(item, str) else msgspec.json.encode(item)
+        return self._found.setdefault(key, (len(self._found), item))[0]
+
+    @property
+    def items(self) -> list[T]:
+        """The list."""
+        return [item for _, item in self._found.values()]
+
+
+@dataclass(frozen=True)
+class _ShownRow:
+    row: Row
+    image: StoredImage | None
+
+
+class Problems:
+    """Collects the problems of data sets, and those that only runs have; images are stored once."""
+
+    def __init__(self, images_as: str) -> None:
+        self.texts = Distinct[str]()
+        self.images_as = images_as
+        self.problems: list[PageProblem] = []
+        self.images: list[PageImage] = []
+        self.by_id: dict[str, int] = {}
+        self.queries: dict[str, Query] = {}
+        self.image_numbers: dict[str, int] = {}
+        how = IMAGES[images_as]
+        self._encoder = None if how is None else ImageEncoder(*how)
+
+    def load(self, source: DatasetSource) -> None:
+        """Add the problems of a data set. Raises UsageError if it cannot be read."""
+        rows = load_rows(source)
+        by_problem: dict[str, list[_ShownRow]] = {}
+        for shown in (
+            _with_images(rows, source.image_dir)
+            if self._encoder
+            else (_ShownRow(row, None) for row in rows)
+        ):
+            by_problem.setdefault(str(shown.row.problem_id), []).append(shown)
+        for problem_id, members in by_problem.items():
+            members.sort(key=lambda shown: _place(shown.row.order))
+            triplets = [
+                PageTriplet(
+                    self.texts.number(str(one.row.question or "")),
+                    self.texts.number(str(one.row.answer or "")),
+                    self._image(one),
+                )
+                for one in members
+            ]
+            query = members[-1].row
+            self._add(problem_id, triplets, str(query.question), str(query.answer), dict(query.flags))
+
+    def number(self, problem_id: str, question: str, answer: str) -> tuple[int, bool]:
+        """The number of a problem, added if no data set has it, and whether its query is this one."""
+        if problem_id not in self.by_id:
+            self._add(
+                problem_id,
+                [PageTriplet(self.texts.number(question), self.texts.number(answer))],
+                question,
+                answer,
+                {},
+            )
+        return self.by_id[problem_id], self.queries[problem_id] == query_of(question, answer)
+
+    def _add(
+        self,
+        problem_id: str,
+        triplets: list[PageTriplet],
+        question: str,
+        answer: str,
+        flags: dict[str, str],
+    ) -> None:
+        if problem_id not in self.by_id:
+            self.by_id[problem_id] = len(self.problems)
+            self.queries[problem_id] = query_of(question, answer)
+            self.problems.append(PageProblem(problem_id, base_problem_id(problem_id), triplets, flags))
+
+    def _image(self, shown: _ShownRow) -> int | None:
+        image, url = shown.image, shown.row.image_url
+        if self.images_as == "link" and url and url.startswith(("https://", "http://")):
+            return self._numbered(url, PageImage(url=url))
+        if self._encoder is None or image is None:
+            return None
+        if image.sha256 in self.image_numbers:
+            return self.image_numbers[image.sha256]
+        uri = self._encoder.data_uri(image, self._encoder.size)
+        return self._numbered(image.sha256, PageImage(image.sha256, uri))
+
+    def _numbered(self, key: str, image: PageImage) -> int:
+        if key not in self.image_numbers:
+            self.image_numbers[key] = len(self.images)
+            self.images.append(image)
+        return self.image_numbers[key]
+
+
+def _with_images(rows: list[Row], image_dir: Path) -> list[_ShownRow]:
+    """The rows with their images, of which some may be supplied in a folder; those that decode."""
+    supplied = {
+        url: find_image(url, image_dir)
+        for url in {row.image_url or "" for row in rows if row.image is None}
+    }
+    found = [supplied.get(row.image_url or "") if row.image is None else row.image for row in rows]
+    inspected = inspect_images(data for data in found if data is not None)
+    images = [None if data is None else next(inspected) for data in found]
+    return [
+        _ShownRow(row, image[0] if image and image[1] is None else None)
+        for row, image in zip(rows, images, strict=True)
+    ]
+
+
+def _place(order: object) -> float:
+    try:
+        return float(str(order))
+    except ValueError:
+        return 0.0

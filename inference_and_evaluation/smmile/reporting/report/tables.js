@@ -1,0 +1,184 @@
+// Leaderboard, strata, order and experiments.
+
+const labelOf = ({ model, perturbation }) => (perturbation ? `${model} [${perturbation}]` : model);
+
+// A view: heading, filters, content.
+function view(title, fields, params, change, ...content) {
+  const lists = choices(fields, params, change);
+  const form = lists.length ? h("form.filters.row", {}, lists) : null;
+  return [h("h2", { id: "heading", tabindex: "-1" }, title), form, ...content];
+}
+
+const passes = (params, name, value) => !params.get(name) || params.get(name) === value;
+
+// Whether the filters of mode and perturbation show a run, given as its name.
+const showsRun = (params, { mode, perturbation }) =>
+  passes(params, "mode", mode) && (!perturbation || showsPerturbed(params));
+
+const modeField = (modes) => ({ name: "mode", label: "Mode", options: withAll(modes) });
+
+const metricField = (items) => {
+  const metrics = [...openMetrics, "mcqa"].filter((metric) => items.some((one) => one.metric === metric));
+  return { name: "metric", label: "Metric", options: metrics.map((metric) => [metric, data.metrics[metric]]) };
+};
+
+function leaderboardView(params, change) {
+  const formatOf = ({ metric }) => (metric === "mcqa" ? "mcqa" : "open");
+  const fields = [
+    { name: "data", label: "Data set", options: withAll(data.scores.map((score) => score.data_set)) },
+    modeField(data.scores.map((score) => score.mode)),
+    { name: "format", label: "Format", options: withAll(data.scores.map(formatOf)) },
+    { name: "kind", label: "Kind of model", options: withAll(data.scores.map((score) => score.kind)) },
+    perturbedField,
+    { name: "perturbation", label: "Perturbation", options: withAll(data.scores.flatMap((one) => one.perturbation || [])) },
+  ];
+  const only = params.get("perturbation");
+  const rows = new Map();
+  for (const score of data.scores) {
+    const isShown = passes(params, "data", score.data_set) && passes(params, "kind", score.kind) &&
+      passes(params, "format", formatOf(score)) &&
+      (only ? score.perturbation === only && passes(params, "mode", score.mode) : showsRun(params, score));
+    if (!isShown) continue;
+    const key = JSON.stringify([score.label, score.mode, score.data_set]);
+    if (!rows.has(key)) rows.set(key, { ...score, by: {} });
+    rows.get(key).by[score.metric] = score;
+  }
+  const all = [...rows.values()];
+  const answered = ({ by }) => {
+    const shares = Object.values(by).flatMap((score) => score.answered ?? []);
+    return shares.length ? Math.min(...shares) : undefined;
+  };
+  const metrics = Object.entries(data.metrics).filter(([metric]) => all.some((row) => row.by[metric]));
+  const columns = [
+    textColumn("model", "Model", (row) => row.label, modelLink),
+    textColumn("mode", "Mode", (row) => row.mode),
+    ...(fields[0].options.length ? [textColumn("data", "Data set", (row) => row.data_set)] : []),
+    ...metrics.map(([metric, title]) => intervalColumn(metric, title, (row) => row.by[metric])),
+    numberColumn("answered", "Answered %", answered),
+    numberColumn("total", "Problems", (row) => row.total, 0),
+  ];
+  const hasLetters = all.some((row) => Object.values(row.by).some((score) => score.letters));
+  return view("Leaderboard", fields, params, change,
+    h("p.note", {}, "Correct answers in per cent of all problems, with the 95 % interval, drawn from 0 to 100. " +
+      "Errors and missing answers count as incorrect."),
+    hasLetters ? h("p.note", {}, "Models of one mode that share a letter do not differ significantly " +
+      "(paired tests, Holm, 5 %).") : null,
+    sortable(`Scores, ${plural(all.length, "row")}`, columns, all, params, change));
+}
+
+function modelLink({ label, mode }) {
+  const run = data.runs.find((one) => one.label === label && one.mode === mode);
+  if (!run) return label;
+  const filters = new URLSearchParams({ models: run.model, mode, ...(run.perturbation ? { perturbed: "yes" } : {}) });
+  return h("a", { href: `#problems?${filters}`, title: "Problems with the answers of this run" }, label);
+}
+
+function strataView(params, change) {
+  const names = new Set(data.strata.map((one) => one.flag));
+  if (!names.size) {
+    const why = "No strata: the data set of these runs could not be read, or has no flags.";
+    return view("Strata", [], params, change, h("p.note", {}, why));
+  }
+  const first = ["speciality", "flag_image_type"].filter((flag) => names.has(flag));
+  const flags = [...new Set([...first, ...names])].map((flag) => [flag, data.flags[flag]]);
+  const metrics = metricField(data.strata);
+  const modes = modeField(data.strata.map((one) => one.run.mode));
+  const fields = [metrics, { name: "flag", label: "Flag", options: flags }, modes, perturbedField];
+  const [metric, flag] = [params.get("metric") ?? metrics.options[0][0], params.get("flag") ?? flags[0][0]];
+  const found = data.strata.filter((one) => one.metric === metric && one.flag === flag && showsRun(params, one.run));
+  const values = [...new Set(found.map((one) => one.value))];
+  const rows = new Map();
+  for (const one of found) {
+    const key = JSON.stringify(one.run);
+    if (!rows.has(key)) rows.set(key, { run: one.run, cells: {} });
+    rows.get(key).cells[one.value] = one;
+  }
+  const lines = [...rows.values()].map(({ run, cells }) => h("tr", {},
+    h("th", { scope: "row" }, labelOf(run), h("span.mode", {}, run.mode)), values.map((value) => heatCell(cells[value]))));
+  const heads = ["Run", ...values].map((value) => h("th", { scope: "col" }, value));
+  return view("Strata", fields, params, change,
+    h("p.note", {}, "Correct answers in per cent, and the number n of problems. Grey: fewer than 10 problems " +
+      "(on SMMILE++ base problems), too few to conclude from."),
+    table("table.heat", `${data.metrics[metric]} by ${data.flags[flag].toLowerCase()}`, heads, lines));
+}
+
+function heatCell(stratum) {
+  if (!stratum) return h("td", {}, "–");
+  const accuracy = (100 * stratum.correct) / stratum.total;
+  const { low, high } = stratum.interval;
+  const title = `95 % interval ${fixed(100 * low)} to ${fixed(100 * high)}`;
+  const kind = stratum.base_problems < 10 ? "td.small" : "td";
+  const cell = h(kind, { title }, fixed(accuracy), h("small", {}, ` n ${stratum.total}`));
+  cell.style.setProperty("--share", `${(accuracy * 0.55).toFixed(1)}%`);
+  return cell;
+}
+
+function orderView(params, change) {
+  const { variance, accuracy_by_place: accuracies, copying } = data.order;
+  if (!variance.length) {
+    const why = "No run poses problems in several orders of their examples, as runs on SMMILE++ do.";
+    return view("Order", [], params, change, h("p.note", {}, why));
+  }
+  const metrics = metricField(variance);
+  const metric = params.get("metric") ?? metrics.options[0][0];
+  const fields = [metrics, modeField(variance.map((one) => one.run.mode)), perturbedField];
+  const model = [textColumn("model", "Model", ({ run }) => labelOf(run)), textColumn("mode", "Mode", ({ run }) => run.mode)];
+  const count = numberColumn("count", "Base problems", (row) => row.base_problems, 0);
+  const spread = [
+    ...model,
+    intervalColumn("best", "Worst to best order %", ({ accuracy, worst, best }) => ({ accuracy, low: worst, high: best })),
+    numberColumn("mixed", "Mixed %", (row) => row.mixed),
+    numberColumn("correlation", "ICC", (row) => row.correlation, 2),
+    count,
+  ];
+  const byPlace = (own, other) => [
+    ...model,
+    textColumn("place", "Place", (row) => row.place),
+    numberColumn("share", own, (row) => row.share),
+    numberColumn("other", other, (row) => row.other_share),
+    numberColumn("difference", "Difference", (row) => row.difference),
+    numberColumn("interval", "95 % interval", (row) => row.interval[0], 1,
+      (row) => row.interval.map((one) => fixed(one)).join(" to ")),
+    numberColumn("p", "p Holm", (row) => row.p_holm, 4,
+      (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4))),
+    count,
+  ];
+  const isOfMetric = (one) => one.metric === metric;
+  const isOfFormat = ({ run }) => (run.task_format === "mcqa") === (metric === "mcqa");
+  const tables = [
+    ["Accuracy over the orders of a base problem", spread, variance.filter(isOfMetric)],
+    ["Accuracy with an example of the query's answer in a place, and without",
+      byPlace("With %", "Without %"), accuracies.filter(isOfMetric)],
+    ["Copying the answer that is in a place: of its own order, and of another order",
+      byPlace("Own %", "Other %"), copying.filter(isOfFormat)],
+  ];
+  return view("Order", fields, params, change,
+    h("p.note", {}, "Worst: base problems correct in every order; best: in at least one; mixed: the difference; " +
+      "the dot is the mean over base problems. ICC: how far the orders agree (1: fully)."),
+    tables.map(([title, columns, rows]) => [title, columns, rows.filter((one) => showsRun(params, one.run))])
+      .map(([title, columns, rows]) => (rows.length ? sortable(title, columns, rows, params, change) : null)));
+}
+
+// Each perturbed run against the run that differs in nothing else.
+function experimentsView(params, change) {
+  const key = (label, score) => JSON.stringify([label, score.mode, score.metric, score.data_set]);
+  const clean = new Map(data.scores.map((score) => [key(score.label, score), score]));
+  const rows = data.scores.filter((score) => score.perturbation).map((score) => {
+    const model = score.label.slice(0, -` [${score.perturbation}]`.length);
+    return { ...score, model, clean: clean.get(key(model, score)) };
+  });
+  if (!rows.length) return view("Experiments", [], params, change, h("p.note", {}, "No runs with perturbations."));
+  const difference = (row) => row.clean && row.accuracy - row.clean.accuracy;
+  const columns = [
+    textColumn("model", "Model", (row) => row.model),
+    textColumn("perturbation", "Perturbation", (row) => row.perturbation),
+    textColumn("mode", "Mode", (row) => row.mode),
+    textColumn("metric", "Metric", (row) => data.metrics[row.metric]),
+    intervalColumn("clean", "Without", (row) => row.clean),
+    intervalColumn("accuracy", "With perturbation", (row) => row),
+    numberColumn("difference", "Difference", difference, 1, (row) => `${difference(row) > 0 ? "+" : ""}${fixed(difference(row))}`),
+  ];
+  return view("Experiments", [], params, change,
+    h("p.note", {}, "Each perturbed run against the same model's run without the perturbation. Tests: compare.py --perturbed."),
+    sortable("Perturbed runs against unperturbed ones", columns, rows, params, change));
+}
