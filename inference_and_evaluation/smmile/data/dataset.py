@@ -65,11 +65,6 @@ def load_outlines(source: DatasetSource) -> list[Outline]:
     return outlines(rows, source=source.label)
 
 
-def load_rows(source: DatasetSource) -> list[Row]:
-    """All rows of `source`, not validated. Raises UsageError if the data set cannot be read."""
-    return list(_load_rows(source)[0])
-
-
 def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
     """All rows, not validated; all columns, with nulls for images; the hub's revision if from there.
 
