@@ -59,7 +59,8 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         options = make(entries, args.seed) if args.task_format == "mcqa" else None
         shown = {item.problem_id: item.problem for item in (*context.plan.problems, *context.plan.others)}
         perturbed = tuple(shown.get(entry.problem_id, entry) for entry in entries)
-        picks = baselines.random_answers(replace(context.problems, entries=perturbed), options, args.seed)
+        problems = replace(context.problems, entries=perturbed)
+        picks = baselines.random_answers(problems, options, cli.run_seed(args))
         return baselines.BaselineBackend(lambda key: picks[problem_of[key].problem_id])
 
     def read_choice(response: str, options: Options) -> str | None:

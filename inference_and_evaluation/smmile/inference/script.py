@@ -106,7 +106,8 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
         specification.recipe,
         args.inference_mode,
         args.task_format,
-        seed=args.seed,
+        seed=cli.run_seed(args),
+        options_seed=args.seed,
         decoding={
             "checkpoint": specification.checkpoint or specification.name,
             **specification.generation,
@@ -116,7 +117,6 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
         share=specification.share and not args.no_share,
         perturbations=cli.perturbations(args),
     )
-    run = _describe_run(args, specification, problems, source, folder)
     if not plan.problems:
         if Rank.from_environment().is_first:
             _report_skipped(problems, plan, source.image_dir)
@@ -124,6 +124,7 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
             f"data set {one_line(problems.source)}: none of the {pluralize(len(plan.chosen), 'problem')} "
             "can be run, for the reasons above"
         )
+    run = _describe_run(args, specification, problems, source, folder)
     return PreparedRun(source, problems, plan, run, folder)
 
 
@@ -198,7 +199,7 @@ def _describe_run(
             image_dir=image_dir,
         ),
         generation={**specification.generation, **sample},
-        seed=args.seed,
+        seed=cli.run_seed(args),
         perturbations=recorded_perturbations(args),
         recipe=specification.recipe.as_data(args.task_format),
         software=_versions(specification.packages),
@@ -249,8 +250,8 @@ def _report(outcome: Outcome, plan: Plan) -> int:
 
 def _report_skipped(problems: ProblemSet, plan: Plan, image_dir: Path) -> None:
     skipped = plan.skipped_among(plan.chosen)
-    for skip in skipped:
     by_reason: dict[str, list[str]] = {}
+    for skip in skipped:
         by_reason.setdefault(one_line(skip.reason), []).append(one_line(skip.problem_id))
     for reason, of_reason in by_reason.items():
         if len(of_reason) > _MOST_LINES:
