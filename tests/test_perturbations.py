@@ -304,10 +304,8 @@ def test_why_problems_are_skipped(shared: Path, tmp_path: Path) -> None:
     words = ["--dataset-path", shared / "data" / "smmile_recovered", "--output-dir", tmp_path]
     finished = run_here(*shlex.split(QWEN), *words, "--dry-run", "--order", "last")
     none, every = finished.err.splitlines()  # one line where many are skipped for one reason
-    assert re.fullmatch(
-        r"skipped 41 problems \([\w-]+, [\w-]+, [\w-]+, …\): none of its examples has the query's answer",
-        none,
-    )
+    three = r"\([\w-]+, [\w-]+, [\w-]+, …\)"
+    assert re.fullmatch(rf"skipped 41 problems {three}: none of its examples has the query's answer", none)
     assert re.fullmatch(r"skipped problem [\w-]+: all of its examples have the query's answer", every)
     assert "69 problems, 42 skipped" in finished.out
 
