@@ -29,8 +29,7 @@ function render(isStep) {
     else link.removeAttribute("aria-current");
   }
   const list = document.getElementById("list");
-  if (list) list.scrollTop = scrolled;
-  list?.querySelector("[aria-current]")?.scrollIntoView?.({ block: "nearest" });
+  if (list) scrollList(list, scrolled);
   const heading = document.getElementById("heading");
   if (isStep) {
     window.scrollTo(0, 0);
@@ -53,6 +52,15 @@ function selectorOf({ dataset, name, type, value }) {
 
 function say(text) {
   document.getElementById("status").textContent = text;
+}
+
+// Scrolls the list to where it was, and on to the open problem if that is out of sight.
+function scrollList(list, scrolled) {
+  list.scrollTop = scrolled;
+  const open = list.querySelector("[aria-current]")?.getBoundingClientRect();
+  if (!open) return;
+  const box = list.getBoundingClientRect();
+  if (open.top < box.top || open.bottom > box.bottom) list.scrollTop += open.top - box.top - box.height / 3;
 }
 
 // Changes one filter in the address, which stays in place in the history.
