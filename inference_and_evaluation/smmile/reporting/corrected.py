@@ -138,7 +138,7 @@ def _share(found: _Values) -> Estimated:
 
 
 def expert_accuracy(run: LabelledRun, average: Average = "rows") -> Estimated:
-    """The experts' accuracy of a run by the labels alone, each counting for the answers that it stands for.
+    """The experts' accuracy of a run by the labels alone, each counting for the answers that it represents.
 
     Needs no judge. The interval is Wilson's on the effective sample size p(1 - p) / SE^2 (Korn & Graubard
     1998), with Student's t where answers go together in clusters.
