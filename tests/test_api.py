@@ -107,3 +107,15 @@ def test_errors_are_those_of_the_scripts(tmp_path: Path, demo: Path) -> None:
         smmile.compare(demo, models=["nearest"], metric="em")
     with pytest.raises(UsageError, match="does not exist"):
         smmile.load_problems("dmo")
+
+
+def test_wrong_arguments_are_errors_of_one_line(demo: Path) -> None:
+    with pytest.raises(UsageError, match="metric zzz is none of expert, llm, em, mcqa"):
+        smmile.compare(demo, metric="zzz")
+    with pytest.raises(UsageError, match="equivalence -1 is not a number of points"):
+        smmile.compare(demo, equivalence=-1)
+    with pytest.raises(UsageError, match="nowhere"):
+        smmile.load_results(demo, dataset="/nowhere")
+    table = smmile.load_results(demo, models="majority")
+    assert set(table.model) == {"majority"}
+    assert table.perturbations.isna().all()

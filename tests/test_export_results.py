@@ -54,7 +54,6 @@ FULL = {  # what the table says of the first record
     "model": "m",
     "inference_mode": "ICL",
     "task_format": "open",
-    "perturbations": "",
     "repeat": 1,
     "sample": 3,
     "seed": 7,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from smmile.data.dataset import DatasetName, DatasetSource
 from smmile.data.problems import Defect, Problem
-from smmile.errors import one_line
+from smmile.errors import UsageError, one_line
 from smmile.task import InferenceMode
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def load_results(
     folder: str | Path,
     *,
-    models: Sequence[str] = (),
+    models: str | Sequence[str] = (),
     inference_mode: InferenceMode | None = None,
     perturbed: bool = False,
     dataset: str | Path | None = None,
@@ -38,7 +38,7 @@ def load_results(
     from smmile.scoring.selection import Selection
 
     problems = ProblemsOfRuns(Path(folder), None if dataset is None else _source(dataset))
-    found = read_export(Path(folder), Selection(tuple(models), inference_mode, perturbed), problems)
+    found = read_export(Path(folder), Selection(_names(models), inference_mode, perturbed), problems)
     for message in found.messages:
         warnings.warn(message, stacklevel=2)
     return results_table(found.runs)
@@ -65,7 +65,7 @@ def load_problems(dataset: str | Path = "smmile", *, image_dir: str | Path | Non
 def compare(
     folder: str | Path,
     *,
-    models: Sequence[str] = (),
+    models: str | Sequence[str] = (),
     inference_mode: InferenceMode | None = None,
     metric: str | None = None,
     perturbed: bool = False,
@@ -82,8 +82,18 @@ def compare(
 
     from smmile.reporting.comparison import compare, in_order
     from smmile.reporting.reports import chance_levels, open_report, with_chances
+    from smmile.scoring.metrics import METRICS
 
-    flags = {"models": models, "inference_mode": inference_mode, "metric": metric, "perturbed": perturbed}
+    if metric not in (None, *METRICS):
+        raise UsageError(f"metric {one_line(metric)} is none of {', '.join(METRICS)}")
+    if equivalence is not None and not 0 < equivalence < 100:
+        raise UsageError(f"equivalence {equivalence} is not a number of points between 0 and 100")
+    flags = {
+        "models": _names(models),
+        "inference_mode": inference_mode,
+        "metric": metric,
+        "perturbed": perturbed,
+    }
     report = open_report(argparse.Namespace(results_dir=Path(folder), mcqa="stored", **flags))
     runs = with_chances(in_order(report.shown.scores, report.selection.models), Path(folder))
     levels = chance_levels(Path(folder))
@@ -96,6 +106,10 @@ def compare(
             row["low"], row["high"] = row.pop("interval")
             rows.append(row)
     return pd.json_normalize(rows, sep="_")
+
+
+def _names(models: str | Sequence[str]) -> tuple[str, ...]:
+    return (models,) if isinstance(models, str) else tuple(models)
 
 
 def _source(dataset: str | Path, image_dir: str | Path | None = None) -> DatasetSource:

@@ -124,6 +124,8 @@ def read_export(folder: Path, selection: Selection, problems: ProblemsOfRuns) ->
             run.outlines, label = problems.of(max(run.scores.values(), key=lambda one: one.total))
             reason = f"data set {one_line(label)} lacks problems of theirs or has other queries"
         except UsageError as error:
+            if problems.given is not None:
+                raise
             reason = str(error)
         if len(run.outlines) < len(run.problem_ids):
             missing[reason] = missing.get(reason, 0) + 1
@@ -218,7 +220,7 @@ def _row(
         "model": name.model,
         "inference_mode": name.mode,
         "task_format": name.task_format,
-        "perturbations": name.perturbation,
+        "perturbations": name.perturbation or None,
         "repeat": _number(r"(?:^|\+)repeat-(\d+)\Z", name.perturbation) or 1,
         "sample": made and made.generation.get("sample"),
         "seed": made and made.seed,
