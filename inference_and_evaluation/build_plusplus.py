@@ -68,7 +68,7 @@ def main() -> int:
         problems = pluralize(plusplus.lacking, "problem")
         print(f"kept {problems} with missing images, which --image-dir can add to a run", file=sys.stderr)
     if "flag_cognitive_process" not in plusplus.columns.column_names:
-        print(f"no column flag_cognitive_process: no problem is known to be {REASONING}", file=sys.stderr)
+        print(f"no column flag_cognitive_process: problems of {REASONING} stay", file=sys.stderr)
     permutations = sum(len(problem.orders) for problem in plusplus.problems)
     rows = sum(len(problem.orders) * len(problem.rows) for problem in plusplus.problems)
     print(

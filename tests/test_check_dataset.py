@@ -303,3 +303,10 @@ def test_a_link_to_another_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train").symlink_to(tmp_path / "elsewhere")
     says_in_one_line(run_here("check_dataset.py", tmp_path / "mine"), "it contains no data files")
+
+
+def test_images_without_a_metadata_file_are_one_line(tmp_path: Path) -> None:
+    save_images(tmp_path / "plain", four_problems())
+    (tmp_path / "plain" / "metadata.csv").unlink()
+    finished = run_here("check_dataset.py", tmp_path / "plain")
+    says_in_one_line(finished, "data set plain has images, but no metadata.csv", "docs/data.md")

@@ -72,8 +72,8 @@ def test_problems_that_none_or_all_solve_are_listed_and_strong_models_discrimina
     assert (by_id["p1"], found.is_few) == (None, True)
     text = items_text([found])
     assert "Fewer than 5 models: the discrimination means little" in text
-    assert "No model solves 1 problem:\n  p1\n" in text
-    assert "Every model solves 1 problem:\n  p2\n" in text
+    assert "1 problem that no model solves:\n  p1\n" in text
+    assert "1 problem that all models solve:\n  p2\n" in text
 
 
 def test_permutations_are_one_item_with_the_share_of_its_orders() -> None:

@@ -124,8 +124,8 @@ _HOW = """\
 Correct: the share of runs that solve a problem (on SMMILE++ of its orders too);
 low is hard. Discrimination: correlation over the runs with the score on all
 other problems; a negative one says that weak models solve it more often than
-strong ones: look at its true answer. Baselines and perturbed runs are left out
-unless --models or --perturbed names them. Methods: docs/statistics.md
+strong ones: look at its true answer. Baselines are left out unless --models
+names them, perturbed runs without --perturbed. Methods: docs/statistics.md
 """
 
 
@@ -139,9 +139,15 @@ def items_text(lists: Sequence[ItemList], layout: Layout = WHOLE, *, shortened: 
         parts.append(f"{title}{pluralize(len(found.models), 'model')}\n")
         if found.other_queries:
             parts.append(f"Left out: {pluralize(found.other_queries, 'score')} of another query\n")
-        for what, ids in (("No model", found.solved_by_none), ("Every model", found.solved_by_all)):
-            solved = "".join(f"  {one_line(problem_id, 76)}\n" for problem_id in ids)
-            parts.append(f"{what} solves {pluralize(len(ids), 'problem')}{':' * bool(ids)}\n{solved}")
+        for who, ids in (
+            ("no model solves", found.solved_by_none),
+            ("all models solve", found.solved_by_all),
+        ):
+            shown = ids[:_SHOWN] if shortened else ids
+            lines = [one_line(problem_id, 76) for problem_id in shown]
+            lines += [f"and {len(ids) - len(shown)} more"] * (len(shown) < len(ids))
+            solved = "".join(f"  {line}\n" for line in lines)
+            parts.append(f"{pluralize(len(ids), 'problem')} that {who}{':' * bool(ids)}\n{solved}")
         if found.is_few:
             parts.append(f"Fewer than {FEW_RUNS} models: the discrimination means little\n")
         items = found.items
