@@ -75,10 +75,10 @@ def check_columns(columns: Iterable[str], source: str, image: str = "image") -> 
     present = set(columns)
     required = [image if column == "image" else column for column in REQUIRED_COLUMNS]
     missing = [column for column in required if column not in present]
-    if missing and present <= {"image", "label"}:  # as `datasets` reads a folder of images alone
+    if {"image"} <= present <= {"image", "label"}:  # as `datasets` reads a folder of images alone
         raise UsageError(
-            f"data set {source} has images, but no metadata.csv or metadata.jsonl beside them; docs/data.md "
-            "says what it contains"
+            f"data set {source} has images, but no metadata.csv or metadata.jsonl beside them; "
+            "docs/data.md says what it contains"
         )
     if missing:
         raise UsageError(
