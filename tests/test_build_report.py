@@ -381,6 +381,7 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
 
 def test_a_narrowed_page_needs_a_name(folder: Path) -> None:
     says_in_one_line(run_here(SCRIPT, folder, "--model", "good"), "--output")
+    says_in_one_line(run_here(SCRIPT, folder, "--output", "result_good_ICL_open.json"), "another name")
     assert run_here(SCRIPT, folder, "--model", "good", "--output", "good.html").code == 0
     assert "result_bad" not in (folder / "good.html").read_text()
 

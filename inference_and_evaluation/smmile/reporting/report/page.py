@@ -94,7 +94,7 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         stale = [unscored.reason for unscored in found.unscored if unscored.name == one.name]
         data_set = _data_set(next(iter(scores[one.name].values())))
         runs.add(one, scores[one.name], outlines, data_set, stale)
-    warnings += [unscored.reason for unscored in found.unscored if unscored.is_broken]
+    warnings += [one.reason for one in found.unscored if options.selection.has(one.name)]
     shown = [run for run in found.scores if options.selection.has(run.name)]
     strata = stratify_runs(shown, of_runs)
     ordered, _ = ordered_runs(shown, of_runs)
