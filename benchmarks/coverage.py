@@ -637,7 +637,7 @@ def judge_of_one_run(repeats: int) -> str:
                 100 * specificity,
                 (agreed - chance) / (1 - chance),
             )
-            covered = np.zeros(4)
+            covered, estimated = np.zeros(4), np.zeros(4)
             for _ in range(repeats):
                 truth = generator.random(PROBLEMS) < accuracy
                 alone = list(range(PROBLEMS))
@@ -645,10 +645,11 @@ def judge_of_one_run(repeats: int) -> str:
                 one = judge_quality(run)
                 estimates = (judge_difference(run), one.sensitivity, one.specificity, one.kappa)
                 covered += [
-                    found is None or found.low <= value <= found.high
+                    found is not None and found.low <= value <= found.high
                     for found, value in zip(estimates, truths, strict=True)
                 ]
-            cases.append(covered / repeats)
+                estimated += [found is not None for found in estimates]
+            cases.append(covered / estimated)
         shares = np.quantile(cases, (0, 0.5, 1), axis=0).T
         rows.append((str(labels), *(f"{shown(a)}, {shown(b)}, {shown(c)}" for a, b, c in shares)))
     return markdown_table(("labels", "judge - experts", "sensitivity", "specificity", "kappa"), rows)
@@ -678,7 +679,7 @@ def rogan_gladen_coverage(repeats: int) -> str:
             quality = judge_quality(pooled(runs))
             found = rogan_gladen(runs)
             held = [
-                one is None or one.low <= 100 * accuracy <= one.high
+                one is not None and one.low <= 100 * accuracy <= one.high
                 for one, accuracy in zip(found, accuracies, strict=True)
             ]
             own = expert_accuracy(runs[5])

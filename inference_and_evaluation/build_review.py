@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,10 +159,10 @@ def _named(stems: Sequence[str], shown: Sequence[RunName], files: Mapping[RunNam
 def _problems(
     key: ReviewKey, runs: Sequence[RunResults], folder: Path, given: DatasetSource | None
 ) -> dict[str, Problem]:
-    """The problem of each item, by item, where the data set has the same query; a warning counts others."""
+    """The problem of each item, by item, where the data set has the same query; a warning names others."""
     from smmile.data.dataset import load_problems
     from smmile.data.problems import Problem
-    from smmile.errors import pluralize
+    from smmile.errors import one_line
     from smmile.scoring.data_sets import ProblemsOfRuns
     from smmile.scoring.scores import query_of
 
@@ -180,10 +181,12 @@ def _problems(
         query = query_of(item.question, item.true_answer)
         if isinstance(entry, Problem) and query_of(entry.query.question, entry.query.answer) == query:
             found[item.item] = entry
-    if others := len(key.items) - len(found):
+    others = Counter(one.stem for item in key.items if item.item not in found for one in item.drawn)
+    if others:
+        by_run = one_line(", ".join(f"{stem} ({count})" for stem, count in others.items()), 400)
         print(
-            f"warning: {pluralize(others, 'answer')} without images: the data set lacks an image of the "
-            "problem, or has another query or true answer",
+            f"warning: answers without images of {by_run}: the data set lacks an image of the problem, or "
+            "has another query or true answer; experts may recognise these answers as one run's",
             file=sys.stderr,
         )
     return found

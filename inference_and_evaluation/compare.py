@@ -50,6 +50,7 @@ def main() -> int:
 
     import msgspec
 
+    from smmile.errors import UsageError
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
     from smmile.reporting.items import analyse_items, items_text
     from smmile.reporting.reports import chance_levels, open_report, with_chances, write_report
@@ -69,6 +70,8 @@ def main() -> int:
 
     if args.items:
         items = analyse_items(report.shown.scores, with_baselines=bool(args.models))
+        if not items:
+            raise UsageError("item analysis takes two runs of one metric and mode; --models adds baselines")
         every = analyse_items(report.everything.scores) if report.is_narrow else items
         file = args.results_dir / "items.txt"
         write_report(file, text_file, lambda full: items_text(every if full else items))

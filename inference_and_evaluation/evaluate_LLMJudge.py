@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smmile import cli
-from smmile.scoring.metrics import METRICS
+from smmile.scoring.metrics import METRICS, PAPER_JUDGE
 
 if TYPE_CHECKING:
     from smmile.reporting.tables import Layout
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from smmile.scoring.judge.judging import Verdicts
 
 EXAMPLE = "python evaluate_LLMJudge.py ../results --judge ollama/llama3.3 --prompt hardened"
-
-# The paper's.
-DEFAULT_JUDGE = "ollama/llama3.3"
 
 # So many notes of a kind are printed; the evaluation files have them all.
 _MOST_NOTES = 50
@@ -41,7 +38,8 @@ def main() -> int:
         print(f"warning: {warning}", file=sys.stderr)
     saved = lone_evaluations(args.results_dir, METRICS["llm"], there) if args.visualize_only else {}
     names = {*there, *saved}
-    selection = Selection(tuple(args.models), args.inference_mode).resolved(names, args.results_dir)
+    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
+    selection = selection.resolved(names, args.results_dir)
     chosen = sorted((name for name in names if selection.has(name)), key=lambda name: name.stem)
     if all(name.task_format == "mcqa" for name in chosen):
         raise UsageError(
@@ -49,7 +47,11 @@ def main() -> int:
             "open-ended ones, variance_analysis.py shows multiple choice"
         )
     files = {name: file for name, file in there.items() if name.task_format == "open"}
-    chosen = [name for name in chosen if name.task_format == "open"]
+    chosen = [name for name in chosen if name.task_format == "open" and selection.shows(name)]
+    if not chosen:
+        raise UsageError(
+            f"{cli.shown_path(args.results_dir)} has only perturbed runs there; --perturbed includes them"
+        )
     if args.visualize_only:
         return _show_saved(args, chosen, files, saved)
     return _judge(args, chosen, files)
@@ -70,7 +72,7 @@ def _parser() -> cli.Parser:
         action="append",
         metavar="PROVIDER/NAME",
         help="judge model: ollama/NAME, openai/NAME or anthropic/NAME (repeatable); the majority of an "
-        f"odd number of judges decides (default: {DEFAULT_JUDGE})",
+        f"odd number of judges decides (default: {PAPER_JUDGE})",
     )
     group.add_argument(
         "--prompt",
@@ -124,7 +126,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     from smmile.scoring.judge.judged_runs import decide, judged_run, made_by_others, read_saved, unjudged
     from smmile.scoring.judge.judging import Judge, ask, keep_previous, preview
 
-    names = dict.fromkeys(args.judge or [DEFAULT_JUDGE])
+    names = dict.fromkeys(args.judge or [PAPER_JUDGE])
     constrain = args.prompt == "hardened" if args.constrain is None else args.constrain
     judges = [Judge.named(name, args.prompt, constrain=constrain) for name in names]
     if len(judges) % 2 == 0:
@@ -276,8 +278,6 @@ def _show(judged: Sequence[JudgedRun], args: argparse.Namespace) -> None:
             print(f"{what}: {len(lines) - _MOST_NOTES} more, in the evaluation files", file=sys.stderr)
     if table := _tables(judged, Layout.of_terminal(args.sort), perturbed=args.perturbed):
         print(table, end="")
-    elif judged:
-        print("there are only perturbed runs; --perturbed shows them", file=sys.stderr)
 
 
 if __name__ == "__main__":

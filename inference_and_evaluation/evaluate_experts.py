@@ -47,7 +47,9 @@ def main() -> int:
         print(f"skipped: {line}", file=sys.stderr)
     report = expert_report(ratings, resamples=args.resamples, seed=args.seed)
     if not report.runs:
-        raise UsageError("there is no rating of an answer of these runs; nothing was written")
+        raise UsageError(
+            "no run has ratings of answers with each verdict of the judge yet; nothing was written"
+        )
     selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
     selection = selection.resolved([run.name for run in report.runs], args.results_dir)
     for run in ratings.runs:

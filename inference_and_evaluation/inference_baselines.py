@@ -50,7 +50,10 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
     def connect(context: RunContext) -> Backend:
         problem_of = {item.key: item.problem for item in context.plan.problems}
         if args.baseline == "majority":
-            return baselines.BaselineBackend(lambda key: baselines.majority_answer(problem_of[key]))
+            options_of = {item.key: item.options for item in context.plan.problems}
+            return baselines.BaselineBackend(
+                lambda key: baselines.majority_answer(problem_of[key], options_of[key])
+            )
         if args.baseline == "nearest":
             nearest = baselines.NearestImage()
             return baselines.BaselineBackend(lambda key: nearest(problem_of[key]))
@@ -59,7 +62,8 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         options = make(entries, args.seed) if args.task_format == "mcqa" else None
         shown = {item.problem_id: item.problem for item in (*context.plan.problems, *context.plan.others)}
         perturbed = tuple(shown.get(entry.problem_id, entry) for entry in entries)
-        picks = baselines.random_answers(replace(context.problems, entries=perturbed), options, args.seed)
+        problems = replace(context.problems, entries=perturbed)
+        picks = baselines.random_answers(problems, options, cli.run_seed(args))
         return baselines.BaselineBackend(lambda key: picks[problem_of[key].problem_id])
 
     def read_choice(response: str, options: Options) -> str | None:

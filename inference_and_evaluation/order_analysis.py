@@ -41,7 +41,7 @@ def main() -> int:
     from smmile.files import write_whole
     from smmile.reporting.figure_plans import order_plan
     from smmile.reporting.figures import figure_files
-    from smmile.reporting.order import OrderAnalysis, analyse_order, order_text, ordered_runs
+    from smmile.reporting.order import OrderAnalysis, analyse_order, lacks_places, order_text, ordered_runs
     from smmile.reporting.reports import filter_suffix, open_report, write_report
     from smmile.reporting.tables import Layout
     from smmile.scoring.data_sets import ProblemsOfRuns
@@ -55,16 +55,16 @@ def main() -> int:
             f"{one_line(args.results_dir)} has no run to show with several orders of one problem; "
             "runs with --dataset augmented have"
         )
-    runs, missing = ordered_runs(report.everything.scores, problems, reextract=args.mcqa == "reread")
+    runs, missing = ordered_runs(report.everything.scores, problems, args.mcqa)
     for line in missing:
         print(f"places missing in {line}", file=sys.stderr)
     shown = {(run.name, run.metric) for run in report.shown.scores}
 
     @cache
     def analysis(full: bool) -> OrderAnalysis:
-        if not report.is_narrow or full:
-            return analyse_order(runs)
-        return analyse_order([run for run in runs if (run.scores.name, run.scores.metric) in shown])
+        every = full or not report.is_narrow
+        chosen = [run for run in runs if every or (run.scores.name, run.scores.metric) in shown]
+        return analyse_order(chosen, args.mcqa)
 
     def as_json(full: bool) -> bytes:
         return msgspec.json.format(msgspec.json.encode(analysis(full)), indent=1) + b"\n"
@@ -72,9 +72,15 @@ def main() -> int:
     output = args.output
     text_file = output.with_suffix(".txt") if output and output.suffix.lower() == ".json" else output
     default = args.results_dir / "order_analysis.txt"
-    write_report(default, text_file, lambda full: order_text(analysis(full)))
-    write_report(default.with_suffix(".json"), output and output.with_suffix(".json"), as_json)
+    keep = bool(missing) and lacks_places(analysis(True), default.with_suffix(".json"))
+    if output or not keep:
+        write_report(default, text_file, lambda full: order_text(analysis(full)))
+        write_report(default.with_suffix(".json"), output and output.with_suffix(".json"), as_json)
     print(order_text(analysis(False), Layout.of_terminal()), end="")
+    if keep:
+        kept = f"{cli.shown_path(default)}, which has these places, and the figures are kept"
+        print(f"{kept}; --output writes what is shown", file=sys.stderr)
+        return cli.EXIT_SOME_ERRORS
 
     suffix = filter_suffix("_".join(dict.fromkeys(report.selection.models)), args.inference_mode)
     plans = {

@@ -26,17 +26,51 @@ def main() -> int:
         action="store_true",
         help="list the runs, their requests and cost; send nothing (default: run them)",
     )
+    parser.add_argument(
+        "--report-only",
+        action="store_true",
+        help="write the report on the runs that are there (default: run them, then report)",
+    )
     args, more = parser.parse_known_args()
     if args.file.suffix != ".toml":
         parser.error(f"{args.file} is not a .toml file; give that first, and then flags for its runs")
 
+    from smmile.inference.ranks import Rank
     from smmile.inference.sweep import read_sweep, run_sweep
 
     runs = read_sweep(args.file, Path(__file__).parent, more)
     if args.dry_run:
         return show_forecasts(runs)
-    # After this, the report: write_experiment_report(folder, ...) for each folder of the runs.
-    return run_sweep(runs)
+    code = cli.EXIT_OK if args.report_only else run_sweep(runs)
+    if Rank.from_environment().is_first:
+        folders = dict.fromkeys(run.folder for run in runs)
+        reported = [show_report(folder, required=args.report_only) for folder in folders]
+        code = cli.worst_code([code, *reported])
+    return code
+
+
+def show_report(folder: Path, *, required: bool) -> int:
+    """Print the report on the runs in `folder`, and write it there; returns the exit code.
+
+    Where there is nothing to report, that is an error if a report is `required`, else a line.
+    """
+    from smmile.errors import one_line
+    from smmile.reporting.experiment_report import write_experiment_report
+    from smmile.reporting.experiments import NothingToCompareError
+
+    try:
+        text, files, found = write_experiment_report(folder)
+    except NothingToCompareError as error:
+        if required:
+            raise
+        print(f"no report: {one_line(error, 600)}")
+        return cli.EXIT_OK
+    for message in found.messages:
+        print(message, file=sys.stderr)
+    print(text)
+    for file in files:
+        print(cli.shown_path(file))
+    return cli.EXIT_SOME_ERRORS if required and found.unscored else cli.EXIT_OK
 
 
 def show_forecasts(runs: Sequence[SweepRun]) -> int:

@@ -142,7 +142,7 @@ class FakeService:
 
     def wait_for_chats(self, number: int) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.chats) >= number, timeout=20), self.questions
+            assert self.changed.wait_for(lambda: len(self.chats) >= number, timeout=60), self.questions
 
     def respond(self, asked: Asked) -> Answer | None:
         """The answer to a request, after its delay; None for no answer."""

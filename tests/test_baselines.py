@@ -15,6 +15,8 @@ from smmile.data.dataset import DatasetSource, load_problems
 from smmile.data.descriptors import image_descriptor
 from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet
+from smmile.prompting.balanced_options import balanced_options
+from smmile.prompting.options import lettered_options
 
 
 def records(folder: Path, baseline: str, task_format: str) -> dict[str, dict[str, Any]]:
@@ -80,6 +82,17 @@ def test_majority_breaks_ties_by_position_and_ignores_the_query_answer() -> None
     assert majority_answer(problem("b", "a", "a", "b", "c")) == "b"
     assert majority_answer(problem("b", "a", "a", "c")) == "a"
     assert majority_answer(problem("a", "a ", "a ", "c")) == "a "
+
+
+def test_majority_counts_options_in_multiple_choice() -> None:
+    twins = problem("No", "No", "Yes", "yes", "YES.", "No")
+    options = balanced_options([twins], 42)[twins.problem_id]
+    assert majority_answer(twins) == "No"
+    assert options.letter_of(majority_answer(twins, options)) == options.letter_of("YES.")
+    noisy = problem("No", "melanoma", "No", "nevus", "No")  # two are no options
+    options = lettered_options(["No"])
+    assert majority_answer(noisy, options) == "No"
+    assert majority_answer(problem("x", "y", "y", "No"), options) == "y"
 
 
 def test_nearest_selects_the_most_similar_image_and_breaks_ties_by_position() -> None:

@@ -167,6 +167,16 @@ def test_what_is_left_out_is_counted_and_a_missing_image_stays_missing(tmp_path:
     assert supplied.fingerprint == without.fingerprint
 
 
+def test_the_library_reads_a_missing_image_as_none(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    source = problem("p", 1) + problem("null", 1)
+    source[2]["image"] = None
+    assert build(save_parquet(tmp_path / "source", source), tmp_path / "built").code == 0
+    library: Any = load_dataset(str(tmp_path / "built"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [item["image"] is None for item in library] == [False, False, True, False]
+
+
 def test_only_a_built_set_is_replaced(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "built"
     output.mkdir()

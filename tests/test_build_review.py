@@ -128,6 +128,24 @@ def test_equal_answers_of_two_runs_are_one_item() -> None:
         assert (second.stem, second.verdict, second.probability) == ("result_twin_0-shot_open", None, 1.0)
 
 
+def test_equal_answers_to_permutations_of_a_problem_are_one_item() -> None:
+    ids = [f"p{number}_perm_{order}" for number in range(4) for order in range(3)]
+    answers = [
+        f"no. {number}" if number < 11 else "another" for number in (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 11)
+    ]
+    records = [
+        Record(one, "Q?", "gold", "ok", generated_answer=answer)
+        for one, answer in zip(ids, answers, strict=True)
+    ]
+    results = RunResults(RunName("m", "ICL", "open"), Path("result_m_ICL_open.json"), None, records)
+    scores = score_verdicts(results, [0, 1, *[0] * 10])
+    key = draw_review([(results, scores)], ReviewPlan(12, 2, 2, 42))
+    assert sorted(len(item.drawn) for item in key.items) == [1, 2, 3, 3, 3]
+    assert {
+        problem_id: verdict for problem_id, (verdict, _) in drawn_of(key, "result_m_ICL_open").items()
+    } == {one: int(one == "p0_perm_1") for one in ids}
+
+
 def test_experts_share_the_items_evenly_each_in_an_order_of_their_own() -> None:
     key = draw_review([a_run("m", [1, 0] * 25), a_run("n", [1, 0] * 25)], ReviewPlan(41, 5, 2, 42))
     assert all(len(set(item.experts)) == 2 for item in key.items)
@@ -283,7 +301,8 @@ def test_answers_to_other_queries_are_shown_without_images(folder: Path) -> None
     file = folder / "result_yak_ICL_open.csv"
     file.write_text(file.read_text().replace("What is seen in q3?", "Which side?"))
     finished = build(folder, "--runs", file.name)
-    assert "1 answer without images" in finished.err
+    assert "answers without images of result_yak_ICL_open (1)" in finished.err
+    assert "experts may recognise these" in finished.err
     assert "result_yak_ICL_open.csv and is left out" in finished.err  # its verdicts are of other records
     items = page_data(folder / "review" / "review_expert1.html")["items"]
     assert [item["question"] for item in items if item["problem"] is None] == ["Which side?"]
@@ -387,6 +406,8 @@ def test_an_expert_grades_closes_the_browser_goes_on_and_saves(
         ({"review": "0" * 16}, "another review"),
         ({"ratings": [{"item": "x", "rating": "correct", "remark": "", "rated_at": ""}]}, "damaged"),
         ({"schema_version": 2}, "not a ratings file"),
+        ({"ratings": [content["ratings"][0] | {"rated_at": 5}]}, "damaged"),
+        ({"name": 5}, "damaged"),
     ):
         (tmp_path / "wrong.json").write_text(json.dumps(content | change))
         other.locator("#file").set_input_files(tmp_path / "wrong.json")
@@ -424,7 +445,85 @@ def test_slips_of_the_hand_grade_no_second_response(chromium: Chromium, review: 
     page.keyboard.up("2")
     expect(page.locator("#count")).to_have_text("2 of 27 graded")
     page.keyboard.press("Control+1")
-    expect(page.locator("#count")).to_have_text("2 of 27 graded")
+    page.locator("[data-rating=correct]").focus()
+    page.keyboard.down("Enter")
+    page.keyboard.down("Enter")  # held
+    page.keyboard.up("Enter")
+    expect(page.locator("#count")).to_have_text("3 of 27 graded")
+
+
+def second_tab(first: Page) -> Page:
+    page = first.context.new_page()
+    page.goto(first.url)
+    return page
+
+
+def test_two_tabs_show_and_keep_the_same(chromium: Chromium, review: Path, tmp_path: Path) -> None:
+    first = start(chromium, review)
+    second = second_tab(first)
+    first.get_by_role("button", name="How to grade").click()
+    first.locator("#name").press_sequentially("Ada")
+    first.get_by_role("button", name="Start grading").click()
+    first.keyboard.press("ArrowRight")
+    first.locator("#remark").press_sequentially("a draft")
+    first.keyboard.press("Escape")
+    first.keyboard.press("ArrowLeft")
+    first.keyboard.press("1")
+    expect(second.locator("#place")).to_contain_text("Response 1 of 27, graded correct")
+    expect(second.locator("#count")).to_have_text("1 of 27 graded")
+    for key in ("ArrowRight", "ArrowRight", "2"):
+        second.keyboard.press(key)
+    expect(first.locator("#remark")).to_have_value("a draft")
+    ratings = saved(first, tmp_path / "ratings.json")
+    assert (ratings.name, len(ratings.ratings)) == ("Ada", 2)
+    expect(second.locator("#kept")).to_contain_text("All saved to a file")
+    second.reload()
+    expect(second.locator("#remark")).to_have_value("a draft")
+
+
+def test_a_tab_saves_what_another_stored_unnoticed(
+    chromium: Chromium, review: Path, tmp_path: Path
+) -> None:
+    first = start(chromium, review)
+    first.context.add_init_script(
+        "addEventListener('storage', (event) => event.stopImmediatePropagation(), true)"
+    )
+    first.reload()
+    second = second_tab(first)
+    first.keyboard.press("1")
+    second.keyboard.press("ArrowRight")
+    second.keyboard.press("2")
+    assert len(saved(first, tmp_path / "ratings.json").ratings) == 2
+    first.keyboard.press("n")
+    first.locator("#remark").press_sequentially("doubt")
+    second.keyboard.press("ArrowLeft")
+    second.keyboard.press("1")
+    saved(second, tmp_path / "ratings.json")
+    expect(second.locator("#status")).to_contain_text("It lacks 1 remarks")
+    second.reload()
+    expect(second.locator("#remark")).to_have_value("doubt")
+
+
+def test_what_is_not_saved_follows_from_no_clock(chromium: Chromium, review: Path, tmp_path: Path) -> None:
+    page = start(chromium, review)
+    kept, file = page.locator("#kept"), tmp_path / "ratings.json"
+    page.keyboard.press("1")
+    saved(page, file)
+    expect(kept).to_contain_text("All saved to a file")
+    content = json.loads(file.read_text())
+    items = [item["item"] for item in page_data(review / "review_expert1.html")["items"]]
+    for number, year in ((1, 2020), (2, 2099)):
+        one = content["ratings"][0] | {"item": items[number], "rated_at": f"{year}-01-01T00:00:00.000Z"}
+        (tmp_path / "other.json").write_text(json.dumps(content | {"ratings": [one]}))
+        page.locator("#file").set_input_files(tmp_path / "other.json")
+        expect(kept).to_contain_text("1 not yet saved")
+        saved(page, file)
+        expect(kept).to_contain_text("All saved to a file")
+    page.clock.set_fixed_time("2020-01-01")
+    page.keyboard.press("2")
+    expect(kept).to_contain_text("1 not yet saved")
+    page.reload()
+    expect(kept).to_contain_text("1 not yet saved")
 
 
 def test_a_browser_that_keeps_nothing_says_so(chromium: Chromium, review: Path, tmp_path: Path) -> None:
@@ -433,6 +532,19 @@ def test_a_browser_that_keeps_nothing_says_so(chromium: Chromium, review: Path, 
     page.keyboard.press("1")
     expect(page.locator("#kept")).to_contain_text("cannot keep your grades")
     assert len(saved(page, tmp_path / "ratings.json").ratings) == 1
+    page.locator("#remark").press_sequentially("a draft")
+    with page.expect_event("dialog"):
+        page.close(run_before_unload=True)
+    assert [one.split(":")[0] for one in chromium.complaints] == ["dialog"]
+    chromium.complaints.clear()  # (the browser asks whether to leave)
+
+
+def test_nothing_covers_a_printed_response(chromium: Chromium, review: Path) -> None:
+    page = start(chromium, review)
+    page.emulate_media(media="print")
+    expect(page.locator("footer")).to_be_hidden()
+    expect(page.get_by_role("button", name="Save ratings")).to_be_hidden()
+    expect(page.locator("#response")).to_be_visible()
 
 
 def test_the_page_fits_a_tablet(chromium: Chromium, review: Path) -> None:

@@ -28,7 +28,8 @@ from smmile import LAYERS
 
 ALL_SCRIPTS = sorted(file.name for file in SCRIPTS.glob("*.py"))
 INFERENCE = [name for name in ALL_SCRIPTS if name.startswith("inference_")]
-OTHERS = ("build_plusplus.py", "sweep.py")  # these have no results folder as their argument
+# These have no results folder as their argument.
+OTHERS = ("build_plusplus.py", "check_dataset.py", "sweep.py")
 SCORING = [name for name in ALL_SCRIPTS if name not in (*INFERENCE, *OTHERS)]
 HEAVY = {
     "torch",
@@ -48,6 +49,7 @@ NOT_FOR_SCORING = {"torch", "transformers", "datasets", "pandas", "matplotlib", 
 NEEDS: dict[str, tuple[list[str], set[str]]] = {
     "evaluate_experts.py": (["no_labels.csv"], set()),
     "evaluate_LLMJudge.py": (["--visualize-only"], set()),
+    "export_results.py": ([], {"pandas", "pyarrow"}),
     "plot_results.py": ([], {"matplotlib", "pandas"}),
     "stratify.py": (["--eval_type", "em", "--dataset", "demo"], set()),
 }

@@ -41,14 +41,14 @@ def run(
 
 
 def judged(
-    folder: Path, model: str, mode: str, correct: Mapping[str, bool], perturbation: str = ""
+    folder: Path, model: str, mode: str, correct: Mapping[str, bool], perturbation: str = "", **by: object
 ) -> None:
     """An evaluation by a judge, all that the command needs of a run."""
     folder.mkdir(exist_ok=True)
     tail = f"_{perturbation}" if perturbation else ""
     file = folder / f"result_{model}_{mode}_open{tail}_evaluationllm.json"
     accuracies = {problem_id: 100.0 * right for problem_id, right in correct.items()}
-    file.write_text(json.dumps({"problem_accuracies": accuracies}))
+    file.write_text(json.dumps({"problem_accuracies": accuracies, **by}))
 
 
 def answers(bits: str, first: int = 0) -> dict[str, bool]:
@@ -397,6 +397,9 @@ def test_perturbed_runs_only_on_request(tmp_path: Path) -> None:
     finished = command(tmp_path, "--perturbed", "--models", "m", "m [shots-1]")
     assert finished.code == 0, finished.err
     assert "m - m [shots-1]" in finished.out
+    judged(tmp_path, "m", "ICL", answers("00"), perturbation="shots-2")
+    assert command(tmp_path, "--perturbed", "--models", "m", "m [shots-1]").out == finished.out
+    assert "m [shots-2]" in command(tmp_path, "--perturbed", "--models", "m").out
 
 
 def test_many_contrasts_need_a_smaller_p() -> None:
@@ -460,3 +463,56 @@ def test_hostile_names_stay_on_their_line(tmp_path: Path) -> None:
     assert finished.code == 0, finished.err
     assert "\x1b" not in finished.out
     assert "b[bold]" in finished.out
+
+
+# Judges.
+
+
+PAPERS: dict[str, Any] = {
+    "judges": [{"name": "ollama/llama3.3", "constrained": False}],
+    "prompt": "published",
+}
+STRICT: dict[str, Any] = {"judges": [{"name": "ollama/llama3.3", "temperature": 0}], "prompt": "hardened"}
+
+
+def test_runs_by_different_judges_are_not_compared(tmp_path: Path) -> None:
+    judged(tmp_path, "a", "ICL", answers("1" * 20))
+    judged(tmp_path, "b", "ICL", answers("1" * 10 + "0" * 10), **PAPERS)
+    for model, bits in (("c", "1" * 8 + "0" * 12), ("d", "0" * 20)):
+        judged(tmp_path, model, "ICL", answers(bits), **STRICT)
+    judged(tmp_path, "a", "0-shot", answers("0" * 20), **STRICT)
+    finished = command(tmp_path, "--models", "all")
+    assert finished.code == 0
+    warning = "warning: scores of different judges are not comparable: "
+    warning += "ollama/llama3.3, hardened prompt, temperature 0 (a 0-shot, c ICL, d ICL); "
+    warning += "ollama/llama3.3, published prompt, default options (a ICL, b ICL)\n"
+    assert finished.err == warning
+    found = content(tmp_path)
+    [models] = found["models"]
+    pairs = {(one["first"]["model"], one["second"]["model"]) for one in models["contrasts"]}
+    assert pairs == {("a", "b"), ("c", "d")}
+    assert "not compared: a and c have different judges" in finished.out
+    assert "not compared: a ICL and a 0-shot have different judges" in finished.out
+    ranked = {one["judge"]: [model["model"] for model in one["models"]] for one in found["rankings"]}
+    assert list(ranked.values()) == [["a", "b"], ["c", "d"]]
+    assert "LLM (ollama/llama3.3, hardened prompt, temperature 0), ICL:" in finished.out
+    assert run_here("variance_analysis.py", tmp_path).err == warning
+    table = " ".join((tmp_path / "evaluation_results.txt").read_text().split())
+    assert warning[9:].strip() in table
+    assert "different judges" not in command(tmp_path, "--models", "c", "d").err
+
+
+def test_judges_that_are_not_recorded_are_the_papers(tmp_path: Path) -> None:
+    judged(tmp_path, "a", "ICL", answers("1" * 20))
+    judged(tmp_path, "b", "ICL", answers("0" * 20), **PAPERS)
+    finished = command(tmp_path)
+    assert (finished.code, finished.err) == (0, "")
+    [models] = content(tmp_path)["models"]
+    assert models["contrasts"][0]["significant"]
+
+
+def test_the_papers_scores_are_a_judges_too(tmp_path: Path) -> None:
+    judged(tmp_path, "a", "ICL", answers("1" * 20), **STRICT)
+    words = ("variance_analysis.py", tmp_path, "--metric", "llm")
+    assert run_here(*words).err == ""
+    assert "default options (published scores); ollama" in run_here(*words, "--with-published").err

@@ -14,6 +14,7 @@ import pytest
 
 from conftest import Chromium, Finished, row, run_here, save_parquet, says_in_one_line
 from smmile.results.reading import read_run, result_files
+from smmile.scoring.evaluation import PAPER_LABEL
 from smmile.scoring.experts.files import (
     Rating,
     RatingsFile,
@@ -32,7 +33,7 @@ def make_run(folder: Path, model: str, mode: str, truth: Answers, verdicts: Answ
     """A run as published, whose responses differ by model; and its evaluation by a judge."""
     file = folder / f"result_{model}_{mode}_open.csv"
     lines = ["problem_id,final_question,true_answer,generated_answer"]
-    lines += [f"{one},What is {one}?,truth,{model} {mode}" for one in truth]
+    lines += [f"{one},What is {one.split('_perm_')[0]}?,truth,{model} {mode}" for one in truth]
     file.write_text("\n".join(lines) + "\n")
     if verdicts is not None:
         content = {"problem_accuracies": {k: 100 * v for k, v in verdicts.items()}, "word_count": 2.0}
@@ -220,6 +221,34 @@ def test_a_tie_counts_half_and_cannot_say_is_no_rating(tmp_path: Path) -> None:
     assert (run["rated"], run["cannot_say"], run["judge"]) == (7, 2, 37.5)
 
 
+def test_a_review_that_is_graded_in_part(tmp_path: Path) -> None:
+    truth = {f"p{n}": n < 6 for n in range(10)}
+    make_run(tmp_path, "a", "ICL", truth, truth)
+    key = make_review(tmp_path, 10, experts=1)
+
+    def graded(problem_ids: set[str]) -> Finished:
+        grades: dict[bool, RatingValue] = {True: "correct", False: "incorrect"}
+        return evaluate(
+            tmp_path,
+            rate(
+                tmp_path,
+                key,
+                1,
+                lambda item: grades[truth[item.problem_id]] if item.problem_id in problem_ids else None,
+            ),
+        )
+
+    # Nothing is known of the answers that the judge found correct, so there is no accuracy.
+    says_in_one_line(graded({"p8", "p9"}), "no run has ratings of answers with each verdict")
+    finished = graded({"p0", "p1", "p8"})
+    assert (finished.code, finished.err) == (0, "")
+    [run] = json.loads((tmp_path / "expert_report.json").read_text())["runs"]
+    assert (run["rated"], run["experts"]["value"]) == (3, pytest.approx(60))
+    # The other answers are as undrawn ones.
+    finished = run_here("stratify.py", tmp_path, "--eval_type", "expert", "--dataset", "demo")
+    assert "experts rated samples of answers" in finished.err
+
+
 def test_experts_are_a_metric_like_any_other(tmp_path: Path) -> None:
     _, files = small(tmp_path)
     make_run(tmp_path, "b", "ICL", {f"p{n}": False for n in range(8)}, None)
@@ -281,6 +310,8 @@ def test_permutations_are_clusters_with_a_macro_average(tmp_path: Path) -> None:
         truth |= {f"p{problem}_perm_{n}": yes for n in range(2 if problem < 20 else 12)}
     make_run(tmp_path, "a", "ICL", truth, truth)
     key = make_review(tmp_path, 100)
+    assert len(key.items) <= 40  # the order of the examples changed no answer
+    assert sum(len(item.drawn) for item in key.items) == 100
     file = rate(tmp_path, key, 1, lambda item: "correct" if truth[item.problem_id] else "incorrect")
     finished = evaluate(tmp_path, file)
     assert "by rows" in finished.out
@@ -332,6 +363,31 @@ def test_what_has_changed_since_the_review_is_left_out(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "expert_report.json").read_text())
     assert [run["name"]["model"] for run in report["runs"]] == ["a", "c"]
     assert [run["judge"] is None for run in report["runs"]] == [False, True]
+
+
+def test_another_judge_than_at_the_draw_is_noticed(tmp_path: Path) -> None:
+    simulate(tmp_path, {(name, "ICL"): 0.5 for name in "abc"}, 0.9, 0.9, 30)
+    key = make_review(tmp_path, 10)
+    assert [run.judge for run in key.runs] == [PAPER_LABEL] * 3
+    file = rate(tmp_path, key, 1, lambda item: "correct" if item.drawn[0].verdict else "incorrect")
+
+    def change(model: str, **changes: Any) -> dict[str, Any]:
+        evaluation = tmp_path / f"result_{model}_ICL_open_evaluationllm.json"
+        content: dict[str, Any] = json.loads(evaluation.read_text()) | changes
+        evaluation.write_text(json.dumps(content))
+        return content
+
+    change("b", judges=[{"name": "new\x1b"}], prompt="published")
+    drawn = {item.problem_id for item in key.items if item.drawn[0].stem == "result_c_ICL_open"}
+    verdicts = change("c")["problem_accuracies"]
+    others = {verdict: one for one, verdict in verdicts.items() if one not in drawn}
+    change("c", problem_accuracies=verdicts | {others[0]: 100, others[100]: 0})  # as many of each
+    finished = evaluate(tmp_path, file)
+    assert finished.code == 0
+    b, c = finished.err.splitlines()
+    assert "on result_b_ICL_open.csv are not those by which the review drew its answers" in b
+    assert f"then {PAPER_LABEL}; now new\\x1b, published prompt" in b
+    assert "on result_c_ICL_open.csv are not those" in c
 
 
 LABELS = "model,inference_mode,problem_id,expert,rating,probability\n"
@@ -387,7 +443,7 @@ def test_bad_ratings_are_one_line(tmp_path: Path) -> None:
     says_in_one_line(evaluate(tmp_path, first, tmp_path / "labels.csv"), "not both")
     says_in_one_line(evaluate(tmp_path, first, "--key", second), "ratings_2.json is not a review's key")
     rate(tmp_path, key, 2, lambda item: None)
-    says_in_one_line(evaluate(tmp_path, second), "there is no rating of an answer")
+    says_in_one_line(evaluate(tmp_path, second), "no run has ratings")
     # The same expert's ratings saved in two files are fine where they agree; long texts do no harm.
     text = "\x1b[2J\u202e" + "x" * 10_000_000
     ratings = [one | {"remark": text}]

@@ -353,6 +353,22 @@ def test_twins_count_beside_the_published_rule(tmp_path: Path) -> None:
 # The suite's own files.
 
 
+def test_a_baseline_quotes_an_option_that_was_merged(tmp_path: Path) -> None:
+    rows = [row("p", order, answer) for order, answer in enumerate(("Yes. ", "no", "NO", "yes"), start=1)]
+    data = save_parquet(tmp_path / "data", rows)
+    words = ["--task-format", "mcqa", "--options", "balanced", "--output-dir", tmp_path / "r"]
+    for baseline in ("majority", "random", "nearest"):
+        finished = run_here(
+            "inference_baselines.py", "--baseline", baseline, "--dataset-path", data, *words
+        )
+        assert finished.code == 0, finished.err
+        stem = f"result_{baseline}_ICL_mcqa_options-balanced"
+        [record] = json.loads((tmp_path / "r" / f"{stem}.json").read_text())["records"]
+        assert reextracted(tmp_path / "r", "--model", baseline).code == 0
+        assert record["selected_option"] is not None
+        assert evaluation(tmp_path / "r", stem)["selected_options"] == {"p": record["selected_option"]}
+
+
 @pytest.mark.parametrize("baseline", ["random", "majority"])
 def test_our_own_files_come_out_as_stored_and_need_no_data_set(baseline: str, tmp_path: Path) -> None:
     words = ["--baseline", baseline, "--dataset", "demo", "--task-format", "mcqa", "--output-dir", tmp_path]

@@ -99,6 +99,28 @@ def test_other_queries_are_other_problems() -> None:
     assert found.solved_by_none == ("p2",)
 
 
+def test_one_run_does_not_show_that_all_or_none_solve_a_problem() -> None:
+    """With as many runs of each query, neither is the usual one."""
+    queries = dict.fromkeys(("p1", "p2", "p3", "p4"), ("What?", "a"))
+    first = replace(run("m", bits("1010")), queries=queries)
+    second = replace(run("n", bits("11")), queries={"p1": ("What?", "a"), "p2": ("Where?", "b")})
+    for runs in ([first, second], [second, first]):
+        found = only(runs)
+        assert {item.problem_id: item.runs for item in found.items} == {"p1": 2, "p3": 1, "p4": 1}
+        assert (found.solved_by_all, found.solved_by_none, found.other_queries) == (("p1",), (), 2)
+
+
+def test_baselines_can_be_analysed_alone(tmp_path: Path) -> None:
+    for model in ("majority", "random"):
+        judged(tmp_path, model, bits("110"))
+    finished, lists = command(tmp_path, "--models", "majority", "random", "--output", "two.json")
+    assert (finished.code, lists) == (0, [])
+    assert json.loads((tmp_path / "two.json").read_text())[0]["models"] == ["majority", "random"]
+    finished, lists = command(tmp_path, "--models", "majority", "random")
+    assert (finished.code, lists) == (0, [])  # the file that covers all models has none
+    assert "no two such runs" in (tmp_path / "items.txt").read_text()
+
+
 def test_baselines_and_perturbed_runs_are_left_out_unless_named(tmp_path: Path) -> None:
     for model in ("m", "n", "majority", "llama33textonly"):
         judged(tmp_path, model, bits("110" if model == "m" else "100"))

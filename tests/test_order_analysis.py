@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from smmile.reporting.order import (
     OrderedRun,
     PlaceContrast,
     analyse_order,
+    order_text,
     places,
 )
 from smmile.reporting.statistics import holm, variance_components
@@ -151,6 +153,24 @@ def test_worst_best_and_mixed_orders_are_counted() -> None:
     assert (found.problems, found.base_problems) == (6 + 2 + 24 + 2, 4)
     assert (found.worst, found.best, found.mixed) == (0, 75, 75)
     assert found.accuracy == pytest.approx(100 * (1 / 3 + 1 / 2 + 1 / 2 + 0) / 4)
+    assert found.answered == 100
+
+
+def test_a_tie_of_experts_does_not_make_an_order_correct() -> None:
+    ids = [f"{base}_perm_{number}" for base in "abcd" for number in (1, 2)]
+    ratings = (1, 0.5, 0.5, 0.5, 1, 2 / 3, 0, 1 / 3)
+    scores = Scores(ICL, "expert", tuple(ids), ratings, (True,) * 8)
+    [found] = analyse_order([OrderedRun(scores, {}, {})]).variance
+    assert (found.worst, found.best, found.mixed) == (25, 50, 25)
+
+
+def test_missing_answers_are_shown_beside_the_score() -> None:
+    run = ordered(answer_all(only_last))
+    answered = tuple(not one.startswith("b2") for one in OUTLINES)
+    analysis = analyse_order([replace(run, scores=replace(run.scores, answered=answered))])
+    assert analysis.variance[0].answered == pytest.approx(100 * 32 / 34)
+    assert "Answered %" in order_text(analysis)
+    assert "94.1" in order_text(analysis)
 
 
 # Places.
@@ -214,6 +234,27 @@ def test_accuracy_by_place_is_that_of_the_strata_and_adjusted_over_the_list() ->
     assert [one.p_holm for one in found] == holm([one.p_value for one in found])
 
 
+def test_baselines_are_shown_but_models_are_not_adjusted_for_them() -> None:
+    names = [RunName(model, "ICL", "open") for model in ("majority", "m")]
+    runs = [ordered(answer_all(only_last), name) for name in names]
+    found = analyse_order(runs)
+    for contrasts in (found.accuracy_by_place, found.copying):
+        assert [one.p_holm for one in contrasts[:3]] == [None] * 3
+        assert [one.p_holm for one in contrasts[3:]] == holm([one.p_value for one in contrasts[3:]])
+    assert "add up to about 0" in order_text(found)
+
+
+def test_the_places_of_a_problem_add_up_to_0() -> None:
+    """As docs/order.md says: what one place gains, the others lose."""
+    generator = random.Random(11)
+    outlines = {one: outline for one, outline in OUTLINES.items() if one.startswith("b3")}
+    run = ordered(answer_all(lambda outline: generator.choice(outline.answers)))
+    found = by_place(analyse_order([replace(run, outlines=outlines)]).copying)
+    assert abs(found["last"].difference) > 1
+    total = found["first"].difference + 2 * found["middle"].difference + found["last"].difference
+    assert total == pytest.approx(0)
+
+
 # The command.
 
 
@@ -260,7 +301,8 @@ def test_the_command_writes_tables_json_and_figures(folder: Path, monkeypatch: p
     assert (finished.code, finished.err) == (0, "")
     lines = finished.out.split("/figure_order")[0].splitlines()[:-1]
     assert max(map(len, lines)) <= 80
-    assert set(content) == {"variance", "accuracy_by_place", "copying", "copy_rates"}
+    assert content["choices"] == "stored"
+    assert set(content) == {"choices", "variance", "accuracy_by_place", "copying", "copy_rates"}
     last = next(
         one for one in content["copying"] if (one["run"]["model"], one["place"]) == ("last", "last")
     )
@@ -299,21 +341,49 @@ def test_chosen_options_are_compared_by_their_text_and_errors_copy_nothing(folde
 def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     save_run(folder, "zero", answer_all(lambda outline: "dog"), "0-shot_open")
     save_run(folder, "moved", answer_all(only_last), "ICL_open_order-last")
+    save_run(folder, "reasoned", answer_all(only_last), "ICL_open_cot+repeat-2")
     finished, content = analyse(folder, "--perturbed")
     assert finished.code == 0
-    assert {one["run"]["model"] for one in content["variance"]} == {"last", "same", "zero", "moved"}
+    assert {one["run"]["model"] for one in content["variance"]} == {
+        "last",
+        "same",
+        "zero",
+        "moved",
+        "reasoned",
+    }
     for part in ("accuracy_by_place", "copying", "copy_rates"):
-        assert {one["run"]["model"] for one in content[part]} == {"last", "same"}
+        assert {one["run"]["model"] for one in content[part]} == {"last", "same", "reasoned"}
     # The data set that published files are on cannot be loaded here: no places, and the rest is shown.
     finished = run_here("order_analysis.py", folder, "--output", "other.txt", "--look", "light")
     assert finished.code == 3
     assert finished.err.startswith("places missing in 2 scores: data set smmile/SMMILE-plusplus")
     assert "copying by place" not in (folder / "other.txt").read_text()
     save_parquet(folder / "other_set", [row("p1", 1), row("p1", 2)])
+    # Neither do these replace the report that has places, or its figures.
+    kept = {file.name: file.read_bytes() for file in folder.glob("*order*")}
     words = [*PLUS_PLUS, folder / "other_set", "--look", "light"]
     finished = run_here("order_analysis.py", folder, *words)
-    assert (finished.code, finished.err.count("\n")) == (3, 1)
-    assert finished.err.startswith("places missing in 2 scores: data set other_set lacks problems")
+    assert finished.code == 3
+    missing, line = finished.err.splitlines()
+    assert missing.startswith("places missing in 2 scores: data set other_set lacks problems")
+    assert "order_analysis.txt, which has these places, and the figures are kept; --output" in line
+    assert {file.name: file.read_bytes() for file in folder.glob("*order*")} == kept
+    # A report of runs that are gone is replaced.
+    for file in folder.glob("result_*"):
+        file.unlink()
+    save_run(folder, "new", answer_all(only_last))
+    assert run_here("order_analysis.py", folder, *words).code == 3
+    assert " new " in (folder / "order_analysis.txt").read_text()
+
+
+def test_reread_choices_are_named(folder: Path) -> None:
+    save_run(folder, "last", answer_all(only_last), "ICL_mcqa")
+    words = [*PLUS_PLUS, folder / "data_set"]
+    assert run_here("evaluate_MCQA.py", folder, *words).code == 0
+    for choices, header in (("stored", "as stored"), ("reread", "--mcqa reread")):
+        finished, content = analyse(folder, "--mcqa", choices)
+        assert f"Multiple choice: {header}." in finished.out
+        assert content["choices"] == choices
 
 
 def test_a_folder_without_several_orders_is_one_line(tmp_path: Path) -> None:

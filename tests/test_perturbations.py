@@ -287,25 +287,26 @@ def test_a_perturbation_changes_one_thing_on_smmile(case: Case, shared: Path, tm
 
 
 def test_every_flag_of_the_table_is_tested_and_documented() -> None:
-    page = (SUITE / "docs" / "perturbations.md").read_text()
+    table = (SUITE / "docs" / "perturbations.md").read_text().partition("## Combine")[0].splitlines()
     tested = " ".join(case[0] for case in CASES) + " --options published --options balanced"
     for kind in KINDS:
+        rows = "\n".join(line for line in table if line.startswith(f"| `{kind.flag.spelled}"))
         for flag in kind.flags:
             values = flag.choices if flag.choices and flag in kind.flags[:1] else ("",)
             for value in values:
                 assert re.search(rf"{flag.spelled} {value}".strip() + r"(?![\w-])", tested), (flag, value)
-                assert re.search(rf"(?<![\w-]){value or flag.spelled}(?![\w-])", page), (flag, value)
+                shown = rf"(`|{flag.spelled} ){value}`" if value else rf"`{flag.spelled}(?![\w-])"
+                assert re.search(shown, rows), (flag, value)
 
 
 def test_why_problems_are_skipped(shared: Path, tmp_path: Path) -> None:
     """70 of 111 problems have an example with the query's answer, 69 of them also one without."""
     words = ["--dataset-path", shared / "data" / "smmile_recovered", "--output-dir", tmp_path]
     finished = run_here(*shlex.split(QWEN), *words, "--dry-run", "--order", "last")
-    reasons = Counter(line.partition(": ")[2] for line in finished.err.splitlines())
-    assert sorted(reasons.items()) == [
-        ("all of its examples have the query's answer", 1),
-        ("none of its examples has the query's answer", 41),
-    ]
+    none, every = finished.err.splitlines()  # one line where many are skipped for one reason
+    three = r"\([\w-]+, [\w-]+, [\w-]+, …\)"
+    assert re.fullmatch(rf"skipped 41 problems {three}: none of its examples has the query's answer", none)
+    assert re.fullmatch(r"skipped problem [\w-]+: all of its examples have the query's answer", every)
     assert "69 problems, 42 skipped" in finished.out
 
 
@@ -317,6 +318,20 @@ def test_no_shots_are_the_0_shot_conversation(
     words = ["--task_format", task_format, "--limit", 2]
     zero_shot = dry_run(tmp_path, data, *words, "--inference_mode", "0-shot", script=script)
     assert dry_run(tmp_path, data, *words, "--shots", 0, script=script) == zero_shot
+
+
+def test_no_shots_are_the_0_shot_run_with_other_perturbations(tmp_path: Path) -> None:
+    """Of a problem without examples, one with an image of each other problem, and swapped images."""
+    alone = row("alone", 1)
+    others = [row(f"q{number}", order) for number in range(3) for order in (1, 2)]
+    many = [row("many", 1, image=item["image"]) for item in (alone, *others)] + [row("many", 2)]
+    many = [item | {"order": order} for order, item in enumerate(many)]
+    data = save_parquet(tmp_path / "data", [alone, *many, *others])
+    for words in ([], ["--images", "swapped"], ["--images", "blank", "--cot"]):
+        zero_shot = dry_run(tmp_path, data, *words, "--inference_mode", "0-shot")
+        assert list(zero_shot) == ["alone", "many", "q0", "q1", "q2"]
+        assert dry_run(tmp_path, data, *words, "--shots", 0) == zero_shot
+    assert "alone" not in dry_run(tmp_path, data, "--shots", 0, "--noise", "random")
 
 
 @pytest.mark.parametrize("script", SCRIPTS_OF_FAMILIES)
@@ -363,6 +378,23 @@ def test_composed_perturbations_have_one_order_of_application(demo: World, tmp_p
         assert problem_id not in {demo.owners[item.image or ""].problem_id for item in changed}
 
 
+@pytest.mark.parametrize("options", ["published", "balanced"])
+def test_repeats_have_the_same_options_and_other_draws(options: str, tmp_path: Path) -> None:
+    rows = [row(f"p{n}", order, f"Answer {n}{order}") for n in range(8) for order in range(1, 6)]
+    data = save_parquet(tmp_path / "data", rows)
+    words = ["--task_format", "mcqa", "--options", options]
+    clean = dry_run(tmp_path, data, *words)
+    assert dry_run(tmp_path, data, *words, "--repeat", 2) == clean
+    assert dry_run(tmp_path, data, *words, "--seed", 43) != clean
+    noisy, again = (
+        dry_run(tmp_path, data, *words, "--noise", "random", "--repeat", number) for number in (1, 2)
+    )
+    assert again != noisy
+    for problem_id, request in again.items():
+        assert request["shown_order"] == clean[problem_id]["shown_order"]
+        assert request["options"] == clean[problem_id]["options"]
+
+
 DRAWN = ["--noise random", "--order shuffled", "--labels shuffled", "--labels random", "--images swapped"]
 
 
@@ -381,6 +413,36 @@ def test_draws_depend_on_the_seed_and_the_problem_alone(words: str, tmp_path: Pa
     for problem_id, request in dry_run(tmp_path, one_less, *words.split()).items():
         before = drawn[problem_id]  # changed only if drawn from the problem that is gone
         assert request == before or "Answer 0" in str(before) or any(image in str(before) for image in lost)
+
+
+def test_labels_are_drawn_whatever_the_images(tmp_path: Path) -> None:
+    """A problem about one image, and all problems about the same."""
+    rows = [row(f"p{n}", order, f"Answer {n}{order}") for n in range(4) for order in range(1, 6)]
+    for number in range(4):
+        for item in rows[5 * number : 5 * number + 5]:
+            item["image"] = rows[5 * number]["image"]
+    one_each = save_parquet(tmp_path / "one_each", rows)
+    all_equal = save_parquet(tmp_path / "all_equal", [one | {"image": rows[0]["image"]} for one in rows])
+    for data in (one_each, all_equal):
+        requests = dry_run(tmp_path, data, "--labels", "random")
+        assert len(requests) == 4
+        for problem_id, request in requests.items():
+            answers = {item.answer for item in shown(request)[:-1]}
+            assert len(answers) == 4
+            assert not any(str(answer).startswith(f"Answer {problem_id[1]}") for answer in answers)
+
+
+def test_no_noise_is_equal_to_a_query(tmp_path: Path) -> None:
+    rows = four_problems()
+    for number in (0, 3, 6, 9):  # of each problem the query, as its first example
+        rows[number] = rows[number + 2] | {"order": 1}
+    data = save_parquet(tmp_path / "data", rows)
+    requests = dry_run(tmp_path, data, "--noise", "random", "--noise-count", 3)
+    queries = {shown(one)[-1].image for one in dry_run(tmp_path, data).values()}
+    for problem_id, request in requests.items():
+        added = [item for item in shown(request) if problem_id not in str(item.text)]
+        assert len(added) == 3
+        assert not {item.image for item in added} & queries
 
 
 def permutations() -> list[dict[str, Any]]:
@@ -443,7 +505,7 @@ def test_balanced_options_are_merged_and_the_same_for_all_orders_and_models(
         (["--noise-count", "2"], ["--noise-count goes with --noise"]),
         (["--shots_from", "end"], ["--shots-from goes with --shots"]),
         (["--options", "balanced"], ["--options balanced needs --task_format mcqa"]),
-        (["--shots", "-1"], ["--shots", "'-1'"]),
+        (["--shots", "-1"], ["--shots", "'-1' is not a whole number from 0"]),
         (["--noise", "random", "--noise-count", "0"], ["--noise-count", "'0'"]),
         (["--order", "middle"], ["--order", "'middle'"]),
     ],
@@ -517,6 +579,11 @@ FINAL = {
     "Thoughts.\n\nLeft lung.\n \n": "Left lung.",
     "Answer: Left lung\nFinal answer:": "Left lung",
     "I cannot answer this": "I cannot answer this",
+    "I see.\n_Answer:_ Melanoma": "Melanoma",
+    "I see.\n__Final answer__: Melanoma": "Melanoma",
+    "I see.\nAnswer：Melanoma": "Melanoma",
+    "A mole.\nMelanoma.\nFinal Answer: *": "Melanoma.",
+    "**Answer:**": "**Answer:**",
 }
 
 
@@ -549,6 +616,7 @@ def test_with_chain_of_thought_the_final_answer_is_scored(
             assert read == ("Answer a" if task_format == "open" else "B")
 
 
+@pytest.mark.slow
 def test_a_local_model_answers_perturbed_problems(tiny: Tiny, data: Path, tmp_path: Path) -> None:
     base = ["--model-path", tiny("qwen2_5_vl"), "--dataset-path", data, "--output-dir", tmp_path]
     base += ["--max_new_tokens", 4, "--limit", 2]

@@ -13,7 +13,7 @@ from PIL import Image
 from conftest import Finished, run_here, run_script, says_in_one_line
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import Outline
-from smmile.reporting.figure_plans import DotPlot, HeatMap, Point, heat_map, models_plan, strata_plans
+from smmile.reporting.figure_plans import DotPlot, Plan, Point, heat_map, models_plan, strata_plans
 from smmile.reporting.figures import LOOKS, FileKind, Look, draw, make_figure, shortened, style, text_width
 from smmile.reporting.published import published_scores, published_set
 from smmile.reporting.statistics import accuracy_interval, wilson_interval
@@ -246,7 +246,7 @@ def crowd(folder: Path) -> DotPlot:
     return plan_of(folder)
 
 
-def texts_of(plan: DotPlot | HeatMap) -> list[tuple[str, tuple[float, float, float, float]]]:
+def texts_of(plan: Plan) -> list[tuple[str, tuple[float, float, float, float]]]:
     """Every text of the figure with its box, in pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -25,12 +25,15 @@ def run_bare(*command: object) -> Finished:
 
 # What each script needs on its command line to get as far as its imports.
 ARGUMENTS = {
+    "build_plusplus.py": ["--output", "new"],
+    "evaluate_experts.py": [".", "ratings.json"],
     "inference_baselines.py": ["--baseline", "majority", "--dataset", "demo"],
     "inference_hf.py": ["--checkpoint", "org/name"],
     "inference_llava.py": ["--model_name", "llava_7b"],
     "inference_llava_mcqa.py": ["--model_name", "llava_7b"],
     "published_errata.py": ["--published", "."],
     "stratify.py": ["--eval_type", "em"],
+    "sweep.py": ["sweep.toml"],
 }
 
 

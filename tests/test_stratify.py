@@ -412,6 +412,13 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     plain, perturbed = found.values()  # whose examples may be others than the data set's
     left_out = {key.rpartition("_")[0] for key in plain.keys() - perturbed.keys()}
     assert left_out == EXAMPLE_FLAGS.keys()
+    kept = ["cot", "options-balanced", "images-none", "questions-none", "repeat-2"]
+    (tmp_path / f"{stem}_shots-2.json").rename(tmp_path / f"{stem}_{'+'.join(kept)}.json")
+    result["run"]["perturbations"] = [{"name": name, "settings": {}} for name in kept]
+    (tmp_path / f"{stem}_{'+'.join(kept)}.json").write_text(json.dumps(result))
+    found, _ = strata_of(tmp_path, "em", "--dataset", "demo", "--perturbed")
+    plain, perturbed = found.values()  # with the data set's examples
+    assert plain == perturbed
 
 
 def test_problems_with_another_query_or_true_answer_are_left_out(data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import SCRIPTS, SUITE, Finished, row, run_here, save_parquet, says_in_one_line, script_command
-from fake_service import FakeService, fails, running, says
+from fake_service import Answer, Asked, FakeService, fails, running, says
 from smmile.inference.sweep import read_sweep
 from smmile.results.run_names import RunName
 from test_killed import without_times
@@ -35,7 +34,8 @@ def sweep(file: Path, *words: object) -> Finished:
 def results(folder: Path) -> dict[str, Any]:
     """All result files by their names' distinctive part, without what depends on time and folder."""
     return {
-        file.stem.removeprefix("result_"): without_times(file) for file in sorted(folder.glob("*.json"))
+        file.stem.removeprefix("result_"): without_times(file)
+        for file in sorted(folder.glob("result_*.json"))
     }
 
 
@@ -159,6 +159,19 @@ def test_the_ready_made_files_compare_conditions_with_the_clean_run(file: Path) 
             assert sum(run.task_format == task_format for run in runs) > 1
 
 
+def test_a_dry_run_fails_where_a_run_has_no_problem_left(tmp_path: Path) -> None:
+    data = questions(tmp_path / "data_set", 7)
+    file = sweep_file(
+        tmp_path, f'dataset-path = "{data}"', BASELINES, 'conditions = [{}, {order = "last"}]'
+    )
+    for words in (["--dry-run"], []):
+        finished = sweep(file, "--output-dir", tmp_path / "results", *words)
+        assert finished.code == 2
+        assert "skipped 7 problems (p0, p1, p2, …): it has fewer than two examples" in finished.err
+        assert "none of the 7 problems can be run" in finished.err
+    assert len(results(tmp_path / "results")) == 2
+
+
 # Running.
 
 
@@ -276,8 +289,13 @@ def test_a_sweep_ended_in_the_middle_goes_on_and_asks_nothing_twice(
     number: signal.Signals, server: FakeService, tmp_path: Path
 ) -> None:
     file = api_sweep(tmp_path, server, 4)
-    server.fault = lambda asked: says(f"re: {asked.question}", delay=0.05)
     for chats in (2, 14):  # in the first run, then in the third
+
+        def fault(asked: Asked, last: int = chats) -> Answer:
+            """The last request has no answer before the sweep is ended."""
+            return says(f"re: {asked.question}", delay=60.0 * (len(server.chats) == last))
+
+        server.fault = fault
         process = subprocess.Popen(
             script_command("sweep.py", file), cwd=SCRIPTS, stderr=subprocess.PIPE, text=True
         )
@@ -286,7 +304,6 @@ def test_a_sweep_ended_in_the_middle_goes_on_and_asks_nothing_twice(
         _, err = process.communicate()
         assert process.returncode == (130 if number == signal.SIGINT else -number)
         assert "Traceback" not in err
-    time.sleep(0.3)  # until the server has answered what was in flight
     before, kept = len(server.chats), answered(tmp_path / "results")
     assert 8 < kept < 16
     finished = sweep(file)

@@ -321,7 +321,7 @@ def _scores_without(
             if not left_out:
                 continue
             cells: list[object] = []
-            for metric in METRICS:
+            for metric in (key for key, one in METRICS.items() if not one.is_rated):
                 scores = runs.scores.get((run.name, metric))
                 change = _Change.of(scores, kept) if scores else None
                 cells.append(change or "-")

@@ -6,6 +6,12 @@ Data flows one way: data set -> problems -> conversation -> model -> record -> s
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smmile.api import compare, load_problems, load_results
+
+__all__ = ["compare", "load_problems", "load_results"]
 
 if sys.version_info < (3, 11):  # noqa: UP036 - reached by scripts under an older Python
     _found = ".".join(map(str, sys.version_info[:3]))
@@ -24,4 +30,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("scoring",),
     ("reporting",),
+    ("api",),
 )
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of `smmile.api`, which is imported with the first of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from smmile import api
+
+    return getattr(api, name)

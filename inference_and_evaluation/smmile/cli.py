@@ -59,10 +59,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """As the library's; then the seed and the environment are set up as the flags say."""
+        """As the library's; then the environment is set up as the flags say."""
         parsed = super().parse_args(args, namespace)
-        if getattr(parsed, "repeat", 1) > 1:
-            parsed.seed = (parsed.seed + parsed.repeat - 1) % 2**32
         _set_environment(parsed)
         return parsed
 
@@ -178,7 +176,8 @@ def add_dataset_flags(parser: Parser) -> None:
         "--dataset-path",
         type=Path,
         metavar="DIR",
-        help="read the rows from this folder: parquet files, or saved with save_to_disk (default: the hub)",
+        help="read the rows from this folder: images with a metadata.csv or .jsonl, parquet files, or "
+        "saved with save_to_disk (default: the hub)",
     )
     group.add_argument(
         "--dataset-id",
@@ -281,7 +280,7 @@ def add_inference_flags(
         type=positive,
         default=1,
         metavar="N",
-        help="which of several repeats: 2 adds 1 to the seed, and repeat-2 to the file's name",
+        help="which of several repeats: 2 adds 1 to the seed (but of options), repeat-2 to the file's name",
     )
     parser.set_defaults(collect_run=None)  # a sweep takes the runs of a script instead of running them
     group.add_argument(
@@ -320,6 +319,11 @@ def _add_perturbation_flags(parser: Parser) -> None:
             group.add_argument(flag.spelled, type=number, metavar="N", help=shown)
         else:
             group.add_argument(flag.spelled, action="store_true", help=shown)
+
+
+def run_seed(args: argparse.Namespace) -> int:
+    """The seed of a run's draws, another for each repeat; only options have `args.seed` itself."""
+    return int((args.seed + args.repeat - 1) % 2**32)
 
 
 def perturbations(args: argparse.Namespace) -> tuple[Perturbation, ...]:
@@ -677,7 +681,9 @@ def _batch_size(text: str) -> int | Literal["auto"]:
 
 
 def _not_negative(text: str) -> int:
-    return 0 if re.fullmatch(r"0+", text) else positive(text)
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -47,9 +47,17 @@ class BaselineBackend:
         return Response(text, finish_reason="stop", seconds=round(time.perf_counter() - started, 6))
 
 
-def majority_answer(problem: Problem) -> str:
-    """The most common in-context answer; the earliest on a tie."""
-    return Counter(example.answer for example in problem.examples).most_common(1)[0][0]
+def majority_answer(problem: Problem, options: Options | None = None) -> str:
+    """The most common in-context answer; the earliest on a tie.
+
+    In multiple choice, answers that are the same one of the `options` count together.
+    """
+
+    def counted(answer: str) -> str:
+        letter = options.letter_of(answer) if options else None
+        return options.texts[letter] if options and letter else answer
+
+    return Counter(counted(example.answer) for example in problem.examples).most_common(1)[0][0]
 
 
 def random_answers(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
+from smmile.data.image_folder import MetadataRow, find_metadata, read_metadata, with_images
 from smmile.data.problems import HUB_IDS, Outline, ProblemSet
 from smmile.data.rows import Row, check_columns, outlines, problem_set
 from smmile.errors import UsageError, one_line
@@ -28,8 +29,8 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 class DatasetSource:
     """Which rows to load.
 
-    `path`, a folder that `datasets` can load, overrides the hub's `hub_id` at `revision`. `name` is the
-    kind of data set; the demo needs nothing else.
+    `path`, a folder of images with metadata, of parquet files or saved by `datasets`, overrides the hub's
+    `hub_id` at `revision`. `name` is the kind of data set; the demo needs nothing else.
     """
 
     name: DatasetName
@@ -51,7 +52,7 @@ def load_problems(source: DatasetSource) -> ProblemSet:
 
     Raises UsageError if the data set cannot be read.
     """
-    rows, revision = _load_rows(source)
+    rows, revision = load_rows(source)
     return problem_set(rows, source=source.label, revision=revision, image_dir=source.image_dir)
 
 
@@ -60,13 +61,8 @@ def load_outlines(source: DatasetSource) -> list[Outline]:
 
     Raises UsageError if the data set cannot be read.
     """
-    rows, _ = _load_rows(source)
+    rows, _ = load_rows(source, images=False)
     return outlines(rows, source=source.label)
-
-
-def load_rows(source: DatasetSource) -> list[Row]:
-    """All rows of `source`, not validated. Raises UsageError if the data set cannot be read."""
-    return list(_load_rows(source)[0])
 
 
 def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
@@ -80,7 +76,12 @@ def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
         from smmile.data.demo import demo_rows
 
         texts = pa.Table.from_pylist([item | {"image": None} for item in demo_rows()])
-        return list(_load_rows(source)[0]), texts, None
+        return list(load_rows(source)[0]), texts, None
+    if metadata := _metadata(source):
+        file, columns, found = metadata
+        cells = {name: [_text(row.columns[name]) for row in found] for name in columns}
+        table = pa.table(cells | {"image": pa.nulls(len(found))})
+        return [_metadata_row(row) for row in with_images(file.parent, found)], table, None
     dataset, revision = _load_dataset(source)
     texts = dataset.remove_columns("image").with_format("arrow")[:]
     place = dataset.column_names.index("image")
@@ -88,14 +89,47 @@ def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
     return list(_arrow_rows(dataset, source.label)), texts, revision
 
 
-def _load_rows(source: DatasetSource) -> tuple[Iterable[Row], str | None]:
-    """The rows, and the hub's revision if they come from there."""
+def load_rows(source: DatasetSource, *, images: bool = True) -> tuple[Iterable[Row], str | None]:
+    """The rows, not validated, and the hub's revision if they come from there.
+
+    Without `images`, those of a folder of images are not read. Raises UsageError as `load_problems`.
+    """
     if source.path is None and source.name == "demo":
         from smmile.data.demo import demo_rows
 
-        return [_row(columns, columns["image"]["bytes"]) for columns in demo_rows()], None  # type: ignore[index]
+        return [
+            _row(columns, columns["image"]["bytes"], number=number)  # type: ignore[index]
+            for number, columns in enumerate(demo_rows(), start=1)
+        ], None
+    if metadata := _metadata(source):
+        file, _, found = metadata
+        return map(_metadata_row, with_images(file.parent, found) if images else found), None
     dataset, revision = _load_dataset(source)
     return _arrow_rows(dataset, source.label), revision
+
+
+def _metadata(source: DatasetSource) -> tuple[Path, list[str], list[MetadataRow]] | None:
+    """The metadata file of a folder of images, its columns and rows; None for any other source."""
+    if source.path is None or not source.path.is_dir() or _is_saved(source.path):
+        return None
+    file = find_metadata(source.path)
+    if file is None:
+        return None
+    columns, rows = read_metadata(file)
+    check_columns(columns, source.label, image="file_name")
+    return file, columns, rows
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _metadata_row(row: MetadataRow) -> Row:
+    return _row(row.columns, row.image, number=row.line, unit="line", faults=row.faults)
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 def _load_dataset(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
@@ -111,7 +145,7 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
     import datasets
 
     try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        if _is_saved(folder):
             saved = datasets.load_from_disk(str(folder))
             return _one_split(saved if isinstance(saved, dict) else {SPLIT: saved}, folder.name), None
         _quiet(datasets)
@@ -124,7 +158,7 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
         why = "it contains no data files" if empty else one_line(_root_cause(error))
         raise UsageError(
             f"--dataset-path {one_line(folder)} cannot be read as a data set ({why}); "
-            "use a folder with parquet files or one written by save_to_disk"
+            "use a folder of images with a metadata.csv, of parquet files, or one written by save_to_disk"
         ) from error
 
 
@@ -215,14 +249,13 @@ def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
     text_columns = [name for name in dataset.column_names if name != "image"]
     texts = dataset.select_columns(text_columns).with_format(None)
     images: list[pa.Buffer | None] = []
-    for columns, (image, path) in zip(
-        texts, _stored_images(dataset.data.column("image"), label), strict=True
-    ):
+    stored = _stored_images(dataset.data.column("image"), label)
+    for number, (columns, (image, path)) in enumerate(zip(texts, stored, strict=True), start=1):
         equal = re.fullmatch(rf"{compat.EQUAL_TO_ROW}(\d{{1,9}})", path or "")
         if image is None and equal and int(equal[1]) < len(images):
             image, path = images[int(equal[1])], None
         images.append(image)
-        yield _row(columns, image, path)
+        yield _row(columns, image, path, number=number)
 
 
 def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buffer | None, str | None]]:
@@ -260,7 +293,7 @@ def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buf
             yield buffer, paths[index]
 
 
-def _row(columns: Any, image: Any, image_path: str | None = None) -> Row:
+def _row(columns: Any, image: Any, image_path: str | None = None, **where: Any) -> Row:
     problem_id = columns["problem_id"]
     flags = {
         name: str(value)
@@ -276,6 +309,7 @@ def _row(columns: Any, image: Any, image_path: str | None = None) -> Row:
         image_path=image_path,
         image_url=None if columns.get("image_url") is None else str(columns["image_url"]),
         flags=flags,
+        **where,
     )
 
 

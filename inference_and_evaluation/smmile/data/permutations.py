@@ -178,7 +178,7 @@ def _images(rows: Sequence[Row]) -> pa.StructArray:
 
     contents = [None if row.image is None else bytes(row.image) for row in rows]
     paths = [row.image_path for row in rows]
-    absent = [row.image is None and row.image_path is None for row in rows]
+    absent = [row.image is None and not row.image_path for row in rows]
     return pa.StructArray.from_arrays(
         [pa.array(contents, pa.binary()).dictionary_encode(), pa.array(paths, pa.string())],
         names=["bytes", "path"],

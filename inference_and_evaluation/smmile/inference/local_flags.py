@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from smmile import cli
 from smmile.backends.local.decoding import Decoding, DecodingSettings
 from smmile.backends.local.inputs import InputSettings
 from smmile.backends.local.loading import Dtype, LoadSettings
@@ -84,7 +85,7 @@ def decoding_settings(args: argparse.Namespace, family_decoding: Decoding) -> De
     return DecodingSettings(
         source,
         args.max_new_tokens,
-        args.seed,
+        cli.run_seed(args),
         temperature=temperature,
         top_p=None if source == "sampling" and top_p == 1 else top_p,
         samples=args.num_samples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import msgspec
@@ -102,6 +102,7 @@ def make_plan(
     task_format: TaskFormat,
     *,
     seed: int,
+    options_seed: int | None = None,
     decoding: Mapping[str, object],
     limit: int | None = None,
     only: Collection[str] = (),
@@ -112,16 +113,18 @@ def make_plan(
 
     `decoding` holds the settings that identical requests must also share. With `share`, problems with
     identical requests share one response. Problems are perturbed before their conversations are built;
-    their options stay those of the unperturbed problems. Raises UsageError if the data set lacks an id of
-    `only`.
+    their options stay those of the unperturbed problems, drawn from `options_seed` (None: `seed`), which is
+    the same for all repeats. Raises UsageError if the data set lacks an id of `only`.
     """
     entries = [entry for entry in problems.entries if isinstance(entry, Problem)]
-    flags = {flag for perturbation in perturbations for flag in perturbation.settings}
+    flags = {flag: value for one in perturbations for flag, value in one.settings.items()}
+    shows_examples = mode == "ICL" and (flags.get("shots") != 0 or "noise" in flags)
     options: Mapping[str, Options] = {}
+    options_seed = seed if options_seed is None else options_seed
     if task_format == "mcqa" and "options" in flags:
-        options = balanced_options(problems.entries, seed)
+        options = balanced_options(problems.entries, options_seed)
     elif task_format == "mcqa":
-        options = make_options(problems.entries, seed, shuffled=recipe.shuffle_options)
+        options = make_options(problems.entries, options_seed, shuffled=recipe.shuffle_options)
     if only and limit is not None:
         raise UsageError("--problem and --limit both choose problems; give one of them")
     positions = {entry.problem_id: place for place, entry in enumerate(problems.entries)}
@@ -136,14 +139,15 @@ def make_plan(
     for entry in problems.entries:
         if isinstance(entry, Defect):
             skipped.append(Skipped(entry.problem_id, entry.reason))
-        elif mode == "ICL" and not entry.examples:
+        elif shows_examples and not entry.examples:
             skipped.append(
                 Skipped(entry.problem_id, "it has only one row, so there are no examples for ICL")
             )
         else:
             own_options = options.get(entry.problem_id)
             try:
-                shown = perturb(entry, perturbations, draws)
+                shown = entry if shows_examples else replace(entry, examples=())
+                shown = perturb(shown, perturbations, draws)
                 conversation = build_conversation(shown, recipe, mode, own_options)
                 if not all(turn.content for turn in conversation.turns):
                     raise CannotPerturbError("a turn would have neither an image nor a question")

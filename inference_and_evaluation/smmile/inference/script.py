@@ -33,6 +33,7 @@ from smmile.task import Perturbation
 
 # Libraries that affect how data sets and images are decoded; every run records their versions.
 _PACKAGES = ("datasets", "pillow", "numpy")
+_MOST_LINES = 5  # for problems that are skipped for one reason
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,10 @@ class PreparedRun:
 
 
 def prepare_run(args: argparse.Namespace, specification: RunSpecification, loaded: Loaded) -> PreparedRun:
-    """The run of `specification` that the flags ask for. Raises UsageError."""
+    """The run of `specification` that the flags ask for.
+
+    Raises UsageError, also where no problem can be run, after the reasons are printed.
+    """
     folder = cli.output_folder(args)
     source = cli.dataset_source(args)
     problems = loaded.problems(source)
@@ -102,7 +106,8 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
         specification.recipe,
         args.inference_mode,
         args.task_format,
-        seed=args.seed,
+        seed=cli.run_seed(args),
+        options_seed=args.seed,
         decoding={
             "checkpoint": specification.checkpoint or specification.name,
             **specification.generation,
@@ -112,6 +117,13 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
         share=specification.share and not args.no_share,
         perturbations=cli.perturbations(args),
     )
+    if not plan.problems:
+        if Rank.from_environment().is_first:
+            _report_skipped(problems, plan, source.image_dir)
+        raise UsageError(
+            f"data set {one_line(problems.source)}: none of the {pluralize(len(plan.chosen), 'problem')} "
+            "can be run, for the reasons above"
+        )
     run = _describe_run(args, specification, problems, source, folder)
     return PreparedRun(source, problems, plan, run, folder)
 
@@ -133,11 +145,6 @@ def run_inference(
     problems, plan, run, folder = prepared.problems, prepared.plan, prepared.run, prepared.folder
     if options.rank.is_first:
         _report_skipped(problems, plan, prepared.source.image_dir)
-    if not plan.problems:
-        raise UsageError(
-            f"data set {one_line(problems.source)}: none of the {pluralize(len(plan.chosen), 'problem')} "
-            "can be run, for the reasons above"
-        )
     if args.dry_run:
         if options.rank.is_first:
             _write_requests(plan, folder, run.name)
@@ -192,7 +199,7 @@ def _describe_run(
             image_dir=image_dir,
         ),
         generation={**specification.generation, **sample},
-        seed=args.seed,
+        seed=cli.run_seed(args),
         perturbations=recorded_perturbations(args),
         recipe=specification.recipe.as_data(args.task_format),
         software=_versions(specification.packages),
@@ -243,8 +250,16 @@ def _report(outcome: Outcome, plan: Plan) -> int:
 
 def _report_skipped(problems: ProblemSet, plan: Plan, image_dir: Path) -> None:
     skipped = plan.skipped_among(plan.chosen)
+    by_reason: dict[str, list[str]] = {}
     for skip in skipped:
-        print(f"skipped problem {one_line(skip.problem_id)}: {one_line(skip.reason)}", file=sys.stderr)
+        by_reason.setdefault(one_line(skip.reason), []).append(one_line(skip.problem_id))
+    for reason, of_reason in by_reason.items():
+        if len(of_reason) > _MOST_LINES:
+            few = ", ".join(of_reason[:3])
+            print(f"skipped {len(of_reason)} problems ({few}, …): {reason}", file=sys.stderr)
+        else:
+            for problem_id in of_reason:
+                print(f"skipped problem {problem_id}: {reason}", file=sys.stderr)
     ids = {skip.problem_id for skip in skipped}
     missing = [image for image in problems.missing_images if image.problem_id in ids]
     for image in missing:

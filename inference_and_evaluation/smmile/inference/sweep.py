@@ -148,7 +148,7 @@ def _tables(content: Table, known: Sequence[str]) -> tuple[Table, list[Table], l
 
 
 def _command_lines(script: str, table: Table, flags: Flags) -> list[list[str]]:
-    """The words of every run that a table stands for: a run for each combination of listed values."""
+    """The words of every run of a table: a run for each combination of listed values."""
     alternatives = []
     for key, value in table.items():
         if key not in flags or key in _NOT_FOR_FILES:

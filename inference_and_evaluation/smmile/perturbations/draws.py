@@ -19,7 +19,10 @@ class CannotPerturbError(ValueError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A triplet of another problem, which may be drawn. `flags` are those of its problem."""
+    """A triplet of another problem, which may be drawn. `flags` are those of its problem.
+
+    `is_query`: it is that problem's query, or equal to it.
+    """
 
     base_id: str
     triplet: Triplet
@@ -45,7 +48,7 @@ class Draws:
             for triplet in problem.triplets:
                 if (image := triplet.image) is not None:
                     key = _digest(base_id, triplet.question, triplet.answer, image.sha256)
-                    is_query = triplet is problem.query
+                    is_query = triplet == problem.query
                     candidate = Candidate(base_id, triplet, image, is_query, problem.flags, key)
                     self._candidates.setdefault(key, candidate)
         self.distances = ImageDistances()
@@ -55,11 +58,16 @@ class Draws:
         return Random(_digest(self._seed, purpose, problem.problem_id))
 
     def candidates(
-        self, problem: Problem, purpose: str, allowed: Callable[[Candidate], bool] = lambda _: True
+        self,
+        problem: Problem,
+        purpose: str,
+        allowed: Callable[[Candidate], bool] = lambda _: True,
+        *,
+        any_image: bool = False,
     ) -> list[Candidate]:
-        """The `allowed` triplets of other base problems in random order, one for each image.
+        """The `allowed` triplets of other base problems in random order.
 
-        Images that `problem` shows are left out.
+        Without `any_image`, there is one for each image, and those that `problem` shows are left out.
         """
         start = _digest(self._seed, purpose, problem.problem_id)
         base_id = base_problem_id(problem.problem_id)
@@ -67,12 +75,13 @@ class Draws:
         found = [
             one
             for one in self._candidates.values()
-            if one.base_id != base_id and one.image.sha256 not in shown and allowed(one)
+            if one.base_id != base_id and (any_image or one.image.sha256 not in shown) and allowed(one)
         ]
+        found.sort(key=lambda one: hashlib.sha256(start + one.key).digest())
         by_image: dict[str, Candidate] = {}
-        for one in sorted(found, key=lambda one: hashlib.sha256(start + one.key).digest()):
+        for one in found:
             by_image.setdefault(one.image.sha256, one)
-        return list(by_image.values())
+        return found if any_image else list(by_image.values())
 
 
 def _digest(*fields: str) -> bytes:

@@ -80,7 +80,9 @@ def labels(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Probl
     answers = [example.answer for example in problem.examples]
     if settings["labels"] == "random":
         kind = _flag(problem, "flag_answer_format")
-        found = draws.candidates(problem, "labels", lambda one: one.flags.get("flag_answer_format") == kind)
+        found = draws.candidates(
+            problem, "labels", lambda one: one.flags.get("flag_answer_format") == kind, any_image=True
+        )
         if not found:
             raise CannotPerturbError("no other problem has its answer format")
         answers = [candidate.triplet.answer for candidate, _ in zip(cycle(found), answers, strict=False)]

@@ -5,7 +5,8 @@ Perturbations are applied in the order of the table. One more takes an entry her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +164,13 @@ def perturbations_of(
             settings[extra.name] = extra.default if given is None else given
         found.append(kind.specified(settings))
     return tuple(found)
+
+
+def changes_examples(names: Iterable[str]) -> bool:
+    """Whether perturbations with these names change which examples there are, their order or answers."""
+    return any(
+        re.match(rf"{kind.flag.name}(-|$)", name) for name in names for kind in KINDS if kind.needs_examples
+    )
 
 
 def perturb(problem: Problem, perturbations: Sequence[Perturbation], draws: Draws) -> Problem:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-# "Answer:" and "Final answer:", also in bold.
-_MARK = re.compile(r"\b(?:final\s+)?answer[*_\s]*:", re.IGNORECASE)
+# "Answer:" and "Final answer:", also in bold or italics, and with a full-width colon.
+_MARK = re.compile(r"(?<![^\W_])(?:final\s+)?answer[*_\s]*[:\uff1a]", re.IGNORECASE)
 _AROUND = " \t\r\n*_`"
 
 
@@ -14,6 +14,7 @@ def final_answer(response: str) -> str:
 
     Markup for bold around it is removed. A mark that nothing follows does not count.
     """
-    after = [text for text in (part.strip(_AROUND) for part in _MARK.split(response)[1:]) if text]
-    lines = [line for line in (line.strip(_AROUND) for line in response.splitlines()) if line]
+    before, *parts = _MARK.split(response)
+    after = [text for text in (part.strip(_AROUND) for part in parts) if text]
+    lines = [line for line in (line.strip(_AROUND) for line in before.splitlines()) if line]
     return after[-1] if after else lines[-1] if lines else response

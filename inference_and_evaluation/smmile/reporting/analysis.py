@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from smmile.data.problems import HUB_IDS
 from smmile.reporting.latex import Estimate, latex_escape, latex_metrics, latex_table
 from smmile.reporting.published import PublishedScore
+from smmile.reporting.reports import judges_line
 from smmile.reporting.statistics import (
     Average,
     accuracy_interval,
@@ -133,6 +135,8 @@ def results_table(
         title += "Expert: estimated for all answers from those rated, with its standard error.\n"
     if permuted:
         title += "Macro: the mean of the base problems' accuracies, each with equal weight.\n"
+    if line := judges_line([analysis.scores for analysis in analyses], published=bool(published)):
+        title += f"{textwrap.fill(f'Warning: {line}', 79)}\n"
     secondary = ["Base problems", "Of answered %", "Answered %", "Problems"]
     secondary += ["95 % interval", "Macro 95 % interval", "± bootstrap"] if clustered else []
     table = text_table(head, rows, text_columns=3, secondary=secondary, layout=layout)

@@ -31,6 +31,8 @@ from smmile.task import MODES, InferenceMode
 
 ALPHA = 0.05
 
+Family = Literal["ICL gain", "majority baseline", "all pairs", "condition"]
+
 
 @dataclass(frozen=True)
 class Side:
@@ -106,7 +108,7 @@ class ContrastList:
     is the same where these occur once. `missing` says what could not be compared.
     """
 
-    family: Literal["ICL gain", "majority baseline", "all pairs"]
+    family: Family
     metric: str
     mode: InferenceMode | None
     average: Average
@@ -163,10 +165,11 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The models of one metric and mode, best first, and the sets that do not differ significantly."""
+    """The models of one metric, mode and judge, best first, and sets that do not differ significantly."""
 
     metric: str
     mode: InferenceMode
+    judge: str | None
     average: Average
     models: tuple[Ranked, ...]
     sets: tuple[tuple[str, ...], ...]
@@ -222,11 +225,11 @@ def compare(
     """Compare the runs: each model with and without examples, and the models with each other.
 
     Runs are paired by the problem's id; problems whose query or true answer differs are no pairs and left
-    out. Errors and missing answers count as incorrect, or `answered_only` leaves out the problems that
-    either run has no answer to. Where base problems occur more than once, there is a list for each of the
-    `averages`. With a `margin` (points), each contrast says whether the runs are less than that apart.
-    `chance_levels` are those of runs that do not hold their options, in per cent. Raises UsageError where
-    nothing can be compared.
+    out. Runs by different judges are not compared. Errors and missing answers count as incorrect, or
+    `answered_only` leaves out the problems that either run has no answer to. Where base problems occur more
+    than once, there is a list for each of the `averages`. With a `margin` (points), each contrast says
+    whether the runs are less than that apart. `chance_levels` are those of runs that do not hold their
+    options, in per cent. Raises UsageError where nothing can be compared.
     """
     modes, baselines, chance, models, rankings = [], [], [], [], []
     for metric, average in product(METRICS, averages):
@@ -259,7 +262,8 @@ def compare(
                 found = _contrast_list("all pairs", metric, mode, pairs, way)
                 models.append(found)
                 shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
-                rankings.append(_ranking(found, mode, shown))
+                for judge in dict.fromkeys(run.judge for run in shown.values()):
+                    rankings.append(_ranking(found, mode, judge, shown))
             shown_runs = [_answered(run) if answered_only else run for run in by_label.values()]
             if found_chance := _against_chance(mode, shown_runs, average, chance_levels or {}):
                 chance.append(found_chance)
@@ -323,8 +327,15 @@ def _against_chance(
     return ChanceList("mcqa", mode, average, contrasts, tuple(missing)) if contrasts or missing else None
 
 
+def condition_contrasts(
+    metric: str, pairs: Sequence[tuple[Scores, Scores]], average: Average
+) -> ContrastList:
+    """The contrasts of each pair, a run under a condition and its clean run, with Holm over all pairs."""
+    return _contrast_list("condition", metric, None, pairs, _Way(False, average, None))
+
+
 def _contrast_list(
-    family: Literal["ICL gain", "majority baseline", "all pairs"],
+    family: Family,
     metric: str,
     mode: InferenceMode | None,
     pairs: Sequence[tuple[Scores, Scores]],
@@ -341,9 +352,7 @@ def _contrast_list(
         for pair, difference, p_holm, equivalence in zip(there, tested, adjusted, equivalences, strict=True)
     )
     nothing = [
-        f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have no "
-        f"{'answered ' if pair.common else ''}problem in common"
-        f"{' with the same query' if pair.other_queries else ''}"
+        f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have {pair.obstacle}"
         for pair in matched
         if not pair.compared
     ]
@@ -368,7 +377,8 @@ def _named(run: Scores, mode: InferenceMode | None) -> str:
 class _Matched:
     """Two runs and, for problems that both have, their places in the one and in the other.
 
-    `other_queries` counts the ids under which they have different problems.
+    `other_queries` counts the ids under which they have different problems. None are `compared` if the runs
+    have different judges.
     """
 
     first: Scores
@@ -386,10 +396,18 @@ class _Matched:
             if problem_id in places
         ]
         common = [(i, j) for i, j in shared if _same_query(first, second, first.problem_ids[i])]
-        compared = common
-        if answered_only:
+        compared = common if first.judge == second.judge else []
+        if answered_only and compared:
             compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
         return cls(first, second, common, compared, len(shared) - len(common))
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing is compared."""
+        if self.first.judge != self.second.judge:
+            return "different judges"
+        answered, query = "answered " * bool(self.common), " with the same query" * bool(self.other_queries)
+        return f"no {answered}problem in common{query}"
 
     def difference(self, way: _Way) -> PairedDifference:
         clusters = self.first.clusters
@@ -443,20 +461,32 @@ def _same_query(first: Scores, second: Scores, problem_id: str) -> bool:
     return query is None or second.queries.get(problem_id, query) == query
 
 
-def _answered(run: Scores) -> Scores:
-    """The run without the problems that it has no answer to."""
-    kept = [place for place, answered in enumerate(run.answered) if answered]
+def common_problems(first: Scores, second: Scores) -> Sequence[tuple[int, int]]:
+    """The places, in the one and in the other, of problems that both runs have with the same query."""
+    return _Matched.of(first, second, False).common
+
+
+def at_places(run: Scores, places: Sequence[int]) -> Scores:
+    """The run with the problems at these places alone, and their accuracy."""
     return replace(
         run,
-        problem_ids=tuple(run.problem_ids[place] for place in kept),
-        correct=tuple(run.correct[place] for place in kept),
-        answered=tuple(run.answered[place] for place in kept),
+        problem_ids=tuple(run.problem_ids[place] for place in places),
+        correct=tuple(run.correct[place] for place in places),
+        answered=tuple(run.answered[place] for place in places),
+        rated=None,
     )
 
 
-def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores]) -> Ranking:
-    """The sets by the contrasts `pairs`. A pair that could not be compared is not significant."""
-    runs = {label: run for label, run in runs.items() if run.total}
+def _answered(run: Scores) -> Scores:
+    """The run without the problems that it has no answer to."""
+    return at_places(run, [place for place, answered in enumerate(run.answered) if answered])
+
+
+def _ranking(
+    pairs: ContrastList, mode: InferenceMode, judge: str | None, runs: Mapping[str, Scores]
+) -> Ranking:
+    """The judge's runs, and sets by the contrasts `pairs`. A pair not compared is not significant."""
+    runs = {label: run for label, run in runs.items() if run.total and run.judge == judge}
     average = pairs.average
     accuracies = {label: mean(run.correct, run.clusters, average) * 100 for label, run in runs.items()}
     significant = {
@@ -479,7 +509,7 @@ def _ranking(pairs: ContrastList, mode: InferenceMode, runs: Mapping[str, Scores
                 sets=" ".join(letters),
             )
         )
-    return Ranking(pairs.metric, mode, average, tuple(ranked), tuple(sets))
+    return Ranking(pairs.metric, mode, judge, average, tuple(ranked), tuple(sets))
 
 
 def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout = WHOLE) -> str:
@@ -527,8 +557,9 @@ def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Itera
         yield _chance_text(against, layout)
     for found in comparison.models if show_pairs else ():
         yield _contrasts_text(found, layout)
+    judges = {ranking.judge for ranking in comparison.rankings} - {None}
     for ranking in comparison.rankings:
-        yield _ranking_text(ranking, layout)
+        yield _ranking_text(ranking, layout, named=len(judges) > 1)
 
 
 def _contrasts_text(found: ContrastList, layout: Layout) -> str:
@@ -540,7 +571,7 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     rows = [
         [
             _contrast_name(found, one),
-            _problems(one.problems, one.base_problems),
+            problem_count(one.problems, one.base_problems),
             str(one.left_out),
             percent(one.first.accuracy),
             percent(one.second.accuracy),
@@ -580,7 +611,7 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
     rows = [
         [
             one.model,
-            _problems(one.problems, one.base_problems),
+            problem_count(one.problems, one.base_problems),
             percent(one.accuracy),
             f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
             percent(one.chance),
@@ -604,7 +635,7 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
     return "\n".join(parts)
 
 
-def _ranking_text(ranking: Ranking, layout: Layout) -> str:
+def _ranking_text(ranking: Ranking, layout: Layout, *, named: bool) -> str:
     head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
     permuted = any(model.base_problems < model.problems for model in ranking.models)
     head += ["± standard error"] if permuted else []
@@ -612,7 +643,7 @@ def _ranking_text(ranking: Ranking, layout: Layout) -> str:
         [
             model.model,
             model.sets,
-            _problems(model.problems, model.base_problems),
+            problem_count(model.problems, model.base_problems),
             percent(model.accuracy),
             f"{model.interval[0]:.1f} to {model.interval[1]:.1f}",
             *([percent(model.standard_error)] if permuted else []),
@@ -620,7 +651,8 @@ def _ranking_text(ranking: Ranking, layout: Layout) -> str:
         for model in ranking.models
     ]
     metric = METRICS[ranking.metric].short_title
-    title = f"{metric}, {ranking.mode}{_by(ranking.average, permuted)}: "
+    judge = f" ({one_line(ranking.judge)})" if named and ranking.judge else ""
+    title = f"{metric}{judge}, {ranking.mode}{_by(ranking.average, permuted)}: "
     title += "models that share a letter do not differ significantly"
     secondary = ("± standard error", "Problems")
     return f"{textwrap.fill(title, 79)}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"
@@ -630,5 +662,6 @@ def _by(average: Average, permuted: bool) -> str:
     return f", by {average}" if permuted else ""
 
 
-def _problems(problems: int, base_problems: int) -> str:
+def problem_count(problems: int, base_problems: int) -> str:
+    """The number of problems, and of base problems where these occur more than once."""
     return str(problems) if problems == base_problems else f"{problems} of {base_problems}"

@@ -138,7 +138,7 @@ def _share(found: _Values) -> Estimated:
 
 
 def expert_accuracy(run: LabelledRun, average: Average = "rows") -> Estimated:
-    """The experts' accuracy of a run by the labels alone, each counting for the answers that it stands for.
+    """The experts' accuracy of a run by the labels alone, each counting for the answers that it represents.
 
     Needs no judge. The interval is Wilson's on the effective sample size p(1 - p) / SE^2 (Korn & Graubard
     1998), with Student's t where answers go together in clusters.
@@ -167,6 +167,7 @@ def prediction_powered(run: LabelledRun, average: Average = "rows") -> tuple[Est
     power = 1.0 if square < 1e-15 else min(1.0, max(0.0, -float(sums(by_label) @ slope) / square))
     found = _mean_of(run, power * run.verdicts, nothing + 1, -power * run.verdicts, average)
     by_verdict = _mean_of(_by_verdict(run), nothing, nothing + 1, average=average)
+    # A weight tuned on few labels makes the variance look too small: it is never taken below this one.
     lacking = max(0.0, by_verdict.variance()[0] - found.variance()[0])
     return _share(replace(found, hidden=found.hidden + lacking)), power
 

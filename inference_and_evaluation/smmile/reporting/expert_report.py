@@ -89,10 +89,7 @@ class ExpertReport:
 
 
 def labelled_run(run: RatedRun) -> LabelledRun | None:
-    """The run's answers as arrays in the order of its records; None where there are no ratings.
-
-    A stratum without a rating joins the largest one that has some.
-    """
+    """The run's answers as arrays in the order of its records; None where a stratum has no rating yet."""
     ids = [record.problem_id for record in run.results.records]
     judged = np.array([one not in run.errors for one in ids])
     found = [run.answers[one].score if one in run.answers else None for one in ids]
@@ -101,10 +98,8 @@ def labelled_run(run: RatedRun) -> LabelledRun | None:
     numbers = {None: 1, 0: 2, 1: 3}
     strata = np.array([numbers[run.strata.get(one)] if run.strata else 1 for one in ids]) * judged
     rated = np.unique(strata[judged & ~np.isnan(scores)])
-    if judged.any() and not len(rated):
+    if len(np.setdiff1d(strata[judged], rated)):
         return None
-    for stratum in np.setdiff1d(strata[judged], rated):
-        strata[strata == stratum] = max(rated, key=lambda one: int((strata == one).sum()))
     return LabelledRun(
         verdicts=np.array([float((run.verdicts or {}).get(one) == 1) for one in ids]),
         scores=scores,
@@ -262,7 +257,9 @@ def report_text(
         for one in report.correlations
     ]
     if report.unrated:
-        lines.append(f"Without a rating: {one_line(', '.join(report.unrated), 600)}")
+        lines.append(
+            f"Without ratings of answers with each verdict: {one_line(', '.join(report.unrated), 600)}"
+        )
     return "\n".join([*parts, *lines]) + ("\n" if lines else "")
 
 

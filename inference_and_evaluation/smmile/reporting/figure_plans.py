@@ -1,4 +1,4 @@
-"""What figures show, as data: accuracies of models side by side, and by stratum.
+"""What figures show, as data: accuracies of models side by side, by stratum, and in experiments.
 
 Texts come from file names and data sets: they are drawn literally, never interpreted as markup.
 """
@@ -10,14 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smmile.reporting.order import OrderAnalysis, Place, PlaceContrast
+from smmile.reporting.experiments import EVIDENCE, Effects, EvidenceLoss, ExperimentReport, ShotsCurve
+from smmile.reporting.order import PLACES, OrderAnalysis, Place, PlaceContrast
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.statistics import Average, accuracy_interval, mean, wilson_interval
 from smmile.reporting.strata import EXAMPLE_FLAGS, FEW_PROBLEMS, Stratum, flag_title
 from smmile.results.run_names import BASELINES, RunName, file_safe, latex_name
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
-from smmile.task import InferenceMode
+from smmile.task import MODES, InferenceMode
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,15 @@ class Point:
 class Row:
     """One model or stratum; `slanted`: its label is in italics, `few`: it is grey.
 
-    In a heat map, `cells` has a place for each model, None where the model has no score.
+    In a heat map, `cells` has a place for each model, None where the model has no score. `lines` are levels
+    to compare with, by their name in the legend.
     """
 
     label: str
     cells: tuple[Point | None, ...]
     slanted: bool = False
     few: bool = False
+    lines: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def points(self) -> list[Point]:
@@ -72,13 +75,16 @@ class Panel:
 class DotPlot:
     """A figure: columns of panels, a title above and a note below.
 
-    With `whole_scale` every axis goes to 100 %, else as far as it must.
+    With `whole_scale` every axis goes to 100 %, else as far as its panel needs, or with `same_scale` any
+    panel. `legend` has names for kinds of points (mode, and whether hollow) in place of the default ones.
     """
 
     title: str
     columns: tuple[tuple[Panel, ...], ...]
     note: str
     whole_scale: bool = False
+    same_scale: bool = False
+    legend: Mapping[tuple[InferenceMode | Place, bool], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,28 @@ class HeatMap:
     models: tuple[str, ...]
     panels: tuple[Panel, ...]
     note: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves on one pair of axes, by their names in the legend; a place of each curve for each tick."""
+
+    title: str
+    ticks: tuple[str, ...]
+    curves: Mapping[str, tuple[Point | None, ...]]
+
+
+@dataclass(frozen=True)
+class CurvePlot:
+    """A figure of accuracies in per cent by what `axis` says, a panel for each of `panels`."""
+
+    title: str
+    panels: tuple[Curves, ...]
+    axis: str
+    note: str
+
+
+Plan = DotPlot | HeatMap | CurvePlot
 
 
 # Models side by side.
@@ -210,7 +238,11 @@ def order_plan(metric: str, analysis: OrderAnalysis) -> DotPlot:
             "response is the answer in the place, beyond other orders. Both within base problems, with "
             "95 % intervals."
         )
-    return DotPlot(f"Order of the examples: {METRICS[metric].title}", tuple((one,) for one in panels), note)
+    title = f"Order of the examples: {METRICS[metric].title}"
+    legend: dict[tuple[InferenceMode | Place, bool], str] = {
+        (place, False): f"{place} example{'s' * (place == 'middle')}" for place in PLACES
+    }
+    return DotPlot(title, tuple((one,) for one in panels), note, legend=legend)
 
 
 # Strata.
@@ -310,3 +342,129 @@ def _balanced(panels: Sequence[Panel], columns: int) -> tuple[tuple[Panel, ...],
         placed[column].append(index)
         heights[column] += len(panels[index].rows) + 3
     return tuple(tuple(panels[index] for index in sorted(column)) for column in sorted(placed, key=min))
+
+
+# Experiments.
+
+
+def experiment_plans(report: ExperimentReport, scores: Sequence[Scores]) -> dict[str, Plan]:
+    """The figures of a report on the runs `scores`, by the middle of their files' names."""
+    plans: dict[str, Plan] = {}
+    for average in dict.fromkeys(effects.average for effects in report.effects):
+        found = [effects for effects in report.effects if effects.average == average]
+        end = "_by_problems" * (average == "problems")
+        for effects in found:
+            if effects.evidence:
+                plans[f"experiments_evidence_{effects.metric}{end}"] = _evidence_plan(effects)
+        if any(curve.problems for effects in found for curve in effects.shots):
+            plans[f"experiments_shots{end}"] = _shots_plan(found)
+        reasoning = {run.name.model for run in scores if run.name.perturbation == "cot"}
+        if reasoning:
+            runs = [run for run in scores if run.name.model in reasoning]
+            plans[f"experiments_cot{end}"] = _cot_plan(runs, average)
+    return plans
+
+
+def _cot_plan(scores: Sequence[Scores], average: Average) -> DotPlot:
+    """Figure 5 of the paper: models with and without chain of thought (hollow), a panel per metric."""
+    points: dict[str, dict[str, list[Point]]] = {metric: {} for metric in METRICS}
+    for run in sorted(scores, key=lambda run: natural_key(run.name)):
+        if run.total and run.name.perturbation in ("", "cot"):
+            interval = accuracy_interval(run.correct, run.clusters, average=average).percent
+            accuracy = mean(run.correct, run.clusters, average) * 100
+            point = Point(run.name.mode, accuracy, interval, published=bool(run.name.perturbation))
+            points[run.metric].setdefault(run.name.model, []).append(point)
+    models = dict.fromkeys(model for of_metric in points.values() for model in of_metric)
+    panels: list[Panel] = []
+    for metric, of_metric in points.items():
+        if of_metric:
+            rows = [_model_row(model, of_metric.get(model, ())) for model in models]
+            panels.append(Panel(METRICS[metric].title, tuple(rows), labelled=not panels))
+    return DotPlot(
+        "Accuracy with and without chain of thought",
+        tuple((panel,) for panel in panels),
+        "Bars: 95 % intervals. Errors and missing answers count as incorrect." + _weight_note(average),
+        legend={(mode, True): f"{mode}, chain of thought" for mode in MODES},
+    )
+
+
+def _weight_note(average: Average) -> str:
+    return " Every base problem has the same weight." if average == "problems" else ""
+
+
+def _model_row(model: str, points: Sequence[Point], lines: Mapping[str, float] | None = None) -> Row:
+    return Row(_model_label(model), tuple(points), slanted=model in BASELINES, lines=lines or {})
+
+
+_EVIDENCE_COLUMNS = 4
+
+
+def _evidence_plan(effects: Effects) -> DotPlot:
+    """What each model loses without a kind of evidence, a panel per kind, a row per model."""
+    losses = {(one.evidence, one.model): one for one in effects.evidence}
+    models = dict.fromkeys(one.model for one in effects.evidence)
+    panels: list[Panel] = []
+    for kind in (kind for kind in EVIDENCE if any(one.evidence == kind for one in effects.evidence)):
+        rows = [_evidence_row(model, losses.get((kind, model))) for model in models]
+        labelled = len(panels) % _EVIDENCE_COLUMNS == 0
+        panels.append(Panel(kind, tuple(rows), labelled=labelled, axis="Lost"))
+    columns = min(len(panels), _EVIDENCE_COLUMNS)
+    return DotPlot(
+        f"{METRICS[effects.metric].title}: what is lost without a kind of evidence",
+        tuple(tuple(panels[start::_EVIDENCE_COLUMNS]) for start in range(columns)),
+        "Bars: 95 % intervals. Majority baseline, chance: a loss of so many points leaves their accuracy."
+        + _weight_note(effects.average),
+        same_scale=True,
+        legend={("ICL", False): "points", ("ICL", True): "% of the clean run's correct answers"},
+    )
+
+
+def _evidence_row(model: str, loss: EvidenceLoss | None) -> Row:
+    """Points lost and the share of correct answers lost (hollow), with what leaves the floors' accuracy."""
+    if loss is None:
+        return _model_row(model, ())
+    points = [Point("ICL", loss.points_lost, loss.interval)]
+    if loss.share_lost is not None:
+        points.append(Point("ICL", loss.share_lost, loss.share_interval, published=True))
+    floors = {"majority baseline": loss.majority, "chance": loss.chance}
+    lines = {name: loss.clean_accuracy - floor for name, floor in floors.items() if floor is not None}
+    return _model_row(model, points, lines)
+
+
+def _shots_plan(found: Sequence[Effects]) -> CurvePlot:
+    """Accuracy by number of examples: a panel per model, a curve per metric."""
+    panels: dict[tuple[str, str], dict[str, ShotsCurve]] = {}
+    for effects in found:
+        for curve in (curve for curve in effects.shots if curve.problems):
+            of_model = panels.setdefault((curve.model, curve.condition), {})
+            of_model[METRICS[effects.metric].title] = curve
+    all_curves = [curve for curves in panels.values() for curve in curves.values()]
+    numbers = {one.examples for curve in all_curves for one in curve.points if one.interval}
+    ticks = sorted(numbers, key=lambda number: math.inf if number is None else number)
+
+    def points(curve: ShotsCurve) -> tuple[Point | None, ...]:
+        there = {
+            one.examples: Point("ICL", one.shared_accuracy, one.interval)
+            for one in curve.points
+            if one.shared_accuracy is not None
+        }
+        return tuple(there.get(tick) for tick in ticks)
+
+    def title(model: tuple[str, str]) -> str:
+        counts = dict.fromkeys(str(curve.problems) for curve in panels[model].values())
+        return f"{_model_label(*model)} ({'/'.join(counts)})"
+
+    return CurvePlot(
+        "Accuracy by number of in-context examples",
+        tuple(
+            Curves(
+                title(model),
+                tuple("all" if tick is None else str(tick) for tick in ticks),
+                {metric: points(curve) for metric, curve in curves.items()},
+            )
+            for model, curves in panels.items()
+        ),
+        "Examples",
+        "Bars: 95 % intervals. In brackets: number of problems, the same for all points of a curve."
+        + _weight_note(found[0].average),
+    )

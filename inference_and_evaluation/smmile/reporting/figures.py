@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile.errors import one_line
-from smmile.reporting.figure_plans import DotPlot, HeatMap, Panel, Row
+from smmile.reporting.figure_plans import CurvePlot, DotPlot, HeatMap, Panel, Plan, Row
 from smmile.reporting.order import Place
 from smmile.task import InferenceMode
 
@@ -78,7 +79,6 @@ _MARKERS: Mapping[InferenceMode | Place, str] = {
     "last": ">",
 }
 _KINDS = list(_MARKERS)
-_PLACE_LABELS = {"first": "first example", "middle": "middle examples", "last": "last example"}
 _LINE_STYLES = {"majority baseline": (0, (1, 1.5)), "chance": (0, (5, 2))}
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that figures are the same everywhere
 _TEXT, _TITLE = 7.5, 9.0
@@ -87,7 +87,7 @@ _BOLD = 1.15  # bold text is at most this much wider
 _CELL = 0.3  # width of a heat map's cell
 
 
-def draw(plan: DotPlot | HeatMap, look: Look, kind: FileKind) -> bytes:
+def draw(plan: Plan, look: Look, kind: FileKind) -> bytes:
     """Returns the figure as a file of that kind; the same plan gives the same bytes."""
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
     out = io.BytesIO()
@@ -98,7 +98,7 @@ def draw(plan: DotPlot | HeatMap, look: Look, kind: FileKind) -> bytes:
 
 
 def figure_files(
-    plans: Mapping[str, DotPlot | HeatMap], looks: Collection[str], screens: Literal["png", "svg"] = "png"
+    plans: Mapping[str, Plan], looks: Collection[str], screens: Literal["png", "svg"] = "png"
 ) -> Iterator[tuple[str, bytes]]:
     """Yields names and contents of the files of `plans`, whose keys are the middles of the names.
 
@@ -138,8 +138,10 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", settings])
 
 
-def make_figure(plan: DotPlot | HeatMap, look: Look) -> Figure:
+def make_figure(plan: Plan, look: Look) -> Figure:
     """Returns the figure for matplotlib to draw, within `style`."""
+    if isinstance(plan, CurvePlot):
+        return _curve_plot(plan, look)
     return _heat_map(plan, look) if isinstance(plan, HeatMap) else _dot_plot(plan, look)
 
 
@@ -156,16 +158,20 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
     # A title and an axis take about the height of half an inch.
     heights = [sum(0.5 + row_height * len(panel.rows) for panel in column) for column in plan.columns]
     figure = Figure(figsize=(_WIDTH, max(heights) + 1.1), layout="constrained")
-    outer = figure.add_gridspec(1, len(heights))
+    outer = figure.add_gridspec(1 if plan.whole_scale else max(map(len, plan.columns)), len(heights))
     for number, column in enumerate(plan.columns):
-        place, spare = outer[number], (max(heights) - heights[number]) / row_height
+        spare = (max(heights) - heights[number]) / row_height if plan.whole_scale else 0
         ratios = [*(len(panel.rows) for panel in column), *([spare] if spare > 1 else [])]
         # Panels side by side are as wide as each other only if they are in one grid.
-        grid = place.subgridspec(len(ratios), 1, height_ratios=ratios) if plan.whole_scale else [place]
+        if plan.whole_scale:
+            grid: Any = outer[number].subgridspec(len(ratios), 1, height_ratios=ratios)
+        else:
+            grid = [outer[index, number] for index in range(len(column))]
         for index, panel in enumerate(column):
             axes = figure.add_subplot(grid[index])
             limit = label_limit if panel.labelled else 0
-            _draw_panel(axes, panel, 103.0 if plan.whole_scale else _upper(panel), limit, look, kinds)
+            limits = (0.0, 103.0) if plan.whole_scale else _limits(panels if plan.same_scale else [panel])
+            _draw_panel(axes, panel, limits, limit, look, kinds)
             if plan.whole_scale:  # the title begins where the labels do, at the column's left edge
                 title = shortened(panel.title, (_WIDTH / len(heights) - 0.2) / _BOLD, _TEXT + 0.5)
                 start = (number / len(heights), 1.0)
@@ -183,8 +189,11 @@ def _dot_plot(plan: DotPlot, look: Look) -> Figure:
         axes.set_xlabel(column[-1].axis, color=look.text)
         if spare > 1:
             figure.add_subplot(grid[-1]).set_axis_off()
-    lines = dict.fromkeys(name for panel in panels for name in panel.lines)
-    _frame(figure, plan.title, plan.note, look, [*kinds, *lines])
+    levels = [*(row.lines for panel in panels for row in panel.rows), *(panel.lines for panel in panels)]
+    names = {kind: f"{kind[0]}, published" if kind[1] else kind[0] for kind in kinds} | {**plan.legend}
+    entries = {names[kind]: _marker(kind, look.modes[kind[0]], look) for kind in kinds}
+    lines = {name: _line(name, look) for name in dict.fromkeys(chain(*levels))}
+    _frame(figure, plan.title, plan.note, look, entries | lines)
     return figure
 
 
@@ -192,26 +201,22 @@ def _panel_title(look: Look) -> dict[str, Any]:
     return {"size": _TEXT + 0.5, "weight": "bold", "color": look.text}
 
 
-def _upper(panel: Panel) -> float:
-    """The end of the panel's axis: all that is drawn, and some space."""
-    ends = [*panel.lines.values(), 5.0]
-    for row in panel.rows:
-        ends += [point.interval[1] if point.interval else point.accuracy for point in row.points]
-    return min(103.0, max(ends) * 1.06)
-
-
-def _lower(panel: Panel, upper: float) -> float:
-    """The start of the panel's axis, which is under 0 for the markers at 0 and for differences."""
-    low = min(
-        (point.interval[0] for row in panel.rows for point in row.points if point.interval), default=0
-    )
-    return min(-0.03 * upper, low * 1.06)
+def _limits(panels: Iterable[Panel]) -> tuple[float, float]:
+    """The lowest value drawn in `panels`, 0 or less, and the highest with some space."""
+    values = [0.0, 5.0]
+    for panel in panels:
+        values += panel.lines.values()
+        for row in panel.rows:
+            values += row.lines.values()
+            for point in row.points:
+                values += point.interval or (point.accuracy,)
+    return min(values), min(103.0, max(values) * 1.06)
 
 
 def _draw_panel(
     axes: Axes,
     panel: Panel,
-    upper: float,
+    limits: tuple[float, float],
     label_limit: float,
     look: Look,
     kinds: Sequence[tuple[InferenceMode | Place, bool]],
@@ -219,8 +224,9 @@ def _draw_panel(
     from matplotlib.ticker import MaxNLocator
 
     count = len(panel.rows)
-    lower = _lower(panel, upper)
-    axes.set(xlim=(lower, upper), ylim=(count - 0.5, -0.5), facecolor="none")
+    low, high = limits
+    margin = 0.03 * (high - low)  # for the markers at the lowest value
+    axes.set(xlim=(low - margin, high), ylim=(count - 0.5, -0.5), facecolor="none")
     axes.set_title(" ")  # keeps its height free
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -233,12 +239,14 @@ def _draw_panel(
         axes.axhspan(index - 0.5, index + 0.5, color=look.band, linewidth=0, zorder=0)
     if panel.rule is not None:
         axes.axhline(panel.rule - 0.5, color=look.quiet, linewidth=0.8, zorder=1)
-    if lower < -0.03 * upper:
+    if low < 0:
         axes.axvline(0, color=look.quiet, linewidth=0.8, zorder=1.5)
     for name, level in panel.lines.items():
-        axes.axvline(level, color=look.text, linewidth=0.8, linestyle=_LINE_STYLES[name], zorder=1.5)
+        axes.axvline(level, zorder=1.5, **_line(name, look))
     _label_rows(axes, panel.rows if label_limit else (), label_limit, look)
     for index, row in enumerate(panel.rows):
+        for name, level in row.lines.items():
+            axes.vlines(level, index - 0.4, index + 0.4, zorder=1.5, **_line(name, look))
         lanes = [kind for kind in kinds if kind in {(point.mode, point.published) for point in row.points}]
         for point in row.points:
             offset = lanes.index((point.mode, point.published)) - (len(lanes) - 1) / 2
@@ -270,26 +278,20 @@ def _marker(kind: tuple[InferenceMode | Place, bool], colour: str, look: Look) -
     }
 
 
+def _line(name: str, look: Look) -> dict[str, Any]:
+    return {"color": look.text, "linewidth": 0.8, "linestyle": _LINE_STYLES[name]}
+
+
 def _frame(
-    figure: Figure,
-    title: str,
-    note: str,
-    look: Look,
-    entries: Sequence[tuple[InferenceMode | Place, bool] | str],
+    figure: Figure, title: str, note: str, look: Look, entries: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Adds the title with the legend's `entries` (modes, published or not, and lines), and the note."""
+    """Adds the title with the legend's `entries` (a shape by its name), and the note."""
     from matplotlib.lines import Line2D
 
     handles = []
-    for entry in entries:
-        if isinstance(entry, str):
-            shape: dict[str, Any] = {"color": look.text, "linewidth": 0.8, "linestyle": _LINE_STYLES[entry]}
-            handles.append(Line2D([], [], label=entry, **shape))
-        else:
-            label = _PLACE_LABELS.get(entry[0], entry[0]) + (", published" if entry[1] else "")
-            colour = look.modes[entry[0]]
-            shape = _marker(entry, colour, look) | {"linestyle": "-", "color": colour}
-            handles.append(Line2D([], [], label=label, **shape))
+    for name, shape in entries.items():
+        with_bar = {"linestyle": "-", "color": shape["markeredgecolor"]} if "marker" in shape else {}
+        handles.append(Line2D([], [], label=name, **{**shape, **with_bar}))
     width = figure.get_figwidth()
     legend = figure.legend(
         handles=handles,
@@ -348,7 +350,59 @@ def _heat_map(plan: HeatMap, look: Look) -> Figure:
             ha="right",
             **_panel_title(look),
         )
-    _frame(figure, plan.title, plan.note, look, [])
+    _frame(figure, plan.title, plan.note, look, {})
+    return figure
+
+
+def _curve_plot(plan: CurvePlot, look: Look) -> Figure:
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(plan.panels))
+    rows = math.ceil(len(plan.panels) / columns)
+    figure = Figure(figsize=(_WIDTH, 1.45 * rows + 1.0), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    names = list(dict.fromkeys(name for panel in plan.panels for name in panel.curves))
+    colours = (look.modes["ICL"], look.modes["0-shot"], look.text, look.few)
+    shapes = {
+        name: {
+            "marker": "Dos^"[number % 4],
+            "markersize": 3.4,
+            "color": colours[number % 4],
+            "markeredgecolor": colours[number % 4],
+        }
+        for number, name in enumerate(names)
+    }
+    for axes in grid[len(plan.panels) :]:
+        axes.set_axis_off()
+    for index, (axes, panel) in enumerate(zip(grid, plan.panels, strict=False)):
+        axes.set(ylim=(0, 103), yticks=range(0, 101, 25), facecolor="none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[:].set_color(look.quiet)
+        axes.tick_params(width=0.6, color=look.quiet, labelcolor=look.text, pad=2)
+        axes.grid(axis="y", color=look.quiet, linewidth=0.4, alpha=0.6)
+        axes.set_xticks(range(len(panel.ticks)), panel.ticks)
+        title = shortened(panel.title, (_WIDTH / columns - 0.2) / _BOLD, _TEXT + 0.5)
+        axes.set_title(title, color=look.text)
+        for number, (name, points) in enumerate(panel.curves.items()):
+            places = [place for place, point in enumerate(points) if point]
+            shown = [point for point in points if point]
+            x = [place + 0.14 * (number - (len(panel.curves) - 1) / 2) for place in places]
+            axes.plot(
+                x,
+                [point.accuracy for point in shown],
+                linewidth=1.0,
+                zorder=3,
+                clip_on=False,
+                **shapes[name],
+            )
+            low, high = zip(*(point.interval or (point.accuracy,) * 2 for point in shown), strict=True)
+            axes.vlines(x, low, high, color=shapes[name]["color"], linewidth=0.7, zorder=2)
+        if index + columns >= len(plan.panels):
+            axes.set_xlabel(plan.axis, color=look.text)
+            axes.tick_params(labelbottom=True)
+        if index % columns == 0:
+            axes.set_ylabel("Accuracy (%)", color=look.text)
+    _frame(figure, plan.title, plan.note, look, shapes)
     return figure
 
 

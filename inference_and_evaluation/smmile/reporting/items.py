@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from smmile.data.problems import base_problem_id
-from smmile.errors import UsageError, one_line, pluralize
+from smmile.errors import one_line, pluralize
 from smmile.reporting.tables import WHOLE, Layout, text_table
 from smmile.results.run_names import BASELINES
 from smmile.scoring.metrics import METRICS
@@ -41,9 +41,9 @@ class Item:
 class ItemList:
     """The items of one metric and mode, hardest first, over the runs of the `models`.
 
-    `solved_by_none` and `solved_by_all` are the problems that all runs have incorrect, or correct (on
-    SMMILE++ in all orders). `other_queries` scores are left out: most runs have another query or true
-    answer under that problem.
+    `solved_by_none` and `solved_by_all` are the problems of two runs or more that all have incorrect, or
+    correct (on SMMILE++ in all orders). `other_queries` scores are left out: they are not of the query and
+    true answer that most runs have under that problem, or as many runs have another.
     """
 
     metric: str
@@ -61,20 +61,13 @@ class ItemList:
 
 
 def analyse_items(runs: Sequence[Scores], *, with_baselines: bool = False) -> list[ItemList]:
-    """The items of every metric and mode with two runs or more, baselines left out by default.
-
-    Raises UsageError where there are no two runs of one metric and mode.
-    """
+    """The items of every metric and mode with two runs or more, baselines left out by default."""
     found = []
     for metric, mode in product(METRICS, MODES):
         chosen = [run for run in runs if (run.metric, run.name.mode) == (metric, mode)]
         chosen = [run for run in chosen if with_baselines or run.name.model not in BASELINES]
         if len(chosen) > 1:
             found.append(_item_list(metric, mode, chosen))
-    if not found:
-        raise UsageError(
-            "item analysis takes two runs of one metric and mode; baselines count if --models names them"
-        )
     return found
 
 
@@ -83,26 +76,31 @@ def _item_list(metric: str, mode: InferenceMode, runs: Sequence[Scores]) -> Item
     for run in runs:
         for problem_id, query in run.queries.items():
             queries.setdefault(problem_id, Counter())[query] += 1
-    usual = {problem_id: counts.most_common(1)[0][0] for problem_id, counts in queries.items()}
+    usual: dict[str, Query] = {}
+    for problem_id, counts in queries.items():
+        (query, most), *others = counts.most_common(2)
+        if not others or others[0][1] < most:
+            usual[problem_id] = query
     scores: list[Mapping[str, float]] = []
     left_out = 0
     for run in runs:
         orders: dict[str, list[float]] = {}
         for problem_id, correct in zip(run.problem_ids, run.correct, strict=True):
-            if problem_id in run.queries and run.queries[problem_id] != usual[problem_id]:
+            if problem_id in run.queries and run.queries[problem_id] != usual.get(problem_id):
                 left_out += 1
             else:
                 orders.setdefault(base_problem_id(problem_id), []).append(correct)
         scores.append({base: sum(of_base) / len(of_base) for base, of_base in orders.items()})
     items = [_item(problem_id, scores) for problem_id in dict.fromkeys(one for of in scores for one in of)]
     items.sort(key=lambda item: item.difficulty)
+    several = [item for item in items if item.runs > 1]
     return ItemList(
         metric,
         mode,
         tuple(run.name.label for run in runs),
         tuple(items),
-        tuple(item.problem_id for item in items if item.difficulty == 0),
-        tuple(item.problem_id for item in items if item.difficulty == 100),
+        tuple(item.problem_id for item in several if item.difficulty == 0),
+        tuple(item.problem_id for item in several if item.difficulty == 100),
         left_out,
     )
 
@@ -133,7 +131,7 @@ unless --models or --perturbed names them. Methods: docs/statistics.md
 
 def items_text(lists: Sequence[ItemList], layout: Layout = WHOLE, *, shortened: bool = False) -> str:
     """The item analysis as plain text; `shortened` tables have the least discriminating items alone."""
-    parts = [_HOW]
+    parts = [_HOW] if lists else [_HOW, "There are no two such runs of one metric and mode\n"]
     for found in lists:
         title = (
             f"{METRICS[found.metric].short_title}, {found.mode}: {pluralize(len(found.items), 'problem')}, "

@@ -65,7 +65,9 @@ def latex_table(
 
     def lines(rows: Mapping[_Row, Mapping[_Column, Estimate]], *, bold: bool = True) -> list[str]:
         return [
-            " & ".join([_model(*key), *(_cell(row.get(c), best[c] if bold else None) for c in columns)])
+            " & ".join(
+                [latex_model(*key), *(_cell(row.get(c), best[c] if bold else None) for c in columns)]
+            )
             for key, row in rows.items()
         ]
 
@@ -125,14 +127,15 @@ def _name_column(rows: Iterable[_Row], cells: int) -> str:
     return f"p{{\\dimexpr\\linewidth-{cells * _CELL_POINTS}pt\\relax}}"
 
 
-def _model(model: str, perturbation: str) -> str:
-    name = latex_name(model) or _breakable(model)
+def latex_model(model: str, perturbation: str = "", longest: int = _LONG_NAME) -> str:
+    """Returns a model in a table: the paper's name, or its own, which can be broken if it is longer."""
+    name = latex_name(model) or _breakable(model, longest)
     return f"{name} ({_breakable(perturbation)})" if perturbation else name
 
 
-def _breakable(text: str) -> str:
+def _breakable(text: str, longest: int = _LONG_NAME) -> str:
     """Returns `text` escaped, with a place to break the line behind each character if it is long."""
-    if len(text) <= _LONG_NAME:
+    if len(text) <= longest:
         return latex_escape(text)
     return r"\allowbreak{}".join(latex_escape(character) for character in text)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line, pluralize
+from smmile.perturbations.table import changes_examples
 from smmile.reporting.statistics import (
     PairedDifference,
     holm,
@@ -24,7 +26,7 @@ from smmile.reporting.statistics import (
 from smmile.reporting.strata import difference_within
 from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
 from smmile.results.reading import RunResults, read_run, result_files
-from smmile.results.run_names import RunName
+from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.data_sets import ProblemsOfRuns
 from smmile.scoring.exact_match import normalise
 from smmile.scoring.metrics import METRICS
@@ -35,18 +37,20 @@ Place = Literal["first", "middle", "last"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
 Bounds = tuple[float, float]
+Choices = Literal["stored", "reread"]
 
 
 @dataclass(frozen=True)
 class OrderVariance:
     """How far the orders of a base problem agree, in a run under a metric. Shares are in per cent.
 
-    Over the `base_problems` with two orders or more. `accuracy` is their macro average. `within` is the
-    share of the variance that is within base problems, 100 (1 - r), and `correlation` is r, 0..1, with the
-    95 % `correlation_interval`; see `statistics.variance_components`. All three are None where they cannot
-    be estimated. `worst` is the share of base problems that are correct in every order, `best` of those
-    that are in at least one, and `mixed` is the difference: both correct and incorrect orders; its interval
-    is Wilson's.
+    Over the `base_problems` with two orders or more. `accuracy` is their macro average, `answered` the
+    share of orders with an answer. `within` is the share of the variance that is within base problems,
+    100 (1 - r), and `correlation` is r, 0..1, with the 95 % `correlation_interval`; see
+    `statistics.variance_components`. All three are None where they cannot be estimated. `worst` is the
+    share of base problems that are correct in every order, `best` of those that are in at least one, and
+    `mixed` is the difference: both correct and incorrect orders; its interval is Wilson's. By experts, an
+    order is correct for these three if more than half of its ratings are; a tie is incorrect.
     """
 
     run: RunName
@@ -54,6 +58,7 @@ class OrderVariance:
     problems: int
     base_problems: int
     accuracy: float
+    answered: float
     within: float | None
     correlation: float | None
     correlation_interval: Bounds | None
@@ -68,7 +73,8 @@ class PlaceContrast:
     """Orders of one base problem against each other, by what is in a place of the examples.
 
     Shares are in per cent, the `difference` (first minus second share) and what follows in points; every
-    one of the `base_problems` has the same weight. `p_holm` is adjusted for all contrasts of the list.
+    one of the `base_problems` has the same weight. `p_holm` is adjusted for all contrasts of the models in
+    the list; None for baselines.
 
     Of accuracies: `share` is the accuracy of the orders with the query's answer in the place, `other_share`
     that of orders without. `metric` is None in contrasts of copying: there, of two orders with different
@@ -85,7 +91,7 @@ class PlaceContrast:
     difference: float
     interval: Bounds
     p_value: float
-    p_holm: float
+    p_holm: float | None
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,10 @@ class OrderAnalysis:
     """What the order does in all runs; the content of order_analysis.json.
 
     Significance of `accuracy_by_place` is adjusted over all contrasts of a metric, that of `copying` over
-    all of a task format.
+    all of a task format, without baselines. `choices` says how multiple choice was read (`--mcqa`).
     """
 
+    choices: Choices
     variance: tuple[OrderVariance, ...]
     accuracy_by_place: tuple[PlaceContrast, ...]
     copying: tuple[PlaceContrast, ...]
@@ -127,12 +134,12 @@ class OrderedRun:
 
 
 def ordered_runs(
-    runs: Iterable[Scores], problems: ProblemsOfRuns, *, reextract: bool = False
+    runs: Iterable[Scores], problems: ProblemsOfRuns, choices: Choices = "stored"
 ) -> tuple[list[OrderedRun], list[str]]:
     """The runs on permuted problems, and a line for each reason that (some) places are not known.
 
-    Places are known in runs with the data set's own examples: ICL, and not perturbed. In multiple choice,
-    responses are the options chosen as stored, or with `reextract` as re-extracted.
+    Places are known in ICL runs whose perturbations leave the examples as they are. In multiple choice,
+    responses are the options chosen as stored, or `reread` from the full responses.
     Raises UsageError where the data set that the user gave cannot be loaded, or a folder not be read.
     """
     files = result_files(problems.folder)
@@ -143,7 +150,7 @@ def ordered_runs(
             continue
         outlines: Mapping[str, Outline] = {}
         responses: Mapping[str, str] = {}
-        if run.name.mode == "ICL" and not run.name.perturbation:
+        if run.name.mode == "ICL" and not changes_examples(run.name.perturbations):
             try:
                 outlines, data_set = problems.of(run)
                 if len(outlines) < run.total:
@@ -153,7 +160,7 @@ def ordered_runs(
                     missing[reason] = missing.get(reason, 0) + 1
                 if run.name in files:
                     results = read_run(run.name, files[run.name])
-                    responses = _responses(results, outlines, reextract)
+                    responses = _responses(results, outlines, choices)
             except UsageError as error:
                 if problems.given is not None:
                     raise
@@ -162,7 +169,7 @@ def ordered_runs(
     return found, [f"{pluralize(count, 'score')}: {reason}" for reason, count in missing.items()]
 
 
-def _responses(results: RunResults, outlines: Mapping[str, Outline], reextract: bool) -> Mapping[str, str]:
+def _responses(results: RunResults, outlines: Mapping[str, Outline], choices: Choices) -> Mapping[str, str]:
     """The responses, or the texts of the options chosen, as exact match compares them; no errors."""
     if results.name.task_format == "open":
         return {
@@ -172,7 +179,7 @@ def _responses(results: RunResults, outlines: Mapping[str, Outline], reextract: 
         }
     found = {}
     for choice in reextract_run(results, outlines, "").choices:
-        letter = choice.selected if reextract else choice.stored
+        letter = choice.selected if choices == "reread" else choice.stored
         if letter is not None and choice.options is not None:
             found[choice.record.problem_id] = normalise(choice.options.texts[letter])
     return found
@@ -183,7 +190,7 @@ def places(examples: int) -> dict[Place, range]:
     return {"first": range(1), "middle": range(1, examples - 1), "last": range(examples - 1, examples)}
 
 
-def analyse_order(runs: Sequence[OrderedRun]) -> OrderAnalysis:
+def analyse_order(runs: Sequence[OrderedRun], choices: Choices = "stored") -> OrderAnalysis:
     """What the order of examples does in `runs`, which are on permuted problems."""
     accuracies: list[tuple[RunName, str, Place, PairedDifference]] = []
     copying: dict[tuple[RunName, Place], PairedDifference] = {}
@@ -208,6 +215,7 @@ def analyse_order(runs: Sequence[OrderedRun]) -> OrderAnalysis:
     contrasts = [_contrast(run, metric, place, paired) for run, metric, place, paired in accuracies]
     copies = [_contrast(run, None, place, paired) for (run, place), paired in copying.items()]
     return OrderAnalysis(
+        choices,
         tuple(_variance(run.scores) for run in runs),
         tuple(_adjusted(contrasts)),
         tuple(_adjusted(copies)),
@@ -224,7 +232,9 @@ def _variance(run: Scores) -> OrderVariance:
     clusters = [base for base, of_problem in orders.items() for _ in of_problem]
     found = variance_components(scores, clusters)
     total = len(orders)
-    every, some = (sum(map(kind, orders.values())) for kind in (all, any))
+    solved = [[score > 0.5 for score in of_problem] for of_problem in orders.values()]
+    every, some = (sum(map(kind, solved)) for kind in (all, any))
+    answered = [yes for base, yes in zip(run.clusters, run.answered, strict=True) if base in orders]
     interval = found.interval if found else None
     return OrderVariance(
         run=run.name,
@@ -232,6 +242,7 @@ def _variance(run: Scores) -> OrderVariance:
         problems=len(scores),
         base_problems=total,
         accuracy=mean(scores, clusters, "problems") * 100,
+        answered=100 * sum(answered) / len(answered),
         within=100 * (1 - found.correlation) if found else None,
         correlation=found.correlation if found else None,
         correlation_interval=(interval.low, interval.high) if interval else None,
@@ -304,13 +315,29 @@ def _contrast(run: RunName, metric: str | None, place: Place, paired: PairedDiff
 
 
 def _adjusted(contrasts: Sequence[PlaceContrast]) -> Iterator[PlaceContrast]:
-    """The contrasts with `p_holm`, list by list."""
-    lists: dict[tuple[str | None, str], list[PlaceContrast]] = {}
+    """The contrasts with `p_holm`, list by list; baselines have none and do not count in it."""
+    lists: dict[tuple[str | None, str, bool], list[PlaceContrast]] = {}
     for one in contrasts:
-        lists.setdefault((one.metric, one.run.task_format), []).append(one)
-    for found in lists.values():
+        lists.setdefault((one.metric, one.run.task_format, one.run.model in BASELINES), []).append(one)
+    for (*_, is_baseline), found in lists.items():
         for one, p_holm in zip(found, holm([one.p_value for one in found]), strict=True):
-            yield replace(one, p_holm=p_holm)
+            yield replace(one, p_holm=None if is_baseline else p_holm)
+
+
+def lacks_places(analysis: OrderAnalysis, file: Path) -> bool:
+    """Whether the analysis saved as JSON in `file` has places of the same runs that `analysis` lacks."""
+    import msgspec
+
+    try:
+        saved = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        before = msgspec.convert(saved["accuracy_by_place"] + saved["copying"], list[PlaceContrast])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    contrasts = (*analysis.accuracy_by_place, *analysis.copying)
+    known = {(one.run, one.metric, one.place): one.base_problems for one in contrasts}
+    runs = {(one.run, metric) for one in analysis.variance for metric in (one.metric, None)}
+    same = [one for one in before if (one.run, one.metric) in runs]
+    return any(one.base_problems > known.get((one.run, one.metric, one.place), 0) for one in same)
 
 
 # Text.
@@ -321,9 +348,13 @@ the variance that is within base problems, 100 (1 - ICC). Worst: base problems
 that are correct in every order; best: in at least one; mixed: the difference.
 0-shot runs have no examples: what varies there is sampling, and in multiple
 choice the order of the options. Errors and missing answers count as incorrect,
-and as not copied. Intervals are 95 %; that of the ICC is too short for
-accuracies under 20 % or over 80 %. Methods: docs/order.md
+and as not copied; answered: the share of the others. Intervals are 95 %; that
+of the ICC is too short for accuracies under 20 % or over 80 %. Places are not
+separate: the differences of a run's places add up to about 0, so a minus is
+the other side of a plus elsewhere. p Holm: for all contrasts of models in a
+table, without baselines. Multiple choice: {}. Methods: docs/order.md
 """
+_CHOICES = {"stored": "as stored", "reread": "--mcqa reread"}
 _ACCURACY = (
     "{}, accuracy by the place of an example with the query's answer: orders with such an example in the "
     "place against orders of the same base problem without."
@@ -341,7 +372,7 @@ _COPIES = {
 
 def order_text(analysis: OrderAnalysis, layout: Layout = WHOLE) -> str:
     """The analysis as plain text: variance and accuracy by place for each metric, copying by format."""
-    parts = [_HOW]
+    parts = [_HOW.format(_CHOICES[analysis.choices])]
 
     def add(intro: str, found: Sequence[PlaceContrast], shares: tuple[str, str]) -> None:
         if found:
@@ -360,7 +391,7 @@ def order_text(analysis: OrderAnalysis, layout: Layout = WHOLE) -> str:
 
 
 def _variance_table(found: Sequence[OrderVariance], layout: Layout) -> str:
-    head = ["Model", "Mode", "Base problems", "Macro %", "Within %", "ICC", "ICC interval"]
+    head = ["Model", "Mode", "Base problems", "Macro %", "Answered %", "Within %", "ICC", "ICC interval"]
     head += ["Mixed %", "Mixed interval", "Worst %", "Best %"]
     rows = [
         [
@@ -368,6 +399,7 @@ def _variance_table(found: Sequence[OrderVariance], layout: Layout) -> str:
             one.run.mode,
             str(one.base_problems),
             f"{one.accuracy:.1f}",
+            f"{one.answered:.1f}",
             "-" if one.within is None else f"{one.within:.1f}",
             "-" if one.correlation is None else f"{one.correlation:.2f}",
             "{:.2f} to {:.2f}".format(*one.correlation_interval) if one.correlation_interval else "-",
@@ -378,7 +410,7 @@ def _variance_table(found: Sequence[OrderVariance], layout: Layout) -> str:
         ]
         for one in found
     ]
-    secondary = ("Mixed interval", "Base problems", "ICC", "Macro %")
+    secondary = ("Mixed interval", "Base problems", "ICC", "ICC interval", "Macro %")
     return text_table(head, rows, secondary=secondary, layout=layout)
 
 
@@ -394,7 +426,7 @@ def _place_table(found: Sequence[PlaceContrast], shares: tuple[str, str], layout
             f"{one.difference:+.2f}",
             f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
             p_text(one.p_value),
-            p_text(one.p_holm),
+            "-" if one.p_holm is None else p_text(one.p_holm),
         ]
         for one in found
     ]

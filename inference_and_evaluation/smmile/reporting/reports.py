@@ -13,7 +13,7 @@ from typing import Any
 from smmile.errors import UsageError, one_line
 from smmile.files import write_whole
 from smmile.results.run_names import RunName, file_safe
-from smmile.scoring.evaluation import evaluation_files
+from smmile.scoring.evaluation import PAPER_LABEL, evaluation_files
 from smmile.scoring.folder import FolderScores, read_scores
 from smmile.scoring.metrics import METRICS, ScoringOptions
 from smmile.scoring.scores import Query, Scores
@@ -42,9 +42,9 @@ def open_report(
 ) -> Report:
     """Read the scores that a command line asks for, under `metrics` (None: all), and print all warnings.
 
-    `args` are those of the scoring flags, `--metric` and `--mcqa`. A report `across_runs` has a warning if
-    these are on different problems. Runs of which experts rated a sample are left out, with a warning,
-    except in a report of `samples`. Raises UsageError where there is nothing to show.
+    `args` are those of the scoring flags, `--metric` and `--mcqa`. Runs by different judges get a warning,
+    and in a report `across_runs` runs on different problems. Runs of which experts rated a sample are left
+    out, with a warning, except in a report of `samples`. Raises UsageError where there is nothing to show.
     """
     options = ScoringOptions(reextract=args.mcqa == "reread")
     found = read_scores(args.results_dir, metrics=metrics, options=options)
@@ -61,6 +61,8 @@ def open_report(
         print(f"warning: {line}", file=sys.stderr)
     for message in shown.messages:
         print(message, file=sys.stderr)
+    if line := judges_line(shown.scores, published=getattr(args, "with_published", False)):
+        print(f"warning: {line}", file=sys.stderr)
     if across_runs and (others := other_queries(shown.scores)):
         print(f"warning: {other_queries_line(others)}; comparisons leave them out", file=sys.stderr)
     if not shown.scores and not shown.unscored:
@@ -99,6 +101,16 @@ def other_queries_line(others: Mapping[str, int]) -> str:
     """What `other_queries` found, for a warning."""
     models = ", ".join(f"{label} ({count})" for label, count in sorted(others.items()))
     return f"problems with another query or true answer than in other runs, by model: {one_line(models)}"
+
+
+def judges_line(runs: Iterable[Scores], *, published: bool = False) -> str:
+    """Who judged which runs, and the paper's if `published`; empty where the judges do not differ."""
+    judged: dict[str, list[str]] = {PAPER_LABEL: ["published scores"]} if published else {}
+    for run in runs:
+        if run.judge:
+            judged.setdefault(run.judge, []).append(f"{run.name.label} {run.name.mode}")
+    found = [f"{one_line(one, 150)} ({one_line(', '.join(names), 150)})" for one, names in judged.items()]
+    return f"scores of different judges are not comparable: {'; '.join(found)}" if len(found) > 1 else ""
 
 
 def chance_levels(folder: Path) -> dict[RunName, float]:

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line, pluralize
+from smmile.perturbations.table import changes_examples
 from smmile.reporting.statistics import (
     Interval,
     PairedDifference,
@@ -215,8 +216,8 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
 
 
 def _flags(outline: Outline, run: RunName) -> dict[str, str]:
-    """The problem's flags in a run; without those about the examples if these may be perturbed."""
-    if run.perturbation:
+    """The problem's flags in a run; without those about the examples if these are perturbed."""
+    if changes_examples(run.perturbations):
         return dict(outline.flags)
     *examples, answer = outline.answers
     if run.mode == "0-shot":

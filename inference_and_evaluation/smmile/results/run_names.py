@@ -80,6 +80,11 @@ class RunName:
         return cls(file_safe(model), mode, task_format, "+".join(map(file_safe, perturbations)))
 
     @property
+    def perturbations(self) -> list[str]:
+        """The names of its perturbations."""
+        return self.perturbation.split("+") if self.perturbation else []
+
+    @property
     def stem(self) -> str:
         """The name of the run's result file, without its suffix."""
         tail = f"_{self.perturbation}" if self.perturbation else ""

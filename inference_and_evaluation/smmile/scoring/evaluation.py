@@ -14,10 +14,13 @@ from smmile.errors import UsageError, one_line
 from smmile.results.reading import RunResults
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.results.schema import Record
-from smmile.scoring.metrics import Metric
+from smmile.scoring.metrics import PAPER_JUDGE, Metric
 from smmile.scoring.scores import RatedAccuracy, Scores, mean_words, queries_of
 
 EVALUATION_VERSION = 1
+
+# The label of the paper's judge, and of evaluations that do not record theirs.
+PAPER_LABEL = f"{PAPER_JUDGE}, published prompt, default options"
 
 
 class NotEvaluatedError(UsageError):
@@ -112,6 +115,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     rated: RatedAccuracy | UnsetType = UNSET
     ratings: dict[str, dict[str, bool | None]] | UnsetType = UNSET
     probabilities: dict[str, float] | UnsetType = UNSET
+
+    @property
+    def judge_label(self) -> str | None:
+        """The judges, their prompt and their decoding, in a few words; None where they are not recorded."""
+        if not self.judges:
+            return None
+        even = ", an even number" if len(self.judges) % 2 == 0 else ""
+        fixed = any("temperature" in judge for judge in self.judges)
+        names = " + ".join(sorted(str(judge.get("name")) for judge in self.judges))
+        return f"{names}{even}, {self.prompt} prompt, {'temperature 0' if fixed else 'default options'}"
 
 
 def records_hash(records: Sequence[Record]) -> str:
@@ -231,6 +244,7 @@ def scores_of(content: Evaluation, metric: Metric, name: RunName, results: RunRe
         run=results.run if results else None,
         queries=queries_of(results.records) if results else {},
         rated=content.rated or None,
+        judge=(content.judge_label or PAPER_LABEL) if metric.key == "llm" else None,
     )
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from smmile.scoring.scores import Scores
 
 
+# The default, and by the paper what made the published evaluations, which do not record their judge.
+PAPER_JUDGE = "ollama/llama3.3"
+
+
 @dataclass(frozen=True)
 class ScoringOptions:
     """How to score: `strict` exact match; multiple choice re-extracted (`reextract`) or as stored."""

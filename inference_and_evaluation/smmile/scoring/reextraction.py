@@ -65,7 +65,7 @@ def score_reextracted(results: RunResults) -> Scores:
     return scores
 
 
-# Their response is an option itself, character for character, and no prose.
+# Their response is an option itself, or a twin of one, and no prose.
 _QUOTING = ("random", "majority", "nearest")
 
 # Why a row is left out.
@@ -240,7 +240,12 @@ def _read_response(response: str, options: Options) -> tuple[str, ...]:
 
 
 def _read_quote(response: str, options: Options) -> tuple[str, ...]:
-    return _as_letters(options.letter_of(response))
+    letter = options.letter_of(response)
+    if letter is None:  # balanced options merge twins and show one of them
+        key = twin_key(response)
+        twins = [name for name, text in options.texts.items() if twin_key(text) == key]
+        letter = twins[0] if len(twins) == 1 else None
+    return _as_letters(letter)
 
 
 def _as_letters(letter: str | None) -> tuple[str, ...]:

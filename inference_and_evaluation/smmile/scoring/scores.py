@@ -50,6 +50,7 @@ class Scores:
     published files have changed them. With `rated`, scores are means of experts' ratings (0..1), maybe of a
     sample of the problems, and `rated` is the accuracy that they give for all. `chances` are 1 / number of
     options by problem id, for the records that have options, and `chance_level` is their mean in per cent.
+    `judge` is the LLM that judged, with prompt and decoding, in a few words.
     """
 
     name: RunName
@@ -65,6 +66,7 @@ class Scores:
     chance_level: float | None = None
     chances: Mapping[str, float] = field(default_factory=dict)
     rated: RatedAccuracy | None = None
+    judge: str | None = None
 
     @property
     def dataset(self) -> str | None:

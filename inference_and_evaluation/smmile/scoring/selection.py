@@ -29,10 +29,13 @@ class Selection:
         return bool(self.models) or self.mode is not None
 
     def has(self, name: RunName) -> bool:
-        """Whether the filters include the run, perturbed or not."""
-        return (not self.models or bool({name.model, name.label} & {*self.models})) and (
-            self.mode in (None, name.mode)
-        )
+        """Whether the filters include the run, perturbed or not.
+
+        A model's name includes all its runs, unless a label with a perturbation is named too.
+        """
+        by_label = any(model.endswith("]") for model in self.models)
+        names = {name.label} if by_label else {name.model, name.label}
+        return (not self.models or bool(names & {*self.models})) and self.mode in (None, name.mode)
 
     def shows(self, name: RunName) -> bool:
         """Whether the report shows the run."""

@@ -105,10 +105,10 @@ function entryView(base, { correct, answers }, href, isOpen) {
   if (!entriesView.has(base.id)) {
     const query = base.orders[0].problem.triplets.at(-1);
     const uri = data.images[query.image]?.uri;
-    const picture = uri ? h("img", { src: uri, alt: "", loading: "lazy", decoding: "async" }) : null;
+    const image = uri ? h("img", { src: uri, alt: "", loading: "lazy", decoding: "async" }) : null;
     const flags = base.orders[0].problem.flags ?? {};
     const kind = [flags.speciality, flags.flag_image_type].filter((flag) => flag && flag !== "None").join(", ");
-    entriesView.set(base.id, h("li", {}, h("a", {}, picture, h("span.entry", {},
+    entriesView.set(base.id, h("li", {}, h("a", {}, image, h("span.entry", {},
       h("span.question", { dir: "auto" }, textOf(query.question)), h("span.reference", { dir: "auto" }, textOf(query.answer)),
       h("span.note", {}, h("span", {}), kind ? ` · ${kind}` : "")))));
   }

@@ -63,7 +63,7 @@ class Problems:
 
     def load(self, source: DatasetSource) -> None:
         """Add the problems of a data set. Raises UsageError if it cannot be read."""
-        rows = load_rows(source)
+        rows = list(load_rows(source)[0])
         by_problem: dict[str, list[_ShownRow]] = {}
         for shown in (
             _with_images(rows, source.image_dir)

@@ -12,7 +12,8 @@
 
   const ratings = new Map(); // by item: {rating, remark, rated_at}
   let drafts = new Map(); // by item: remarks on items without a rating
-  let savedAt = ""; // when the ratings were last saved to a file
+  let unsaved = new Set(); // the items whose ratings are not yet saved to a file
+  let name = ""; // the expert's
   let storageWorks = true;
   let place = 0; // the number of the item on the screen
 
@@ -24,7 +25,7 @@
       schema_version: data.schema_version,
       review: data.review,
       expert: data.expert,
-      name: element("name").value,
+      name,
       ratings: rated.map(({ item }) => ({ item, ...ratings.get(item) })),
     };
   }
@@ -42,11 +43,10 @@
     if (file.expert !== data.expert) {
       throw new Error(`It has the ratings of expert ${file.expert}; this page is for expert ${data.expert}.`);
     }
-    for (const one of file.ratings) {
-      const isRating = known.has(one?.item) && Object.hasOwn(words, one.rating);
-      if (!isRating || typeof one.remark !== "string" || Number.isNaN(Date.parse(one.rated_at))) {
-        throw new Error("It is damaged: it has ratings that this page did not write.");
-      }
+    const isRating = (one) => known.has(one?.item) && Object.hasOwn(words, one.rating) &&
+      typeof one.remark === "string" && typeof one.rated_at === "string" && !Number.isNaN(Date.parse(one.rated_at));
+    if (typeof file.name !== "string" || !file.ratings.every(isRating)) {
+      throw new Error("It is damaged: it has ratings or a name that this page did not write.");
     }
     return file;
   }
@@ -58,22 +58,38 @@
       if (!ratings.has(item) || Date.parse(ratings.get(item).rated_at) < Date.parse(rated_at)) {
         ratings.set(item, { rating, remark, rated_at });
         drafts.delete(item);
+        unsaved.add(item);
         taken += 1;
       }
     }
     return taken;
   }
 
-  function keep() {
-    try { merge(parseRatings(localStorage.getItem(storageKey))); } catch { /* nothing there from another tab */ }
+  // Takes over what this or another tab has stored, if anything: before each change, so that none is lost.
+  function readStored() {
     try {
-      const content = { ...ratingsFile(), saved_at: savedAt, drafts: [...drafts] };
+      const stored = parseRatings(localStorage.getItem(storageKey));
+      merge(stored);
+      if (storageWorks) { // else what is stored is older than what is here
+        drafts = new Map(stored.drafts);
+        unsaved = new Set(stored.unsaved);
+        name = stored.name;
+      }
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  function store() {
+    try {
+      const content = { ...ratingsFile(), unsaved: [...unsaved], drafts: [...drafts] };
       localStorage.setItem(storageKey, JSON.stringify(content));
       storageWorks = true;
     } catch {
       storageWorks = false;
     }
-    showProgress();
+    showState();
   }
 
   function rate(item, rating, remark) {
@@ -81,19 +97,19 @@
     const ratedAt = new Date(Math.max(Date.now(), before + 1)).toISOString();
     ratings.set(item, { rating, remark, rated_at: ratedAt });
     drafts.delete(item);
+    unsaved.add(item);
   }
 
-  const unsavedCount = () => [...ratings.values()].filter((one) => one.rated_at > savedAt).length;
-
   function save() {
+    readStored();
     const content = new Blob([JSON.stringify(ratingsFile(), null, 1)], { type: "application/json" });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(content);
     link.download = fileName;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-    savedAt = new Date().toISOString();
-    keep();
+    unsaved.clear();
+    store();
     const left = drafts.size ? ` It lacks ${drafts.size} remarks on ungraded responses.` : "";
     say(`${ratings.size} ratings saved as ${fileName}.${left}`);
   }
@@ -101,10 +117,11 @@
   async function load(file) {
     try {
       const content = parseRatings(await file.text());
+      readStored();
       const taken = merge(content);
       const kept = content.ratings.length - taken;
-      element("name").value ||= String(content.name ?? "");
-      keep();
+      name ||= content.name;
+      store();
       show(known.size > ratings.size && ratings.has(data.items[place].item) ? nextUngraded() : place);
       say(`${taken} ratings loaded${kept ? `; ${kept} are the same or newer here and stay` : ""}.`);
     } catch (error) {
@@ -120,17 +137,19 @@
     element("alert").hidden = !alert;
   }
 
-  function showProgress() {
+  function showState() {
     const total = data.items.length;
-    const unsaved = unsavedCount() ? `${unsavedCount()} not yet saved to a file.` : "All saved to a file.";
+    const files = unsaved.size ? `${unsaved.size} not yet saved to a file.` : "All saved to a file.";
     element("progress").max = total;
     element("progress").value = ratings.size;
     element("count").textContent = `${ratings.size} of ${total} graded`;
     element("ungraded").disabled = ratings.size === total;
     element("kept").textContent = storageWorks
-      ? `Kept in this browser. ${ratings.size ? unsaved : ""}`
-      : `This browser cannot keep your grades: save them to a file before you leave. ${unsaved}`;
+      ? `Kept in this browser. ${ratings.size ? files : ""}`
+      : `This browser cannot keep your grades: save them to a file before you leave. ${files}`;
     element("kept").classList.toggle("warning", !storageWorks);
+    element("name").value = name;
+    showRating();
   }
 
   function showExamples() {
@@ -147,12 +166,14 @@
   }
 
   function showRating() {
-    const rating = ratings.get(data.items[place].item)?.rating;
+    const { item } = data.items[place];
+    const rating = ratings.get(item)?.rating;
     for (const button of gradeButtons) {
       button.setAttribute("aria-pressed", String(button.dataset.rating === rating));
     }
     const graded = rating ? `graded ${words[rating]}` : "not graded";
     element("place").textContent = `Response ${place + 1} of ${data.items.length}, ${graded}.`;
+    element("remark").value = ratings.get(item)?.remark ?? drafts.get(item) ?? "";
   }
 
   function show(newPlace) {
@@ -163,7 +184,6 @@
     element("answer").textContent = item.answer;
     element("response").textContent = item.response.trim() ? item.response : "(The response is empty.)";
     element("item").textContent = item.item;
-    element("remark").value = ratings.get(item.item)?.remark ?? drafts.get(item.item) ?? "";
     element("query-image").hidden = !problem;
     element("no-image").hidden = Boolean(problem);
     element("examples").hidden = !problem?.examples.length;
@@ -195,12 +215,12 @@
   }
 
   function grade(rating) {
+    readStored();
     const { item } = data.items[place];
     const isFirst = !ratings.has(item);
     const graded = `Response ${place + 1} graded ${words[rating]}. Go back to change it.`;
     rate(item, rating, element("remark").value);
-    keep();
-    showRating();
+    store();
     say(isFirst ? "" : "Grade changed.");
     if (isFirst && nextUngraded() >= 0) {
       show(nextUngraded());
@@ -211,6 +231,7 @@
   }
 
   function changeRemark() {
+    readStored();
     const { item } = data.items[place];
     const remark = element("remark").value;
     drafts.delete(item);
@@ -219,7 +240,13 @@
     } else if (remark) {
       drafts.set(item, remark);
     }
-    keep();
+    store();
+  }
+
+  function changeName({ target }) {
+    readStored();
+    name = target.value;
+    store();
   }
 
   function press(event) {
@@ -228,7 +255,10 @@
     if (isTyping && key === "escape") {
       event.target.blur();
     }
-    // (A key that is held must not grade the next responses.)
+    // (A key that is held must not grade the next responses, and Enter presses a button again and again.)
+    if (event.repeat && event.target.matches("button")) {
+      event.preventDefault();
+    }
     const isOther = isTyping || event.repeat || event.ctrlKey || event.metaKey || event.altKey;
     if (isOther || document.querySelector("dialog[open]")) {
       return;
@@ -283,10 +313,11 @@
     });
     element("examples").addEventListener("toggle", showExamples);
     element("remark").addEventListener("input", changeRemark);
-    element("name").addEventListener("input", keep);
+    element("name").addEventListener("input", changeName);
     document.addEventListener("keydown", press);
+    window.addEventListener("storage", () => readStored() && showState()); // another tab stored something
     window.addEventListener("beforeunload", (event) => {
-      if (!storageWorks && unsavedCount()) {
+      if (!storageWorks && (unsaved.size || drafts.size)) {
         event.preventDefault(); // the browser asks
       }
     });
@@ -295,15 +326,10 @@
   function start() {
     connect();
     element("total").textContent = data.items.length;
-    try {
-      const stored = parseRatings(localStorage.getItem(storageKey));
-      drafts = new Map(stored.drafts);
-      savedAt = stored.saved_at;
-      element("name").value = stored.name;
-    } catch {
+    if (!readStored()) {
       element("help").showModal(); // it is the first time
     }
-    keep();
+    store();
     show(Math.max(0, data.items.findIndex(({ item }) => !ratings.has(item))));
   }
 

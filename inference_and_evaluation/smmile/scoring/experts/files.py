@@ -31,9 +31,9 @@ class Drawn(msgspec.Struct, frozen=True):
 
 
 class ReviewItem(msgspec.Struct, frozen=True):
-    """One answer to grade. Equal answers of several runs to the same problem are one item.
+    """One answer to grade. Equal answers to the same base problem are one item, whatever their runs.
 
-    `experts` are the numbers of those who grade it, from 1.
+    `problem_id` is that of the first in `drawn`. `experts` are the numbers of those who grade it, from 1.
     """
 
     item: str
@@ -54,12 +54,17 @@ class ReviewStratum(msgspec.Struct, frozen=True):
 
 
 class ReviewedRun(msgspec.Struct, frozen=True):
-    """A run in a review. Its `errors` are incorrect without an expert, and are not drawn."""
+    """A run in a review. Its `errors` are incorrect without an expert, and are not drawn.
+
+    `judge` and `verdicts_hash` are of the verdicts that divided its answers; None where there were none.
+    """
 
     stem: str
     records_hash: str
     errors: int
     strata: tuple[ReviewStratum, ...]
+    judge: str | None
+    verdicts_hash: str | None
 
 
 class ReviewKey(msgspec.Struct, frozen=True, kw_only=True):

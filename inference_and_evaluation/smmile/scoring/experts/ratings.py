@@ -14,7 +14,8 @@ from smmile.errors import UsageError, one_line, pluralize
 from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
 from smmile.scoring.evaluation import records_hash
-from smmile.scoring.experts.files import Rating, ReviewKey, read_ratings, read_review_key
+from smmile.scoring.experts.files import Rating, ReviewedRun, ReviewKey, read_ratings, read_review_key
+from smmile.scoring.experts.sampling import verdicts_hash, verdicts_of
 from smmile.scoring.judge.cases import case_of
 from smmile.scoring.metrics import METRICS, ScoringOptions
 from smmile.task import MODES
@@ -58,11 +59,10 @@ class RatedRun:
 
     @property
     def is_sample(self) -> bool:
-        """Whether not all answers were drawn."""
-        return any(answer.probability < 1 for answer in self.answers.values()) or any(
-            one.problem_id not in self.answers and one.problem_id not in self.errors
-            for one in self.results.records
-        )
+        """Whether not all answers were drawn and graded."""
+        ids = {one.problem_id for one in self.results.records} - self.errors
+        answers = [self.answers.get(one) for one in ids]
+        return any(one is None or one.probability < 1 or not one.ratings for one in answers)
 
 
 @dataclass(frozen=True)
@@ -114,31 +114,30 @@ def _rated_run(
     results: RunResults,
     answers: Mapping[str, RatedAnswer],
     warnings: list[str],
-    drawn: Mapping[str, int | None] | None = None,
-    counts: Mapping[int | None, int] | None = None,
+    reviewed: ReviewedRun | None = None,
 ) -> RatedRun:
-    """The run with the judge's verdicts. A review has `drawn` by verdicts, of which there were `counts`."""
+    """The run with the judge's verdicts, and with strata where the review drew its answers by these."""
     records = results.records
     errors = frozenset(one.problem_id for one in records if one.status != "ok" or case_of(one) is None)
-    verdicts: dict[str, int | None] | None = None
+    scores = None
     try:
-        if scores := METRICS["llm"].score(results, ScoringOptions()):
-            found = zip(scores.problem_ids, scores.correct, scores.answered, strict=True)
-            verdicts = {one: int(correct) if answered else None for one, correct, answered in found}
+        scores = METRICS["llm"].score(results, ScoringOptions())
     except UsageError as error:
         warnings.append(str(error))
-    if drawn is None:
+    verdicts = verdicts_of(scores) if scores else None
+    if reviewed is None:
         return RatedRun(results, answers, errors, verdicts, None)
-    strata = {one.problem_id: (verdicts or {}).get(one.problem_id) for one in records}
-    now = Counter(verdict for problem_id, verdict in strata.items() if problem_id not in errors)
-    if now != counts or any(strata.get(one, -1) != verdict for one, verdict in drawn.items()):
-        if {*drawn.values()} != {None}:  # else the judge came later
-            warnings.append(
-                f"the judge's verdicts on {one_line(results.file.name)} are not those by which the review "
-                "drew its answers; the accuracy by experts is less exact"
-            )
-        return RatedRun(results, answers, errors, verdicts, None)
-    return RatedRun(results, answers, errors, verdicts, strata)
+    if verdicts_hash(scores) == reviewed.verdicts_hash:
+        strata = {one.problem_id: (verdicts or {}).get(one.problem_id) for one in records}
+        return RatedRun(results, answers, errors, verdicts, strata)
+    if reviewed.verdicts_hash:  # else the judge came later
+        now = f"now {one_line(scores.judge or '', 80)}" if scores else "now there are none"
+        warnings.append(
+            f"the judge's verdicts on {one_line(results.file.name)} are not those by which the review drew "
+            f"its answers (then {one_line(reviewed.judge or '', 80)}; {now}); the accuracy by experts is "
+            "less exact"
+        )
+    return RatedRun(results, answers, errors, verdicts, None)
 
 
 def _read_review(files: Sequence[Path], key: ReviewKey, there: _Runs) -> Ratings:
@@ -178,14 +177,12 @@ def _read_review(files: Sequence[Path], key: ReviewKey, there: _Runs) -> Ratings
         for item in items
     }
     answers: dict[str, dict[str, RatedAnswer]] = {}
-    drawn_by: dict[str, dict[str, int | None]] = {}
     for item in key.items:
         for drawn in item.drawn:
             if not _LEAST <= drawn.probability <= 1:
                 raise UsageError(f"the key has a probability of {drawn.probability}, which is not in 0..1")
             answer = RatedAnswer(drawn.problem_id, drawn.probability, by_item[item.item])
             answers.setdefault(drawn.stem, {})[drawn.problem_id] = answer
-            drawn_by.setdefault(drawn.stem, {})[drawn.problem_id] = drawn.verdict
     runs: list[RatedRun] = []
     skipped: list[str] = []
     warnings: list[str] = []
@@ -198,9 +195,7 @@ def _read_review(files: Sequence[Path], key: ReviewKey, there: _Runs) -> Ratings
                 raise UsageError(
                     f"{one_line(results.file.name)} has changed since the review was drawn; draw it again"
                 )
-            counts: dict[int | None, int] = {part.verdict: part.answers for part in one.strata}
-            own_answers, drawn_as = answers.get(one.stem, {}), drawn_by.get(one.stem, {})
-            runs.append(_rated_run(results, own_answers, warnings, drawn_as, counts))
+            runs.append(_rated_run(results, answers.get(one.stem, {}), warnings, one))
         except UsageError as error:
             skipped.append(str(error))
     return Ratings(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from smmile.data.problems import base_problem_id
 from smmile.inference.plan import data_hash
 from smmile.results.reading import RunResults
 from smmile.scoring.evaluation import records_hash
@@ -34,19 +35,19 @@ def draw_review(runs: Sequence[tuple[RunResults, Scores | None]], plan: ReviewPl
     """A review of open-ended `runs`, each with the judge's scores where there are any.
 
     An answer is drawn with equal probability within its stratum, whatever other runs there are, and a
-    larger sample contains a smaller one. Equal answers to the same query of a problem are one item. The
-    `review` id is a hash of the items' texts and their experts.
+    larger sample contains a smaller one. Equal answers to the same query of a base problem are one item.
+    The `review` id is a hash of the items' texts and their experts.
     """
     reviewed: list[ReviewedRun] = []
     drawn: dict[tuple[str, Case], list[Drawn]] = {}
     for results, scores in sorted(runs, key=lambda run: run[0].name.stem):
         reviewed.append(_draw(results, scores, plan, drawn))
-    answers = {data_hash([problem_id, case.key])[:16]: (problem_id, case) for problem_id, case in drawn}
+    answers = {data_hash([base_id, case.key])[:16]: (base_id, case) for base_id, case in drawn}
     items = []
     for item, experts in _assign(sorted(answers), plan).items():
-        problem_id, case = answers[item]
+        case, as_drawn = answers[item][1], tuple(drawn[answers[item]])
         texts = (case.question, case.answer, case.response)
-        items.append(ReviewItem(item, problem_id, *texts, experts, tuple(drawn[answers[item]])))
+        items.append(ReviewItem(item, as_drawn[0].problem_id, *texts, experts, as_drawn))
     return ReviewKey(
         review=data_hash([plan.experts, [(item.item, item.experts) for item in items]])[:16],
         seed=plan.seed,
@@ -65,7 +66,7 @@ def _draw(
 ) -> ReviewedRun:
     """Add the answers drawn from one run to `drawn`; returns what was drawn from which strata."""
     stem = results.name.stem
-    verdicts = _verdicts(scores)
+    verdicts = verdicts_of(scores)
     strata: dict[Verdict, list[tuple[str, Case]]] = {verdict: [] for verdict in _VERDICTS}
     for record in results.records:
         if record.status == "ok" and (case := case_of(record)) is not None:
@@ -75,9 +76,9 @@ def _draw(
     for (verdict, answers), count in zip(strata.items(), counts, strict=True):
         answers.sort(key=lambda answer: answer[0])
         random.Random(f"{plan.seed} {stem} {verdict}").shuffle(answers)
-        for answer in answers[:count]:
-            one = Drawn(stem, answer[0], verdict, count / len(answers))
-            drawn.setdefault(answer, []).append(one)
+        for problem_id, case in answers[:count]:
+            one = Drawn(stem, problem_id, verdict, count / len(answers))
+            drawn.setdefault((base_problem_id(problem_id), case), []).append(one)
     return ReviewedRun(
         stem,
         records_hash(results.records),
@@ -86,10 +87,17 @@ def _draw(
             ReviewStratum(verdict, len(answers), count)
             for (verdict, answers), count in zip(strata.items(), counts, strict=True)
         ),
+        scores.judge if scores else None,
+        verdicts_hash(scores),
     )
 
 
-def _verdicts(scores: Scores | None) -> Mapping[str, Verdict]:
+def verdicts_hash(scores: Scores | None) -> str | None:
+    """A SHA-256 of the judge and its verdicts; None without any."""
+    return data_hash([scores.judge, sorted(verdicts_of(scores).items())]) if scores else None
+
+
+def verdicts_of(scores: Scores | None) -> Mapping[str, Verdict]:
     """The judge's verdict by problem id."""
     if scores is None:
         return {}

@@ -55,12 +55,7 @@ class JudgedRun:
     @property
     def label(self) -> str:
         """The judges, their prompt and their decoding, in a few words."""
-        if not self.judges:
-            return "not recorded"
-        even = ", an even number" if len(self.judges) % 2 == 0 else ""
-        fixed = any("temperature" in judge for judge in self.file.judges or [])
-        decoding = "temperature 0" if fixed else "default options"
-        return f"{' + '.join(self.judges)}{even}, {self.file.prompt} prompt, {decoding}"
+        return self.file.judge_label or "not recorded"
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:

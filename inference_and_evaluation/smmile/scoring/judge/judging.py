@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
@@ -183,12 +184,21 @@ def preview(
     overwrite: bool = False,
     limit: int | None = None,
 ) -> Job:
-    """What `ask` would send, without sending or writing anything. Raises UsageError as `ask` does."""
-    records: list[JudgeRecord] = []
-    if not overwrite:
-        identity = _identity(judge, _service(judge, options))
+    """What `ask` would send. Raises UsageError as `ask`, naming the flag if only the decoding differs."""
+
+    def saved(constrained: bool) -> list[JudgeRecord]:
+        identity = _identity(replace(judge, constrained=constrained), _service(judge, options))
         file = folder / judge.file_name
-        records = read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder")[1]
+        return read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder").entries
+
+    try:
+        records = [] if overwrite else saved(judge.constrained)
+    except UsageError as error:
+        with suppress(UsageError):
+            saved(not judge.constrained)
+            flag = "--no-constrain" if judge.constrained else "--constrain"
+            error = UsageError(f"{error}, {flag} continues it")
+        raise error from None
     return _job(judge, cases, records, limit)
 
 

@@ -1,0 +1,123 @@
+"""The questions of the paper's tables 3 and 4 in LaTeX: noise, and the place of the query's answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from smmile.reporting.experiments import on_shared_problems
+from smmile.reporting.latex import latex_escape, latex_model
+from smmile.reporting.statistics import mean
+from smmile.results.run_names import RunName, latex_name
+from smmile.scoring.metrics import METRICS
+from smmile.scoring.scores import Scores, natural_key
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of models by conditions; `columns` are the titles of perturbations."""
+
+    columns: Mapping[str, str]
+    caption: str
+
+
+# By the end of the file's name.
+TABLES: Mapping[str, Table] = {
+    "table3": Table(
+        {"noise-random-1": "Random", "noise-specialty-1": "Same speciality"},
+        "with one irrelevant example, of any other problem or of one of the same speciality",
+    ),
+    "table4": Table(
+        {
+            "order-first": "First",
+            "order-last": "Last",
+            "order-not-first": "Not first",
+            "order-not-last": "Not last",
+        },
+        "with the examples that have the query's answer placed first or last, or kept from there",
+    ),
+}
+_LONG_NAME = 22  # characters; a column with longer names is wrapped
+_CELL_POINTS = 78  # the width of a cell with its spaces at \footnotesize
+
+
+def experiment_tables(scores: Sequence[Scores]) -> dict[str, str]:
+    """The tables that `scores` have runs for, as LaTeX floats for a page of 6.5 inches, by their names.
+
+    A row is over the problems that all of its runs have, so that its accuracies can be compared; all rows
+    have the same weight. The tables need booktabs.
+    """
+    tables = {}
+    for key, table in TABLES.items():
+        by_metric = {metric: _lines(table, metric, scores) for metric in METRICS}
+        models = {run.name.model for run in scores if run.name.perturbation in table.columns}
+        wrap = any(len(latex_name(model) or latex_escape(model)) > _LONG_NAME for model in models)
+        if any(by_metric.values()):
+            tables[key] = _float(key, table, by_metric, wrap)
+    return tables
+
+
+def _lines(table: Table, metric: str, scores: Sequence[Scores]) -> list[str]:
+    """A line for each model that has the clean run and one of the conditions."""
+    runs = {run.name: run for run in scores if run.metric == metric and run.name.mode == "ICL"}
+    lines = []
+    for name in sorted((name for name in runs if not name.perturbation), key=natural_key):
+        names = [RunName(name.model, name.mode, name.task_format, condition) for condition in table.columns]
+        there = [name, *(one for one in names if one in runs)]
+        shared = dict(zip(there, on_shared_problems([runs[one] for one in there]), strict=True))
+        clean = shared[name]
+        if len(there) > 1 and clean.total:
+            cells = [_cell(shared.get(one), clean) for one in names]
+            # The marks of the paper's names refer to notes on the paper's table.
+            printed = re.sub(r"\$.*?\$", "", latex_name(name.model) or "")
+            model = printed or latex_model(name.model, longest=0)
+            first = [model, f"${clean.total}$", f"${_accuracy(clean):.2f}$"]
+            lines.append(" & ".join([*first, *cells]))
+    return lines
+
+
+def _cell(run: Scores | None, clean: Scores) -> str:
+    """The accuracy with its difference to the clean run's: in points, and relative."""
+    if run is None:
+        return "--"
+    accuracy, of_clean = _accuracy(run), _accuracy(clean)
+    points = accuracy - of_clean
+    relative = f"{points / of_clean * 100:+.1f}" if of_clean else r"\mbox{--}"
+    return rf"${accuracy:.2f}\;\scriptstyle{{({points:+.2f},\;{relative})}}$"
+
+
+def _accuracy(run: Scores) -> float:
+    return mean(run.correct, run.clusters, "rows") * 100
+
+
+def _float(key: str, table: Table, by_metric: Mapping[str, Sequence[str]], wrap: bool) -> str:
+    width = f"p{{\\dimexpr\\linewidth-{_CELL_POINTS * len(table.columns) + 60}pt\\relax}}"
+    count = len(table.columns) + 3
+    groups = "\n".join(
+        f"\\midrule\n\\multicolumn{{{count}}}{{l}}{{\\textit{{{METRICS[metric].title}}}}} \\\\\n"
+        + "".join(f"{line} \\\\\n" for line in lines).rstrip("\n")
+        for metric, lines in by_metric.items()
+        if lines
+    )
+    caption = (
+        f"Accuracy (\\%) on the problems as they are (clean) and {table.caption}. In brackets: difference "
+        "to the clean run in percentage points, and in per cent of the clean accuracy. Each row is over "
+        "the $n$ problems that all of its runs have."
+    )
+    return rf"""% Needs \usepackage{{booktabs}}.
+\begin{{table}}[tp]
+\centering
+\caption{{{caption}}}
+\label{{tab:smmile-{key}}}
+\vspace{{0.5ex}}
+\footnotesize
+\setlength{{\tabcolsep}}{{3pt}}
+\begin{{tabular}}{{{width if wrap else "l"}rr{"r" * len(table.columns)}}}
+\toprule
+Model & $n$ & Clean & {" & ".join(table.columns.values())} \\
+{groups}
+\bottomrule
+\end{{tabular}}
+\end{{table}}
+"""
