@@ -70,7 +70,7 @@ def save_run(
         dataset=DatasetInfo("data_set", None, "f00d", 4, name="smmile", path="../data_set"),
         generation={"temperature": 0},
         seed=42,
-        perturbations=(Perturbation(perturbation),) if perturbation else (),
+        perturbations=tuple(map(Perturbation, filter(None, perturbation.split("+")))),
         software={"torch": "2.1, 2.2"},
         hardware=Hardware(server=HOSTILE),
     )
@@ -266,13 +266,30 @@ def test_the_leaderboard_sorts_and_filters(folder: Path, chromium: Chromium) -> 
     expect(page.locator("tbody th")).to_have_text(["good", "bad", "good [shots-1]"])
     page.locator("[name=mode]").select_option("0-shot")
     expect(page.locator("tbody th")).to_have_text(["bad"])
-    go(page, "experiments")
-    expect(page.locator("tbody tr")).to_contain_text(["-75.0"])
     go(page, "strata?metric=em&flag=speciality")
     expect(page.locator("tbody tr", has_text="good").first.locator("td")).to_have_text(
         ["100.0 n 2", "50.0 n 2"]
     )
     expect(page.locator("td.small").first).to_be_visible()
+
+
+def test_experiments_compare_on_common_problems_with_the_same_options(
+    folder: Path, problems: dict[str, Problem], chromium: Chromium
+) -> None:
+    good = records_of(problems, ["Answer a", "no", "no", "no"])
+    save_run(folder, "m", good)
+    save_run(folder, "m", good, perturbation="repeat-2")
+    save_run(folder, "m", good[1:], perturbation="options-balanced")
+    ours = records_of(problems, ["no", "Answer b", "no", "no"])
+    save_run(folder, "m", ours, perturbation="options-balanced+shots-1")
+    page = chromium.open(build(folder, "--model", "m", "--output", "m.html")[0].with_name("m.html"))
+    go(page, "experiments")
+    lines = page.locator("tbody tr")
+    expect(lines.locator("th")).to_have_text(["m [options-balanced]", "m [options-balanced+shots-1]"])
+    expect(lines.nth(0).locator("td").nth(6)).to_have_text("0.0")
+    values = ["ICL", "Exact match", "3", "1", "0.0", "33.3", "+33.3"]
+    expect(lines.nth(1).locator("td")).to_contain_text(values)
+    expect(lines.nth(1).locator("td").last).to_have_text("1.0000")
 
 
 def test_the_runs_show_settings_and_warnings(folder: Path, chromium: Chromium) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from smmile.reporting.comparison import ContrastList
 from smmile.reporting.order import OrderAnalysis
 from smmile.reporting.strata import Stratum
 
@@ -124,7 +125,10 @@ class PageScore(Struct, omit_defaults=True):
 
 
 class Content(Struct):
-    """All of a page. `flags` are titles by the names of flags, `metrics` titles by metric."""
+    """All of a page. `flags` are titles by the names of flags, `metrics` titles by metric.
+
+    `contrasts` are of perturbed runs minus their clean runs, as in experiments.json.
+    """
 
     title: str
     made: str
@@ -142,3 +146,4 @@ class Content(Struct):
     scores: list[PageScore]
     strata: tuple[Stratum, ...]
     order: OrderAnalysis
+    contrasts: tuple[ContrastList, ...]

@@ -11,7 +11,8 @@ from smmile.data.dataset import DatasetSource
 from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
 from smmile.reporting.analysis import analyse
-from smmile.reporting.comparison import compare
+from smmile.reporting.comparison import ContrastList, compare
+from smmile.reporting.experiments import NothingToCompareError, experiment_report
 from smmile.reporting.html import self_contained_page
 from smmile.reporting.order import analyse_order, ordered_runs
 from smmile.reporting.published import published_scores, published_set
@@ -121,7 +122,17 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         scores=[*_scores(shown), *(_published(shown) if options.with_published else [])],
         strata=strata.strata,
         order=replace(analyse_order(ordered), copy_rates=()),
+        contrasts=_contrasts(shown),
     )
+
+
+def _contrasts(shown: Sequence[Scores]) -> tuple[ContrastList, ...]:
+    """The contrasts of perturbed runs with their clean runs; none where there are no such pairs."""
+    try:
+        effects = experiment_report(shown).effects
+    except NothingToCompareError:
+        return ()
+    return tuple(found for one in effects for found in one.contrasts)
 
 
 def _data_set(scores: Scores) -> str:

@@ -113,6 +113,12 @@ function heatCell(stratum) {
   return cell;
 }
 
+// The interval of a difference, and its p value.
+const testColumns = [
+  numberColumn("interval", "95 % interval", (row) => row.interval[0], 1, (row) => row.interval.map((one) => fixed(one)).join(" to ")),
+  numberColumn("p", "p Holm", (row) => row.p_holm, 4, (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4))),
+];
+
 function orderView(params, change) {
   const { variance, accuracy_by_place: accuracies, copying } = data.order;
   if (!variance.length) {
@@ -137,10 +143,7 @@ function orderView(params, change) {
     numberColumn("share", own, (row) => row.share),
     numberColumn("other", other, (row) => row.other_share),
     numberColumn("difference", "Difference", (row) => row.difference),
-    numberColumn("interval", "95 % interval", (row) => row.interval[0], 1,
-      (row) => row.interval.map((one) => fixed(one)).join(" to ")),
-    numberColumn("p", "p Holm", (row) => row.p_holm, 4,
-      (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4))),
+    ...testColumns,
     count,
   ];
   const isOfMetric = (one) => one.metric === metric;
@@ -159,26 +162,29 @@ function orderView(params, change) {
       .map(([title, columns, rows]) => (rows.length ? sortable(title, columns, rows, params, change) : null)));
 }
 
-// Each perturbed run against the run that differs in nothing else.
+// Each perturbed run minus its clean run, as experiments.json has them.
 function experimentsView(params, change) {
-  const key = (label, score) => JSON.stringify([label, score.mode, score.metric, score.data_set]);
-  const clean = new Map(data.scores.map((score) => [key(score.label, score), score]));
-  const rows = data.scores.filter((score) => score.perturbation).map((score) => {
-    const model = score.label.slice(0, -` [${score.perturbation}]`.length);
-    return { ...score, model, clean: clean.get(key(model, score)) };
-  });
-  if (!rows.length) return view("Experiments", [], params, change, h("p.note", {}, "No runs with perturbations."));
-  const difference = (row) => row.clean && row.accuracy - row.clean.accuracy;
+  const rows = data.contrasts.flatMap(({ metric, average, contrasts }) => contrasts.map((one) => ({ ...one, metric, average })));
+  if (!rows.length) {
+    return view("Experiments", [], params, change, h("p.note", {}, "No perturbed run that has a clean run to compare it with."));
+  }
+  const averages = new Set(rows.map((row) => row.average));
   const columns = [
-    textColumn("model", "Model", (row) => row.model),
-    textColumn("perturbation", "Perturbation", (row) => row.perturbation),
-    textColumn("mode", "Mode", (row) => row.mode),
+    textColumn("condition", "Condition", (row) => row.first.model),
+    textColumn("mode", "Mode", (row) => row.first.mode),
     textColumn("metric", "Metric", (row) => data.metrics[row.metric]),
-    intervalColumn("clean", "Without", (row) => row.clean),
-    intervalColumn("accuracy", "With perturbation", (row) => row),
-    numberColumn("difference", "Difference", difference, 1, (row) => `${difference(row) > 0 ? "+" : ""}${fixed(difference(row))}`),
+    ...(averages.size > 1 ? [textColumn("average", "Average by", (row) => row.average)] : []),
+    numberColumn("problems", "Problems", (row) => row.problems, 0),
+    numberColumn("left", "Left out", (row) => row.left_out, 0),
+    numberColumn("clean", "Clean %", (row) => row.second.accuracy),
+    numberColumn("accuracy", "Condition %", (row) => row.first.accuracy),
+    numberColumn("difference", "Difference", (row) => row.difference, 1,
+      (row) => `${row.difference > 0 ? "+" : ""}${fixed(row.difference)}`),
+    ...testColumns,
   ];
   return view("Experiments", [], params, change,
-    h("p.note", {}, "Each perturbed run against the same model's run without the perturbation. Tests: compare.py --perturbed."),
-    sortable("Perturbed runs against unperturbed ones", columns, rows, params, change));
+    h("p.note", {}, "Each perturbed run minus the model's clean run (the same options), in points, on the problems that both " +
+      "have with the same query; the others are left out. p Holm: adjusted for all conditions of a model under a metric. " +
+      "Of repeats only the first counts."),
+    sortable("Perturbed runs against clean runs", columns, rows, params, change));
 }
