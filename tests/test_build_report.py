@@ -257,6 +257,9 @@ def test_the_leaderboard_sorts_and_filters(folder: Path, chromium: Chromium) -> 
     own = page.locator("tbody tr:not(:has-text('published'))")
     expect(own.locator("th")).to_have_text(["bad", "good"])
     expect(page.locator("tbody tr", has_text="gpt-4o, published")).to_have_count(2)
+    expect(
+        page.locator("tbody tr", has_text="gpt-4o, published").locator(".interval").first
+    ).to_be_visible()
     page.get_by_label("Kind of model").select_option("API or server")
     page.get_by_role("button", name="Exact match").click()
     expect(page.locator("tbody th")).to_have_text(["good", "bad"])
@@ -394,6 +397,11 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
     expect(page.locator(".answer").first).to_contain_text("x")
     go(page, "order?metric=em")
     expect(page.locator("tbody").first).to_contain_text("m")
+    page = chromium.open(build(folder, "--with-published")[0])
+    expect(page.locator("tr:not(:has-text('published')) .interval").first).to_be_visible()
+    published = page.locator("tbody tr", has_text="gpt-4o, published").filter(has_text="ICL")
+    expect(published.locator(".score").first).to_have_text(re.compile(r"^\d+\.\d$"))
+    expect(published.locator(".interval")).to_have_count(0)  # of rows that are not independent
 
 
 def test_a_narrowed_page_needs_a_name(folder: Path) -> None:

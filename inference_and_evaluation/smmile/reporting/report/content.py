@@ -105,7 +105,7 @@ class PageRun(Struct, omit_defaults=True):
 
 
 class PageScore(Struct, omit_defaults=True):
-    """The accuracy of a run under a metric in per cent, with its 95 % interval.
+    """The accuracy of a run under a metric in per cent, with its 95 % interval if that is known.
 
     `letters` are those of the compact letter display. `answered` is in per cent; None for published scores.
     """
@@ -117,8 +117,8 @@ class PageScore(Struct, omit_defaults=True):
     data_set: str
     metric: str
     accuracy: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     total: int
     answered: float | None = None
     letters: str = ""

@@ -116,8 +116,9 @@ function compareValues(first, second, sign) {
   return sign * (typeof first === "string" ? first.localeCompare(second, "en", { numeric: true }) : first - second);
 }
 
-// An accuracy with its interval, drawn on a line from 0 to 100 %.
+// An accuracy with its interval, if there is one, drawn on a line from 0 to 100 %.
 function interval({ accuracy, low, high, letters }) {
+  if (low === null) return h("span.score", {}, fixed(accuracy));
   const drawn = h("span.interval", { "aria-hidden": "true" }, h("i"), h("b"));
   drawn.firstChild.style.left = `${low}%`;
   drawn.firstChild.style.width = `${high - low}%`;

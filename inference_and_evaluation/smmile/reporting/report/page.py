@@ -178,11 +178,17 @@ def _letters(shown: Sequence[Scores]) -> dict[tuple[str, str, str, str], str]:
 
 
 def _published(shown: Sequence[Scores]) -> Iterable[PageScore]:
-    """The published scores on the data set of the runs. Raises UsageError where there are none."""
+    """The published scores on the data set of the runs. Raises UsageError where there are none.
+
+    On SMMILE++ they have no interval: the rows of a base problem are not independent, and the counts do not
+    say which of them are correct.
+    """
     data_set = published_set(shown)
     hub_id = HUB_IDS["smmile" if data_set == "SMMILE" else "augmented"]
     for score in published_scores(data_set):
-        low, high = wilson_interval(score.correct, score.problems).percent
+        low = high = None
+        if data_set == "SMMILE":
+            low, high = wilson_interval(score.correct, score.problems).percent
         name = score.name
         label = f"{name.model}, published"
         yield PageScore(
