@@ -252,6 +252,18 @@ def test_filters_search_and_keys_have_an_address(folder: Path, chromium: Chromiu
     expect(other.locator(".answer")).to_have_count(1)
 
 
+def test_an_answer_to_another_query_does_not_count(folder: Path, chromium: Chromium) -> None:
+    save_run(folder, "other", [Record("p4", "Another?", "yes", "ok", generated_answer="yes")])
+    page = chromium.open(build(folder)[0])
+    go(page, "problems?show=wrong&by=em&format=open&id=p4")
+    assert listed(page) == ["p4"]
+    expect(page.locator("#list")).to_contain_text("0 of 2 correct")
+    expect(page.get_by_role("heading", name="Open answers")).to_have_text("Open answers: 0 of 2 correct")
+    expect(page.locator(".answer", has_text="This run posed another query: Another?")).to_have_count(1)
+    go(page, "problems?by=em&models=other")
+    expect(page.locator("#list")).to_contain_text("not scored")
+
+
 def test_the_leaderboard_sorts_and_filters(folder: Path, chromium: Chromium) -> None:
     page = chromium.open(build(folder, "--with-published")[0])
     own = page.locator("tbody tr:not(:has-text('published'))")
@@ -385,12 +397,13 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
     ]
     save_run(folder, "m", answers)
     save_run(folder, "last", mixed)
+    save_run(folder, "other", [Record("b_perm_1", "Another?", "x", "ok", generated_answer="x")])
     page = chromium.open(build(folder)[0])
     go(page, "problems?show=mixed")
     assert listed(page) == ["b", "c"]
     go(page, "problems?id=b")
     cells = [line.locator("td").all_inner_texts() for line in page.locator(".grid tbody tr").all()]
-    assert cells == [["✗", "✓"], ["✓", "✓"]]
+    assert cells == [["✗", "✓", ""], ["✓", "✓", ""]]  # the last for its answer to another query
     expect(page.locator(".grid .places")).to_have_text(["●○", "○●"])
     page.get_by_role("link", name="Order 2", exact=True).click()
     expect(page.locator(".grid .current th")).to_contain_text("Order 2")

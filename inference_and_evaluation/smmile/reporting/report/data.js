@@ -43,6 +43,9 @@ function verdictOf({ run, place }, openMetric) {
   return verdict === -1 ? undefined : verdict;
 }
 
+// Whether an entry counts for the problem: its run posed the same query.
+const counts = ({ answer }) => !answer.query;
+
 const isCorrect = (verdict) => verdict >= 0.5;
 
 // The numbers of the texts that contain `query`, whatever its case.

@@ -58,6 +58,7 @@ function summaryOf(base, shown, openMetric) {
       if (!shown.has(entry.run)) continue;
       const of = runs.get(entry.run) ?? { scored: 0, correct: 0 };
       runs.set(entry.run, of);
+      if (!counts(entry)) continue;
       const verdict = verdictOf(entry, openMetric);
       of.scored += verdict !== undefined;
       of.correct += isCorrect(verdict);
