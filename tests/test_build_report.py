@@ -307,6 +307,27 @@ def test_experiments_compare_on_common_problems_with_the_same_options(
     expect(lines.nth(1).locator("td").last).to_have_text("1.0000")
 
 
+def test_an_address_with_unknown_values_shows_the_first(folder: Path, chromium: Chromium) -> None:
+    page = chromium.open(build(folder)[0])
+    places = {
+        "strata?flag={}&metric={}&mode={}": "tbody tr",
+        "leaderboard?mode={}&data={}&sort={}": "tbody tr",
+        "problems?show={}&by={}&mode={}&speciality={}": "#list li",
+        "order?metric={}&mode={}": "p.note",
+        "runs?run={}": "tbody tr",
+    }
+    for place, row_of in places.items():
+        go(page, place.split("?")[0])
+        page.wait_for_timeout(50)
+        count = page.locator(row_of).count()
+        assert count, place
+        for unknown in ("zzz", "__proto__", "constructor"):
+            go(page, place.replace("{}", unknown))
+            page.wait_for_timeout(50)
+            expect(page.locator(row_of)).to_have_count(count)
+            expect(page.locator("main")).not_to_contain_text("undefined")
+
+
 def test_the_runs_show_settings_and_warnings(folder: Path, chromium: Chromium) -> None:
     stem = "result_good_ICL_open"
     (folder / f"{stem}.partial.jsonl").write_text("{}\n")
@@ -408,7 +429,7 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
     page.get_by_role("link", name="Order 2", exact=True).click()
     expect(page.locator(".grid .current th")).to_contain_text("Order 2")
     expect(page.locator(".answer").first).to_contain_text("x")
-    go(page, "order?metric=em")
+    go(page, "order?metric=__proto__")
     expect(page.locator("tbody").first).to_contain_text("m")
     page = chromium.open(build(folder, "--with-published")[0])
     expect(page.locator("tr:not(:has-text('published')) .interval").first).to_be_visible()

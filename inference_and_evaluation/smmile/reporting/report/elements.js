@@ -66,6 +66,15 @@ function choices(fields, params, change) {
   });
 }
 
+// The parameters without those values of fields that are no options of theirs: anyone can write an address.
+function known(params, fields) {
+  const found = new URLSearchParams(params);
+  for (const { name, options } of fields) {
+    if (!options.some(([value]) => value === found.get(name))) found.delete(name);
+  }
+  return found;
+}
+
 // The distinct values as options, behind one for all of them.
 function withAll(values) {
   const distinct = [...new Set(values)];

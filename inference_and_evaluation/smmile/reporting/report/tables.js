@@ -22,7 +22,7 @@ const metricField = (items) => {
   return { name: "metric", label: "Metric", options: metrics.map((metric) => [metric, data.metrics[metric]]) };
 };
 
-function leaderboardView(params, change) {
+function leaderboardView(given, change) {
   const formatOf = ({ metric }) => (metric === "mcqa" ? "mcqa" : "open");
   const fields = [
     { name: "data", label: "Data set", options: withAll(data.scores.map((score) => score.data_set)) },
@@ -32,6 +32,7 @@ function leaderboardView(params, change) {
     perturbedField,
     { name: "perturbation", label: "Perturbation", options: withAll(data.scores.flatMap((one) => one.perturbation || [])) },
   ];
+  const params = known(given, fields);
   const only = params.get("perturbation");
   const rows = new Map();
   for (const score of data.scores) {
@@ -73,17 +74,18 @@ function modelLink({ label, mode }) {
   return h("a", { href: `#problems?${filters}`, title: "Problems with the answers of this run" }, label);
 }
 
-function strataView(params, change) {
+function strataView(given, change) {
   const names = new Set(data.strata.map((one) => one.flag));
   if (!names.size) {
     const why = "No strata: the data set of these runs could not be read, or has no flags.";
-    return view("Strata", [], params, change, h("p.note", {}, why));
+    return view("Strata", [], given, change, h("p.note", {}, why));
   }
   const first = ["speciality", "flag_image_type"].filter((flag) => names.has(flag));
   const flags = [...new Set([...first, ...names])].map((flag) => [flag, data.flags[flag]]);
   const metrics = metricField(data.strata);
   const modes = modeField(data.strata.map((one) => one.run.mode));
   const fields = [metrics, { name: "flag", label: "Flag", options: flags }, modes, perturbedField];
+  const params = known(given, fields);
   const [metric, flag] = [params.get("metric") ?? metrics.options[0][0], params.get("flag") ?? flags[0][0]];
   const found = data.strata.filter((one) => one.metric === metric && one.flag === flag && showsRun(params, one.run));
   const values = [...new Set(found.map((one) => one.value))];
@@ -119,15 +121,16 @@ const testColumns = [
   numberColumn("p", "p Holm", (row) => row.p_holm, 4, (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4))),
 ];
 
-function orderView(params, change) {
+function orderView(given, change) {
   const { variance, accuracy_by_place: accuracies, copying } = data.order;
   if (!variance.length) {
     const why = "No run poses problems in several orders of their examples, as runs on SMMILE++ do.";
-    return view("Order", [], params, change, h("p.note", {}, why));
+    return view("Order", [], given, change, h("p.note", {}, why));
   }
   const metrics = metricField(variance);
-  const metric = params.get("metric") ?? metrics.options[0][0];
   const fields = [metrics, modeField(variance.map((one) => one.run.mode)), perturbedField];
+  const params = known(given, fields);
+  const metric = params.get("metric") ?? metrics.options[0][0];
   const model = [textColumn("model", "Model", ({ run }) => labelOf(run)), textColumn("mode", "Mode", ({ run }) => run.mode)];
   const count = numberColumn("count", "Base problems", (row) => row.base_problems, 0);
   const spread = [
