@@ -422,6 +422,9 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
     page = chromium.open(build(folder)[0])
     go(page, "problems?show=mixed")
     assert listed(page) == ["b", "c"]
+    go(page, "problems?q=C_Perm_2")
+    expect(page.locator("#list li")).to_have_count(1)
+    assert listed(page) == ["c"]
     go(page, "problems?id=b")
     cells = [line.locator("td").all_inner_texts() for line in page.locator(".grid tbody tr").all()]
     assert cells == [["✗", "✓", ""], ["✓", "✓", ""]]  # the last for its answer to another query
