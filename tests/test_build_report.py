@@ -264,6 +264,17 @@ def test_an_answer_to_another_query_does_not_count(folder: Path, chromium: Chrom
     expect(page.locator("#list")).to_contain_text("not scored")
 
 
+def test_metrics_on_other_numbers_of_problems_say_so(folder: Path, chromium: Chromium) -> None:
+    choice: dict[str, Any] = {"options": OPTIONS, "selected_option": "A", "correct_option": "A"}
+    record = Record(
+        "p1", "What is seen in p1?", "Answer a", "ok", full_response="A", is_correct=True, **choice
+    )
+    save_run(folder, "bad", [record], mode="0-shot", task_format="mcqa")
+    page = chromium.open(build(folder, "--images", "none")[0])
+    cells = page.locator("tbody tr", has_text="bad").locator("td")
+    expect(cells.last).to_have_text("4, 1")
+
+
 def test_the_leaderboard_sorts_and_filters(folder: Path, chromium: Chromium) -> None:
     page = chromium.open(build(folder, "--with-published")[0])
     own = page.locator("tbody tr:not(:has-text('published'))")

@@ -49,6 +49,7 @@ function leaderboardView(given, change) {
     const shares = Object.values(by).flatMap((score) => score.answered ?? []);
     return shares.length ? Math.min(...shares) : undefined;
   };
+  const totals = ({ by }) => [...new Set(Object.values(by).map((score) => score.total))];
   const metrics = Object.entries(data.metrics).filter(([metric]) => all.some((row) => row.by[metric]));
   const columns = [
     textColumn("model", "Model", (row) => row.label, modelLink),
@@ -56,7 +57,7 @@ function leaderboardView(given, change) {
     ...(fields[0].options.length ? [textColumn("data", "Data set", (row) => row.data_set)] : []),
     ...metrics.map(([metric, title]) => intervalColumn(metric, title, (row) => row.by[metric])),
     numberColumn("answered", "Answered %", answered),
-    numberColumn("total", "Problems", (row) => row.total, 0),
+    numberColumn("total", "Problems", (row) => Math.max(...totals(row)), 0, (row) => totals(row).join(", ")),
   ];
   const hasLetters = all.some((row) => Object.values(row.by).some((score) => score.letters));
   return view("Leaderboard", fields, params, change,
