@@ -194,6 +194,29 @@ def test_a_problem_is_shown_as_posed_with_all_answers(
     expect(cards.filter(has_text="bad").locator(".badge")).to_have_text(["✗ Exact match: incorrect"])
 
 
+def test_the_passage_that_decided_is_marked(
+    folder: Path, problems: dict[str, Problem], chromium: Chromium
+) -> None:
+    before_mark = {
+        "<answer>B</answer>\nNote: Answer A and B differ": "<answer>",
+        "I see B.\nThe answer is: **B**\nA letter such as B": "I see B.\nThe answer is: **",
+        "Answer: B\nThe answer is Before": "Answer: ",
+        "<think>The answer is B</think>\nB": "<think>The answer is B</think>\n",
+    }
+    choice: dict[str, Any] = {"options": OPTIONS, "selected_option": "B", "correct_option": "A"}
+    records = [
+        msgspec.structs.replace(record, full_response=response, is_correct=False, **choice)
+        for record, response in zip(records_of(problems, ["Answer b"] * 4), before_mark, strict=True)
+    ]
+    save_run(folder, "m", records, task_format="mcqa")
+    page = chromium.open(build(folder, "--images", "none")[0])
+    for problem_id, before in zip(problems, before_mark.values(), strict=True):
+        go(page, f"problems?id={problem_id}&models=m")
+        expect(page.locator(".query .id")).to_have_text(problem_id)
+        mark = page.locator("mark")
+        assert mark.evaluate("(mark) => mark.previousSibling.textContent") == before, problem_id
+
+
 def test_the_ratings_of_experts_are_shown(folder: Path, chromium: Chromium) -> None:
     labels = ["model,inference_mode,problem_id,expert,rating"]
     labels += [f"bad,0-shot,p{number},{expert},1" for number in range(1, 5) for expert in "XY"]

@@ -113,11 +113,28 @@ function optionsView({ options, correct, is_shown: isShown }, { choice }) {
   return choice === undefined || choice === null ? [list, h("p.note", {}, "No option could be extracted.")] : list;
 }
 
+// What declares the choice that follows it, as `prompting/choice.py` has it.
+const declares = new RegExp(
+  "(<\\s*answer\\s*>|\\\\boxed\\s*\\{|\\b(answer|diagnosis|option|choice|letter)\\b[^.:;=!?\\n<>]{0,80}?(\\b(is|be)\\b:?|[:=]))" +
+    "[\\s*_`$\"'(]*$", "i");
+
+// Where the passage that decided is in a response: at its last place after a declaration, else at its last place;
+// in what follows the thoughts, if it is there. -1 if it is nowhere.
+function placeOf(part, whole) {
+  const last = whole.lastIndexOf(part);
+  const thoughts = whole.lastIndexOf("</think>");
+  for (let at = last; at >= 0 && (at > thoughts || last < thoughts); at = at ? whole.lastIndexOf(part, at - 1) : -1) {
+    const isWhole = !/^\w/.test(whole.slice(at + part.length, at + part.length + 1));
+    if (isWhole && declares.test(whole.slice(Math.max(0, at - 120), at))) return at;
+  }
+  return last;
+}
+
 // The response, with the passage that decided the choice marked.
 function responseView({ response, passage }) {
   const whole = textOf(response);
   const part = textOf(passage);
-  const at = part ? whole.lastIndexOf(part) : -1;
+  const at = part ? placeOf(part, whole) : -1;
   const marked = at < 0 ? [whole] : [whole.slice(0, at), h("mark", {}, part), whole.slice(at + part.length)];
   const shown = prose(whole, marked);
   const decided = part && at < 0 ? h("p.note.text", {}, `Decided by: ${part}`) : null;
