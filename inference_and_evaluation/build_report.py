@@ -9,6 +9,8 @@ from smmile import cli
 
 EXAMPLE = "python build_report.py ../results --with-published"
 
+DEFAULT = "report.html"
+
 
 def main() -> int:
     parser = cli.Parser(__doc__ or "", EXAMPLE)
@@ -30,24 +32,25 @@ def main() -> int:
     args = parser.parse_args()
 
     from smmile.errors import UsageError, pluralize
-    from smmile.files import write_whole
     from smmile.reporting.report.page import ReportOptions, read_content, report_page
+    from smmile.reporting.reports import write_report
     from smmile.scoring.folder import read_scores
     from smmile.scoring.selection import Selection
 
-    folder, output = args.results_dir, args.output or Path("report.html")
+    folder = args.results_dir
     found = read_scores(folder)
     selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
     selection = selection.resolved(found.names, folder)
-    if selection.is_narrow and args.output is None:
+    default = folder / DEFAULT
+    output = args.output or default
+    if selection.is_narrow and default.resolve() in (output.resolve(), (folder / output).resolve()):
         raise UsageError("a page with some of the runs needs a name of its own; give it with --output")
     options = ReportOptions(selection, args.images, args.with_published, cli.given_dataset_source(args))
     content = read_content(folder, found, options)
     for warning in content.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     page = report_page(content)
-    file = folder / output if str(output) == output.name else output
-    write_whole(file, page, durable=False)
+    file = write_report(default, args.output, lambda full: page)
     print(
         f"{cli.shown_path(file)}: {pluralize(len(content.runs), 'run')}, "
         f"{pluralize(len(content.problems), 'problem')}, {len(page) / 1e6:.1f} MB"

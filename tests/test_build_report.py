@@ -70,7 +70,7 @@ def save_run(
         dataset=DatasetInfo("data_set", None, "f00d", 4, name="smmile", path="../data_set"),
         generation={"temperature": 0},
         seed=42,
-        perturbations=(Perturbation(perturbation),) if perturbation else (),
+        perturbations=tuple(map(Perturbation, filter(None, perturbation.split("+")))),
         software={"torch": "2.1, 2.2"},
         hardware=Hardware(server=HOSTILE),
     )
@@ -194,6 +194,29 @@ def test_a_problem_is_shown_as_posed_with_all_answers(
     expect(cards.filter(has_text="bad").locator(".badge")).to_have_text(["✗ Exact match: incorrect"])
 
 
+def test_the_passage_that_decided_is_marked(
+    folder: Path, problems: dict[str, Problem], chromium: Chromium
+) -> None:
+    before_mark = {
+        "<answer>B</answer>\nNote: Answer A and B differ": "<answer>",
+        "I see B.\nThe answer is: **B**\nA letter such as B": "I see B.\nThe answer is: **",
+        "Answer: B\nThe answer is Before": "Answer: ",
+        "<think>The answer is B</think>\nB": "<think>The answer is B</think>\n",
+    }
+    choice: dict[str, Any] = {"options": OPTIONS, "selected_option": "B", "correct_option": "A"}
+    records = [
+        msgspec.structs.replace(record, full_response=response, is_correct=False, **choice)
+        for record, response in zip(records_of(problems, ["Answer b"] * 4), before_mark, strict=True)
+    ]
+    save_run(folder, "m", records, task_format="mcqa")
+    page = chromium.open(build(folder, "--images", "none")[0])
+    for problem_id, before in zip(problems, before_mark.values(), strict=True):
+        go(page, f"problems?id={problem_id}&models=m")
+        expect(page.locator(".query .id")).to_have_text(problem_id)
+        mark = page.locator("mark")
+        assert mark.evaluate("(mark) => mark.previousSibling.textContent") == before, problem_id
+
+
 def test_the_ratings_of_experts_are_shown(folder: Path, chromium: Chromium) -> None:
     labels = ["model,inference_mode,problem_id,expert,rating"]
     labels += [f"bad,0-shot,p{number},{expert},1" for number in range(1, 5) for expert in "XY"]
@@ -252,11 +275,37 @@ def test_filters_search_and_keys_have_an_address(folder: Path, chromium: Chromiu
     expect(other.locator(".answer")).to_have_count(1)
 
 
+def test_an_answer_to_another_query_does_not_count(folder: Path, chromium: Chromium) -> None:
+    save_run(folder, "other", [Record("p4", "Another?", "yes", "ok", generated_answer="yes")])
+    page = chromium.open(build(folder)[0])
+    go(page, "problems?show=wrong&by=em&format=open&id=p4")
+    assert listed(page) == ["p4"]
+    expect(page.locator("#list")).to_contain_text("0 of 2 correct")
+    expect(page.get_by_role("heading", name="Open answers")).to_have_text("Open answers: 0 of 2 correct")
+    expect(page.locator(".answer", has_text="This run posed another query: Another?")).to_have_count(1)
+    go(page, "problems?by=em&models=other")
+    expect(page.locator("#list")).to_contain_text("not scored")
+
+
+def test_metrics_on_other_numbers_of_problems_say_so(folder: Path, chromium: Chromium) -> None:
+    choice: dict[str, Any] = {"options": OPTIONS, "selected_option": "A", "correct_option": "A"}
+    record = Record(
+        "p1", "What is seen in p1?", "Answer a", "ok", full_response="A", is_correct=True, **choice
+    )
+    save_run(folder, "bad", [record], mode="0-shot", task_format="mcqa")
+    page = chromium.open(build(folder, "--images", "none")[0])
+    cells = page.locator("tbody tr", has_text="bad").locator("td")
+    expect(cells.last).to_have_text("4, 1")
+
+
 def test_the_leaderboard_sorts_and_filters(folder: Path, chromium: Chromium) -> None:
     page = chromium.open(build(folder, "--with-published")[0])
     own = page.locator("tbody tr:not(:has-text('published'))")
     expect(own.locator("th")).to_have_text(["bad", "good"])
     expect(page.locator("tbody tr", has_text="gpt-4o, published")).to_have_count(2)
+    expect(
+        page.locator("tbody tr", has_text="gpt-4o, published").locator(".interval").first
+    ).to_be_visible()
     page.get_by_label("Kind of model").select_option("API or server")
     page.get_by_role("button", name="Exact match").click()
     expect(page.locator("tbody th")).to_have_text(["good", "bad"])
@@ -266,13 +315,51 @@ def test_the_leaderboard_sorts_and_filters(folder: Path, chromium: Chromium) -> 
     expect(page.locator("tbody th")).to_have_text(["good", "bad", "good [shots-1]"])
     page.locator("[name=mode]").select_option("0-shot")
     expect(page.locator("tbody th")).to_have_text(["bad"])
-    go(page, "experiments")
-    expect(page.locator("tbody tr")).to_contain_text(["-75.0"])
     go(page, "strata?metric=em&flag=speciality")
     expect(page.locator("tbody tr", has_text="good").first.locator("td")).to_have_text(
         ["100.0 n 2", "50.0 n 2"]
     )
     expect(page.locator("td.small").first).to_be_visible()
+
+
+def test_experiments_compare_on_common_problems_with_the_same_options(
+    folder: Path, problems: dict[str, Problem], chromium: Chromium
+) -> None:
+    good = records_of(problems, ["Answer a", "no", "no", "no"])
+    save_run(folder, "m", good)
+    save_run(folder, "m", good, perturbation="repeat-2")
+    save_run(folder, "m", good[1:], perturbation="options-balanced")
+    ours = records_of(problems, ["no", "Answer b", "no", "no"])
+    save_run(folder, "m", ours, perturbation="options-balanced+shots-1")
+    page = chromium.open(build(folder, "--model", "m", "--output", "m.html")[0].with_name("m.html"))
+    go(page, "experiments")
+    lines = page.locator("tbody tr")
+    expect(lines.locator("th")).to_have_text(["m [options-balanced]", "m [options-balanced+shots-1]"])
+    expect(lines.nth(0).locator("td").nth(6)).to_have_text("0.0")
+    values = ["ICL", "Exact match", "3", "1", "0.0", "33.3", "+33.3"]
+    expect(lines.nth(1).locator("td")).to_contain_text(values)
+    expect(lines.nth(1).locator("td").last).to_have_text("1.0000")
+
+
+def test_an_address_with_unknown_values_shows_the_first(folder: Path, chromium: Chromium) -> None:
+    page = chromium.open(build(folder)[0])
+    places = {
+        "strata?flag={}&metric={}&mode={}": "tbody tr",
+        "leaderboard?mode={}&data={}&sort={}": "tbody tr",
+        "problems?show={}&by={}&mode={}&speciality={}": "#list li",
+        "order?metric={}&mode={}": "p.note",
+        "runs?run={}": "tbody tr",
+    }
+    for place, row_of in places.items():
+        go(page, place.split("?")[0])
+        page.wait_for_timeout(50)
+        count = page.locator(row_of).count()
+        assert count, place
+        for unknown in ("zzz", "__proto__", "constructor"):
+            go(page, place.replace("{}", unknown))
+            page.wait_for_timeout(50)
+            expect(page.locator(row_of)).to_have_count(count)
+            expect(page.locator("main")).not_to_contain_text("undefined")
 
 
 def test_the_runs_show_settings_and_warnings(folder: Path, chromium: Chromium) -> None:
@@ -365,22 +452,32 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
     ]
     save_run(folder, "m", answers)
     save_run(folder, "last", mixed)
+    save_run(folder, "other", [Record("b_perm_1", "Another?", "x", "ok", generated_answer="x")])
     page = chromium.open(build(folder)[0])
     go(page, "problems?show=mixed")
     assert listed(page) == ["b", "c"]
+    go(page, "problems?q=C_Perm_2")
+    expect(page.locator("#list li")).to_have_count(1)
+    assert listed(page) == ["c"]
     go(page, "problems?id=b")
     cells = [line.locator("td").all_inner_texts() for line in page.locator(".grid tbody tr").all()]
-    assert cells == [["✗", "✓"], ["✓", "✓"]]
+    assert cells == [["✗", "✓", ""], ["✓", "✓", ""]]  # the last for its answer to another query
     expect(page.locator(".grid .places")).to_have_text(["●○", "○●"])
     page.get_by_role("link", name="Order 2", exact=True).click()
     expect(page.locator(".grid .current th")).to_contain_text("Order 2")
     expect(page.locator(".answer").first).to_contain_text("x")
-    go(page, "order?metric=em")
+    go(page, "order?metric=__proto__")
     expect(page.locator("tbody").first).to_contain_text("m")
+    page = chromium.open(build(folder, "--with-published")[0])
+    expect(page.locator("tr:not(:has-text('published')) .interval").first).to_be_visible()
+    published = page.locator("tbody tr", has_text="gpt-4o, published").filter(has_text="ICL")
+    expect(published.locator(".score").first).to_have_text(re.compile(r"^\d+\.\d$"))
+    expect(published.locator(".interval")).to_have_count(0)  # of rows that are not independent
 
 
 def test_a_narrowed_page_needs_a_name(folder: Path) -> None:
     says_in_one_line(run_here(SCRIPT, folder, "--model", "good"), "--output")
+    says_in_one_line(run_here(SCRIPT, folder, "--output", "result_good_ICL_open.json"), "another name")
     assert run_here(SCRIPT, folder, "--model", "good", "--output", "good.html").code == 0
     assert "result_bad" not in (folder / "good.html").read_text()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from smmile.reporting.comparison import ContrastList
 from smmile.reporting.order import OrderAnalysis
 from smmile.reporting.strata import Stratum
 
@@ -104,7 +105,7 @@ class PageRun(Struct, omit_defaults=True):
 
 
 class PageScore(Struct, omit_defaults=True):
-    """The accuracy of a run under a metric in per cent, with its 95 % interval.
+    """The accuracy of a run under a metric in per cent, with its 95 % interval if that is known.
 
     `letters` are those of the compact letter display. `answered` is in per cent; None for published scores.
     """
@@ -116,15 +117,18 @@ class PageScore(Struct, omit_defaults=True):
     data_set: str
     metric: str
     accuracy: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     total: int
     answered: float | None = None
     letters: str = ""
 
 
 class Content(Struct):
-    """All of a page. `flags` are titles by the names of flags, `metrics` titles by metric."""
+    """All of a page. `flags` are titles by the names of flags, `metrics` titles by metric.
+
+    `contrasts` are of perturbed runs minus their clean runs, as in experiments.json.
+    """
 
     title: str
     made: str
@@ -142,3 +146,4 @@ class Content(Struct):
     scores: list[PageScore]
     strata: tuple[Stratum, ...]
     order: OrderAnalysis
+    contrasts: tuple[ContrastList, ...]

@@ -43,6 +43,9 @@ function verdictOf({ run, place }, openMetric) {
   return verdict === -1 ? undefined : verdict;
 }
 
+// Whether an entry counts for the problem: its run posed the same query.
+const counts = ({ answer }) => !answer.query;
+
 const isCorrect = (verdict) => verdict >= 0.5;
 
 // The numbers of the texts that contain `query`, whatever its case.
@@ -54,9 +57,12 @@ function matchingTexts(query) {
   return found;
 }
 
-// Whether a base problem, with answers of `runs`, has one of these texts, or `query` in its id.
+// Whether a base problem, with answers of `runs`, has one of these texts, or `query` in its id or those of its
+// orders, whatever its case.
 function hasText(base, matching, query, runs) {
-  return base.id.includes(query) || base.orders.some(({ problem, entries }) =>
+  const wanted = query.toLowerCase();
+  const hasId = ({ id }) => id.toLowerCase().includes(wanted);
+  return hasId(base) || base.orders.some(({ problem, entries }) => hasId(problem) ||
     problem.triplets.some((one) => matching.has(one.question) || matching.has(one.answer)) ||
     entries.some(({ run, answer }) => runs.has(run) && (matching.has(answer.answer) || matching.has(answer.response))));
 }

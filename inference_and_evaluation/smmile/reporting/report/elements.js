@@ -66,6 +66,15 @@ function choices(fields, params, change) {
   });
 }
 
+// The parameters without those values of fields that are no options of theirs: anyone can write an address.
+function known(params, fields) {
+  const found = new URLSearchParams(params);
+  for (const { name, options } of fields) {
+    if (!options.some(([value]) => value === found.get(name))) found.delete(name);
+  }
+  return found;
+}
+
 // The distinct values as options, behind one for all of them.
 function withAll(values) {
   const distinct = [...new Set(values)];
@@ -116,8 +125,9 @@ function compareValues(first, second, sign) {
   return sign * (typeof first === "string" ? first.localeCompare(second, "en", { numeric: true }) : first - second);
 }
 
-// An accuracy with its interval, drawn on a line from 0 to 100 %.
+// An accuracy with its interval, if there is one, drawn on a line from 0 to 100 %.
 function interval({ accuracy, low, high, letters }) {
+  if (low === null) return h("span.score", {}, fixed(accuracy));
   const drawn = h("span.interval", { "aria-hidden": "true" }, h("i"), h("b"));
   drawn.firstChild.style.left = `${low}%`;
   drawn.firstChild.style.width = `${high - low}%`;

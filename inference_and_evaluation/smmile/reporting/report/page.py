@@ -11,7 +11,8 @@ from smmile.data.dataset import DatasetSource
 from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
 from smmile.reporting.analysis import analyse
-from smmile.reporting.comparison import compare
+from smmile.reporting.comparison import ContrastList, compare
+from smmile.reporting.experiments import NothingToCompareError, experiment_report
 from smmile.reporting.html import self_contained_page
 from smmile.reporting.order import analyse_order, ordered_runs
 from smmile.reporting.published import published_scores, published_set
@@ -94,7 +95,7 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         stale = [unscored.reason for unscored in found.unscored if unscored.name == one.name]
         data_set = _data_set(next(iter(scores[one.name].values())))
         runs.add(one, scores[one.name], outlines, data_set, stale)
-    warnings += [unscored.reason for unscored in found.unscored if unscored.is_broken]
+    warnings += [one.reason for one in found.unscored if options.selection.has(one.name)]
     shown = [run for run in found.scores if options.selection.has(run.name)]
     strata = stratify_runs(shown, of_runs)
     ordered, _ = ordered_runs(shown, of_runs)
@@ -121,7 +122,17 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         scores=[*_scores(shown), *(_published(shown) if options.with_published else [])],
         strata=strata.strata,
         order=replace(analyse_order(ordered), copy_rates=()),
+        contrasts=_contrasts(shown),
     )
+
+
+def _contrasts(shown: Sequence[Scores]) -> tuple[ContrastList, ...]:
+    """The contrasts of perturbed runs with their clean runs; none where there are no such pairs."""
+    try:
+        effects = experiment_report(shown).effects
+    except NothingToCompareError:
+        return ()
+    return tuple(found for one in effects for found in one.contrasts)
 
 
 def _data_set(scores: Scores) -> str:
@@ -167,11 +178,17 @@ def _letters(shown: Sequence[Scores]) -> dict[tuple[str, str, str, str], str]:
 
 
 def _published(shown: Sequence[Scores]) -> Iterable[PageScore]:
-    """The published scores on the data set of the runs. Raises UsageError where there are none."""
+    """The published scores on the data set of the runs. Raises UsageError where there are none.
+
+    On SMMILE++ they have no interval: the rows of a base problem are not independent, and the counts do not
+    say which of them are correct.
+    """
     data_set = published_set(shown)
     hub_id = HUB_IDS["smmile" if data_set == "SMMILE" else "augmented"]
     for score in published_scores(data_set):
-        low, high = wilson_interval(score.correct, score.problems).percent
+        low = high = None
+        if data_set == "SMMILE":
+            low, high = wilson_interval(score.correct, score.problems).percent
         name = score.name
         label = f"{name.model}, published"
         yield PageScore(

@@ -36,14 +36,14 @@ function examplesView(examples, areOrdered) {
 // The orders as rows, the runs as columns: correct or incorrect at a glance.
 function orderGrid(base, current, shown, openMetric, hrefOf) {
   const runs = data.runs.filter((run) => shown.has(run) && base.orders.some(({ entries }) => entries.some((one) => one.run === run)));
-  const counts = new Map();
+  const correct = new Map();
   const rows = base.orders.map((order) => {
-    const byRun = new Map(order.entries.map((entry) => [entry.run, entry]));
+    const byRun = new Map(order.entries.filter(counts).map((entry) => [entry.run, entry]));
     const cells = runs.map((run) => {
       const entry = byRun.get(run);
       const verdict = entry && verdictOf(entry, openMetric);
       if (verdict === undefined) return h("td", {});
-      counts.set(run, (counts.get(run) ?? 0) + isCorrect(verdict));
+      correct.set(run, (correct.get(run) ?? 0) + isCorrect(verdict));
       const [kind, sign] = signs[isCorrect(verdict)];
       return h(`td.${kind}`, {}, entry.answer.error ? "E" : sign);
     });
@@ -55,7 +55,7 @@ function orderGrid(base, current, shown, openMetric, hrefOf) {
       h("span.places", { "aria-hidden": "true" }, places)), cells);
   });
   const heads = runs.map((run) => h("th.run", { scope: "col" }, h("span", {}, runName(run))));
-  const totals = runs.map((run) => h("td", {}, String(counts.get(run) ?? "–")));
+  const totals = runs.map((run) => h("td", {}, String(correct.get(run) ?? "–")));
   const caption = `${base.orders.length} orders of this problem by ${plural(runs.length, "run")}`;
   return h("section", { "aria-label": "Orders" }, h("h3", {}, caption),
     h("p.note", {}, "✓ correct, ✗ incorrect, E error. ● an example with the query's answer, ○ another."),
@@ -72,9 +72,8 @@ function runName(run) {
 
 function answersView(title, entries, openMetric) {
   if (!entries.length) return null;
-  const correct = entries.filter((entry) => isCorrect(verdictOf(entry, openMetric))).length;
-  const scored = entries.filter((entry) => verdictOf(entry, openMetric) !== undefined).length;
-  const count = scored ? `: ${correct} of ${scored} correct` : "";
+  const verdicts = entries.filter(counts).map((entry) => verdictOf(entry, openMetric)).filter((one) => one !== undefined);
+  const count = verdicts.length ? `: ${verdicts.filter(isCorrect).length} of ${verdicts.length} correct` : "";
   return h("section", { "aria-label": title }, h("h3", {}, `${title}${count}`),
     h("div.answers", {}, entries.map((entry) => answerCard(entry, openMetric))));
 }
@@ -114,11 +113,28 @@ function optionsView({ options, correct, is_shown: isShown }, { choice }) {
   return choice === undefined || choice === null ? [list, h("p.note", {}, "No option could be extracted.")] : list;
 }
 
+// What declares the choice that follows it, as `prompting/choice.py` has it.
+const declares = new RegExp(
+  "(<\\s*answer\\s*>|\\\\boxed\\s*\\{|\\b(answer|diagnosis|option|choice|letter)\\b[^.:;=!?\\n<>]{0,80}?(\\b(is|be)\\b:?|[:=]))" +
+    "[\\s*_`$\"'(]*$", "i");
+
+// Where the passage that decided is in a response: at its last place after a declaration, else at its last place;
+// in what follows the thoughts, if it is there. -1 if it is nowhere.
+function placeOf(part, whole) {
+  const last = whole.lastIndexOf(part);
+  const thoughts = whole.lastIndexOf("</think>");
+  for (let at = last; at >= 0 && (at > thoughts || last < thoughts); at = at ? whole.lastIndexOf(part, at - 1) : -1) {
+    const isWhole = !/^\w/.test(whole.slice(at + part.length, at + part.length + 1));
+    if (isWhole && declares.test(whole.slice(Math.max(0, at - 120), at))) return at;
+  }
+  return last;
+}
+
 // The response, with the passage that decided the choice marked.
 function responseView({ response, passage }) {
   const whole = textOf(response);
   const part = textOf(passage);
-  const at = part ? whole.lastIndexOf(part) : -1;
+  const at = part ? placeOf(part, whole) : -1;
   const marked = at < 0 ? [whole] : [whole.slice(0, at), h("mark", {}, part), whole.slice(at + part.length)];
   const shown = prose(whole, marked);
   const decided = part && at < 0 ? h("p.note.text", {}, `Decided by: ${part}`) : null;

@@ -58,6 +58,7 @@ function summaryOf(base, shown, openMetric) {
       if (!shown.has(entry.run)) continue;
       const of = runs.get(entry.run) ?? { scored: 0, correct: 0 };
       runs.set(entry.run, of);
+      if (!counts(entry)) continue;
       const verdict = verdictOf(entry, openMetric);
       of.scored += verdict !== undefined;
       of.correct += isCorrect(verdict);
@@ -131,21 +132,22 @@ function problemHash(params, id, orderId) {
 
 let list = []; // the base problems that pass the filters, for the keys
 
-function problemsView(params, change) {
+function problemsView(given, change) {
+  const fields = problemFields();
+  const params = known(given, Object.values(fields).flat());
   const { found, shown, openMetric } = filtered(params);
   list = found.map(([base]) => base);
   const open = baseOf.get(params.get("id"));
   const entries = found.map(([base, summary]) => entryView(base, summary, problemHash(params, base.id), base === open));
   const count = `${found.length} of ${plural(bases.length, "problem")}, answers of ${plural(shown.size, "run")}`;
   return h(open ? "div.problems.has-open" : "div.problems", {},
-    h("aside", { "aria-label": "Search and list" }, problemsForm(params, change),
+    h("aside", { "aria-label": "Search and list" }, problemsForm(fields, params, change),
       h("p.note", { id: "count" }, count), h("ol.list", { id: "list" }, entries)),
     h("div.detail", { id: "detail" }, open ? detailView(open, params, shown, openMetric)
       : h("p.note.hint", {}, found.length ? "Choose a problem, or press → for the first." : "No problem passes these filters.")));
 }
 
-function problemsForm(params, change) {
-  const fields = problemFields();
+function problemsForm(fields, params, change) {
   const placeholder = "question, answer, response, id";
   const search = h("input", { id: "search", type: "search", name: "q", placeholder, "aria-keyshortcuts": "/" });
   search.value = params.get("q") ?? "";

@@ -22,7 +22,7 @@ const metricField = (items) => {
   return { name: "metric", label: "Metric", options: metrics.map((metric) => [metric, data.metrics[metric]]) };
 };
 
-function leaderboardView(params, change) {
+function leaderboardView(given, change) {
   const formatOf = ({ metric }) => (metric === "mcqa" ? "mcqa" : "open");
   const fields = [
     { name: "data", label: "Data set", options: withAll(data.scores.map((score) => score.data_set)) },
@@ -32,6 +32,7 @@ function leaderboardView(params, change) {
     perturbedField,
     { name: "perturbation", label: "Perturbation", options: withAll(data.scores.flatMap((one) => one.perturbation || [])) },
   ];
+  const params = known(given, fields);
   const only = params.get("perturbation");
   const rows = new Map();
   for (const score of data.scores) {
@@ -48,6 +49,7 @@ function leaderboardView(params, change) {
     const shares = Object.values(by).flatMap((score) => score.answered ?? []);
     return shares.length ? Math.min(...shares) : undefined;
   };
+  const totals = ({ by }) => [...new Set(Object.values(by).map((score) => score.total))];
   const metrics = Object.entries(data.metrics).filter(([metric]) => all.some((row) => row.by[metric]));
   const columns = [
     textColumn("model", "Model", (row) => row.label, modelLink),
@@ -55,7 +57,7 @@ function leaderboardView(params, change) {
     ...(fields[0].options.length ? [textColumn("data", "Data set", (row) => row.data_set)] : []),
     ...metrics.map(([metric, title]) => intervalColumn(metric, title, (row) => row.by[metric])),
     numberColumn("answered", "Answered %", answered),
-    numberColumn("total", "Problems", (row) => row.total, 0),
+    numberColumn("total", "Problems", (row) => Math.max(...totals(row)), 0, (row) => totals(row).join(", ")),
   ];
   const hasLetters = all.some((row) => Object.values(row.by).some((score) => score.letters));
   return view("Leaderboard", fields, params, change,
@@ -73,17 +75,18 @@ function modelLink({ label, mode }) {
   return h("a", { href: `#problems?${filters}`, title: "Problems with the answers of this run" }, label);
 }
 
-function strataView(params, change) {
+function strataView(given, change) {
   const names = new Set(data.strata.map((one) => one.flag));
   if (!names.size) {
     const why = "No strata: the data set of these runs could not be read, or has no flags.";
-    return view("Strata", [], params, change, h("p.note", {}, why));
+    return view("Strata", [], given, change, h("p.note", {}, why));
   }
   const first = ["speciality", "flag_image_type"].filter((flag) => names.has(flag));
   const flags = [...new Set([...first, ...names])].map((flag) => [flag, data.flags[flag]]);
   const metrics = metricField(data.strata);
   const modes = modeField(data.strata.map((one) => one.run.mode));
   const fields = [metrics, { name: "flag", label: "Flag", options: flags }, modes, perturbedField];
+  const params = known(given, fields);
   const [metric, flag] = [params.get("metric") ?? metrics.options[0][0], params.get("flag") ?? flags[0][0]];
   const found = data.strata.filter((one) => one.metric === metric && one.flag === flag && showsRun(params, one.run));
   const values = [...new Set(found.map((one) => one.value))];
@@ -113,15 +116,22 @@ function heatCell(stratum) {
   return cell;
 }
 
-function orderView(params, change) {
+// The interval of a difference, and its p value.
+const testColumns = [
+  numberColumn("interval", "95 % interval", (row) => row.interval[0], 1, (row) => row.interval.map((one) => fixed(one)).join(" to ")),
+  numberColumn("p", "p Holm", (row) => row.p_holm, 4, (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4))),
+];
+
+function orderView(given, change) {
   const { variance, accuracy_by_place: accuracies, copying } = data.order;
   if (!variance.length) {
     const why = "No run poses problems in several orders of their examples, as runs on SMMILE++ do.";
-    return view("Order", [], params, change, h("p.note", {}, why));
+    return view("Order", [], given, change, h("p.note", {}, why));
   }
   const metrics = metricField(variance);
-  const metric = params.get("metric") ?? metrics.options[0][0];
   const fields = [metrics, modeField(variance.map((one) => one.run.mode)), perturbedField];
+  const params = known(given, fields);
+  const metric = params.get("metric") ?? metrics.options[0][0];
   const model = [textColumn("model", "Model", ({ run }) => labelOf(run)), textColumn("mode", "Mode", ({ run }) => run.mode)];
   const count = numberColumn("count", "Base problems", (row) => row.base_problems, 0);
   const spread = [
@@ -137,10 +147,7 @@ function orderView(params, change) {
     numberColumn("share", own, (row) => row.share),
     numberColumn("other", other, (row) => row.other_share),
     numberColumn("difference", "Difference", (row) => row.difference),
-    numberColumn("interval", "95 % interval", (row) => row.interval[0], 1,
-      (row) => row.interval.map((one) => fixed(one)).join(" to ")),
-    numberColumn("p", "p Holm", (row) => row.p_holm, 4,
-      (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4))),
+    ...testColumns,
     count,
   ];
   const isOfMetric = (one) => one.metric === metric;
@@ -159,26 +166,29 @@ function orderView(params, change) {
       .map(([title, columns, rows]) => (rows.length ? sortable(title, columns, rows, params, change) : null)));
 }
 
-// Each perturbed run against the run that differs in nothing else.
+// Each perturbed run minus its clean run, as experiments.json has them.
 function experimentsView(params, change) {
-  const key = (label, score) => JSON.stringify([label, score.mode, score.metric, score.data_set]);
-  const clean = new Map(data.scores.map((score) => [key(score.label, score), score]));
-  const rows = data.scores.filter((score) => score.perturbation).map((score) => {
-    const model = score.label.slice(0, -` [${score.perturbation}]`.length);
-    return { ...score, model, clean: clean.get(key(model, score)) };
-  });
-  if (!rows.length) return view("Experiments", [], params, change, h("p.note", {}, "No runs with perturbations."));
-  const difference = (row) => row.clean && row.accuracy - row.clean.accuracy;
+  const rows = data.contrasts.flatMap(({ metric, average, contrasts }) => contrasts.map((one) => ({ ...one, metric, average })));
+  if (!rows.length) {
+    return view("Experiments", [], params, change, h("p.note", {}, "No perturbed run that has a clean run to compare it with."));
+  }
+  const averages = new Set(rows.map((row) => row.average));
   const columns = [
-    textColumn("model", "Model", (row) => row.model),
-    textColumn("perturbation", "Perturbation", (row) => row.perturbation),
-    textColumn("mode", "Mode", (row) => row.mode),
+    textColumn("condition", "Condition", (row) => row.first.model),
+    textColumn("mode", "Mode", (row) => row.first.mode),
     textColumn("metric", "Metric", (row) => data.metrics[row.metric]),
-    intervalColumn("clean", "Without", (row) => row.clean),
-    intervalColumn("accuracy", "With perturbation", (row) => row),
-    numberColumn("difference", "Difference", difference, 1, (row) => `${difference(row) > 0 ? "+" : ""}${fixed(difference(row))}`),
+    ...(averages.size > 1 ? [textColumn("average", "Average by", (row) => row.average)] : []),
+    numberColumn("problems", "Problems", (row) => row.problems, 0),
+    numberColumn("left", "Left out", (row) => row.left_out, 0),
+    numberColumn("clean", "Clean %", (row) => row.second.accuracy),
+    numberColumn("accuracy", "Condition %", (row) => row.first.accuracy),
+    numberColumn("difference", "Difference", (row) => row.difference, 1,
+      (row) => `${row.difference > 0 ? "+" : ""}${fixed(row.difference)}`),
+    ...testColumns,
   ];
   return view("Experiments", [], params, change,
-    h("p.note", {}, "Each perturbed run against the same model's run without the perturbation. Tests: compare.py --perturbed."),
-    sortable("Perturbed runs against unperturbed ones", columns, rows, params, change));
+    h("p.note", {}, "Each perturbed run minus the model's clean run (the same options), in points, on the problems that both " +
+      "have with the same query; the others are left out. p Holm: adjusted for all conditions of a model under a metric. " +
+      "Of repeats only the first counts."),
+    sortable("Perturbed runs against clean runs", columns, rows, params, change));
 }
