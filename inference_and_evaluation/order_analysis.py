@@ -23,13 +23,7 @@ def main() -> int:
         help="write what is shown, as .txt and .json; a bare name is put into DIR "
         "(default: order_analysis.txt, which covers all runs)",
     )
-    parser.add_argument(
-        "--look",
-        nargs="+",
-        choices=("print", "light", "dark"),
-        default=("print", "light", "dark"),
-        help="figures for print (PDF), light or dark screens (default: all three)",
-    )
+    cli.add_look_flag(parser)
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 

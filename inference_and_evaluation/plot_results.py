@@ -33,13 +33,7 @@ def main() -> int:
         help="on SMMILE++ only the figure of averages over rows, or over base problems (default: both)",
     )
     parser.add_argument("--strata", action="store_true", help="also a figure of each model's strata")
-    parser.add_argument(
-        "--look",
-        nargs="+",
-        choices=("print", "light", "dark"),
-        default=("print", "light", "dark"),
-        help="for print (PDF), light or dark screens (default: all three)",
-    )
+    cli.add_look_flag(parser)
     parser.add_argument(
         "--format", choices=("png", "svg"), default="png", help="file format of figures for screens"
     )

@@ -285,3 +285,24 @@ def chromium(_browser: tuple[Browser, str]) -> Iterator[Chromium]:
     for context in chromium.contexts:
         context.close()
     assert not chromium.complaints
+
+
+def compile_latex(folder: Path, tables: str, size: str = "10pt") -> Path:
+    """The PDF of a page with these tables, which have to compile and to fit; skips without LaTeX."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex with booktabs")
+    (folder / "document.tex").write_text(
+        f"\\documentclass[{size},letterpaper]{{article}}\\usepackage[margin=1in]{{geometry}}"
+        f"\\usepackage{{booktabs}}\\begin{{document}}{tables}\\end{{document}}"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+    assert "Float too large" not in done.stdout
+    return folder / "document.pdf"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from conftest import run_here, says_in_one_line
+from conftest import compile_latex, run_here, says_in_one_line
 from smmile.reporting.comparison import Contrast
 from smmile.reporting.experiments import Effects, experiment_report
 from smmile.reporting.figure_plans import experiment_plans
@@ -278,24 +276,9 @@ def test_cells_of_the_tables_have_points_and_per_cent_over_the_problems_of_their
 
 
 def test_the_tables_compile_and_fit_the_page(tmp_path: Path) -> None:
-    if shutil.which("pdflatex") is None:
-        pytest.skip("needs pdflatex with booktabs")
     tables = experiment_tables(crowd())
     assert list(tables) == ["table3", "table4"]
-    (tmp_path / "document.tex").write_text(
-        "\\documentclass[10pt,letterpaper]{article}\\usepackage[margin=1in]{geometry}"
-        f"\\usepackage{{booktabs}}\\begin{{document}}{''.join(tables.values())}\\end{{document}}"
-    )
-    done = subprocess.run(
-        ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
-    assert "Float too large" not in done.stdout
+    compile_latex(tmp_path, "".join(tables.values()))
 
 
 def test_nothing_overlaps_in_the_figures_and_names_are_literal() -> None:

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from conftest import run_script
+from conftest import compile_latex, run_script
 from smmile.reporting.latex import Estimate, latex_escape, latex_table
 from smmile.reporting.published import published_scores
 from smmile.results.run_names import RunName
@@ -90,25 +89,9 @@ LONG = ("W" * 60, "very-long-name-" * 5, "organisation-model-name-v1.5-72B-instr
 @pytest.mark.parametrize("names", [("m",), HOSTILE, LONG, tuple(f"model-{n}" for n in range(30))])
 @pytest.mark.parametrize("size", ["10pt", "11pt"])
 def test_the_table_compiles_and_fits_the_page(names: tuple[str, ...], size: str, tmp_path: Path) -> None:
-    if shutil.which("pdflatex") is None:
-        pytest.skip("needs pdflatex with booktabs")
     published: dict[tuple[RunName, str], Estimate] = {}
     for score in published_scores("SMMILE"):
         published[score.name, score.metric] = Estimate(score.accuracy, 4.71)
     table = latex(*names, published=published)
     assert len(table_rows(table)) == len(names) + 18 + 2
-    (tmp_path / "document.tex").write_text(
-        f"\\documentclass[{size},letterpaper]{{article}}\\usepackage[margin=1in]{{geometry}}"
-        f"\\usepackage{{booktabs}}\\begin{{document}}{table}\\end{{document}}"
-    )
-    done = subprocess.run(
-        ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
-    assert "Float too large" not in done.stdout
-    assert (tmp_path / "document.pdf").stat().st_size > 10_000
+    assert compile_latex(tmp_path, table, size).stat().st_size > 10_000

@@ -555,6 +555,17 @@ def add_choice_flag(parser: Parser) -> None:
     )
 
 
+def add_look_flag(parser: Parser) -> None:
+    """The flag that says what figures are for."""
+    parser.add_argument(
+        "--look",
+        nargs="+",
+        choices=("print", "light", "dark"),
+        default=("print", "light", "dark"),
+        help="figures for print (PDF), light or dark screens (default: all three)",
+    )
+
+
 def add_sort_flag(parser: Parser) -> None:
     """The flag that sorts a table."""
     parser.add_argument(
