@@ -18,7 +18,8 @@ const unseen = (text) => h("span.unseen", {}, text);
 
 // A text as it is; a long one scrolls in place.
 function prose(text, ...content) {
-  return h("p.text", { dir: "auto", tabindex: text.length > 600 ? "0" : undefined }, content.length ? content : text || "(empty)");
+  const isLong = text.length + 60 * text.split("\n").length > 600;
+  return h("p.text", { dir: "auto", tabindex: isLong ? "0" : undefined }, content.length ? content : text || "(empty)");
 }
 
 function plural(count, noun) {
@@ -97,9 +98,9 @@ function numberColumn(key, title, value, digits = 1, cell = (row) => fixed(value
 const intervalColumn = (key, title, score) =>
   ({ key, title, value: (row) => score(row)?.accuracy, cell: (row) => (score(row) ? interval(score(row)) : "–") });
 
-// A table that its heads sort.
-function sortable(caption, columns, rows, params, change) {
-  const [key, direction] = (params.get("sort") ?? "").split(" ");
+// A table that its heads sort; `initial` is its order at first, as in the address.
+function sortable(caption, columns, rows, params, change, initial = "") {
+  const [key, direction] = (params.get("sort") ?? initial).split(" ");
   const sign = direction === "up" ? 1 : -1;
   const column = columns.find((one) => one.key === key);
   const sorted = column ? [...rows].sort((one, other) => compareValues(column.value(one), column.value(other), sign)) : rows;

@@ -11,8 +11,8 @@ from smmile.data.dataset import DatasetSource
 from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
 from smmile.reporting.analysis import analyse
-from smmile.reporting.comparison import ContrastList, compare
-from smmile.reporting.experiments import NothingToCompareError, experiment_report
+from smmile.reporting.comparison import compare
+from smmile.reporting.experiments import ExperimentReport, NothingToCompareError, experiment_report
 from smmile.reporting.html import self_contained_page
 from smmile.reporting.order import analyse_order, ordered_runs
 from smmile.reporting.published import published_scores, published_set
@@ -30,7 +30,16 @@ from smmile.scoring.scores import Scores, natural_key
 from smmile.scoring.selection import Selection
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("data.js", "elements.js", "problem.js", "problems.js", "tables.js", "runs.js", "main.js")
+_SCRIPTS = (
+    "data.js",
+    "elements.js",
+    "problem.js",
+    "problems.js",
+    "charts.js",
+    "tables.js",
+    "runs.js",
+    "main.js",
+)
 
 
 @dataclass(frozen=True)
@@ -122,17 +131,15 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         scores=[*_scores(shown), *(_published(shown) if options.with_published else [])],
         strata=strata.strata,
         order=replace(analyse_order(ordered), copy_rates=()),
-        contrasts=_contrasts(shown),
+        experiments=_experiments(shown),
     )
 
 
-def _contrasts(shown: Sequence[Scores]) -> tuple[ContrastList, ...]:
-    """The contrasts of perturbed runs with their clean runs; none where there are no such pairs."""
+def _experiments(shown: Sequence[Scores]) -> ExperimentReport:
     try:
-        effects = experiment_report(shown).effects
-    except NothingToCompareError:
-        return ()
-    return tuple(found for one in effects for found in one.contrasts)
+        return experiment_report(shown)
+    except NothingToCompareError as error:
+        return ExperimentReport((), (str(error),))
 
 
 def _data_set(scores: Scores) -> str:
