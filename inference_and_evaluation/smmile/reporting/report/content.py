@@ -18,7 +18,7 @@ Verdict = float | None  # 1 correct, 0 incorrect, a share of experts; None: no v
 
 
 class PageImage(Struct, omit_defaults=True):
-    """An image: a data URI, or the URL that the data set names, or neither."""
+    """An image: a data URI, which is in the page but not in its JSON, or the data set's URL, or neither."""
 
     sha256: str | None = None
     uri: str | None = None

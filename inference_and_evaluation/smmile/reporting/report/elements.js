@@ -26,12 +26,16 @@ function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+// The data URI of an image. They come last in the page, so that the rest is shown before they are read.
+const uriOf = (number) => document.getElementById(`image-${number}`)?.textContent;
+
 // An image of the data, to enlarge; or a link to it; or a note that there is none.
 function imageOf(number, what) {
   const image = data.images[number];
-  if (image?.uri) {
-    const shown = h("img", { src: image.uri, alt: what, "data-sha256": image.sha256, decoding: "async" });
-    return h("button.image", { type: "button", onclick: () => enlarge(image.uri) }, shown);
+  const uri = uriOf(number);
+  if (uri) {
+    const shown = h("img", { src: uri, alt: what, "data-sha256": image.sha256, decoding: "async" });
+    return h("button.image", { type: "button", onclick: () => enlarge(uri) }, shown);
   }
   if (image?.url && /^https?:\/\//i.test(image.url)) {
     return h("a.image-link", { href: image.url, target: "_blank", rel: "noopener noreferrer" }, `Open ${what.toLowerCase()}`);

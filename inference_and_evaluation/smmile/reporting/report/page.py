@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import structs
+
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
@@ -60,7 +62,11 @@ def report_page(content: Content) -> bytes:
     style = (_FOLDER / "report.css").read_text(encoding="utf-8")
     modules = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{modules}}})();\n'
-    return self_contained_page(_FOLDER / "report.html.j2", style, script, content, title=content.title)
+    uris = [image.uri for image in content.images]
+    data = structs.replace(content, images=[structs.replace(image, uri=None) for image in content.images])
+    return self_contained_page(
+        _FOLDER / "report.html.j2", style, script, data, title=content.title, uris=uris
+    )
 
 
 def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> Content:
