@@ -73,7 +73,7 @@ function runName(run) {
 
 // Which runs are correct: a row per model, a column per format and mode, each verdict a button to its answer.
 function glanceView(entries, openMetric) {
-  const kindOf = ({ run }) => `${run.format === "mcqa" ? "Choice" : "Open"} ${run.mode}`;
+  const kindOf = ({ run }) => `${run.format === "mcqa" ? "MCQA" : "Open"} ${run.mode}`;
   const scored = entries.filter((entry) => counts(entry) && verdictOf(entry, openMetric) !== undefined);
   const kinds = [...new Set(scored.map(kindOf))].sort().reverse();
   const rows = [...new Set(scored.map(({ run }) => run.label))].map((label) => h("tr", {}, h("th", { scope: "row" }, label),
