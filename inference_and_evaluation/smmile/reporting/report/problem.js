@@ -124,7 +124,7 @@ function answerCard(entry, openMetric) {
     answer.turns === undefined ? null : later("Request as sent", () => requestView(data.turns[answer.turns])));
 }
 
-function optionsView({ options, correct, is_shown: isShown }, { choice }) {
+function optionsView({ options, correct, is_shown: isShown }, { choice, error }) {
   const label = isShown ? "Options in the order shown" : "Options by letter";
   const list = h("ol.options", { "aria-label": label }, options.map(([letter, text]) => {
     const isChosen = letter === choice;
@@ -132,7 +132,7 @@ function optionsView({ options, correct, is_shown: isShown }, { choice }) {
     const kind = isChosen ? (letter === correct ? ".right" : ".wrong") : letter === correct ? ".missed" : "";
     return h(`li${kind}`, { dir: "auto" }, `${letter}. ${textOf(text)}`, words ? h("em", {}, ` ${words}`) : null);
   }));
-  return choice === undefined || choice === null ? [list, h("p.note", {}, "No option could be extracted.")] : list;
+  return error || typeof choice === "string" ? list : [list, h("p.note", {}, "No option could be extracted.")];
 }
 
 // The response, with the passage that decided the choice marked.
