@@ -201,6 +201,13 @@ def add_dataset_flags(parser: Parser) -> None:
         metavar="DIR",
         help="images that the data set lacks (default: ../missing_images)",
     )
+    group.add_argument(
+        "--max-image-pixels",
+        type=positive,
+        default=100_000_000,
+        metavar="N",
+        help="skip problems with an image of more pixels",
+    )
 
 
 def dataset_name(args: argparse.Namespace) -> DatasetName:
@@ -230,6 +237,7 @@ def dataset_source(args: argparse.Namespace) -> DatasetSource:
         hub_id=args.dataset_id,
         revision=args.dataset_revision,
         image_dir=args.image_dir or _SUITE / "missing_images",
+        max_pixels=args.max_image_pixels,
     )
 
 

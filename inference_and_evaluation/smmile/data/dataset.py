@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
 from smmile.data.image_folder import MetadataRow, find_metadata, read_metadata, with_images
+from smmile.data.images import MAX_PIXELS
 from smmile.data.problems import HUB_IDS, Outline, ProblemSet
 from smmile.data.rows import Row, check_columns, outlines, problem_set
 from smmile.errors import UsageError, one_line
@@ -30,7 +31,8 @@ class DatasetSource:
     """Which rows to load.
 
     `path`, a folder of images with metadata, of parquet files or saved by `datasets`, overrides the hub's
-    `hub_id` at `revision`. `name` is the kind of data set; the demo needs nothing else.
+    `hub_id` at `revision`. `name` is the kind of data set; the demo needs nothing else. Problems with an
+    image of more than `max_pixels` cannot be run.
     """
 
     name: DatasetName
@@ -38,6 +40,7 @@ class DatasetSource:
     hub_id: str | None = None
     revision: str | None = None
     image_dir: Path = Path("missing_images")
+    max_pixels: int = MAX_PIXELS
 
     @property
     def label(self) -> str:
@@ -53,7 +56,13 @@ def load_problems(source: DatasetSource) -> ProblemSet:
     Raises UsageError if the data set cannot be read.
     """
     rows, revision = load_rows(source)
-    return problem_set(rows, source=source.label, revision=revision, image_dir=source.image_dir)
+    return problem_set(
+        rows,
+        source=source.label,
+        revision=revision,
+        image_dir=source.image_dir,
+        max_pixels=source.max_pixels,
+    )
 
 
 def load_outlines(source: DatasetSource) -> list[Outline]:
