@@ -13,7 +13,7 @@ from msgspec.structs import replace as change
 from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Price
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.files import make_folder, sync_folder, write_whole
+from smmile.files import check_replaceable, make_folder, sync_folder, write_whole
 from smmile.inference.journal import Journal, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
@@ -214,6 +214,11 @@ class _OpenRun:
             f"repeat the command{again} to continue"
         )
 
+    def check_replaceable(self) -> None:
+        """Raises UsageError if the files of the finished run cannot be written."""
+        for file in (self.files.result, *([self.files.csv] if self.options.write_csv else [])):
+            check_replaceable(file)
+
     def _is_answered(self, problem: PlannedProblem) -> bool:
         record = self.records.get(problem.problem_id)
         return record is not None and record.status == "ok"
@@ -292,6 +297,7 @@ class _Sender:
         if not requests:
             return
         if self.backend is None:
+            self._opened.check_replaceable()
             self.backend = self._connect(self._opened.usage())
         label = self._opened.files.stem.removeprefix("result_")
         if rank.count > 1:
