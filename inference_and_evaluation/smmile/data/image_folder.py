@@ -43,7 +43,7 @@ def find_metadata(folder: Path) -> Path | None:
     It is in the folder, or else in its subfolder `train`, or else in the only subfolder with one. Raises
     UsageError if there are several.
     """
-    if any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
+    if any(any(folder.glob(f"{place}*{kind}")) for kind in (".parquet", ".arrow") for place in ("", "*/")):
         return None
     inner = sorted(place for place in folder.iterdir() if not place.is_symlink())
     for places in ([folder], [place for place in inner if place.name == "train"], inner):
@@ -52,6 +52,10 @@ def find_metadata(folder: Path) -> Path | None:
         if len(found) > 1:
             names = ", ".join(one_line(file.relative_to(folder)) for file in found)
             raise UsageError(f"data set {one_line(folder.name)} has {names}; keep one of them")
+        if found and not found[0].resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"data set {one_line(folder.name)}: {found[0].name} is a link out of the folder; copy it"
+            )
         if found:
             return found[0]
     return None
