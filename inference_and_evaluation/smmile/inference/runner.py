@@ -132,8 +132,17 @@ class _OpenRun:
         self._read_choice = read_choice
 
     def add(self, records: Iterable[Record]) -> None:
-        """Add known records, except those whose request differs from the problem's current one."""
+        """Add known records, except those whose request differs from the problem's current one.
+
+        Raises UsageError for a record of a problem that the data set lacks.
+        """
         for record in records:
+            if record.problem_id not in self.plan.positions:
+                raise UsageError(
+                    f"{one_line(self.files.stem)} has an answer to problem {one_line(record.problem_id)}, "
+                    f"which data set {one_line(self.run.dataset.id)} lacks; correct its id, or start "
+                    "again with --overwrite"
+                )
             key = self.plan.request_keys.get(record.problem_id, record.request_key)
             if key != record.request_key:  # a missing image that the user added was replaced
                 self.outdated += 1
