@@ -295,7 +295,7 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
             load(folder)
 
     saved = tmp_path / "saved"
-    datasets.Dataset.from_parquet(str(data / ROWS)).save_to_disk(saved)  # type: ignore[union-attr]
+    datasets.Dataset.from_parquet(str(data / ROWS)).save_to_disk(saved)
     [shard] = saved.glob("*.arrow")
     shard.rename(tmp_path / shard.name)
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": f"../{shard.name}"}]}))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SCRIPTS, run_here, says_in_one_line
+from conftest import SCRIPTS, row, run_here, save_parquet, says_in_one_line
 from smmile.files import replacing, write_whole
 
 _HOLD_A_DRAFT = f"""
@@ -116,3 +117,26 @@ def test_streams_and_pipes_are_written_directly(tmp_path: Path) -> None:
     said = subprocess.run([sys.executable, "-c", write], cwd=SCRIPTS, stdout=subprocess.PIPE, check=True)
     assert said.stdout == b"said"
     assert Path("/dev/stdout").is_symlink()
+
+
+def test_cells_that_a_spreadsheet_would_run_are_kept_or_made_safe(tmp_path: Path) -> None:
+    answers = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a=1", "'=1"]
+    rows = [row(f"p{n}", order, answer) for n, answer in enumerate(answers) for order in (1, 2)]
+    out = tmp_path / "out"
+    words = ["--dataset-path", save_parquet(tmp_path / "d", rows), "--output-dir", out]
+    command = ["inference_baselines.py", "--baseline", "majority", *words]
+    safe = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "'\r=1", "a=1", "'=1"]
+    for flag, expected in (("--csv", answers), ("--csv-safe", safe)):
+        assert "warning" not in run_here(*command, flag).err
+        found = _column(out / "result_majority_ICL_open.csv", "generated_answer")
+        assert found == expected
+    assert "warning" not in run_here(*command).err  # a safe file is no outdated one
+    for flags, expected in ((["--format", "csv"], answers), (["--csv-safe"], safe)):
+        assert run_here("export_results.py", out, *flags).code == 0
+        assert _column(out / "results.csv", "generated_answer") == expected
+    says_in_one_line(run_here("export_results.py", out, "--csv-safe", "--format", "xlsx"), "--csv-safe")
+
+
+def _column(file: Path, name: str) -> list[str]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return [cells[name] for cells in csv.DictReader(stream)]

@@ -311,8 +311,16 @@ def add_inference_flags(
     group.add_argument(
         "--csv", action="store_true", help="also write a CSV file with the published columns"
     )
+    add_csv_safe_flag(group, "as --csv")
 
     _add_perturbation_flags(parser)
+
+
+def add_csv_safe_flag(group: argparse._ActionsContainer, what: str) -> None:
+    """The flag for a CSV file that a spreadsheet can open."""
+    group.add_argument(
+        "--csv-safe", action="store_true", help=f"{what}, with ' before cells that would be formulas"
+    )
 
 
 def _add_perturbation_flags(parser: Parser) -> None:

@@ -42,12 +42,16 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Settings that do not change a run's identity. `price` is that of its tokens."""
+    """Settings that do not change a run's identity. `price` is that of its tokens.
+
+    With `csv_safe` the CSV file has no cells that a spreadsheet takes for formulas.
+    """
 
     overwrite: bool = False
     write_csv: bool = False
     price: Price | None = None
     rank: Rank = ONLY_PROCESS
+    csv_safe: bool = False
 
 
 @dataclass(frozen=True)
@@ -410,13 +414,13 @@ def _finish(opened: _OpenRun, sent: int) -> Outcome:
         write_whole(files.result, encode_result_file(result))
     else:
         result = earlier
-    stale_csv = False
+    stale_csv, run = False, result.run
     if opened.options.write_csv or files.csv.is_file():
-        content = encode_csv(result.records, result.run.task_format)
+        forms = [encode_csv(result.records, run.task_format, safe=safe) for safe in (False, True)]
         if opened.options.write_csv:
-            write_whole(files.csv, content)
+            write_whole(files.csv, forms[opened.options.csv_safe])
         else:
-            stale_csv = files.csv.read_bytes() != content
+            stale_csv = files.csv.read_bytes() not in forms
     files.remove_journals(opened.options.rank)
     sync_folder(files.folder)
     return Outcome(files.result, result, sent, opened.outdated, stale_csv)
