@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,13 +125,14 @@ def test_cells_that_a_spreadsheet_would_run_are_kept_or_made_safe(tmp_path: Path
     rows = [row(f"p{n}", order, answer) for n, answer in enumerate(answers) for order in (1, 2)]
     out = tmp_path / "out"
     words = ["--dataset-path", save_parquet(tmp_path / "d", rows), "--output-dir", out]
-    command = ["inference_baselines.py", "--baseline", "majority", *words]
+    command: list[Any] = ["--baseline", "majority", *words]
     safe = ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "'\r=1", "a=1", "'=1"]
     for flag, expected in (("--csv", answers), ("--csv-safe", safe)):
-        assert "warning" not in run_here(*command, flag).err
+        assert "warning" not in run_here("inference_baselines.py", *command, flag).err
         found = _column(out / "result_majority_ICL_open.csv", "generated_answer")
         assert found == expected
-    assert "warning" not in run_here(*command).err  # a safe file is no outdated one
+    # A safe file is no outdated one.
+    assert "warning" not in run_here("inference_baselines.py", *command).err
     for flags, expected in ((["--format", "csv"], answers), (["--csv-safe"], safe)):
         assert run_here("export_results.py", out, *flags).code == 0
         assert _column(out / "results.csv", "generated_answer") == expected

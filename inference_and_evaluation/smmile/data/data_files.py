@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from smmile.data.rows import check_columns
@@ -17,8 +16,12 @@ from smmile.errors import UsageError, one_line, pluralize
 
 SPLIT = "train"
 
-# The kinds of files with rows, by ending; if a folder has several kinds, the first is read.
-_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+# The kind of arrow files that `save_to_disk` has written. The others are called as `datasets` does.
+SAVED = "saved"
+
+# If a folder has several kinds of files with rows, the first is read.
+_ENDINGS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+_KINDS = ("parquet", SAVED, "arrow", "json", "csv")
 _NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 _IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".jp2")
 _UNREAD = {
@@ -37,28 +40,15 @@ _SPLITS = {
 }
 
 
-@dataclass(frozen=True)
-class DataFiles:
-    """The files of the split `train`, or of the only split, and their kind, as `datasets` calls it."""
-
-    kind: str
-    files: tuple[Path, ...]
-
-    @property
-    def is_saved(self) -> bool:
-        """Whether `save_to_disk` has written them."""
-        return self.kind == "arrow" and _is_saved(self.files[0])
-
-
-def find_data_files(folder: Path) -> DataFiles:
-    """The files with a folder's rows, sorted.
+def find_data_files(folder: Path) -> tuple[str, list[Path]]:
+    """The kind and the files, sorted, of a folder's split `train`, or of its only split.
 
     Raises UsageError if there are none, if one is a link out of the folder, or if there are several splits
     and none is `train`.
     """
     root = folder.resolve()
     found = list(_files(root))
-    for kind in dict.fromkeys(_KINDS.values()):
+    for kind in _KINDS:
         files = [file for file in found if _kind(file) == kind]
         for file in files:
             if not file.resolve().is_relative_to(root):
@@ -67,7 +57,7 @@ def find_data_files(folder: Path) -> DataFiles:
                     "of the folder, which is not followed; copy the file into it (cp -rL does for all)"
                 )
         if files:
-            return DataFiles(kind, _of_one_split(root, files, folder.name))
+            return kind, _of_one_split(root, files, folder.name)
     if any(file.suffix.lower() in _IMAGES for file in found):
         check_columns(["image"], root.name)  # which says that there is no metadata
     unread = [f"{one_line(file.relative_to(root), 80)}: {_why_unread(file)}" for file in found[:3]]
@@ -88,33 +78,35 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in sorted([*names, *links]) if not name.startswith("."))
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` has written a data set into the folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
 def _kind(file: Path) -> str | None:
-    # Computed tables that `datasets` has cached beside the saved ones are no rows.
-    is_rows = file.name not in _NO_ROWS and not (file.suffix == ".arrow" and file.name.startswith("cache-"))
-    return _KINDS.get(file.suffix.lower()) if is_rows and not file.is_dir() else None
+    """The kind of a file with rows; None for any other."""
+    if file.name in _NO_ROWS or file.is_dir():
+        return None
+    kind = _ENDINGS.get(file.suffix.lower())
+    if kind == "arrow" and is_saved(file.parent):
+        return None if file.name.startswith("cache-") else SAVED  # what `datasets` has computed is no row
+    return kind
 
 
 def _why_unread(file: Path) -> str:
-    if file.is_symlink():
-        return "a link"
-    return _UNREAD.get(file.suffix.lower(), "not a format with rows")
+    return "a link" if file.is_symlink() else _UNREAD.get(file.suffix.lower(), "not a format with rows")
 
 
-def _of_one_split(root: Path, files: list[Path], label: str) -> tuple[Path, ...]:
-    splits: dict[str | None, list[Path]] = {}
-    for file in files:
-        splits.setdefault(_split(root, file), []).append(file)
-    named = {name: members for name, members in splits.items() if name is not None}
-    return tuple(named[choose_split(list(named), label)] if named else files)
-
-
-def _is_saved(file: Path) -> bool:
-    return (file.parent / "state.json").is_file()
+def _of_one_split(root: Path, files: list[Path], label: str) -> list[Path]:
+    splits = [_split(root, file) for file in files]
+    named = [split for split in dict.fromkeys(splits) if split is not None]
+    chosen = choose_split(named, label) if named else None
+    return [file for file, split in zip(files, splits, strict=True) if split == chosen]
 
 
 def _split(root: Path, file: Path) -> str | None:
     """The split that a file belongs to; None if its path does not say."""
-    if _is_saved(file):  # in a folder for each split
+    if _kind(file) == SAVED:  # in a folder for each split
         return None if file.parent == root else file.parent.name
     path = file.relative_to(root)
     if shard := _SHARD.match(path.as_posix()):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
-from smmile.data.data_files import SPLIT, choose_split, find_data_files
+from smmile.data.data_files import SAVED, SPLIT, choose_split, find_data_files, is_saved
 from smmile.data.image_folder import MetadataRow, find_metadata, read_metadata, with_images
 from smmile.data.images import MAX_PIXELS
 from smmile.data.problems import HUB_IDS, Outline, ProblemSet
@@ -56,13 +56,7 @@ def load_problems(source: DatasetSource) -> ProblemSet:
     Raises UsageError if the data set cannot be read.
     """
     rows, revision = load_rows(source)
-    return problem_set(
-        rows,
-        source=source.label,
-        revision=revision,
-        image_dir=source.image_dir,
-        max_pixels=source.max_pixels,
-    )
+    return problem_set(rows, source.label, revision, source.image_dir, source.max_pixels)
 
 
 def load_outlines(source: DatasetSource) -> list[Outline]:
@@ -119,7 +113,7 @@ def load_rows(source: DatasetSource, *, images: bool = True) -> tuple[Iterable[R
 
 def _metadata(source: DatasetSource) -> tuple[Path, list[str], list[MetadataRow]] | None:
     """The metadata file of a folder of images, its columns and rows; None for any other source."""
-    if source.path is None or not source.path.is_dir():
+    if source.path is None or not source.path.is_dir() or is_saved(source.path):
         return None
     file = find_metadata(source.path)
     if file is None:
@@ -147,25 +141,25 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
     if not folder.is_dir():
         what = "is a file; give the folder that contains it" if folder.is_file() else "does not exist"
         raise UsageError(f"--dataset-path {one_line(folder)} {what}")
-    found = find_data_files(folder)
+    kind, files = find_data_files(folder)
     import datasets
 
     try:
-        if found.is_saved:
-            shards = [datasets.Dataset.from_file(str(file)) for file in found.files]
+        if kind == SAVED:
+            shards = [datasets.Dataset.from_file(str(file)) for file in files]
             return datasets.concatenate_datasets(shards), None
         _quiet(datasets)
         # A cache of its own, since only `_arrow_rows` can read an image that is stored once for many rows.
         own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile")
-        names = [glob.escape(str(file)) for file in found.files]
-        builder = datasets.load_dataset_builder(found.kind, data_files={SPLIT: names}, cache_dir=own_cache)
+        names = [glob.escape(str(file)) for file in files]
+        builder = datasets.load_dataset_builder(kind, data_files={SPLIT: names}, cache_dir=own_cache)
         return _prepared(builder, folder.name, images_once=True), None
     except UsageError:
         raise
     except Exception as error:  # the libraries raise nearly anything for hostile files
         raise UsageError(
             f"--dataset-path {one_line(folder)} cannot be read as a data set "
-            f"({one_line(_root_cause(error))}); check its {found.kind} files"
+            f"({one_line(_root_cause(error))}); check its {kind} files"
         ) from error
 
 
@@ -192,20 +186,13 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
             f"data set {hub_id}: the hub cannot be reached and the cache has no copy; "
             "connect once, or use --dataset-path DIR or --dataset demo"
         ) from error
-    except _loading_errors() as error:
+    except UsageError:
+        raise
+    except Exception as error:  # as for a folder
         raise UsageError(
             f"data set {hub_id} cannot be loaded ({one_line(_root_cause(error))}); "
             "check --dataset-id and --dataset-revision, or use --dataset-path DIR"
         ) from error
-
-
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that the libraries raise for data of the hub that they cannot load."""
-    import yaml
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return OSError, ValueError, LookupError, StopIteration, yaml.YAMLError, DatasetsError, HfHubHTTPError
 
 
 def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool) -> str:

@@ -43,7 +43,7 @@ def find_metadata(folder: Path) -> Path | None:
     It is in the folder, or else in its subfolder `train`, or else in the only subfolder with one. Raises
     UsageError if there are several.
     """
-    if any(any(folder.glob(f"{place}*{kind}")) for kind in (".parquet", ".arrow") for place in ("", "*/")):
+    if any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
         return None
     inner = sorted(place for place in folder.iterdir() if not place.is_symlink())
     for places in ([folder], [place for place in inner if place.name == "train"], inner):

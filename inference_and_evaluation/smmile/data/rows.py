@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smmile.data.images import MAX_PIXELS, ImageDefect, StoredImage, inspect_images
+from smmile.data.images import ImageDefect, StoredImage, inspect_images
 from smmile.data.missing_images import candidate_names, find_image
 from smmile.data.problems import Defect, MissingImage, Outline, Problem, ProblemSet, Triplet
 from smmile.errors import UsageError
@@ -88,12 +88,7 @@ def check_columns(columns: Iterable[str], source: str, image: str = "image") -> 
 
 
 def problem_set(
-    rows: Iterable[Row],
-    *,
-    source: str,
-    revision: str | None,
-    image_dir: Path,
-    max_pixels: int = MAX_PIXELS,
+    rows: Iterable[Row], source: str, revision: str | None, image_dir: Path, max_pixels: int
 ) -> ProblemSet:
     """The problems in `rows`, in the order of their first rows; the rows of each are sorted by `order`.
 
@@ -157,9 +152,7 @@ def _in_order(members: Sequence[InspectedRow]) -> list[InspectedRow]:
     return sorted(members, key=lambda member: _whole_number(member.row.order) or 0)
 
 
-def inspect_rows(
-    rows: Sequence[Row], image_dir: Path, max_pixels: int = MAX_PIXELS
-) -> Iterator[InspectedRow]:
+def inspect_rows(rows: Sequence[Row], image_dir: Path, max_pixels: int) -> Iterator[InspectedRow]:
     """`rows` with their images hashed and test-decoded; missing images are looked up in `image_dir`."""
     supplied: dict[str, bytes | None] = {}  # SMMILE++ refers to the same missing image many times
     for url in {row.image_url or "" for row in rows if row.image is None}:
