@@ -150,7 +150,7 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
             return datasets.concatenate_datasets(shards), None
         _quiet(datasets)
         # A cache of its own, since only `_arrow_rows` can read an image that is stored once for many rows.
-        own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile")
+        own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile" / folder.resolve().name)
         names = [glob.escape(str(file)) for file in files]
         builder = datasets.load_dataset_builder(kind, data_files={SPLIT: names}, cache_dir=own_cache)
         return _prepared(builder, folder.name, images_once=True), None
