@@ -484,3 +484,19 @@ def test_an_answer_to_a_problem_that_the_data_set_lacks(data: Path, tmp_path: Pa
     again = run_here("inference_baselines.py", *words)
     says_in_one_line(again, r"result_majority_ICL_open has an answer to problem p\x1b[7m", "data_set lacks")
     assert run_here("inference_baselines.py", *words, "--overwrite").code == 0
+
+
+def test_a_damaged_arrow_file_is_a_usage_error(tmp_path: Path) -> None:
+    """It crashed the process, since texts and images are read where the file says they are."""
+    import numpy as np
+    import pyarrow as pa
+
+    beyond = pa.py_buffer(np.array([0, 1 << 30, 7], dtype=np.int32))
+    texts = pa.Array.from_buffers(pa.string(), 2, [None, beyond, pa.py_buffer(b"damaged")])
+    columns = dict.fromkeys(("question", "answer", "image", "problem_id", "order"), texts)
+    table = pa.table(columns)
+    (tmp_path / "state.json").write_text("{}")
+    with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UsageError, match="cannot be read as a data set"):
+        load(tmp_path)

@@ -80,7 +80,7 @@ def _open_draft(folder: Path) -> tuple[Path, BinaryIO]:
         stream = draft.open("xb")  # fails where there is anything, also a link
         with suppress(OSError):  # a file system without locks
             fcntl.flock(stream, fcntl.LOCK_EX)
-        if os.fstat(stream.fileno()).st_nlink:
+        if draft.exists():
             return draft, stream
         stream.close()  # taken for an abandoned one before it was locked
 

@@ -147,7 +147,9 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
     try:
         if kind == SAVED:
             shards = [datasets.Dataset.from_file(str(file)) for file in files]
-            return datasets.concatenate_datasets(shards), None
+            dataset = datasets.concatenate_datasets(shards)
+            dataset.data.validate(full=True)  # a damaged file could crash the process
+            return dataset, None
         _quiet(datasets)
         # A cache of its own, since only `_arrow_rows` can read an image that is stored once for many rows.
         own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile" / folder.resolve().name)
