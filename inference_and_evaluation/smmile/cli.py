@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from smmile.data.images import MAX_PIXELS
 from smmile.errors import UsageError, one_line
 from smmile.perturbations.table import KINDS, perturbations_of
 from smmile.task import Perturbation
@@ -204,7 +205,7 @@ def add_dataset_flags(parser: Parser) -> None:
     group.add_argument(
         "--max-image-pixels",
         type=positive,
-        default=100_000_000,
+        default=MAX_PIXELS,
         metavar="N",
         help="skip problems with an image of more pixels",
     )
