@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -68,9 +67,7 @@ class Problems:
         rows = list(load_rows(source)[0])
         by_problem: dict[str, list[_ShownRow]] = {}
         for shown in (
-            _with_images(rows, source.image_dir)
-            if self._encoder
-            else (_ShownRow(row, None) for row in rows)
+            _with_images(rows, source) if self._encoder else (_ShownRow(row, None) for row in rows)
         ):
             by_problem.setdefault(str(shown.row.problem_id), []).append(shown)
         for members in by_problem.values():
@@ -133,14 +130,15 @@ class Problems:
         return self.image_numbers[key]
 
 
-def _with_images(rows: list[Row], image_dir: Path) -> list[_ShownRow]:
+def _with_images(rows: list[Row], source: DatasetSource) -> list[_ShownRow]:
     """The rows with their images, of which some may be supplied in a folder; those that decode."""
     supplied = {
-        url: find_image(url, image_dir)
+        url: find_image(url, source.image_dir)
         for url in {row.image_url or "" for row in rows if row.image is None}
     }
     found = [supplied.get(row.image_url or "") if row.image is None else row.image for row in rows]
-    inspected = inspect_images(data for data in found if data is not None)
+    stored = (data for data in found if data is not None)
+    inspected = inspect_images(stored, source.max_pixels)
     images = [None if data is None else next(inspected) for data in found]
     return [
         _ShownRow(row, image[0] if image and image[1] is None else None)
