@@ -303,6 +303,16 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
         load(saved)
 
 
+def test_a_snapshot_in_the_cache_of_the_hub_is_read(data: Path, tmp_path: Path) -> None:
+    """Its files are links to a folder beside it."""
+    blob, snapshot = tmp_path / "blobs" / "0a1b", tmp_path / "snapshots" / "2c3d"
+    blob.parent.mkdir()
+    (data / ROWS).rename(blob)
+    (snapshot / ROWS).parent.mkdir(parents=True)
+    (snapshot / ROWS).symlink_to(blob)
+    assert load(snapshot).entries
+
+
 def test_texts_that_pose_as_images_are_not_fetched(data: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

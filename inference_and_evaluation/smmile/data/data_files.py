@@ -48,10 +48,12 @@ def find_data_files(folder: Path) -> tuple[str, list[Path]]:
     """
     root = folder.resolve()
     found = list(_files(root))
+    # The hub's cache keeps the files of a snapshot beside it.
+    allowed = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
     for kind in _KINDS:
         files = [file for file in found if _kind(file) == kind]
         for file in files:
-            if not file.resolve().is_relative_to(root):
+            if not any(file.resolve().is_relative_to(place) for place in allowed):
                 raise UsageError(
                     f"--dataset-path {one_line(folder)}: {one_line(file.relative_to(root))} is a link out "
                     "of the folder, which is not followed; copy the file into it (cp -rL does for all)"
