@@ -233,6 +233,9 @@ def test_a_processor_that_cannot_follow_is_refused_before_weights_are_read(
         (ONEVISION, ["--multi-image", "tiled"]),
         (LLAMA, ["--published-tokens"]),
         (QWEN, ["--max-pixels", "5000"]),
+        (QWEN, ["--dtype", "float32"]),
+        (QWEN, ["--attn", "eager"]),
+        (QWEN, ["--batch-size", "4"]),
     ],
 )
 def test_a_server_prepares_its_own_inputs(command: str, flags: list[str], tmp_path: Path) -> None:

@@ -198,7 +198,8 @@ def _loading_errors() -> tuple[type[Exception], ...]:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
-    return OSError, ValueError, LookupError, StopIteration, yaml.YAMLError, DatasetsError, HfHubHTTPError
+    own = OSError, ValueError, LookupError, StopIteration, ImportError  # a proxy without its package
+    return *own, yaml.YAMLError, DatasetsError, HfHubHTTPError
 
 
 def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool) -> str:

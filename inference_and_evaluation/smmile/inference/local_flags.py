@@ -16,7 +16,7 @@ from smmile.inference.ranks import Rank
 # Flags, by their names in the parsed arguments, that concern a model on this machine.
 _NOT_FOR_SERVERS = (
     *("quantization", "adapter", "chat_template", "min_pixels", "max_pixels", "multi_image"),
-    *("published_tokens", "published_truncation", "trust_remote_code"),
+    *("published_tokens", "published_truncation", "trust_remote_code", "dtype", "attn", "batch_size"),
 )
 
 
@@ -27,7 +27,7 @@ def check_server_flags(args: argparse.Namespace) -> None:
             raise UsageError("--served-model names a model on a server; give its --server URL")
         return
     for name in _NOT_FOR_SERVERS:
-        if getattr(args, name, None):
+        if getattr(args, name, None) not in (None, False, "auto"):
             raise UsageError(
                 f"--{name.replace('_', '-')} is for a model on this machine, and --server loads the model "
                 "and prepares its inputs elsewhere; leave out one of them"

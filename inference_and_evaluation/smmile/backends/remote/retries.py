@@ -56,9 +56,7 @@ class UnreachableError(Exception):
 class RetryPolicy:
     """Repeats attempts at requests to one service, and reports on stderr every ten seconds that it does.
 
-    Each attempt, with its whole response, may take `timeout` seconds.
-
-    Use from one event loop.
+    Each attempt, with its whole response, may take `timeout` seconds. Use from one event loop.
     """
 
     def __init__(self, service: Service, max_retries: int, timeout: float | None = None) -> None:
@@ -90,6 +88,7 @@ class RetryPolicy:
             async with asyncio.timeout(self._timeout):
                 outcome = await attempt()
         except TimeoutError:
+            self._has_connected = True  # connecting has a shorter limit
             message = f"no complete response within --timeout {self._timeout:g} seconds"
             raise TransientError(Failure(ErrorInfo("timeout", message))) from None
         except UnreachableError as error:
