@@ -122,7 +122,7 @@ def connect(
         address_flag=flag,
         is_local=is_local_address(address),
         proxy=find_proxy(address),
-        secrets=(*filter(None, [read_key("OLLAMA_API_KEY")]), *login_secrets(address)),
+        secrets=(read_key("OLLAMA_API_KEY") or "", *login_secrets(address)),
     )
 
     def make_client() -> ollama.AsyncClient:

@@ -180,11 +180,7 @@ def _compatible_server(
         address_flag=flag,
         is_local=is_local_address(address),
         proxy=find_proxy(address),
-        secrets=(
-            *filter(None, [key]),
-            *login_secrets(address),
-            *header_secrets("OPENAI_CUSTOM_HEADERS"),
-        ),
+        secrets=(key or "", *login_secrets(address), *header_secrets("OPENAI_CUSTOM_HEADERS")),
     )
 
     def make_client() -> openai.AsyncOpenAI:

@@ -109,14 +109,12 @@ def find_proxy(address: SplitResult) -> Proxy | None:
 
 def _is_direct(address: SplitResult, no_proxy: str) -> bool:
     host, ip = _host(address)
-    if ip is None:
-        is_here = host == "localhost" or host.endswith(".localhost")
-        return is_here or bool(proxy_bypass(address.netloc.rpartition("@")[2]))
-    for entry in no_proxy.split(","):
+    for entry in no_proxy.split(",") if ip else ():
         with suppress(ValueError):  # the name of a host
             if ip in ipaddress.ip_network(entry.strip(" []"), strict=False):
                 return True
-    return ip.is_loopback or ip.is_unspecified or bool(proxy_bypass(address.netloc.rpartition("@")[2]))
+    is_here = ip.is_loopback or ip.is_unspecified if ip else f".{host}".endswith(".localhost")
+    return is_here or bool(proxy_bypass(address.netloc.rpartition("@")[2]))
 
 
 def _host(address: SplitResult) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:

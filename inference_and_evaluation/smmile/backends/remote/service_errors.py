@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from smmile.backends.interface import ErrorInfo, ErrorType, Failure
 from smmile.backends.remote.retries import LONGEST_WAIT, TransientError, UnreachableError, retry_after
@@ -57,10 +56,11 @@ def error_outcome(
     message = service.redact(error_message(body))
     text, shown = f"{_codes(body)} {message}", one_line(message)
     if 300 <= status < 400:
-        where = one_line(service.redact(_redirect_target(headers.get("location", ""))))
+        target = re.match(r"((?:https?:)?//)(?:[^/?#]*@)?([^/?#]+)", headers.get("location", ""))
+        where = "".join(target.groups()) if target else "another path"
         raise UsageError(
-            f"{service.name} redirects to {where} (HTTP {status}), which is not followed; if that is the "
-            f"right address, give it with {service.address_flag}"
+            f"{service.name} redirects to {one_line(service.redact(where))} (HTTP {status}), which is not "
+            f"followed; if that is the right address, give it with {service.address_flag}"
         )
     if status == 407:
         raise UsageError(f"{service.proxy or 'a proxy'} does not accept the credentials ({shown})")
@@ -85,15 +85,6 @@ def error_outcome(
             "kept, run the same command again then"
         )
     raise TransientError(outcome, wait)
-
-
-def _redirect_target(location: str) -> str:
-    try:
-        target = urlsplit(location)
-    except ValueError:
-        return "a malformed address"
-    host = target.netloc.rpartition("@")[2]
-    return f"{target.scheme}://{host}" if host else "another path"
 
 
 def is_unknown_model(status: int, body: object) -> bool:

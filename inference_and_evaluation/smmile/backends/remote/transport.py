@@ -26,11 +26,7 @@ if hasattr(socket, "TCP_KEEPIDLE"):  # not on every platform
     _KEEP_ALIVE.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60))
 
 
-class DecompressionError(httpx.DecodingError):  # every SDK knows httpx's errors
-    """A response whose compression is malformed or was not requested."""
-
-
-class ResponseTooLargeError(httpx.DecodingError):
+class ResponseTooLargeError(httpx.DecodingError):  # every SDK knows httpx's errors
     """A response that is refused for its size."""
 
 
@@ -43,8 +39,7 @@ def client_settings(library: ModuleType, service: Service, timeout: float) -> di
     """The arguments for an AsyncClient of `library`: httpx, which ollama uses, or its successor httpx2.
 
     Redirects are not followed: they would take prompts, images and headers to another host. Only connecting
-    has a limit of its own; `RetryPolicy` limits an attempt as a whole. Raises UsageError for unusable
-    certificates.
+    has a time limit here; `RetryPolicy` limits an attempt. Raises UsageError for unusable certificates.
     """
     return {
         "transport": library.AsyncHTTPTransport(
@@ -87,29 +82,24 @@ class _LimitedBody(httpx.AsyncByteStream, httpx2.AsyncByteStream):
     def __init__(self, response: Any) -> None:
         self._stream = response.stream
         self._is_error = response.status_code >= 300
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        encoding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
         if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
-            raise DecompressionError(f"the response is compressed with {encoding}, which was not requested")
+            raise httpx.DecodingError(f"the response has the encoding {encoding}, which was not requested")
         self._decompressor = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = LONGEST_ERROR if self._is_error else LARGEST_RESPONSE
         async for chunk in self._stream:
-            part = self._decompress(chunk, left + 1)
+            try:
+                part = self._decompressor.decompress(chunk, left + 1) if self._decompressor else chunk
+            except zlib.error as error:
+                raise httpx.DecodingError(str(error)) from error
             if len(part) > left and not self._is_error:
                 raise ResponseTooLargeError(f"the response is larger than {LARGEST_RESPONSE // 10**6} MB")
             yield part[:left]
             left -= len(part)
             if left < 0:
                 return
-
-    def _decompress(self, chunk: bytes, longest: int) -> bytes:
-        if self._decompressor is None:
-            return chunk
-        try:
-            return self._decompressor.decompress(chunk, longest)
-        except zlib.error as error:
-            raise DecompressionError(str(error)) from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()
