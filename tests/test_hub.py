@@ -67,6 +67,7 @@ def test_hub_errors_have_specific_messages(data: Path, tmp_path: Path) -> None:
         says_in_one_line(revision, "has no revision v9", "--dataset-revision")
     offline = run(hub, tmp_path, HF_HUB_OFFLINE="1")
     says_in_one_line(offline, "the hub cannot be reached", "--dataset-path")
+    says_in_one_line(run(hub, tmp_path, ALL_PROXY="socks5://127.0.0.1:9"), "smmile/SMMILE", "socksio")
 
 
 @pytest.mark.parametrize("hub_id", ["a/b/c", "/etc", "../x", "smmile"])

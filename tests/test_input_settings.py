@@ -242,3 +242,15 @@ def test_a_server_prepares_its_own_inputs(command: str, flags: list[str], tmp_pa
         *(*words, *flags, "--server", "http://127.0.0.1:9", "--dataset", "demo", "--output-dir", tmp_path),
     )
     says_in_one_line(finished, flags[0], "is for a model on this machine")
+
+
+def test_flags_without_effect_at_a_server_are_named(tmp_path: Path) -> None:
+    script, *words = QWEN.split()
+    finished = run_here(
+        script,
+        *(*words, "--dtype", "float32", "--batch-size", "4", "--server", "http://127.0.0.1:9"),
+        *("--dataset", "demo", "--dry-run", "--output-dir", tmp_path),
+    )
+    assert finished.returncode == 0
+    assert "--dtype has no effect with --server" in finished.stderr
+    assert "--batch-size has no effect with --server" in finished.stderr
