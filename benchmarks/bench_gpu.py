@@ -1,8 +1,10 @@
 """Measures a local model of a real shape: rates, image cache, batch sizes, attention, 16 bits.
 
-    python benchmarks/bench_gpu.py --shape 7B                       # one GPU, under ten minutes
-    python benchmarks/bench_gpu.py --shape 0.5B --part images       # two CPU cores
-    python benchmarks/bench_gpu.py --shape tiny                     # only to see that it runs
+    python benchmarks/bench_gpu.py                                  # 7B on one GPU
+    python benchmarks/bench_gpu.py --shape tiny --part images --orders 20  # two CPU cores
+    python benchmarks/bench_gpu.py --shape tiny --orders 2          # only to see that it runs
+
+Made to take less than ten minutes on a GPU, where it has not been run yet.
 
 The model is a Qwen2.5-VL with random weights, made in a temporary folder (7B: 17 GB). Problems are those of
 a small SMMILE++: each base problem has five examples, shown in several orders, and all images are JPEGs of
@@ -38,7 +40,7 @@ LONG: dict[str, Any] = {"max_position_embeddings": 128000}
 # Text part, vision part, and the most tokens of an image.
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "tiny": (LONG, {}, 64),
-    "0.5B": (HALF_BILLION_TEXT, HALF_BILLION_VISION, 16),
+    "0.5B": (HALF_BILLION_TEXT, HALF_BILLION_VISION, 64),
     "3B": (
         LONG
         | {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36}
@@ -74,15 +76,15 @@ def save_checkpoint(shape: str, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def requests_of(mode: Any, task_format: Any, bases: int, orders: int) -> list[Request]:
-    """The distinct requests of one run: `orders` orders of each of `bases` problems."""
+def requests_of(mode: Any, task_format: Any, bases: int, orders: int, first: int = 0) -> list[Request]:
+    """The distinct requests of one run: `orders` orders of each of `bases` problems from `first` on."""
     from smmile.backends.interface import Request
     from smmile.data.problems import Problem
     from smmile.prompting.conversation import Recipe, build_conversation
     from smmile.prompting.options import make_options
 
     problems = []
-    for base in range(bases):
+    for base in range(first, first + bases):
         triplets = [triplet(6 * base + place) for place in range(6)]
         for order in range(orders):
             examples = random.Random(order).sample(triplets[:-1], 5)
@@ -146,8 +148,7 @@ def answers(model: LocalModel, requests: Sequence[Request]) -> dict[str, tuple[s
 def images_table(folder: Path, dtype: str, size: tuple[int, int]) -> Iterator[Row]:
     """Every mode and format in one process, alternately without and with the cache."""
     model = load(folder, dtype, new_tokens=8)
-    answers(model, requests_of("0-shot", "open", 1, 1))
-    model = load(folder, dtype, new_tokens=8)
+    answers(model, requests_of("0-shot", "open", 1, 1, first=size[0]))
     totals = [0.0, 0.0]
     for mode, task_format in RUNS:
         requests = requests_of(mode, task_format, *size)
@@ -188,7 +189,11 @@ def rates_table(folder: Path, dtype: str, sizes: Sequence[int]) -> Iterator[Row]
     requests = requests_of("ICL", "open", 2, max(1, max(sizes) // 2))
     for size in sizes:
         prepared = model.prepare(requests[:size])
-        model._new_tokens(prepared, 1)  # the images' features
+        try:
+            model._new_tokens(prepared, 1)  # the images' features
+        except torch.OutOfMemoryError:
+            yield str(size), "does not fit into memory", "", "", ""
+            continue
         first, _ = timed(model._new_tokens, prepared, 1)
         whole, _ = timed(model._new_tokens, prepared, 33)
         tokens = prepared.inputs["input_ids"].numel()
@@ -248,36 +253,41 @@ def table(head: Row, rows: Iterator[Row]) -> str:
     return markdown_table(head, found)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="7B")
-    parser.add_argument("--part", choices=("all", "images"), default="all")
-    parser.add_argument("--orders", type=int, default=20, help="orders of each of five problems (20)")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
-    args = parser.parse_args()
+def measured(shape: str, part: str, orders: int) -> Iterator[str]:
+    """A line and the tables of one shape."""
     import torch
 
     on_gpu = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if on_gpu else machine()
     dtype = "bfloat16" if on_gpu else "float32"
-    texts = [
-        f"Measured on {where}, Qwen2.5-VL of shape {args.shape} with random "
-        f"weights, {dtype}, images of 1000x800 shrunk to at most {SHAPES[args.shape][2]} tokens."
-    ]
+    yield (
+        f"Measured on {where}, Qwen2.5-VL of shape {shape} with random weights, {dtype}, images of "
+        f"1000x800 shrunk to at most {SHAPES[shape][2]} tokens:"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        save_checkpoint(args.shape, folder)
+        save_checkpoint(shape, folder)
         head: Row = ("run, 8 new tokens", "requests, images", "each time", "once", "ratio", "equal answers")
-        texts.append(table(head, images_table(folder, dtype, (5, args.orders))))
-        if args.part == "all":
-            head = ("batch", "prompt", "of a plain product", "decoding", "of a plain copy")
-            texts.append(table(head, rates_table(folder, dtype, (1, 16, 64) if on_gpu else (1, 4))))
-            head = ("attention", "batches", "time", "memory", "answers as in the first row", "type")
-            size = (4, 16) if on_gpu else (2, 3)
-            for kind in dict.fromkeys((dtype, "bfloat16")):
-                texts.append(table(head, choices_table(folder, kind, size)))
+        yield table(head, images_table(folder, dtype, (5, orders)))
+        if part == "images":
+            return
+        head = ("batch", "prompt", "of a plain product", "decoding", "of a plain copy")
+        yield table(head, rates_table(folder, dtype, (1, 16, 64) if on_gpu else (1, 4)))
+        head = ("attention", "batches", "time", "memory", "answers as in the first row", "type")
+        for kind in dict.fromkeys((dtype, "bfloat16")):
+            yield table(head, choices_table(folder, kind, (4, 16) if on_gpu else (2, 3)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shape", nargs="+", choices=tuple(SHAPES), default=["7B"])
+    parser.add_argument("--part", choices=("all", "images"), default="all")
+    parser.add_argument("--orders", type=int, default=8, help="orders of each of five problems (8)")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    args = parser.parse_args()
+    text = "\n\n".join(part for shape in args.shape for part in measured(shape, args.part, args.orders))
     if args.write:
-        write_section("benchmarks/bench_gpu.py", "\n\n".join(texts))
+        write_section("benchmarks/bench_gpu.py", text)
     return 0
 
 
