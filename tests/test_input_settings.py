@@ -72,6 +72,7 @@ def test_onevision_uses_its_tiles_in_batches_of_any_image_counts(multi_image: An
             DecodingSettings("greedy", 12, 42),
             onevision(multi_image),
             verbose=False,
+            cache_bytes=0,
         ),
     )
     seen: list[int] = []

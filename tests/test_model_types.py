@@ -26,6 +26,8 @@ from conftest import (
     script_command,
 )
 from fake_hub import SHA, FakeHub, running
+from smmile.backends.local import image_cache
+from smmile.backends.local.checkpoints import find_checkpoint
 from smmile.backends.local.templates import template_defect
 from tiny_checkpoints import change_json
 from tiny_types import OUTCOMES, TYPES, missing_packages, save_type
@@ -113,9 +115,9 @@ def answers(output: Path, mode: str = "ICL") -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", EVERY_TYPE)
 def test_a_type_answers_or_is_refused_as_documented(
-    name: str, types: Tiny, problems: Path, tmp_path: Path
+    name: str, types: Tiny, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every image and text is sent, placeholders in texts stay text, and batches change nothing."""
+    """Every image and text is sent, placeholders in texts stay text; batches and caches change nothing."""
     outcome, checkpoint = OUTCOMES[name], types(name)
     missing = missing_packages(name)
     if missing:
@@ -136,6 +138,11 @@ def test_a_type_answers_or_is_refused_as_documented(
     one_by_one = answers(tmp_path / "1")
     assert run(checkpoint, problems, tmp_path / "8", "--batch-size", 8).code == 0
     assert answers(tmp_path / "8") == one_by_one
+    if find_checkpoint(checkpoint, None).model_type in image_cache.ENCODES_ALONE:
+        monkeypatch.setattr(image_cache.ImageCache, "get", None)  # fails if it is used
+        monkeypatch.setattr(image_cache, "ENCODES_ALONE", set())
+        assert run(checkpoint, problems, tmp_path / "whole", "--batch-size", 8).code == 0
+        assert answers(tmp_path / "whole") == one_by_one
 
     whole, tokens = one_by_one["whole"]
     for place in range(3):
