@@ -45,6 +45,8 @@ def main() -> int:
         "(default: comparison.txt, with --items items.txt, which cover all runs)",
     )
     args = parser.parse_args()
+    if args.items and (args.average or args.equivalence or args.answered_only):
+        parser.error("--items takes none of --average, --equivalence and --answered-only; leave them out")
 
     from functools import cache
 
@@ -53,7 +55,7 @@ def main() -> int:
     from smmile.errors import UsageError
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
     from smmile.reporting.items import analyse_items, items_text
-    from smmile.reporting.reports import chance_levels, open_report, with_chances, write_report
+    from smmile.reporting.reports import open_report, with_chances, write_report
     from smmile.reporting.statistics import AVERAGES, Average
     from smmile.reporting.tables import Layout
     from smmile.scoring.scores import Scores
@@ -80,7 +82,6 @@ def main() -> int:
         return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
     runs = in_order(report.shown.scores, report.selection.models)
     averages = (args.average,) if args.average else AVERAGES
-    chance = chance_levels(args.results_dir)
 
     def compared(runs: Sequence[Scores], averages: Sequence[Average]) -> Comparison:
         return compare(
@@ -88,7 +89,6 @@ def main() -> int:
             answered_only=args.answered_only,
             averages=averages,
             margin=args.equivalence,
-            chance_levels=chance,
         )
 
     shown = compared(runs, averages)

@@ -24,7 +24,7 @@ from smmile.reporting.statistics import (
     standard_error,
 )
 from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
-from smmile.results.run_names import BASELINES, RunName
+from smmile.results.run_names import BASELINES
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
 from smmile.task import MODES, InferenceMode
@@ -220,7 +220,6 @@ def compare(
     answered_only: bool = False,
     averages: Sequence[Average] = AVERAGES,
     margin: float | None = None,
-    chance_levels: Mapping[RunName, float] | None = None,
 ) -> Comparison:
     """Compare the runs: each model with and without examples, and the models with each other.
 
@@ -228,8 +227,7 @@ def compare(
     out. Runs by different judges are not compared. Errors and missing answers count as incorrect, or
     `answered_only` leaves out the problems that either run has no answer to. Where base problems occur more
     than once, there is a list for each of the `averages`. With a `margin` (points), each contrast says
-    whether the runs are less than that apart. `chance_levels` are those of runs that do not hold their
-    options, in per cent. Raises UsageError where nothing can be compared.
+    whether the runs are less than that apart. Raises UsageError where nothing can be compared.
     """
     modes, baselines, chance, models, rankings = [], [], [], [], []
     for metric, average in product(METRICS, averages):
@@ -247,7 +245,7 @@ def compare(
             alone = [
                 f"{label} has no {'0-shot' if label in with_examples else 'ICL'} run"
                 for label, pair in zip(labels, both, strict=True)
-                if None in pair
+                if None in pair and label not in BASELINES
             ]
             pairs = [(first, second) for first, second in both if first and second]
             modes.append(_contrast_list("ICL gain", metric, None, pairs, way, alone))
@@ -265,7 +263,7 @@ def compare(
                 for judge in dict.fromkeys(run.judge for run in shown.values()):
                     rankings.append(_ranking(found, mode, judge, shown))
             shown_runs = [_answered(run) if answered_only else run for run in by_label.values()]
-            if found_chance := _against_chance(mode, shown_runs, average, chance_levels or {}):
+            if found_chance := _against_chance(mode, shown_runs, average):
                 chance.append(found_chance)
     if not any(found.contrasts for found in (*modes, *models)):
         reasons = [reason for found in (*modes, *models) for reason in found.missing]
@@ -289,16 +287,14 @@ def compare(
     )
 
 
-def _against_chance(
-    mode: InferenceMode, runs: Sequence[Scores], average: Average, levels: Mapping[RunName, float]
-) -> ChanceList | None:
+def _against_chance(mode: InferenceMode, runs: Sequence[Scores], average: Average) -> ChanceList | None:
     """The multiple-choice models of one mode against chance; None where there are none."""
     tested: list[tuple[Scores, float, float]] = []
     missing = []
     for run in runs:
         if run.metric != "mcqa" or run.name.model in BASELINES or not run.total:
             continue
-        level = levels.get(run.name)
+        level = run.chance_level
         if all(problem_id in run.chances for problem_id in run.problem_ids):
             level = mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
         elif average == "problems" and run.is_permuted:
