@@ -12,7 +12,7 @@ from smmile.errors import UsageError, one_line
 from smmile.reporting.comparison import ContrastList, at_places, common_problems, condition_contrasts
 from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
 from smmile.reporting.strata import FEW_PROBLEMS
-from smmile.results.run_names import RunName
+from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
 from smmile.task import InferenceMode
@@ -233,10 +233,11 @@ def _evidence(metric: str, runs: Runs, average: Average, missing: Missing) -> It
         if not any(without for kind, without in found.items() if kind != "Examples"):
             continue
         majority = runs.get(replace(name, model="majority"))
+        needless = {("Examples", model) for model in BASELINES}  # which answer from the examples
         for kind, without in found.items():
             if without is not None and common_problems(clean, there[without]):
                 yield _loss(kind, without, clean, there[without], majority, average)
-            elif without is None and kind not in _OPTIONAL:
+            elif without is None and kind not in _OPTIONAL and (kind, name.model) not in needless:
                 reason = f"no run without {kind.lower()} ({EVIDENCE[kind][0]}, {name.task_format})"
                 missing.setdefault(reason, {})[name.label] = None
 

@@ -63,7 +63,7 @@ def _log(run: ExportedRun) -> Any:
     )
     scores = []
     for column, one in run.scores.items():
-        values = {"accuracy": one.accuracy, "stderr": analyse([one])[0].clustered_se}
+        values = {"accuracy": one.accuracy, "stderr": analyse([one])[0].rows.standard_error or 0}
         metrics = {key: log.EvalMetric(name=key, value=value / 100) for key, value in values.items()}
         scores.append(log.EvalScore(name=column, scorer=column, scored_samples=one.total, metrics=metrics))
     results = log.EvalResults(total_samples=len(rows), completed_samples=len(rows), scores=scores)

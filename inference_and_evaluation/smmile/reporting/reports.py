@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smmile.errors import UsageError, one_line, pluralize
-from smmile.files import write_whole
+from smmile.files import encode_json, write_whole
 from smmile.results.reading import read_run, result_files
 from smmile.results.run_names import RunName, file_safe
 from smmile.scoring.evaluation import PAPER_LABEL, evaluation_files, read_evaluation
@@ -157,6 +157,16 @@ def write_report(default: Path, named: Path | None, make: Callable[[bool], str |
     content = make(file.resolve() == default.resolve())
     write_whole(file, content.encode() if isinstance(content, str) else content, durable=False)
     return file
+
+
+def write_text_and_json(
+    default: Path, named: Path | None, text: Callable[[bool], str], content: Callable[[bool], object]
+) -> None:
+    """Write a report as text, and its content as JSON beside it; otherwise as `write_report`."""
+    text_file = named.with_suffix(".txt") if named and named.suffix.lower() == ".json" else named
+    write_report(default, text_file, text)
+    json_file = named and named.with_suffix(".json")
+    write_report(default.with_suffix(".json"), json_file, lambda full: encode_json(content(full)))
 
 
 def filter_suffix(*filters: str | None) -> str:
