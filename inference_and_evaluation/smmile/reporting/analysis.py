@@ -10,14 +10,11 @@ from typing import Literal
 from smmile.data.problems import HUB_IDS
 from smmile.reporting.latex import Estimate, latex_escape, latex_metrics, latex_table
 from smmile.reporting.published import PublishedScore
-from smmile.reporting.reports import judges_line
+from smmile.reporting.reports import estimated, judges_line
 from smmile.reporting.statistics import (
     AVERAGES,
     Average,
-    accuracy_interval,
     bootstrap_standard_deviation,
-    mean,
-    standard_error,
 )
 from smmile.reporting.tables import WHOLE, Layout, percent, text_table
 from smmile.results.run_names import RunName
@@ -60,16 +57,8 @@ def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
     deviation = bootstrap_standard_deviation(
         scores.correct_count, scores.total, resamples=resamples, seed=seed
     )
-    rows, problems = (_estimated(scores, average) for average in AVERAGES)
+    rows, problems = (estimated(scores, average) for average in AVERAGES)
     return Analysis(scores, deviation * 100, rows, problems, base_problems)
-
-
-def _estimated(scores: Scores, average: Average) -> Estimated:
-    clusters = scores.clusters
-    error = standard_error(scores.correct, clusters, average)
-    interval = accuracy_interval(scores.correct, clusters, average=average).percent
-    value = mean(scores.correct, clusters, average) * 100
-    return Estimated(value, None if error is None else error * 100, *interval)
 
 
 def results_table(

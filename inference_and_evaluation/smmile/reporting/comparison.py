@@ -10,7 +10,7 @@ from typing import Literal
 
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.options import letter
-from smmile.reporting.reports import other_queries, other_queries_line
+from smmile.reporting.reports import estimated, other_queries, other_queries_line
 from smmile.reporting.statistics import (
     AVERAGES,
     Average,
@@ -21,7 +21,6 @@ from smmile.reporting.statistics import (
     indistinguishable_sets,
     mean,
     paired_difference,
-    standard_error,
 )
 from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
 from smmile.results.run_names import BASELINES
@@ -484,27 +483,20 @@ def _ranking(
     """The judge's runs, and sets by the contrasts `pairs`. A pair not compared is not significant."""
     runs = {label: run for label, run in runs.items() if run.total and run.judge == judge}
     average = pairs.average
-    accuracies = {label: mean(run.correct, run.clusters, average) * 100 for label, run in runs.items()}
+    found = {label: estimated(run, average) for label, run in runs.items()}
+    accuracies = {label: one.value for label, one in found.items()}
     significant = {
-        frozenset((found.first.model, found.second.model)) for found in pairs.contrasts if found.significant
+        frozenset((pair.first.model, pair.second.model)) for pair in pairs.contrasts if pair.significant
     }
     sets = indistinguishable_sets(accuracies, significant)
     ranked = []
     for label in sorted(runs, key=lambda label: -accuracies[label]):
         run = runs[label]
         letters = [letter(index).lower() for index, names in enumerate(sets) if label in names]
-        error = standard_error(run.correct, run.clusters, average)
-        ranked.append(
-            Ranked(
-                model=label,
-                problems=run.total,
-                base_problems=len(set(run.clusters)),
-                accuracy=accuracies[label],
-                standard_error=None if error is None else error * 100,
-                interval=accuracy_interval(run.correct, run.clusters, average=average).percent,
-                sets=" ".join(letters),
-            )
-        )
+        one = found[label]
+        interval = one.low, one.high
+        counts = run.total, len(set(run.clusters))
+        ranked.append(Ranked(label, *counts, one.value, one.standard_error, interval, " ".join(letters)))
     return Ranking(pairs.metric, mode, judge, average, tuple(ranked), tuple(sets))
 
 

@@ -10,7 +10,14 @@ from itertools import product
 
 from smmile.errors import UsageError, one_line
 from smmile.reporting.comparison import ContrastList, at_places, common_problems, condition_contrasts
-from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
+from smmile.reporting.reports import estimated
+from smmile.reporting.statistics import (
+    AVERAGES,
+    Average,
+    accuracy_interval,
+    mean,
+    paired_difference,
+)
 from smmile.reporting.strata import FEW_PROBLEMS
 from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.metrics import METRICS
@@ -317,8 +324,8 @@ def _shots_curves(runs: Runs, average: Average) -> Iterator[ShotsCurve]:
 def _shots(number: int | None, run: Scores, shared: Scores | None, average: Average) -> Shots:
     accuracy = interval = None
     if shared is not None and shared.total:
-        accuracy = mean(shared.correct, shared.clusters, average) * 100
-        interval = accuracy_interval(shared.correct, shared.clusters, average=average).percent
+        found = estimated(shared, average)
+        accuracy, interval = found.value, (found.low, found.high)
     return Shots(number, run.total, mean(run.correct, run.clusters, average) * 100, accuracy, interval)
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.files import encode_json, write_whole
+from smmile.reporting.statistics import Average, accuracy_interval, mean, standard_error
 from smmile.results.reading import read_run, result_files
 from smmile.results.run_names import RunName, file_safe
 from smmile.scoring.evaluation import PAPER_LABEL, evaluation_files, read_evaluation
 from smmile.scoring.folder import FolderScores, read_scores
 from smmile.scoring.metrics import METRICS, ScoringOptions
-from smmile.scoring.scores import Query, Scores
+from smmile.scoring.scores import Estimated, Query, Scores
 from smmile.scoring.selection import Selection
 
 
@@ -140,6 +141,14 @@ def with_chances(runs: Iterable[Scores], folder: Path) -> list[Scores]:
                 run = replace(run, chances=chances, chance_level=level if 0 < level <= 100 else None)
         found.append(run)
     return found
+
+
+def estimated(run: Scores, average: Average) -> Estimated:
+    """The run's accuracy over rows or base problems, in per cent; see `statistics.accuracy_interval`."""
+    values = run.correct, run.clusters
+    error = standard_error(*values, average)
+    interval = accuracy_interval(*values, average=average).percent
+    return Estimated(mean(*values, average) * 100, None if error is None else error * 100, *interval)
 
 
 def write_report(default: Path, named: Path | None, make: Callable[[bool], str | bytes]) -> Path:
