@@ -252,6 +252,6 @@ def test_flags_without_effect_at_a_server_are_named(tmp_path: Path) -> None:
         *(*words, "--dtype", "float32", "--batch-size", "4", "--server", "http://127.0.0.1:9"),
         *("--dataset", "demo", "--dry-run", "--output-dir", tmp_path),
     )
-    assert finished.returncode == 0
-    assert "--dtype has no effect with --server" in finished.stderr
-    assert "--batch-size has no effect with --server" in finished.stderr
+    assert finished.code == 0
+    assert "--dtype has no effect with --server" in finished.err
+    assert "--batch-size has no effect with --server" in finished.err

@@ -356,7 +356,9 @@ def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     # The data set that published files are on cannot be loaded here: no places, and the rest is shown.
     finished = run_here("order_analysis.py", folder, "--output", "other.txt", "--look", "light")
     assert finished.code == 3
-    assert finished.err.startswith("places missing in 2 scores: data set smmile/SMMILE-plusplus")
+    left_out, missing = finished.err.splitlines()[:2]
+    assert left_out == "2 perturbed runs left out; --perturbed includes them"
+    assert missing.startswith("places missing in 2 scores: data set smmile/SMMILE-plusplus")
     assert "copying by place" not in (folder / "other.txt").read_text()
     save_parquet(folder / "other_set", [row("p1", 1), row("p1", 2)])
     # Neither do these replace the report that has places, or its figures.
@@ -364,7 +366,7 @@ def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     words = [*PLUS_PLUS, folder / "other_set", "--look", "light"]
     finished = run_here("order_analysis.py", folder, *words)
     assert finished.code == 3
-    missing, line = finished.err.splitlines()
+    _, missing, line = finished.err.splitlines()
     assert missing.startswith("places missing in 2 scores: data set other_set lacks problems")
     assert "order_analysis.txt, which has these places, and the figures are kept; --output" in line
     assert {file.name: file.read_bytes() for file in folder.glob("*order*")} == kept

@@ -405,7 +405,7 @@ def test_the_demo_and_perturbed_runs(tmp_path: Path) -> None:
     result["run"]["perturbations"] = [{"name": "shots-2", "settings": {}}]
     (tmp_path / f"{stem}_shots-2.json").write_text(json.dumps(result))
     found, finished = strata_of(tmp_path, "em", "--dataset", "demo")
-    assert (finished.code, finished.err) == (0, "")
+    assert (finished.code, finished.err) == (0, "1 perturbed run left out; --perturbed includes them\n")
     assert list(found) == ["majority (baseline):ICL"]
     found, _ = strata_of(tmp_path, "em", "--dataset", "demo", "--perturbed")
     assert list(found) == ["majority (baseline):ICL", "majority (baseline) [shots-2]:ICL"]
