@@ -181,11 +181,15 @@ def run_command(command: Sequence[str], **environment: str) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def run_here(name: str, *words: object) -> Finished:
-    """Run a script in this process, which has the heavy libraries in memory already."""
+def run_here(name: str, *words: object, **environment: str) -> Finished:
+    """Run a script in this process, which has the heavy libraries in memory already.
+
+    Libraries have read their part of the environment: `environment` is for what the suite reads.
+    """
     out, err = io.StringIO(), io.StringIO()
     before = sys.argv, Path.cwd(), signal.getsignal(signal.SIGTERM), dict(os.environ)
     sys.argv = [name, *map(str, words)]
+    os.environ.update(environment)
     os.chdir(SCRIPTS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

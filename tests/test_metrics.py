@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Finished, run_here, run_script, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.reporting.figure_plans import models_plan
 from smmile.results.reading import RunResults
 from smmile.scoring.evaluation import records_hash
@@ -381,7 +381,7 @@ def test_tables_fit_the_terminal_and_files_have_every_column(published: Path) ->
         ("variance_analysis.py", "evaluation_results.txt"),
         ("compare.py", "comparison.txt"),
     ):
-        finished = run_script(script, published, COLUMNS="80")
+        finished = run_here(script, published, COLUMNS="80")
         assert finished.code == 0, finished.err
         assert max(map(len, finished.out.splitlines())) <= 80, script
         whole = (published / file).read_text()
@@ -396,7 +396,7 @@ def test_tables_of_permuted_problems_fit_the_terminal(shared: Path, tmp_path: Pa
     shutil.copytree(shared / "data" / "published_results_augmented", folder)
     folder.chmod(0o755)
     for script in ("variance_analysis.py", "compare.py"):
-        finished = run_script(
+        finished = run_here(
             script, folder, *(["--models", "all"] * (script == "compare.py")), COLUMNS="80"
         )
         assert finished.code == 0, finished.err

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import Finished, run_here, run_script, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import Outline
 from smmile.reporting.figure_plans import DotPlot, Plan, Point, heat_map, models_plan, strata_plans
@@ -190,7 +190,7 @@ def test_published_scores_are_those_of_the_runs_data_set(tmp_path: Path) -> None
     says_in_one_line(plot(tmp_path / "both", "--with-published"), "on SMMILE and on SMMILE++", "--model")
     assert plot(tmp_path / "both", "--with-published", "--model", "a", "--look", "light").code == 0
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path / "demo"]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     says_in_one_line(plot(tmp_path / "demo", "--with-published"), "no published scores on demo")
 
 

@@ -19,7 +19,6 @@ from conftest import (
     make_image,
     row,
     run_here,
-    run_script,
     save_parquet,
     says_in_one_line,
 )
@@ -503,4 +502,3 @@ def test_nothing_that_models_need_is_imported(data: Path, tmp_path: Path) -> Non
     )
     assert "1 of 1 correct" in done.stdout
     assert done.stdout.endswith("HEAVY set()\n")
-    assert run_script("stratify.py", "--help").code == 0
