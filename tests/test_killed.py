@@ -28,7 +28,7 @@ from conftest import (
 
 Tiny = Callable[[str], Path]
 
-# How many moments to kill a run at (a quarter as many in the short test); set it higher for a thorough check.
+# How many moments to kill a run at (a quarter in the short test); set it higher for a thorough check.
 KILLS = int(os.environ.get("SMMILE_KILLS", "8"))
 
 
