@@ -396,9 +396,7 @@ def test_tables_of_permuted_problems_fit_the_terminal(shared: Path, tmp_path: Pa
     shutil.copytree(shared / "data" / "published_results_augmented", folder)
     folder.chmod(0o755)
     for script in ("variance_analysis.py", "compare.py"):
-        finished = run_here(
-            script, folder, *(["--models", "all"] * (script == "compare.py")), COLUMNS="80"
-        )
+        finished = run_here(script, folder, *(["--models", "all"] * (script == "compare.py")), COLUMNS="80")
         assert finished.code == 0, finished.err
         assert max(map(len, finished.out.splitlines())) <= 80, script
 
