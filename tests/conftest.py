@@ -158,6 +158,12 @@ def published(shared: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures hold the text of their plan, for tests of which there are: drawing takes half a second."""
+    monkeypatch.setattr("smmile.reporting.figures.draw", lambda *what: repr(what).encode())
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a script left behind."""

@@ -59,6 +59,7 @@ def short_answers(results: RunResults, options: ScoringOptions) -> Scores:
     return score_records(results, "short", [len((answer or "a b c").split()) < 3 for answer in answers])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_new_metric_is_in_every_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entry = Metric("short", "Short answers", "Short", "_evaluationshort", "open", short_answers)
     monkeypatch.setitem(METRICS, "short", entry)

@@ -180,6 +180,7 @@ def test_published_scores_are_hollow_points_beside_the_runs_own(published: Path,
     assert {panel for panel, *_ in drawn} == {"LLM as a judge"}  # the metrics that the runs have
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_published_scores_are_those_of_the_runs_data_set(tmp_path: Path) -> None:
     judged(tmp_path / "plus", "gpt-4o", some(9, suffix="_perm_1"))
     drawn = points(plan_of(tmp_path / "plus", with_published=True))
@@ -411,6 +412,7 @@ def test_every_run_is_drawn_in_three_looks(published: Path, shared: Path, tmp_pa
             assert corner == ((255, 255, 255) if "light" in name else (13, 17, 23))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("words", "files"),
     [
@@ -463,6 +465,7 @@ def test_json_runs_are_drawn_with_their_strata(tmp_path: Path) -> None:
     assert set(figures(tmp_path)) == {"icl_light.png", "models_by_stratum_em_light.png"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_saved_strata_are_not_read(tmp_path: Path) -> None:
     baseline(tmp_path, "majority")
     assert plot(tmp_path, "--look", "light").code == 0
@@ -484,6 +487,7 @@ def test_a_missing_data_set_is_one_line_and_the_models_are_drawn(tmp_path: Path)
     says_in_one_line(plot(tmp_path, "--dataset-path", tmp_path / "no"), "--dataset-path", "does not exist")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_filtered_figure_never_replaces_a_full_one(tmp_path: Path) -> None:
     for name in ("majority", "random"):
         baseline(tmp_path, name)
