@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -434,20 +433,3 @@ def test_strata_find_a_local_data_set_again(data: Path, tmp_path: Path) -> None:
     words = ["--eval_type", "em", "--dataset-path", tmp_path / "moved"]
     assert run_here("stratify.py", folder, *words).code == 0
     assert (folder / "model_stratification_em.json").read_bytes() == saved
-
-
-def test_help_stays_quick() -> None:
-    assert "COLUMNS" in os.environ
-    import subprocess
-    import sys
-
-    from conftest import SCRIPTS
-
-    code = (
-        "import sys; sys.path.insert(0, '.'); import smmile.cli, smmile.scoring.metrics; "
-        "print({'msgspec', 'rich', 'numpy'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "set()"
