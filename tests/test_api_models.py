@@ -881,10 +881,10 @@ def check_claudes_limits(asked: Asked) -> Answer | None:
 
 def test_every_image_is_made_to_fit_and_reported(server: FakeService, tmp_path: Path) -> None:
     """6 MB, 9,000 pixels, a problem of 21 images, and one whose request is too large as a whole."""
-    large = encoded(noise((1700, 1300), 1), "PNG")
+    large = encoded(noise((1700, 1300), 1), "PNG", compress_level=0)
     long = encoded(Image.new("RGB", (9000, 300), (200, 10, 10)), "JPEG")
     broad = encoded(Image.new("RGB", (2400, 600), (10, 200, 10)), "PNG")
-    heavy = [encoded(noise((1130, 1130), 10 + number), "PNG") for number in range(7)]
+    heavy = [encoded(noise((1130, 1130), 10 + number), "PNG", compress_level=0) for number in range(7)]
     small = make_image(3)
     assert len(large) > 6_000_000
     assert all(len(content) <= 3_932_160 for content in heavy)

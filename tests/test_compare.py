@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from conftest import Finished, run_here, run_script, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.reporting.comparison import Comparison, compare
 from smmile.reporting.statistics import (
     accuracy_interval,
@@ -303,7 +303,7 @@ def test_runs_less_than_a_margin_apart() -> None:
 def test_the_published_runs(published: Path) -> None:
     """Counts of discordant problems are read from the published evaluations themselves."""
     words = ["--models", "gpt-4o,qwen72b", "--output", "two.txt"]
-    finished = run_script("compare.py", published, *words)
+    finished = run_here("compare.py", published, *words)
     assert finished.code == 0, finished.err
     assert (published / "two.txt").read_text() == finished.out
     assert not (published / "comparison.txt").exists()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SCRIPTS, Finished, row, run_here, run_script, save_parquet, says_in_one_line
+from conftest import SCRIPTS, Finished, row, run_here, save_parquet, says_in_one_line
 from smmile.backends.interface import ErrorInfo
 from smmile.data.dataset import DatasetSource, load_outlines
 from smmile.prompting.options import Options
@@ -461,7 +461,7 @@ def test_wrong_usage_is_one_line(data: Path, tmp_path: Path) -> None:
         reextracted(tmp_path / "r", "--dataset-path", data, "--dataset-id", "a/b"), "two data sets"
     )
     says_in_one_line(reextracted(tmp_path / "r", "--model", "x", "--dataset-path", data), "--model x")
-    offline = run_script("evaluate_MCQA.py", tmp_path / "r", HF_ENDPOINT="http://127.0.0.1:9")
+    offline = run_here("evaluate_MCQA.py", tmp_path / "r", HF_ENDPOINT="http://127.0.0.1:9")
     says_in_one_line(offline, "smmile/SMMILE", "--dataset-path")
 
 
@@ -470,7 +470,7 @@ def test_a_run_whose_data_set_is_missing_is_skipped(tmp_path: Path) -> None:
     assert run_here("inference_baselines.py", *words).code == 0
     for name in ("result_m_ICL_mcqa", "result_n_ICL_mcqa"):
         write_csv(tmp_path, {"p1": "A"}, name)
-    finished = run_script("evaluate_MCQA.py", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    finished = run_here("evaluate_MCQA.py", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert finished.code == 3
     assert finished.err.splitlines() == [
         f"skipped: result_{name}_ICL_mcqa.csv: its data set smmile/SMMILE cannot be loaded; name it with "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -254,7 +254,9 @@ def test_own_code_that_cannot_be_run_is_one_line(tiny: Tiny, problems: Path, tmp
     assert "names code in another repository" in elsewhere.err.splitlines()[-1]
 
 
-def test_code_that_a_processor_names_never_runs_unasked(tiny: Tiny, problems: Path, tmp_path: Path) -> None:
+def test_code_that_a_processor_names_never_runs_unasked(
+    tiny: Tiny, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers would ask on the terminal; a script's input may say yes."""
     checkpoint = tmp_path / "nested"
     shutil.copytree(tiny("llava_llama"), checkpoint)
@@ -262,18 +264,11 @@ def test_code_that_a_processor_names_never_runs_unasked(tiny: Tiny, problems: Pa
     (checkpoint / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Images: pass\n")
     own = {"image_processor_type": "Images", "auto_map": {"AutoImageProcessor": "own.Images"}}
     change_json(checkpoint / "processor_config.json", image_processor=own)
-    command = script_command("inference_hf.py", "--checkpoint", checkpoint, "--dataset-path", problems)
-    done = subprocess.run(
-        [*command, "--output-dir", str(tmp_path)],
-        cwd=SUITE / "inference_and_evaluation",
-        input="y\n" * 5,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 5))
+    finished = run(checkpoint, problems, tmp_path)
     assert not ran.exists()
-    assert done.returncode == 2
-    assert "custom code" not in done.stdout
+    assert finished.code == 2
+    assert "custom code" not in finished.out
 
 
 def test_own_model_code_with_transformers_processor_runs(
