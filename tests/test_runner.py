@@ -592,7 +592,7 @@ def test_an_invalid_journal_line_affects_only_its_problem(tmp_path: Path) -> Non
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(d=KeyboardInterrupt()))
     lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
-    partial_of(tmp_path).write_bytes(lines[0] + b"rubbish\n" + b"".join(lines[2:]))
+    partial_of(tmp_path).write_bytes(b"".join(lines[:2]) + b"rubbish\n" + b"".join(lines[3:]))
     backend = Scripted()
     go(tmp_path, backend)
     assert backend.asked == ["a", "d"]
