@@ -36,8 +36,8 @@ _FIRST_WAIT, _LAST_WAIT = 0.5, 8.0
 
 _SECONDS_BETWEEN_NOTES = 10.0
 
-# A request for a longer pause is a mistake, and ignored. In seconds.
-_LONGEST_CREDIBLE_WAIT = 366 * 86_400.0
+# A request for a longer pause (300 years) is a mistake, and ignored. In seconds.
+_LONGEST_CREDIBLE_WAIT = 1e10
 
 # What an attempt that was interrupted may have cost.
 _UNKNOWN = Failure(ErrorInfo("internal", "interrupted"))
