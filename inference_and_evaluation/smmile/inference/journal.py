@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -51,13 +51,28 @@ class _AttemptLine(msgspec.Struct):
     spent: Spending
 
 
-class JournalContent(NamedTuple, Generic[Entry]):
-    """What a journal has: whether it replaces the result file, entries, what made them, what was spent."""
+@dataclass
+class JournalContent(Generic[Entry]):
+    """What a journal has, the cost of each attempt, and the length of its complete lines in bytes.
 
-    replaces_result: bool
-    entries: list[Entry]
-    backend: BackendInfo | None
-    spent: Spending | None
+    Without a header it has nothing.
+    """
+
+    header: _Header | None = None
+    entries: list[Entry] = field(default_factory=list)
+    backend: BackendInfo | None = None
+    attempts: dict[int, Spending] = field(default_factory=dict)
+    length: int = 0
+
+    @property
+    def replaces_result(self) -> bool:
+        """Whether an older result file is ignored."""
+        return self.header is not None and self.header.replaces_result
+
+    @property
+    def spent(self) -> Spending | None:
+        """The sum of all attempts; None if there is none."""
+        return _total(self.attempts)
 
 
 # The last line of a journal whose process has finished its share.
@@ -110,14 +125,14 @@ class Journal(Generic[Entry]):
         claimed: dict[Path, int] = {}
         try:
             claimed = {share: _open_locked(share, elsewhere) for share in shares}
-            own = _Lines[Entry]() if overwrite else reader.read(_content(self._descriptor), file)
+            own = JournalContent[Entry]() if overwrite else reader.read(_content(self._descriptor), file)
             self._end = own.length
             earlier = []
             if not overwrite:
                 earlier = [reader.read(_content(fd), share) for share, fd in claimed.items()]
             self.entries, self.backend, self._attempts = own.entries, own.backend, own.attempts
             self._numbers = count(max(own.attempts, default=0) + 1)
-            replaced = any(found.header is not None and found.header.replaces_result for found in earlier)
+            replaced = any(found.replaces_result for found in earlier)
             replaced = replaced or (overwrite if replaces_result is None else replaces_result)
             new = _Header(SCHEMA_VERSION, replaced, dict(identity), started_at)
             self._header = header = own.header or new
@@ -271,10 +286,8 @@ def read_journal(
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        return JournalContent(False, [], None, None)
-    found = _Reader(identity, entry_type, reads_version_1, elsewhere).read(content, file)
-    replaces_result = found.header is not None and found.header.replaces_result
-    return JournalContent(replaces_result, found.entries, found.backend, _total(found.attempts))
+        return JournalContent()
+    return _Reader(identity, entry_type, reads_version_1, elsewhere).read(content, file)
 
 
 def is_finished(file: Path) -> bool:
@@ -364,17 +377,6 @@ def _content(descriptor: int) -> bytes:
         return stream.read()
 
 
-@dataclass
-class _Lines(Generic[Entry]):
-    """What a journal has, and the length of its complete lines in bytes; without a header, nothing."""
-
-    header: _Header | None = None
-    entries: list[Entry] = field(default_factory=list)
-    backend: BackendInfo | None = None
-    attempts: dict[int, Spending] = field(default_factory=dict)
-    length: int = 0
-
-
 class _Reader(Generic[Entry]):
     """Reads journals of the run with one identity."""
 
@@ -388,7 +390,7 @@ class _Reader(Generic[Entry]):
         self._identity, self._type = identity, entry_type
         self._reads_version_1, self._elsewhere = reads_version_1, elsewhere
 
-    def read(self, content: bytes, file: Path) -> _Lines[Entry]:
+    def read(self, content: bytes, file: Path) -> JournalContent[Entry]:
         """What is in a journal.
 
         A damaged line, which is no JSON, stays in the file, and its problem is sent again. The journal of a
@@ -399,7 +401,7 @@ class _Reader(Generic[Entry]):
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()
         if not lines:
-            return _Lines()
+            return JournalContent()
         try:
             header = msgspec.json.decode(lines[0], type=_Header)
         except ValueError as error:
@@ -407,7 +409,7 @@ class _Reader(Generic[Entry]):
                 f"{one_line(file)} does not begin like a journal of this suite ({error}); "
                 "move it away, or start again with --overwrite"
             ) from error
-        content_of = _Lines[Entry](header, length=sum(map(len, lines)))
+        content_of = JournalContent[Entry](header, length=sum(map(len, lines)))
         found = self._differences(header)
         if header.schema_version not in READABLE_VERSIONS:
             version = header.schema_version
@@ -431,9 +433,9 @@ class _Reader(Generic[Entry]):
             raise UsageError(
                 f"{one_line(file)} {found}; --overwrite starts again, another {self._elsewhere} keeps both"
             )
-        return _Lines()
+        return JournalContent()
 
-    def _read_line(self, line: bytes, into: _Lines[Entry]) -> None:
+    def _read_line(self, line: bytes, into: JournalContent[Entry]) -> None:
         if line.startswith(b'{"backend":'):
             into.backend = msgspec.json.decode(line, type=_BackendLine).backend
         elif line.startswith(b'{"attempt":'):

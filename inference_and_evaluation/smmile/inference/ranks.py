@@ -144,7 +144,8 @@ def open_journal(
             replaces_result, known, started_at = main.replaces_result, list(main.entries), main.started_at
         barrier.wait()  # the first has read the earlier journals
         if not rank.is_first:
-            replaces_result, known, backend, _ = read_journal(files.journal, identity, entry_type)
+            found = read_journal(files.journal, identity, entry_type)
+            replaces_result, known, backend = found.replaces_result, found.entries, found.backend
         own = opened(files.of_rank(rank.index), overwrite=True, replaces_result=replaces_result)
         own.append((), backend)
         barrier.wait()  # every journal is open
