@@ -14,6 +14,13 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
     parser = make_parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
+    parser.add_argument(
+        "--cache-prompts",
+        **cli.any_case("shared", "examples", "off"),
+        default="shared",
+        help="cache prefixes that requests share; examples: also each problem's examples, for a run in the "
+        "other format within five minutes",
+    )
     args = parser.parse_args()
 
     from smmile.inference.api_models import ApiModel, run_api_model
@@ -26,6 +33,7 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         recipe=Recipe(system=prompt("system.anthropic"), parts=("text", "image")),
         decoding={"temperature": 0},
         fields={"max_tokens": args.max_new_tokens, "temperature": 0},
+        cache_prompts=args.cache_prompts,
     )
     return run_api_model(args, model)
 

@@ -673,7 +673,7 @@ def test_the_requested_and_the_answering_model_are_recorded(
     hardware = result(tmp_path, "gpt-4o_ICL_open")["run"]["hardware"]
     assert hardware["answered_by"] == ["gpt-4o-2024-08-06"]
     assert hardware["server"] == "Azure OpenAI, API version 2024-06-01"
-    assert "would send 13 requests to gpt-4o of Azure OpenAI" in ask(GPT, tmp_path, "--dry-run").out
+    assert "would send 11 requests to gpt-4o of Azure OpenAI" in ask(GPT, tmp_path, "--dry-run").out
     monkeypatch.delenv("AZURE_OPENAI_API_VERSION")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
     elsewhere = ask(GPT, tmp_path, "--name", "other")

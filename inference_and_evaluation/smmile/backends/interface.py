@@ -60,6 +60,7 @@ class Response:
     """Everything that a model generated for one request, and what it cost.
 
     Where the model was asked a follow-up question, `follow_up` is its last answer, with which `text` ends.
+    Of the prompt's tokens, the service read `cached_tokens` from its cache and wrote `cache_write_tokens`.
     """
 
     text: str
@@ -69,6 +70,18 @@ class Response:
     seconds: float | None = None
     images_changed: tuple[ImageChange, ...] = ()
     follow_up: str | None = None
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+    def as_failure(self, kind: ErrorType, message: str) -> Failure:
+        """The failure of a request with this response, which cost the same."""
+        return Failure(
+            ErrorInfo(kind, message),
+            self.prompt_tokens,
+            self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,8 @@ class Failure:
     seconds: float | None = None
     images_changed: tuple[ImageChange, ...] = ()
     unbilled: bool = False
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 Answered = tuple[Request, Response | Failure]

@@ -14,17 +14,34 @@ from smmile.errors import UsageError, one_line
 _INCLUDED = Path(__file__).with_name("prices.json")
 
 
-@dataclass(frozen=True)
-class Price:
-    """Dollars per million tokens of a prompt and of a response, on the day `as_of`."""
+# What Anthropic charges for writing to the cache, times the price of input (for five minutes; 2025).
+_CACHE_WRITE = 1.25
+
+
+class Price(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Dollars per million tokens of a prompt and of a response, on the day `as_of`.
+
+    `cached_input` is for prompt tokens that the service reads from its cache (None: as any others), and
+    `cache_write` for those that it writes there (None: 1.25 times `input`).
+    """
 
     input: float
     output: float
     as_of: str
+    cached_input: float | None = None
+    cache_write: float | None = None
 
-    def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """The cost of this many tokens, in dollars."""
-        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+    def dollars(self, prompt: float, completion: float, cached: float = 0, written: float = 0) -> float:
+        """The cost of so many tokens; `cached` and `written` ones are among those of the prompt."""
+        read = self.input if self.cached_input is None else self.cached_input
+        write = self.input * _CACHE_WRITE if self.cache_write is None else self.cache_write
+        plain = max(0, prompt - cached - written)
+        return (plain * self.input + cached * read + written * write + completion * self.output) / 1e6
+
+    def cost(self, spent: Spending) -> float:
+        """The dollars that `spent` tokens cost."""
+        tokens = (spent.prompt_tokens, spent.completion_tokens, spent.cached_tokens)
+        return self.dollars(*tokens, spent.cache_write_tokens)
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,8 @@ class Spending:
 
     `estimated` attempts count the highest number of tokens expected, because the service did not report
     them. Of the others, `prompt_ratio` is the highest ratio of reported to estimated prompt tokens (at
-    least 1), and `longest_response` the most completion tokens.
+    least 1), and `longest_response` the most completion tokens. Of the prompt tokens, `cached_tokens` were
+    read from the service's cache, and `cache_write_tokens` written to it.
     """
 
     attempts: int = 0
@@ -42,6 +60,8 @@ class Spending:
     completion_tokens: int = 0
     prompt_ratio: float = 1.0
     longest_response: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def __add__(self, other: Spending) -> Spending:
         return Spending(
@@ -51,6 +71,8 @@ class Spending:
             self.completion_tokens + other.completion_tokens,
             max(self.prompt_ratio, other.prompt_ratio),
             max(self.longest_response, other.longest_response),
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
 
@@ -75,17 +97,31 @@ class Ledger(Protocol):
         ...
 
 
-def cost_estimate(model: str, price: Price | None, prompt_tokens: int, completion_tokens: int) -> str:
-    """The sentence of a dry run on what requests to `model` may cost; `completion_tokens` at most."""
+def cost_estimate(
+    model: str,
+    price: Price | None,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached: int = 0,
+    written: int = 0,
+) -> str:
+    """The sentence of a dry run on what requests to `model` may cost; `completion_tokens` at most.
+
+    The service may read `cached` tokens of the prompts from its cache, and write `written` there.
+    """
     if price is None:
         return (
             f"no cost estimate: the price table does not have {one_line(model)} "
             f"(about {prompt_tokens} prompt tokens; give a table that does with --prices FILE)"
         )
+    caching = ""
+    if cached or written:
+        dollars = price.dollars(prompt_tokens, 0, cached, written)
+        caching = f" (about {dollars:.2f} with prompt caching: {cached} read, {written} written)"
     return (
         f"estimated cost: about {price.dollars(prompt_tokens, 0):.2f} dollars for {prompt_tokens} prompt "
-        f"tokens, and at most {price.dollars(0, completion_tokens):.2f} for the responses, at the prices "
-        f"of {one_line(price.as_of)}"
+        f"tokens{caching}, and at most {price.dollars(0, completion_tokens):.2f} for the responses, at the "
+        f"prices of {one_line(price.as_of)}"
     )
 
 
@@ -93,17 +129,19 @@ def require_price(model: str, price: Price | None, max_cost: float | None) -> No
     """Raises UsageError if there is a limit `max_cost` but no price."""
     if price is None and max_cost is not None:
         raise UsageError(
-            f"--max-cost needs the price of {one_line(model)}, which the price table does not have; "
-            "give a table that does with --prices FILE"
+            f"--max-cost needs the price of {one_line(model)}, which the price table does not have (nor "
+            "for a server on this machine); give a table that does with --prices FILE"
         )
 
 
 class _ModelPrice(msgspec.Struct, forbid_unknown_fields=True):
     input: float
     output: float
+    cached_input: float | None = None
+    cache_write: float | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.input < 1e6 and 0 <= self.output < 1e6):
+        if not all(price is None or 0 <= price < 1e6 for price in msgspec.structs.astuple(self)):
             raise ValueError("a price is a number of dollars, 0 or more")
 
 
@@ -127,4 +165,4 @@ def find_price(model: str, file: Path | None = None) -> Price | None:
             '{"as_of": "2026-01-31", "dollars_per_million_tokens": {"NAME": {"input": 3, "output": 15}}}'
         ) from error
     found = table.dollars_per_million_tokens.get(model)
-    return None if found is None else Price(found.input, found.output, table.as_of)
+    return None if found is None else Price(as_of=table.as_of, **msgspec.structs.asdict(found))

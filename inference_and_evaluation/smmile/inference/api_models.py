@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from smmile.backends.interface import Backend, ImageChange
+from smmile.backends.interface import Backend, ImageChange, Request
 from smmile.backends.prices import cost_estimate, find_price, require_price
 from smmile.backends.remote.backend import bytes_without_images
 from smmile.backends.remote.budget import Budget, Estimator
 from smmile.backends.remote.client import ClientOptions, Provider, connect, provider_info
 from smmile.backends.remote.openai_chat import Detail
+from smmile.backends.remote.prefixes import CachePrompts, SharedPrefixes
 from smmile.backends.remote.sent_images import ImageFitter, ImageRules, TooLargeError
+from smmile.backends.remote.service import is_this_machine, parse_address
 from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line, pluralize
 from smmile.inference.plan import Plan, PlannedProblem
@@ -36,7 +38,8 @@ class ApiModel:
     """A model behind an API, and all that is special about it.
 
     `name` is the run's default name. `decoding` is recorded as how responses are generated, `fields` are
-    the request's fields besides model and messages. `detail` is OpenAI's, `follow_up` ollama's.
+    the request's fields besides model and messages. `detail` is OpenAI's, `follow_up` ollama's,
+    `cache_prompts` Anthropic's.
     """
 
     provider: Provider
@@ -47,12 +50,15 @@ class ApiModel:
     detail: Detail | None = None
     follow_up: FollowUp | None = None
     read_choice: ChoiceReader = read_choice
+    cache_prompts: CachePrompts = "shared"
 
 
 def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     """Run `model` as the command line says; returns the exit code. Raises UsageError."""
     info = provider_info(model.provider, args.base_url)
-    price = find_price(args.model, args.prices)
+    is_own = args.prices is None and _is_on_this_machine(model.provider, args.base_url)
+    is_paid = info.is_paid and not is_own
+    price = None if is_own else find_price(args.model, args.prices)
     require_price(args.model, price, args.max_cost)
     estimator = Estimator(info.image_tokens)
     longest = args.max_new_tokens or _LONG_RESPONSE
@@ -64,21 +70,31 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         return connect(
             model.provider,
             args.model,
-            ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries),
+            ClientOptions(
+                args.base_url, args.concurrency, args.timeout, args.max_retries, model.cache_prompts
+            ),
             fields,
             budget=Budget(context.ledger, estimator, longest, price, args.max_cost),
             detail=model.detail,
             follow_up=model.follow_up and partial(_follow_up, model.follow_up, context.plan),
         )
 
-    def preview(plan: Plan) -> Iterator[str]:
-        requests = [group[0] for group in plan.groups.values()]
-        number = pluralize(len(requests), "request")
-        yield f"would send {number} to {one_line(args.model)} of {info.service}"
-        yield from _image_changes(requests, info.rules)
-        tokens = prompt_tokens([request.conversation for request in requests])
-        if price is not None or info.is_paid:
-            yield cost_estimate(args.model, price, tokens, len(requests) * longest)
+    def preview(plan: Plan, left: Sequence[Request]) -> Iterator[str]:
+        answered = len(plan.groups) - len(left)
+        known = f" ({answered} more are answered)" if answered else ""
+        number = pluralize(len(left), "request")
+        yield f"would send {number} to {one_line(args.model)} of {info.service}{known}"
+        yield from _image_changes([plan.groups[request.key][0] for request in left], info.rules)
+        tokens = prompt_tokens([request.conversation for request in left])
+        if price is not None or is_paid:
+            cached = written = 0
+            if price is not None and price.cached_input is not None:
+                cached, written = SharedPrefixes(left, model.cache_prompts).estimated_tokens(
+                    estimator.turn_tokens
+                )
+            if model.provider != "anthropic":  # others write to their caches at no cost
+                written = 0
+            yield cost_estimate(args.model, price, tokens, len(left) * longest, cached, written)
 
     def prompt_tokens(conversations: Iterable[Conversation]) -> int:
         return sum(map(estimator.prompt_tokens, conversations))
@@ -104,10 +120,17 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         packages=(model.provider,),
         price=price,
         preview=preview,
-        highest_cost=highest_cost if price is not None or info.is_paid else None,
+        highest_cost=highest_cost if price is not None or is_paid else None,
         shared=False,
     )
     return run_inference(args, specification)
+
+
+def _is_on_this_machine(provider: Provider, base_url: str | None) -> bool:
+    """Whether --base-url is a server of one's own here, which bills nothing (a gateway needs --prices)."""
+    if base_url is None or provider == "ollama":
+        return False
+    return is_this_machine(parse_address(base_url, "--base-url"))
 
 
 def _follow_up(follow_up: FollowUp, plan: Plan, key: str, response: str) -> str | None:

@@ -216,9 +216,7 @@ class _OpenRun:
             prompt_tokens=total(record.prompt_tokens for record in sent.values()),
             completion_tokens=total(record.completion_tokens for record in sent.values()),
             seconds=round(sum(record.seconds or 0.0 for record in sent.values()), 3),
-            dollars=round(price.dollars(spent.prompt_tokens, spent.completion_tokens), 6)
-            if price and spent
-            else None,
+            dollars=round(price.cost(spent), 6) if price and spent else None,
             price=price,
             spent=spent,
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from smmile import cli
-from smmile.backends.interface import Backend
+from smmile.backends.interface import Backend, Request
 from smmile.backends.prices import Ledger, Price
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import ProblemSet
@@ -23,7 +23,7 @@ from smmile.files import make_folder, write_whole
 from smmile.inference.loaded import Loaded
 from smmile.inference.plan import Plan, make_plan
 from smmile.inference.ranks import ONLY_PROCESS, Rank, leave_to_first
-from smmile.inference.runner import ChoiceReader, Outcome, RunOptions, run_plan
+from smmile.inference.runner import ChoiceReader, Outcome, RunOptions, run_plan, unanswered_requests
 from smmile.prompting.choice import read_choice
 from smmile.prompting.conversation import Conversation, Recipe
 from smmile.results.reading import relative_paths
@@ -60,11 +60,11 @@ class RunSpecification:
     `connect` makes the back end and is called only if there is a request to send. `read_choice` extracts
     the chosen option from a response. `weights` identifies what has to be loaded: runs with the same can
     use one model after each other. `find_revision` returns the version of the checkpoint. `price` is that
-    of its tokens, and `preview` yields more lines for `--dry-run`. `highest_cost` estimates the dollars
-    that conversations may cost at most (None: not known); there is none where they cost nothing. Without
-    `share`, identical requests are sent separately, as random draws must be. `sample` is the number of one
-    of several runs that differ only in their random draws; their requests are the same. Several processes
-    share a run's requests only if it is `shared`.
+    of its tokens, and `preview` yields more lines for `--dry-run`, given the requests without an answer.
+    `highest_cost` estimates the dollars that conversations may cost at most (None: not known); there is
+    none where they cost nothing. Without `share`, identical requests are sent separately, as random draws
+    must be. `sample` is the number of one of several runs that differ only in their random draws; their
+    requests are the same. Several processes share a run's requests only if it is `shared`.
     """
 
     name: str
@@ -77,7 +77,7 @@ class RunSpecification:
     generation: Mapping[str, object] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     price: Price | None = None
-    preview: Callable[[Plan], Iterable[str]] = lambda _plan: ()
+    preview: Callable[[Plan, Sequence[Request]], Iterable[str]] | None = None
     highest_cost: Callable[[Sequence[Conversation]], float | None] | None = None
     share: bool = True
     sample: int | None = None
@@ -155,8 +155,8 @@ def run_inference(
     if args.dry_run:
         if options.rank.is_first:
             _write_requests(plan, folder, run.name)
-            for line in specification.preview(plan):
-                print(line)
+            if specification.preview is not None:
+                print(*specification.preview(plan, _left(args, prepared)), sep="\n")
         return cli.EXIT_OK
 
     revision = specification.find_revision(loaded)
@@ -171,6 +171,16 @@ def run_inference(
         options,
     )
     return cli.EXIT_OK if outcome is None else _report(outcome, plan)  # the first process reports
+
+
+def _left(args: argparse.Namespace, prepared: PreparedRun) -> list[Request]:
+    """The requests that a run would send now; all of them, with a warning, where it could not continue."""
+    try:
+        if not args.overwrite:
+            return unanswered_requests(prepared.plan, prepared.run, prepared.folder)
+    except UsageError as error:
+        print(f"warning: {one_line(error, 2000)}", file=sys.stderr)
+    return prepared.plan.requests
 
 
 def recorded_perturbations(args: argparse.Namespace) -> tuple[Perturbation, ...]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -22,7 +21,7 @@ from smmile.backends.remote.service import (
     parse_address,
     read_key,
 )
-from smmile.backends.remote.service_errors import error_message, failure, token_count
+from smmile.backends.remote.service_errors import error_message, token_count
 from smmile.errors import UsageError
 from smmile.prompting.conversation import Turn
 
@@ -68,6 +67,7 @@ class AnthropicMessages(SdkBackend):
 
     sdk = "anthropic"
     path = "/v1/messages"
+    cache_mark: ClassVar = {"cache_control": {"type": "ephemeral"}}
 
     def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
         source = {"type": "base64", "media_type": media_type, "data": base64_text}
@@ -83,16 +83,18 @@ class AnthropicMessages(SdkBackend):
         if message.content is None:
             raise ValueError(error_message(message.error or "the response has no content"))
         text = "".join(block.text or "" for block in message.content if block.type == "text")
-        stopped = message.stop_reason
-        prompt, completion = (
-            token_count(message.usage, *_PROMPT),
-            token_count(message.usage, "output_tokens"),
+        stopped, usage = message.stop_reason, message.usage
+        response = Response(
+            text,
+            None if stopped is None else _FINISH_REASONS.get(stopped, stopped),
+            token_count(usage, *_PROMPT),
+            token_count(usage, "output_tokens"),
+            cached_tokens=token_count(usage, "cache_read_input_tokens") or 0,
+            cache_write_tokens=token_count(usage, "cache_creation_input_tokens") or 0,
         )
         if stopped == "refusal":
-            refused = failure("refusal", text or "the model refused to answer")
-            return replace(refused, prompt_tokens=prompt, completion_tokens=completion)
-        reason = None if stopped is None else _FINISH_REASONS.get(stopped, stopped)
-        return Response(text, reason, prompt, completion)
+            return response.as_failure("refusal", text or "the model refused to answer")
+        return response
 
 
 def connect(

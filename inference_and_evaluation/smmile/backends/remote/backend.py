@@ -19,6 +19,7 @@ import msgspec
 from smmile.backends.interface import Answered, BackendInfo, Failure, ImageChange, Request, Response
 from smmile.backends.remote.budget import Budget
 from smmile.backends.remote.concurrent import Session, answer_concurrently
+from smmile.backends.remote.prefixes import CachePrompts, SharedPrefixes
 from smmile.backends.remote.retries import RetryPolicy, TransientError
 from smmile.backends.remote.sent_images import ImageFitter, ImageRules, SentImage, TooLargeError
 from smmile.backends.remote.service import Service
@@ -104,10 +105,21 @@ class SdkBackend(RemoteBackend):
     # The client's module, and the path to which a conversation is posted.
     sdk: ClassVar[str]
     path: ClassVar[str]
+    # What marks the last part of a prefix for the service's cache, where it caches nothing by itself.
+    cache_mark: ClassVar[Mapping[str, object]] = {}
 
-    def __init__(self, *, rules: ImageRules, **options: Any) -> None:
+    def __init__(
+        self, *, rules: ImageRules, cache_prompts: CachePrompts = "shared", **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._fitter = ImageFitter(rules)
+        self._fitter, self._cache_prompts = ImageFitter(rules), cache_prompts
+        self._prefixes = SharedPrefixes(())
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+        """Answer so that a request finds the prefix that an earlier one shares with it in the cache."""
+        self._prefixes = SharedPrefixes(requests, self._cache_prompts)
+        # A prefix can be read once the response to the request that wrote it has begun.
+        return super().answer(self._prefixes.spaced(2 * self._concurrency))
 
     @abstractmethod
     def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
@@ -129,18 +141,19 @@ class SdkBackend(RemoteBackend):
         started = time.perf_counter()
         changes: tuple[ImageChange, ...] = ()
         outcome: Response | Failure | None = None
+        marks = self._prefixes.marks(request.conversation) if self.cache_mark else ()
         while outcome is None:
             fields = self._fields
             try:
                 # In a thread: encoding images must not hold up other requests.
-                body, changes = await asyncio.to_thread(self._body, request.conversation, fields)
+                body, changes = await asyncio.to_thread(self._body, request.conversation, fields, marks)
             except UnreadableImageError as error:
                 return failure("image", str(error))
             except TooLargeError as error:
                 return failure("request", str(error))
             started = time.perf_counter()
             post = partial(self._post, client, body, fields)
-            outcome = await self._retries.run(post, request.conversation)
+            outcome = await self._retries.run(post, request.conversation, writes_cache=bool(marks))
         seconds = round(time.perf_counter() - started, 3)
         return replace(outcome, seconds=seconds, images_changed=changes)
 
@@ -176,11 +189,13 @@ class SdkBackend(RemoteBackend):
         return outcome
 
     def _body(
-        self, conversation: Conversation, fields: Mapping[str, object]
+        self, conversation: Conversation, fields: Mapping[str, object], marks: Sequence[int] = ()
     ) -> tuple[bytes, tuple[ImageChange, ...]]:
         sent = self._fitter.fit(conversation.images, bytes_without_images(conversation))
         remaining = iter(sent)
         turns = [(turn, self._parts(turn, remaining)) for turn in conversation.turns]
+        for mark in marks:
+            turns[mark - 1][1][-1].update(self.cache_mark)
         body = {"model": self._service.model, **fields, **self._conversation(turns)}
         return msgspec.json.encode(body), tuple(image.change for image in sent if image.change)
 

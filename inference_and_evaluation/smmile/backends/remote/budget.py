@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from smmile.backends.interface import Failure, Response
 from smmile.backends.prices import Ledger, Price, Spending
 from smmile.data.images import StoredImage, UnreadableImageError, image_size
 from smmile.errors import UsageError
-from smmile.prompting.conversation import Conversation
+from smmile.prompting.conversation import Conversation, TextPart, Turn
 
 # From width and height in pixels to the tokens that a service counts for the image.
 ImageTokens = Callable[[tuple[int, int]], int]
@@ -31,9 +32,17 @@ class Estimator:
 
     def prompt_tokens(self, conversation: Conversation) -> int:
         """The tokens of all texts and images; an unreadable image counts 0."""
-        text_bytes = sum(len(text.encode(errors="replace")) for text in conversation.texts)
-        images = sum(map(self._tokens_of, conversation.images))
-        return round(text_bytes / _BYTES_PER_TOKEN) + images + _TOKENS_PER_TURN * len(conversation.turns)
+        return self.turn_tokens(conversation.turns)
+
+    def turn_tokens(self, turns: Sequence[Turn]) -> int:
+        """The tokens of some turns."""
+        text_bytes = images = 0
+        for part in chain.from_iterable(turn.content for turn in turns):
+            if isinstance(part, TextPart):
+                text_bytes += len(part.text.encode(errors="replace"))
+            else:
+                images += self._tokens_of(part.image)
+        return round(text_bytes / _BYTES_PER_TOKEN) + images + _TOKENS_PER_TURN * len(turns)
 
     def _tokens_of(self, image: StoredImage) -> int:
         if image.sha256 not in self._known:
@@ -47,11 +56,19 @@ class Estimator:
 
 @dataclass(frozen=True)
 class Reservation:
-    """An attempt in flight: its number in the ledger, its estimated prompt tokens, its highest cost."""
+    """An attempt in flight: its number in the ledger, its prompt and the most that it may cost."""
 
     number: int
-    estimate: int
+    prompt: _Prompt
     most: Spending
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The estimated tokens of a prompt, and whether the service may write it to a cache."""
+
+    estimate: int
+    writes_cache: bool
 
 
 class Budget:
@@ -59,7 +76,8 @@ class Budget:
 
     Each is in `ledger` before it is sent, with the most that it may cost: its estimated prompt, times the
     highest ratio of what the service counted to estimates, and the longest response (`max_new_tokens`, or
-    what the service counted). The first attempt goes out alone, as nothing is known of the ratio before.
+    what the service counted). If any of the prompt may be written to a cache, all of it is priced so. The
+    first attempt goes out alone, as nothing is known of the ratio before.
     `limit` and `spent_elsewhere`, which counts towards it, are dollars; without a limit nothing waits.
     Use from one event loop.
     """
@@ -78,27 +96,27 @@ class Budget:
         self._limit, self._elsewhere = math.inf if limit is None else limit, spent_elsewhere
         self._spent = ledger.spent or Spending()
         self._has_usage = limit is None or self._spent.attempts > self._spent.estimated
-        self._in_flight: list[int] = []  # estimated prompt tokens
+        self._in_flight: list[_Prompt] = []
         self._changed = asyncio.Event()
 
-    async def reserve(self, conversation: Conversation) -> Reservation:
-        """Wait until an attempt at `conversation` may begin.
+    async def reserve(self, conversation: Conversation, *, writes_cache: bool = False) -> Reservation:
+        """Wait until an attempt at `conversation` may begin; it may be written to a cache.
 
         Raises UsageError if it might exceed the limit, or if the ledger cannot be written.
         """
-        estimate = max(1, self._estimator.prompt_tokens(conversation))
-        while self._in_flight and not self._may_begin(estimate):
+        prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), writes_cache)
+        while self._in_flight and not self._may_begin(prompt):
             self._changed.clear()
             await self._changed.wait()
-        if not self._may_begin(estimate):
+        if not self._may_begin(prompt):
             raise UsageError(
                 f"--max-cost {self._limit:g}: {self._dollars_spent:.4f} dollars are spent, and the next "
-                f"request may cost {self._highest_cost([estimate]):.4f} more; finished answers are kept, "
-                "raise --max-cost to continue"
+                f"request may cost {self._price.cost(self._most(prompt)):.4f} more; finished answers are "
+                "kept, raise --max-cost to continue"
             )
-        self._in_flight.append(estimate)
-        most = Spending(1, 1, math.ceil(estimate * self._spent.prompt_ratio), self._longest)
-        attempt = Reservation(self._ledger.begin(most), estimate, most)
+        self._in_flight.append(prompt)
+        most = self._most(prompt)
+        attempt = Reservation(self._ledger.begin(most), prompt, most)
         try:
             await asyncio.to_thread(self._ledger.flush)
         except BaseException:
@@ -114,26 +132,23 @@ class Budget:
             self._has_usage |= cost.estimated == 0 or isinstance(outcome, Response)
         self._ledger.end(attempt.number, cost)
         self._spent += cost
-        self._in_flight.remove(attempt.estimate)
+        self._in_flight.remove(attempt.prompt)
         self._changed.set()
 
     @property
-    def _longest(self) -> int:
-        return max(self._max_new_tokens, self._spent.longest_response)
-
-    @property
     def _dollars_spent(self) -> float:
-        spent = self._spent
-        return self._elsewhere + self._price.dollars(spent.prompt_tokens, spent.completion_tokens)
+        return self._elsewhere + self._price.cost(self._spent)
 
-    def _highest_cost(self, estimates: list[int]) -> float:
-        tokens = sum(estimates) * self._spent.prompt_ratio
-        return self._price.dollars(tokens, len(estimates) * self._longest)
+    def _most(self, prompt: _Prompt) -> Spending:
+        tokens = math.ceil(prompt.estimate * self._spent.prompt_ratio)
+        longest = max(self._max_new_tokens, self._spent.longest_response)
+        return Spending(1, 1, tokens, longest, cache_write_tokens=tokens if prompt.writes_cache else 0)
 
-    def _may_begin(self, estimate: int) -> bool:
+    def _may_begin(self, prompt: _Prompt) -> bool:
         if self._in_flight and not self._has_usage:
             return False
-        return self._dollars_spent + self._highest_cost([*self._in_flight, estimate]) <= self._limit
+        most = sum(map(self._most, [*self._in_flight, prompt]), Spending())
+        return self._dollars_spent + self._price.cost(most) <= self._limit
 
 
 def _cost(attempt: Reservation, outcome: Response | Failure) -> Spending:
@@ -143,6 +158,8 @@ def _cost(attempt: Reservation, outcome: Response | Failure) -> Spending:
         int(prompt is None or completion is None),
         attempt.most.prompt_tokens if prompt is None else prompt,
         attempt.most.completion_tokens if completion is None else completion,
-        max(1.0, (prompt or 0) / attempt.estimate),
+        max(1.0, (prompt or 0) / attempt.prompt.estimate),
         completion or 0,
+        outcome.cached_tokens,
+        attempt.most.cache_write_tokens if prompt is None else outcome.cache_write_tokens,
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from smmile.backends.interface import Backend
 from smmile.backends.remote import anthropic_messages, ollama_chat, openai_chat, openai_services
 from smmile.backends.remote.budget import Budget, ImageTokens
+from smmile.backends.remote.prefixes import CachePrompts
 from smmile.backends.remote.sent_images import ImageRules
 
 Provider = Literal["ollama", "openai", "anthropic"]
@@ -20,13 +21,14 @@ class ClientOptions:
 
     Without `base_url` the environment names the service. Up to `concurrency` requests are in flight; each
     attempt, with its whole response, may take `timeout` seconds, and a transient error is retried up to
-    `max_retries` times.
+    `max_retries` times. `cache_prompts` is what to mark for Anthropic's cache.
     """
 
     base_url: str | None
     concurrency: int
     timeout: float
     max_retries: int
+    cache_prompts: CachePrompts = "shared"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ def connect(
             response_schema=response_schema,
             **shared,
         )
-    shared["rules"] = provider_info(provider, options.base_url).rules
+    shared |= {
+        "rules": provider_info(provider, options.base_url).rules,
+        "cache_prompts": options.cache_prompts,
+    }
     if provider == "anthropic":
         claude, make_claude = anthropic_messages.connect(model, options, model_flag)
         return anthropic_messages.AnthropicMessages(make_client=make_claude, service=claude, **shared)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -64,14 +63,20 @@ class OpenAIChat(SdkBackend):
         text = choice.message.content
         if isinstance(text, list):
             text = "".join(part.text or "" for part in text)
-        prompt = token_count(completion.usage, "prompt_tokens")
-        completion_tokens = token_count(completion.usage, "completion_tokens")
-        response = Response(text or "", choice.finish_reason, prompt, completion_tokens)
+        prompt, usage = token_count(completion.usage, "prompt_tokens"), completion.usage
+        details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+        response = Response(
+            text or "",
+            choice.finish_reason,
+            prompt,
+            token_count(usage, "completion_tokens"),
+            cached_tokens=min(prompt or 0, token_count(details, "cached_tokens") or 0),
+        )
         if choice.finish_reason == "content_filter":
             message = "the service's content filter stopped the response"
-            return _with_usage(failure("content_filter", message), response)
+            return response.as_failure("content_filter", message)
         if refusal and not text:
-            return _with_usage(failure("refusal", refusal), response)
+            return response.as_failure("refusal", refusal)
         return response
 
     async def _available_models(self, client: Any, status: int, body: object) -> str:
@@ -102,12 +107,6 @@ async def listed_models(client: openai.AsyncOpenAI) -> list[ListedModel]:
         return msgspec.convert(json.loads(raw.content), _Models).data
     except (ValueError, RecursionError):  # something else than a list of models
         return []
-
-
-def _with_usage(failed: Failure, response: Response) -> Failure:
-    return replace(
-        failed, prompt_tokens=response.prompt_tokens, completion_tokens=response.completion_tokens
-    )
 
 
 # The parts of a response that are read; the rest is ignored.

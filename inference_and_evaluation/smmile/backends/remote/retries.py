@@ -81,11 +81,16 @@ class RetryPolicy:
         self._retries, self._last_note = 0, time.monotonic()
 
     async def run(
-        self, attempt: Callable[[], Awaitable[_Outcome]], conversation: Conversation | None = None
+        self,
+        attempt: Callable[[], Awaitable[_Outcome]],
+        conversation: Conversation | None = None,
+        *,
+        writes_cache: bool = False,
     ) -> _Outcome | Failure:
         """What `attempt` returns, or the last attempt's Failure.
 
-        `conversation` is what it sends to the model; None for requests that are not billed.
+        `conversation` is what it sends to the model; None for requests that are not billed. `writes_cache`:
+        the service may charge for writing it to a cache.
         `attempt` raises TransientError or UnreachableError where a retry may help. Raises UnreachableError
         if the last attempt could not connect. A local server or a proxy that refuses the first connection
         is not running: raises UsageError at once.
@@ -98,16 +103,19 @@ class RetryPolicy:
             reraise=True,
         )
         try:
-            return await retrying(self._try_once, attempt, conversation)
+            return await retrying(self._try_once, attempt, conversation, writes_cache)
         except TransientError as error:
             return error.failure
 
     async def _try_once(
-        self, attempt: Callable[[], Awaitable[_Outcome]], conversation: Conversation | None
+        self,
+        attempt: Callable[[], Awaitable[_Outcome]],
+        conversation: Conversation | None,
+        writes_cache: bool,
     ) -> _Outcome:
         reservation = None
         if self._budget is not None and conversation is not None:
-            reservation = await self._budget.reserve(conversation)
+            reservation = await self._budget.reserve(conversation, writes_cache=writes_cache)
         billed: Response | Failure | None = _UNKNOWN
         try:
             async with asyncio.timeout(self._timeout):

@@ -108,13 +108,18 @@ def find_proxy(address: SplitResult) -> Proxy | None:
 
 
 def _is_direct(address: SplitResult, no_proxy: str) -> bool:
-    host, ip = _host(address)
+    _, ip = _host(address)
     for entry in no_proxy.split(",") if ip else ():
         with suppress(ValueError):  # the name of a host
             if ip in ipaddress.ip_network(entry.strip(" []"), strict=False):
                 return True
-    is_here = ip.is_loopback or ip.is_unspecified if ip else f".{host}".endswith(".localhost")
-    return is_here or bool(proxy_bypass(address.netloc.rpartition("@")[2]))
+    return is_this_machine(address) or bool(proxy_bypass(address.netloc.rpartition("@")[2]))
+
+
+def is_this_machine(address: SplitResult) -> bool:
+    """Whether the host is a loopback address or name."""
+    host, ip = _host(address)
+    return ip.is_loopback or ip.is_unspecified if ip else f".{host}".endswith(".localhost")
 
 
 def _host(address: SplitResult) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:

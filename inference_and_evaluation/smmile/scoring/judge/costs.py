@@ -36,12 +36,7 @@ class JudgeBudgets:
 
     def make(self, judge: Judge, ledger: Ledger, others: Sequence[Job | Verdicts]) -> Budget:
         """The budget of one judge: what is left after all that its file and those of `others` cost."""
-        elsewhere = sum(
-            (self.price(other.judge) or _FREE).dollars(
-                other.spent.prompt_tokens, other.spent.completion_tokens
-            )
-            for other in others
-        )
+        elsewhere = sum((self.price(other.judge) or _FREE).cost(other.spent) for other in others)
         longest = longest_response(judge)
         return Budget(ledger, ESTIMATOR, longest, self.price(judge), self.max_cost, elsewhere)
 
