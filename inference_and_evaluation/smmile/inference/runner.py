@@ -22,7 +22,7 @@ from smmile.backends.interface import (
 from smmile.backends.prices import Ledger, Price, Spending
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.files import check_replaceable, make_folder, sync_folder, write_whole
-from smmile.inference.journal import Journal, read_journal
+from smmile.inference.journal import Journal, JournalKind, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
 from smmile.inference.ranks import ONLY_PROCESS, Rank, RunFiles, open_journal, responses_of_others
@@ -114,7 +114,7 @@ def run_plan(
                 opened.journal.finish()
                 return None
             if rank.count > 1:
-                for other in responses_of_others(opened.files, rank, opened.identity, Record):
+                for other in responses_of_others(opened.files, rank, opened.kind):
                     opened.add(other.entries)
                     opened.journal.append((), other.backend)
                 # The unfinished share of a process that died.
@@ -138,7 +138,7 @@ class _OpenRun:
         earlier: ResultFile | None,
     ) -> None:
         self.plan, self.run, self.options, self.files = plan, run, options, files
-        self.identity, self.journal, self.earlier = run.identity(), journal, earlier
+        self.kind, self.journal, self.earlier = _kind(run), journal, earlier
         self.price = options.price or (earlier.run.usage.price if earlier else None)
         self.records: dict[str, Record] = {}
         self.outdated = 0
@@ -238,7 +238,7 @@ class _OpenRun:
         if not rank.is_first:
             return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
         for file in self.files.of_other_ranks(rank):
-            self.add(read_journal(file, self.identity, Record).entries)
+            self.add(read_journal(file, self.kind).entries)
         answered = sum(map(self._is_answered, self.plan.problems))
         again = " without --overwrite" if self.options.overwrite else ""
         return (
@@ -256,6 +256,10 @@ class _OpenRun:
         return record is not None and record.status == "ok"
 
 
+def _kind(run: Run) -> JournalKind[Record]:
+    return JournalKind(run.identity(), Record)
+
+
 @contextmanager
 def _open_run(
     plan: Plan, run: Run, read_choice: ChoiceReader, folder: Path, options: RunOptions
@@ -265,9 +269,7 @@ def _open_run(
     files = RunFiles(folder, run.name.stem)
     with ExitStack() as stack:
         journal, known = stack.enter_context(
-            open_journal(
-                files, options.rank, run.identity(), Record, overwrite=options.overwrite, started_at=now()
-            )
+            open_journal(files, options.rank, _kind(run), overwrite=options.overwrite, started_at=now())
         )
         earlier = None if journal.replaces_result else _earlier_result(files.result, run)
         opened = _OpenRun(plan, run, read_choice, options, files, journal, earlier)
@@ -306,7 +308,7 @@ def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
     Raises UsageError if the folder contains a different run of this name.
     """
     files = RunFiles(folder, run.name.stem)
-    journals = [read_journal(file, run.identity(), Record) for file in (files.journal, *files.abandoned())]
+    journals = [read_journal(file, _kind(run)) for file in (files.journal, *files.abandoned())]
     records = [record for journal in journals for record in journal.entries]
     if not any(journal.replaces_result for journal in journals):
         earlier = _earlier_result(files.result, run)
