@@ -123,7 +123,11 @@ def _run_samples(args: argparse.Namespace, specification: RunSpecification, load
 
 
 def _specification(
-    args: argparse.Namespace, family: Family, decoding: DecodingSettings, name: str, checkpoint: str | Path
+    args: argparse.Namespace,
+    family: Family,
+    decoding: DecodingSettings,
+    name: str,
+    checkpoint: str | Path,
 ) -> RunSpecification:
     generation: dict[str, object] = {"images": IMAGE_DECODING, **decoding.as_data()}
     if args.no_share and not decoding.is_greedy:  # each problem then has draws of its own

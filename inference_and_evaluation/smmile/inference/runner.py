@@ -215,16 +215,17 @@ class _OpenRun:
             known = [count for count in counts if count is not None]
             return sum(known) if known else None
 
-        spent, price, dollars = self.journal.spent, None, None
-        if spent and (price := self.price):
-            dollars = round(price.dollars(spent.prompt_tokens, spent.completion_tokens), 6)
+        spent = self.journal.spent
+        price = None if spent is None else self.price
         return Usage(
             requests=len(self.records),
             unique_requests=len({record.request_key for record in self.records.values()}),
             prompt_tokens=total(record.prompt_tokens for record in sent.values()),
             completion_tokens=total(record.completion_tokens for record in sent.values()),
             seconds=round(sum(record.seconds or 0.0 for record in sent.values()), 3),
-            dollars=dollars,
+            dollars=round(price.dollars(spent.prompt_tokens, spent.completion_tokens), 6)
+            if price and spent
+            else None,
             price=price,
             spent=spent,
         )
