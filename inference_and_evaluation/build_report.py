@@ -39,8 +39,7 @@ def main() -> int:
 
     folder = args.results_dir
     found = read_scores(folder)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(found.names, folder)
+    selection = Selection.of(args, found.names)
     default = folder / DEFAULT
     output = args.output or default
     if selection.is_narrow and default.resolve() in (output.resolve(), (folder / output).resolve()):

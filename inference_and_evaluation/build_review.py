@@ -32,8 +32,7 @@ def main() -> int:
     import msgspec
 
     from smmile.errors import UsageError, pluralize
-    from smmile.files import encode_json, make_folder, write_whole
-    from smmile.inference.plan import data_hash
+    from smmile.files import data_hash, encode_json, make_folder, write_whole
     from smmile.reporting.html import ImageEncoder
     from smmile.reporting.review.page import review_page
     from smmile.reporting.tables import Layout
@@ -112,8 +111,7 @@ def _read_runs(args: argparse.Namespace) -> tuple[list[tuple[RunResults, Scores 
     files = result_files(args.results_dir)
     for warning in files.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(files, args.results_dir)
+    selection = Selection.of(args, files)
     shown = [name for name in files if selection.shows(name) and name.task_format == "open"]
     chosen = _named(args.runs, shown, files) if args.runs else shown
     if not chosen:

@@ -37,8 +37,7 @@ def main() -> int:
     files = result_files(args.results_dir)
     for warning in files.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(files, args.results_dir)
+    selection = Selection.of(args, files)
     own = [name for name in files if name.task_format == metric.task_format]
     for line in left_out_line(selection, own):
         print(line, file=sys.stderr)

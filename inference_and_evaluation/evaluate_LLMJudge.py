@@ -41,8 +41,7 @@ def main() -> int:
         print(f"warning: {warning}", file=sys.stderr)
     saved = lone_evaluations(args.results_dir, METRICS["llm"], there) if args.visualize_only else {}
     names = {*there, *saved}
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(names, args.results_dir)
+    selection = Selection.of(args, names)
     chosen = sorted((name for name in names if selection.has(name)), key=lambda name: name.stem)
     if all(name.task_format == "mcqa" for name in chosen):
         raise UsageError(
@@ -65,9 +64,7 @@ def _parser() -> cli.Parser:
     cli.add_scoring_flags(parser)
     cli.add_sort_flag(parser)
     parser.add_argument(
-        "--visualize-only",
-        action="store_true",
-        help="show saved evaluations; send and write nothing",
+        "--visualize-only", action="store_true", help="show saved evaluations; send and write nothing"
     )
     group = parser.add_argument_group("judge")
     group.add_argument(
@@ -90,9 +87,7 @@ def _parser() -> cli.Parser:
         "provider's default options (default: with --prompt hardened)",
     )
     group.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="judge everything again instead of reusing saved verdicts",
+        "--overwrite", action="store_true", help="judge everything again instead of reusing saved verdicts"
     )
     group.add_argument(
         "--replace", action="store_true", help="replace evaluations by several judges, and keep those aside"

@@ -40,8 +40,7 @@ def main() -> int:
     files = result_files(args.results_dir)
     for warning in files.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(files, args.results_dir)
+    selection = Selection.of(args, files)
     chosen = {name: file for name, file in files.items() if selection.has(name)}
     chosen = {name: file for name, file in chosen.items() if name.task_format == "mcqa"}
     if not chosen:

@@ -50,8 +50,7 @@ def main() -> int:
         )
     for line in ratings.warnings:
         print(f"warning: {line}", file=sys.stderr)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved([run.name for run in report.runs], args.results_dir)
+    selection = Selection.of(args, [run.name for run in report.runs])
     for run in ratings.runs:
         if evaluation := expert_evaluation(run, ratings.review):
             file = evaluation_file(run.results.file, METRICS["expert"])

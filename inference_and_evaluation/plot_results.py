@@ -17,9 +17,7 @@ def main() -> int:
     cli.add_metric_flag(parser, METRICS, "only this metric (default: all)")
     cli.add_choice_flag(parser)
     parser.add_argument(
-        "--with-published",
-        action="store_true",
-        help="also show the published scores of all models",
+        "--with-published", action="store_true", help="also show the published scores of all models"
     )
     parser.add_argument(
         "--average",

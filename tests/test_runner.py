@@ -15,7 +15,7 @@ from smmile.backends.interface import Answered, BackendInfo, ErrorInfo, Failure,
 from smmile.data.images import StoredImage
 from smmile.data.problems import Defect, Problem, ProblemSet, Triplet
 from smmile.errors import UsageError
-from smmile.inference.journal import Journal
+from smmile.inference.journal import Journal, JournalKind
 from smmile.inference.plan import Plan, make_plan
 from smmile.inference.runner import Interrupted, Outcome, RunOptions, run_plan
 from smmile.prompting.conversation import Recipe
@@ -603,7 +603,7 @@ def test_a_journal_removed_by_its_previous_owner_is_not_reused(tmp_path: Path) -
     file = tmp_path / "x.partial.jsonl"
 
     def opened() -> Journal[Record]:
-        return Journal(file, a_run().identity(), Record, overwrite=False, started_at="")
+        return Journal(file, JournalKind(a_run().identity(), Record), overwrite=False, started_at="")
 
     with opened() as journal:
         journal.append([Record("p1", "q", "a", "ok", generated_answer="x")])

@@ -100,13 +100,8 @@ def compare(
             raise UsageError(f"{name} {one_line(given)} is none of {', '.join(known)}")
     if equivalence is not None and not 0 < equivalence < 100:
         raise UsageError(f"equivalence {equivalence} is not a number of points between 0 and 100")
-    flags = {
-        "models": _names(models),
-        "inference_mode": inference_mode,
-        "metric": metric,
-        "perturbed": perturbed,
-    }
-    report = open_report(argparse.Namespace(results_dir=Path(folder), mcqa=mcqa, **flags))
+    flags = {"models": _names(models), "inference_mode": inference_mode, "perturbed": perturbed}
+    report = open_report(argparse.Namespace(results_dir=Path(folder), metric=metric, mcqa=mcqa, **flags))
     runs = with_chances(in_order(report.shown.scores, report.selection.models), Path(folder))
     averages = (average,) if average else AVERAGES
     found = compare(runs, answered_only=answered_only, averages=averages, margin=equivalence)

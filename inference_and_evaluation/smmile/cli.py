@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from smmile.data.images import MAX_PIXELS
 from smmile.errors import UsageError, one_line
@@ -21,6 +21,8 @@ from smmile.task import Perturbation
 
 if TYPE_CHECKING:
     from smmile.data.dataset import DatasetName, DatasetSource
+
+_Value = TypeVar("_Value")
 
 EXIT_OK, EXIT_USAGE, EXIT_SOME_ERRORS, EXIT_INTERRUPTED = 0, 2, 3, 130
 
@@ -543,9 +545,7 @@ def add_scoring_flags(parser: Parser) -> None:
         help="only these models, named as in their files (default: all)",
     )
     parser.add_argument(
-        "--inference-mode",
-        **any_case("ICL", "0-shot"),
-        help="only this mode (default: both)",
+        "--inference-mode", **any_case("ICL", "0-shot"), help="only this mode (default: both)"
     )
     parser.add_argument("--perturbed", action="store_true", help="include perturbed runs")
 
@@ -553,12 +553,7 @@ def add_scoring_flags(parser: Parser) -> None:
 def add_metric_flag(parser: Parser, metrics: Iterable[str], help_text: str, **options: Any) -> None:
     """The flag that chooses one of `metrics`, as `args.metric`; `options` are argparse's."""
     parser.add_argument(
-        "--metric",
-        "--eval_type",
-        dest="metric",
-        **any_case(*metrics),
-        help=help_text,
-        **options,
+        "--metric", "--eval_type", dest="metric", **any_case(*metrics), help=help_text, **options
     )
 
 
@@ -666,11 +661,22 @@ def shown_path(path: Path) -> str:
     return one_line(relative if len(relative) < len(str(path)) else path)
 
 
-def positive(text: str) -> int:
-    """A flag's value as a whole number from 1."""
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+def _matching(pattern: str, what: str, convert: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """A flag's type: a text that matches `pattern`, converted; `what` it is, for messages."""
+
+    def converted(text: str) -> _Value:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return convert(text)
+
+    return converted
+
+
+positive = _matching(r"0*[1-9]\d{0,8}", "a whole number from 1", int)
+_not_negative = _matching(r"\d{1,9}", "a whole number from 0", int)
+_seconds = _matching(r"(?=.*[1-9])\d{1,6}(\.\d+)?", "a number of seconds above 0", float)
+_dollars = _matching(r"\d{1,9}(\.\d+)?|\.\d+", "a number of dollars", float)
+_gpu_devices = _matching(r"\d+(,\d+)*", "a list of device numbers such as 0,1", str)
 
 
 def _attention(text: str) -> str:
@@ -706,24 +712,6 @@ def _batch_size(text: str) -> int | Literal["auto"]:
         return positive(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
-
-
-def _not_negative(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return float(text)
-
-
-def _dollars(text: str) -> float:
-    if not re.fullmatch(r"\d{1,9}(\.\d+)?|\.\d+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of dollars")
-    return float(text)
 
 
 def _temperature(text: str) -> float:
@@ -789,9 +777,3 @@ def seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 4294967295")
     return int(text)
-
-
-def _gpu_devices(text: str) -> str:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of device numbers such as 0,1")
-    return text

@@ -21,21 +21,19 @@ if TYPE_CHECKING:
 
 SEEN_WITH = {"datasets": "5.2.0", "transformers": "5.23.0"}
 
-# Stands for the path of an image that equals an earlier row's; the row's number (from 0) follows.
-EQUAL_TO_ROW = "equal to the image of row "
-
 # Rows per batch when parquet files are converted: a few MB of images.
 _ROWS_PER_BATCH = 16
 
 
-def convert_parquet_in_small_batches(builder: Any, *, images_once: bool = False) -> None:
+def convert_parquet_in_small_batches(
+    builder: Any, change: Callable[[pa.Table], pa.Table] | None = None
+) -> None:
     """Make a `datasets` builder of parquet files convert them a few rows at a time; ignores any other.
+
+    `change`, called in the order of the rows, makes of each few rows what is stored.
 
     Why: `Parquet._generate_tables` holds a whole row group in memory, over 2 GB for a data set of that
     many images (docs/benchmarks.md); small batches need a fraction. It uses `Parquet._cast_table`.
-
-    `images_once` stores the path EQUAL_TO_ROW, and no bytes, for an image that equals an earlier row's:
-    SMMILE++ shows each a dozen times. Only for a cache that no other program reads.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -48,38 +46,15 @@ def convert_parquet_in_small_batches(builder: Any, *, images_once: bool = False)
     def generate_tables(
         files: Sequence[str], row_groups_list: Sequence[object]
     ) -> Iterator[tuple[Key, pa.Table]]:
-        first_rows: dict[bytes, int] = {}
-        rows = 0
         for file_index, file in enumerate(files):
             with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
                 batches = parquet.iter_batches(batch_size=_ROWS_PER_BATCH, use_threads=False)
                 for batch_index, batch in enumerate(batches):
                     table = pa.Table.from_batches([batch])
-                    if images_once:
-                        table = _refer_to_equal_images(table, first_rows, rows)
-                    rows += len(table)
+                    table = change(table) if change else table
                     yield Key(file_index, batch_index), builder._cast_table(table)
 
     builder._generate_tables = generate_tables
-
-
-def _refer_to_equal_images(table: pa.Table, first_rows: dict[bytes, int], start: int) -> pa.Table:
-    """`table`, whose first row is number `start`, without the images in `first_rows`, which it extends."""
-    import hashlib
-
-    import pyarrow as pa
-
-    place = table.schema.get_field_index("image")
-    stored = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    if place < 0 or table.schema.field(place).type != stored:
-        return table
-    images = table.column(place).to_pylist()
-    for row, image in enumerate(images, start):
-        if image and image["bytes"]:
-            first = first_rows.setdefault(hashlib.sha256(image["bytes"]).digest(), row)
-            if first != row:
-                image |= {"bytes": None, "path": f"{EQUAL_TO_ROW}{first}"}
-    return table.set_column(place, table.schema.field(place), pa.array(images, stored))
 
 
 def check_torchvision() -> None:

@@ -1,9 +1,11 @@
-"""Atomic file writes, and messages for folders that cannot be written."""
+"""Atomic file writes, messages for folders that cannot be written, and the form and hash of data."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -30,6 +32,13 @@ def encode_json(content: object) -> bytes:
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+
+def data_hash(data: object) -> str:
+    """The SHA-256 of plain data in canonical JSON, hexadecimal."""
+    import msgspec
+
+    return hashlib.sha256(json.dumps(msgspec.to_builtins(data), sort_keys=True).encode()).hexdigest()
 
 
 def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
+from smmile.data.arrow_images import ImagesOnce, stored_images
 from smmile.data.data_files import SAVED, SPLIT, choose_split, find_data_files, is_saved
 from smmile.data.image_folder import MetadataRow, find_metadata, read_metadata, with_images
 from smmile.data.images import MAX_PIXELS
@@ -155,7 +156,7 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
         own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile" / folder.resolve().name)
         names = [glob.escape(str(file)) for file in files]
         builder = datasets.load_dataset_builder(kind, data_files={SPLIT: names}, cache_dir=own_cache)
-        return _prepared(builder, folder.name, images_once=True), None
+        return _prepared(builder, folder.name, ImagesOnce()), None
     except UsageError:
         raise
     except Exception as error:  # the libraries raise nearly anything for hostile files
@@ -220,10 +221,12 @@ def _quiet(library: Any) -> None:
 
 
 def _prepared(
-    builder: datasets.DatasetBuilder, label: str, *, images_once: bool = False
+    builder: datasets.DatasetBuilder,
+    label: str,
+    change: Callable[[pa.Table], pa.Table] | None = None,
 ) -> datasets.Dataset:
-    """The builder's rows, converted into the cache if they are not there yet."""
-    compat.convert_parquet_in_small_batches(builder, images_once=images_once)
+    """The builder's rows, changed and converted into the cache if they are not there yet."""
+    compat.convert_parquet_in_small_batches(builder, change)
     builder.download_and_prepare()
     name = choose_split(list(builder.info.splits or {}), label)
     dataset: datasets.Dataset = builder.as_dataset(name)
@@ -236,49 +239,9 @@ def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
     # Not by rows: `datasets` would fetch and decode what a column of another feature type names.
     tables = dataset.select_columns(text_columns).with_format("arrow").iter(batch_size=1000)
     texts = (row for table in tables for row in table.to_pylist())
-    images: list[pa.Buffer | None] = []
-    stored = _stored_images(dataset.data.column("image"), label)
+    stored = stored_images(dataset.data.column("image"), label)
     for number, (columns, (image, path)) in enumerate(zip(texts, stored, strict=True), start=1):
-        equal = re.fullmatch(rf"{compat.EQUAL_TO_ROW}(\d{{1,9}})", path or "")
-        if image is None and equal and int(equal[1]) < len(images):
-            image, path = images[int(equal[1])], None
-        images.append(image)
         yield _row(columns, image, path, number=number)
-
-
-def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buffer | None, str | None]]:
-    """Each row's stored image (None if null or empty) and its path, if any.
-
-    Indexing a row would copy its image, so this slices the column's own memory.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    for chunk in column.chunks:
-        stored, paths = chunk, [None] * len(chunk)
-        if pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0:
-            stored = chunk.field("bytes")
-            if chunk.type.get_field_index("path") >= 0:
-                paths = chunk.field("path").to_pylist()
-        if stored.null_count == len(stored):
-            yield from ((None, path) for path in paths)
-            continue
-        large = pa.types.is_large_binary(stored.type)
-        if not (large or pa.types.is_binary(stored.type)):
-            raise UsageError(
-                f"data set {one_line(label)}: its column image contains {chunk.type}, not images; "
-                "save it with the `datasets` feature type Image"
-            )
-        has_bytes = np.logical_and(
-            chunk.is_valid().to_numpy(zero_copy_only=False),
-            stored.is_valid().to_numpy(zero_copy_only=False),
-        )
-        _, offsets_buffer, data = stored.buffers()
-        offsets = np.frombuffer(offsets_buffer, np.int64 if large else np.int32)[stored.offset :]
-        for index in range(len(chunk)):
-            start, end = int(offsets[index]), int(offsets[index + 1])
-            buffer = data.slice(start, end - start) if has_bytes[index] and end > start else None
-            yield buffer, paths[index]
 
 
 def _row(columns: Any, image: Any, image_path: str | None = None, **where: Any) -> Row:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from smmile.files import make_folder, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 # A point is the complex number x + yj, in pixels: turning a shape is then a multiplication.
@@ -424,11 +424,8 @@ class _Problem:
 
 _FLAG_COLUMNS = (
     "speciality",
-    "flag_answer_format",
-    "flag_image_type",
-    "flag_cognitive_process",
-    "flag_rarity",
-    "flag_difficulty_llms",
+    *("flag_answer_format", "flag_image_type", "flag_cognitive_process"),
+    *("flag_rarity", "flag_difficulty_llms"),
 )
 
 _CLASSIFY = "classification/diagnosis"
@@ -438,6 +435,11 @@ _MEASURE = "regression/quantitative"
 _BROWN, _RED, _BLUE = "#7b4a2c", "#b8202e", "#40527d"
 _PURPLE, _PINK = "#5b3391", "#dd5c8d"
 
+
+def _cases(answers: Mapping[Any, str], findings: Iterable[Any]) -> tuple[tuple[Any, str], ...]:
+    return tuple((finding, answers[finding]) for finding in findings)
+
+
 _PROBLEMS = (
     _Problem(
         "chest-opacity",
@@ -445,26 +447,16 @@ _PROBLEMS = (
         ("radiology", "free response", "X-Ray", _CLASSIFY, "common", "medium"),
         _chest_radiograph,
         # A chest is seen from the front: its right lung is on the image's left.
-        (
-            (-1, "Right lung"),
-            (-1, "Right lung"),
-            (1, "Left lung\n"),
-            (-1, "Right lung"),
-            (1, "Left lung\n"),
-        ),
+        _cases({-1: "Right lung", 1: "Left lung\n"}, (-1, -1, 1, -1, 1)),
     ),
     _Problem(
         "skin-lesion",
         ("Is this a common naevus, a blue naevus or a cherry angioma?",),
         ("dermatology", "multiple choice", "Photograph", _CLASSIFY, "uncommon", "medium"),
         _skin_photograph,
-        (
-            (_BROWN, "Common naevus"),
-            (_RED, "Cherry angioma"),
-            (_BROWN, "Common naevus"),
-            (_BLUE, "Blue naevus"),
-            (_BROWN, "Common naevus"),
-            (_BLUE, "Blue naevus"),
+        _cases(
+            {_BROWN: "Common naevus", _RED: "Cherry angioma", _BLUE: "Blue naevus"},
+            (_BROWN, _RED, _BROWN, _BLUE, _BROWN, _BLUE),
         ),
         suffix="jpg",
     ),
@@ -535,27 +527,14 @@ _PROBLEMS = (
         ("Does the mass look benign or malignant?",),
         ("radiology", "multiple choice", "Mammogram", _CLASSIFY, "common", "hard"),
         _mammogram,
-        (
-            (True, "Malignant"),
-            (False, "Benign"),
-            (False, "Benign"),
-            (True, "Malignant"),
-            (True, "Malignant"),
-            (False, "Benign"),
-            (True, "Malignant"),
-        ),
+        _cases({True: "Malignant", False: "Benign"}, (True, False, False, True, True, False, True)),
     ),
     _Problem(
         "instrument",
         ("Which instrument is this?",),
         ("surgery", "free response", "Illustration", _CLASSIFY, "None", "medium"),
         _instrument,
-        (
-            ("scissors", "Scissors"),
-            ("scalpel", "Scalpel"),
-            ("forceps", "Forceps"),
-            ("scalpel", "Scalpel"),
-        ),
+        (("scissors", "Scissors"), ("scalpel", "Scalpel"), ("forceps", "Forceps"), ("scalpel", "Scalpel")),
         suffix="jpg",
     ),
     _Problem(

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -79,6 +78,84 @@ class JournalContent(Generic[Entry]):
 _FINISHED = b'{"finished":true}\n'
 
 
+@dataclass(frozen=True)
+class JournalKind(Generic[Entry]):
+    """The journals of the run with this `identity`, whose entries are of one type.
+
+    `elsewhere` is the flag that messages suggest for another location.
+    """
+
+    identity: Mapping[str, object]
+    entry_type: type[Entry]
+    reads_version_1: bool = False
+    elsewhere: str = "--output-dir"
+
+    def read(self, content: bytes, file: Path) -> JournalContent[Entry]:
+        """What is in a journal.
+
+        A damaged line, which is no JSON, stays in the file, and its problem is sent again. The journal of a
+        different run is ignored if it is empty. Raises UsageError otherwise, and if another version of the
+        suite wrote the journal.
+        """
+        lines = content.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        if not lines:
+            return JournalContent()
+        try:
+            header = msgspec.json.decode(lines[0], type=_Header)
+        except ValueError as error:
+            raise UsageError(
+                f"{one_line(file)} does not begin like a journal of this suite ({error}); "
+                "move it away, or start again with --overwrite"
+            ) from error
+        content_of = JournalContent[Entry](header, length=sum(map(len, lines)))
+        found = self._differences(header)
+        if header.schema_version not in READABLE_VERSIONS:
+            version = header.schema_version
+            raise _unreadable(
+                file, f"schema_version {version}, which this version of the suite cannot read"
+            )
+        damaged = 0
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                self._read_line(line, content_of)
+            except msgspec.ValidationError as error:
+                what = (
+                    f"a line {number} that this version of the suite cannot read ({one_line(error, 120)})"
+                )
+                raise _unreadable(file, what) from error
+            except (ValueError, RecursionError):
+                damaged += 1
+        if not found:
+            return content_of
+        if content_of.entries or content_of.attempts or damaged:
+            raise UsageError(
+                f"{one_line(file)} {found}; --overwrite starts again, another {self.elsewhere} keeps both"
+            )
+        return JournalContent()
+
+    def _read_line(self, line: bytes, into: JournalContent[Entry]) -> None:
+        if line.startswith(b'{"backend":'):
+            into.backend = msgspec.json.decode(line, type=_BackendLine).backend
+        elif line.startswith(b'{"attempt":'):
+            attempt = msgspec.json.decode(line, type=_AttemptLine)
+            into.attempts[attempt.attempt] = attempt.spent
+        elif line != _FINISHED:
+            into.entries.append(msgspec.json.decode(line, type=self.entry_type))
+
+    def _differences(self, header: _Header) -> str:
+        """Why a journal cannot be continued; empty if it can."""
+        theirs: Mapping[str, object] = header.identity
+        if header.schema_version == 1:
+            if not self.reads_version_1:
+                return "was started by an earlier version of the suite, which did not record requests"
+            known = {**header.run, **header.run.get("generation", {})}
+            theirs = {name: known.get(name) for name in self.identity}
+        found = differences(self.identity, theirs)
+        return f"belongs to a different run: {'; '.join(found)}" if found else ""
+
+
 class Journal(Generic[Entry]):
     """The journal of a run, or of one process's share of it, locked while this object is open.
 
@@ -98,47 +175,42 @@ class Journal(Generic[Entry]):
     def __init__(
         self,
         file: Path,
-        identity: Mapping[str, object],
-        entry_type: type[Entry],
+        kind: JournalKind[Entry],
         *,
         started_at: str,
         overwrite: bool,
         shares: Iterable[Path] = (),
         replaces_result: bool | None = None,
-        reads_version_1: bool = False,
-        elsewhere: str = "--output-dir",
     ) -> None:
-        """Open the journal at `file` for the run with this `identity`, and read its entries.
+        """Open the journal at `file`, and read its entries.
 
         The entries of `shares`, journals of the processes of an earlier launch, are moved into it.
         `overwrite` discards all of them. `replaces_result` is written into a new journal (None: same as
-        `overwrite`). `elsewhere` is the flag that messages suggest for another location. Raises UsageError
-        if another process is running this run, or if a file belongs to a different run or is not writable.
+        `overwrite`). Raises UsageError if another process is running this run, or if a file belongs to a
+        different run or is not writable.
         """
         self.file = file
         self.other_entries: Sequence[Entry] = ()
         self._end = -1
         self._lock, self._queued = threading.Lock(), deque[bytes]()
         self._moved = ""
-        self._descriptor = _open_locked(file, elsewhere)
-        reader = _Reader(identity, entry_type, reads_version_1, elsewhere)
+        self._descriptor = _open_locked(file, kind.elsewhere)
         claimed: dict[Path, int] = {}
         try:
-            claimed = {share: _open_locked(share, elsewhere) for share in shares}
-            own = JournalContent[Entry]() if overwrite else reader.read(_content(self._descriptor), file)
+            claimed = {share: _open_locked(share, kind.elsewhere) for share in shares}
+            own = JournalContent[Entry]() if overwrite else kind.read(_content(self._descriptor), file)
             self._end = own.length
             earlier = []
             if not overwrite:
-                earlier = [reader.read(_content(fd), share) for share, fd in claimed.items()]
+                earlier = [kind.read(_content(fd), share) for share, fd in claimed.items()]
             self.entries, self.backend, self._attempts = own.entries, own.backend, own.attempts
             self._numbers = count(max(own.attempts, default=0) + 1)
             replaced = any(found.replaces_result for found in earlier)
             replaced = replaced or (overwrite if replaces_result is None else replaces_result)
-            new = _Header(SCHEMA_VERSION, replaced, dict(identity), started_at)
+            new = _Header(SCHEMA_VERSION, replaced, dict(kind.identity), started_at)
             self._header = header = own.header or new
             if own.header is None:
                 self._append(_line(header))
-            self._empty = self._end if not self.entries else 0
             for found in earlier:
                 self.append(found.entries, found.backend)
             for share in claimed:
@@ -199,30 +271,22 @@ class Journal(Generic[Entry]):
     def __enter__(self) -> Journal[Entry]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         try:
-            if kind is not None:
+            if error is not None:
                 self.flush()
         except UsageError:
             if self._moved:
                 raise
         finally:
-            # Check the file, not `entries`: an interrupt may occur between writing and counting an answer.
-            is_empty = os.fstat(self._descriptor).st_size <= self._empty
             has_spent = any(cost.attempts for cost in self._attempts.values())
-            if is_empty and not has_spent and _is_same_file(self._descriptor, self.file):
+            if not self.entries and not has_spent and _is_same_file(self._descriptor, self.file):
                 self.file.unlink()
             os.close(self._descriptor)
 
     def _append(self, content: bytes) -> None:
         with self._lock:
             attempts = b"".join(self._queued.popleft() for _ in range(len(self._queued)))
-            only_attempts = not content and self._end == self._empty
             content = attempts + content
             try:
                 if content:
@@ -240,8 +304,6 @@ class Journal(Generic[Entry]):
                     raise cannot_write(self.file, error) from error
             else:
                 self._end += len(content)
-            if only_attempts:
-                self._empty = self._end
             if not self._moved and not _is_same_file(self._descriptor, self.file):
                 self._move()
             if self._moved:
@@ -271,23 +333,15 @@ class Journal(Generic[Entry]):
         )
 
 
-def read_journal(
-    file: Path,
-    identity: Mapping[str, object],
-    entry_type: type[Entry],
-    *,
-    reads_version_1: bool = False,
-    elsewhere: str = "--output-dir",
-) -> JournalContent[Entry]:
-    """What another process has written to its journal.
+def read_journal(file: Path, kind: JournalKind[Entry]) -> JournalContent[Entry]:
+    """What another process has written to its journal, if there is one.
 
-    A missing journal has no entries. Raises UsageError if it belongs to a different run.
+    Raises UsageError if it belongs to a different run.
     """
     try:
-        content = file.read_bytes()
+        return kind.read(file.read_bytes(), file)
     except FileNotFoundError:
         return JournalContent()
-    return _Reader(identity, entry_type, reads_version_1, elsewhere).read(content, file)
 
 
 def is_finished(file: Path) -> bool:
@@ -375,85 +429,6 @@ def _content(descriptor: int) -> bytes:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with os.fdopen(os.dup(descriptor), "rb") as stream:
         return stream.read()
-
-
-class _Reader(Generic[Entry]):
-    """Reads journals of the run with one identity."""
-
-    def __init__(
-        self,
-        identity: Mapping[str, object],
-        entry_type: type[Entry],
-        reads_version_1: bool = False,
-        elsewhere: str = "--output-dir",
-    ) -> None:
-        self._identity, self._type = identity, entry_type
-        self._reads_version_1, self._elsewhere = reads_version_1, elsewhere
-
-    def read(self, content: bytes, file: Path) -> JournalContent[Entry]:
-        """What is in a journal.
-
-        A damaged line, which is no JSON, stays in the file, and its problem is sent again. The journal of a
-        different run is ignored if it is empty. Raises UsageError otherwise, and if another version of the
-        suite wrote the journal.
-        """
-        lines = content.splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        if not lines:
-            return JournalContent()
-        try:
-            header = msgspec.json.decode(lines[0], type=_Header)
-        except ValueError as error:
-            raise UsageError(
-                f"{one_line(file)} does not begin like a journal of this suite ({error}); "
-                "move it away, or start again with --overwrite"
-            ) from error
-        content_of = JournalContent[Entry](header, length=sum(map(len, lines)))
-        found = self._differences(header)
-        if header.schema_version not in READABLE_VERSIONS:
-            version = header.schema_version
-            raise _unreadable(
-                file, f"schema_version {version}, which this version of the suite cannot read"
-            )
-        damaged = 0
-        for number, line in enumerate(lines[1:], start=2):
-            try:
-                self._read_line(line, content_of)
-            except msgspec.ValidationError as error:
-                what = (
-                    f"a line {number} that this version of the suite cannot read ({one_line(error, 120)})"
-                )
-                raise _unreadable(file, what) from error
-            except (ValueError, RecursionError):
-                damaged += 1
-        if not found:
-            return content_of
-        if content_of.entries or content_of.attempts or damaged:
-            raise UsageError(
-                f"{one_line(file)} {found}; --overwrite starts again, another {self._elsewhere} keeps both"
-            )
-        return JournalContent()
-
-    def _read_line(self, line: bytes, into: JournalContent[Entry]) -> None:
-        if line.startswith(b'{"backend":'):
-            into.backend = msgspec.json.decode(line, type=_BackendLine).backend
-        elif line.startswith(b'{"attempt":'):
-            attempt = msgspec.json.decode(line, type=_AttemptLine)
-            into.attempts[attempt.attempt] = attempt.spent
-        elif line != _FINISHED:
-            into.entries.append(msgspec.json.decode(line, type=self._type))
-
-    def _differences(self, header: _Header) -> str:
-        """Why a journal cannot be continued; empty if it can."""
-        theirs: Mapping[str, object] = header.identity
-        if header.schema_version == 1:
-            if not self._reads_version_1:
-                return "was started by an earlier version of the suite, which did not record requests"
-            known = {**header.run, **header.run.get("generation", {})}
-            theirs = {name: known.get(name) for name in self._identity}
-        found = differences(self._identity, theirs)
-        return f"belongs to a different run: {'; '.join(found)}" if found else ""
 
 
 def _unreadable(file: Path, what: str) -> UsageError:

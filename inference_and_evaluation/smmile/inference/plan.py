@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import msgspec
-
 from smmile.backends.interface import Request
 from smmile.data.problems import Defect, Problem, ProblemSet, Skipped, Triplet
 from smmile.errors import UsageError, one_line
+from smmile.files import data_hash
 from smmile.perturbations.draws import CannotPerturbError, Draws
 from smmile.perturbations.table import perturb
 from smmile.prompting.balanced_options import balanced_options
@@ -168,8 +165,3 @@ def make_plan(
         positions=positions,
         chosen=chosen,
     )
-
-
-def data_hash(data: object) -> str:
-    """The SHA-256 of plain data in canonical JSON, hexadecimal."""
-    return hashlib.sha256(json.dumps(msgspec.to_builtins(data), sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from smmile.errors import pluralize
@@ -61,11 +60,6 @@ class Progress:
         failed = f", {pluralize(self._errors, 'error')}" if self._errors else ""
         return f"{shown}, {left} left{failed}"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smmile.errors import UsageError, one_line
-from smmile.inference.journal import Journal, JournalContent, is_finished, is_held, read_journal
+from smmile.inference.journal import (
+    Journal,
+    JournalContent,
+    JournalKind,
+    is_finished,
+    is_held,
+    read_journal,
+)
 
 Entry = TypeVar("Entry")
 
@@ -107,13 +114,7 @@ class RunFiles:
 
 @contextmanager
 def open_journal(
-    files: RunFiles,
-    rank: Rank,
-    identity: Mapping[str, object],
-    entry_type: type[Entry],
-    *,
-    overwrite: bool,
-    started_at: str,
+    files: RunFiles, rank: Rank, kind: JournalKind[Entry], *, overwrite: bool, started_at: str
 ) -> Iterator[tuple[Journal[Entry], list[Entry]]]:
     """This process's open journal, and all entries known when the run starts.
 
@@ -121,45 +122,41 @@ def open_journal(
     """
     with ExitStack() as stack:
 
-        def opened(file: Path, *, overwrite: bool, **how: bool | list[Path]) -> Journal[Entry]:
-            journal = Journal(
-                file,
-                identity,
-                entry_type,
-                started_at=started_at,
-                overwrite=overwrite,
-                **how,  # type: ignore[arg-type]
-            )
-            return stack.enter_context(journal)
+        def opened_main() -> Journal[Entry]:
+            shares = files.abandoned()
+            main = Journal(files.journal, kind, started_at=started_at, overwrite=overwrite, shares=shares)
+            return stack.enter_context(main)
 
         if rank.count == 1:
-            journal = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
+            journal = opened_main()
             yield journal, list(journal.entries)
             return
         barrier = stack.enter_context(_StartBarrier(rank, str(files.result)))
         replaces_result, known, backend = False, list[Entry](), None
         if rank.is_first:
-            main = opened(files.journal, overwrite=overwrite, shares=files.abandoned())
+            main = opened_main()
             backend = main.backend
             replaces_result, known, started_at = main.replaces_result, list(main.entries), main.started_at
         barrier.wait()  # the first has read the earlier journals
         if not rank.is_first:
-            found = read_journal(files.journal, identity, entry_type)
+            found = read_journal(files.journal, kind)
             replaces_result, known, backend = found.replaces_result, found.entries, found.backend
-        own = opened(files.of_rank(rank.index), overwrite=True, replaces_result=replaces_result)
+        file = files.of_rank(rank.index)
+        own = Journal(file, kind, started_at=started_at, overwrite=True, replaces_result=replaces_result)
+        stack.enter_context(own)
         own.append((), backend)
         barrier.wait()  # every journal is open
         yield own, known
 
 
 def responses_of_others(
-    files: RunFiles, rank: Rank, identity: Mapping[str, object], entry_type: type[Entry]
+    files: RunFiles, rank: Rank, kind: JournalKind[Entry]
 ) -> Iterator[JournalContent[Entry]]:
     """The journal of each other process, once it has finished its share or has ended."""
     for file in files.of_other_ranks(rank):
         while is_held(file) and not is_finished(file):
             time.sleep(0.2)
-        yield read_journal(file, identity, entry_type)
+        yield read_journal(file, kind)
 
 
 @cache

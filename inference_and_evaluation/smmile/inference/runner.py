@@ -10,19 +10,11 @@ from pathlib import Path
 
 from msgspec.structs import replace as change
 
-from smmile.backends.interface import (
-    Answered,
-    Backend,
-    BackendInfo,
-    ErrorInfo,
-    Failure,
-    Request,
-    Response,
-)
+from smmile.backends.interface import Answered, Backend, BackendInfo, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Ledger, Price, Spending
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.files import check_replaceable, make_folder, sync_folder, write_whole
-from smmile.inference.journal import Journal, read_journal
+from smmile.inference.journal import Journal, JournalKind, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
 from smmile.inference.ranks import ONLY_PROCESS, Rank, RunFiles, open_journal, responses_of_others
@@ -104,21 +96,20 @@ def run_plan(
     another copy of the run, or contains a different run, and Interrupted if the run is stopped; answers are
     kept.
     """
-    with _open_run(plan, run, read_choice, folder, options) as opened:
-        sender = _Sender(opened, connect)
+    with _open_run(plan, run, connect, read_choice, folder, options) as opened:
         rank = options.rank
         pending = opened.pending()
         try:
-            sender.send(pending[rank.index :: rank.count], rank)
+            opened.send(pending[rank.index :: rank.count], rank)
             if not rank.is_first:
                 opened.journal.finish()
                 return None
             if rank.count > 1:
-                for other in responses_of_others(opened.files, rank, opened.identity, Record):
+                for other in responses_of_others(opened.files, rank, opened.kind):
                     opened.add(other.entries)
                     opened.journal.append((), other.backend)
                 # The unfinished share of a process that died.
-                sender.send(opened.pending(retry_errors=False), ONLY_PROCESS)
+                opened.send(opened.pending(retry_errors=False), ONLY_PROCESS)
         except KeyboardInterrupt as error:
             raise Interrupted(opened.interruption()) from error
         return _finish(opened, len(pending))
@@ -131,6 +122,7 @@ class _OpenRun:
         self,
         plan: Plan,
         run: Run,
+        connect: Callable[[Ledger], Backend],
         read_choice: ChoiceReader,
         options: RunOptions,
         files: RunFiles,
@@ -138,11 +130,12 @@ class _OpenRun:
         earlier: ResultFile | None,
     ) -> None:
         self.plan, self.run, self.options, self.files = plan, run, options, files
-        self.identity, self.journal, self.earlier = run.identity(), journal, earlier
+        self.kind, self.journal, self.earlier = _kind(run), journal, earlier
         self.price = options.price or (earlier.run.usage.price if earlier else None)
         self.records: dict[str, Record] = {}
         self.outdated = 0
-        self._read_choice = read_choice
+        self._connect, self._read_choice = connect, read_choice
+        self._backend: Backend | None = None
 
     def add(self, records: Iterable[Record]) -> None:
         """Add known records, except those whose request differs from the problem's current one.
@@ -170,7 +163,25 @@ class _OpenRun:
             if not self._is_answered(group[0]) and (retry_errors or group[0].problem_id not in self.records)
         ]
 
-    def save(self, batch: Sequence[Answered], made_by: BackendInfo) -> list[Record]:
+    def send(self, requests: Sequence[Request], rank: Rank) -> None:
+        """Send `requests` and save the responses as they arrive; connects on first use."""
+        if not requests:
+            return
+        if self._backend is None:
+            for file in (self.files.result, *([self.files.csv] if self.options.write_csv else [])):
+                check_replaceable(file)
+            self._backend = self._connect(self.journal)
+        label = self.files.stem.removeprefix("result_")
+        if rank.count > 1:
+            label += f", process {rank.index} of {rank.count}"
+        total = sum(len(self.plan.groups[request.key]) for request in requests)
+        with Progress(total, label) as progress:
+            for batch in answers(self._backend, requests):
+                made_by = replace(self._backend.describe(), software=self.run.software)
+                records = self._save(batch, made_by)
+                progress.advance(len(records), sum(record.status == "error" for record in records))
+
+    def _save(self, batch: Sequence[Answered], made_by: BackendInfo) -> list[Record]:
         """Save a batch for all problems that share its requests; returns their records."""
         records: list[Record] = []
         for request, outcome in batch:
@@ -193,10 +204,6 @@ class _OpenRun:
                 if self.options.rank.is_first:
                     self.journal.append(records)
                 self.add(records)
-
-    def problems_of(self, requests: Sequence[Request]) -> int:
-        """The number of problems that `requests` belong to."""
-        return sum(len(self.plan.groups[request.key]) for request in requests)
 
     def usage(self) -> Usage:
         """The usage of the records so far; a shared response counts once."""
@@ -236,7 +243,7 @@ class _OpenRun:
         if not rank.is_first:
             return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
         for file in self.files.of_other_ranks(rank):
-            self.add(read_journal(file, self.identity, Record).entries)
+            self.add(read_journal(file, self.kind).entries)
         answered = sum(map(self._is_answered, self.plan.problems))
         again = " without --overwrite" if self.options.overwrite else ""
         return (
@@ -244,31 +251,33 @@ class _OpenRun:
             f"repeat the command{again} to continue"
         )
 
-    def check_replaceable(self) -> None:
-        """Raises UsageError if the files of the finished run cannot be written."""
-        for file in (self.files.result, *([self.files.csv] if self.options.write_csv else [])):
-            check_replaceable(file)
-
     def _is_answered(self, problem: PlannedProblem) -> bool:
         record = self.records.get(problem.problem_id)
         return record is not None and record.status == "ok"
 
 
+def _kind(run: Run) -> JournalKind[Record]:
+    return JournalKind(run.identity(), Record)
+
+
 @contextmanager
 def _open_run(
-    plan: Plan, run: Run, read_choice: ChoiceReader, folder: Path, options: RunOptions
+    plan: Plan,
+    run: Run,
+    connect: Callable[[Ledger], Backend],
+    read_choice: ChoiceReader,
+    folder: Path,
+    options: RunOptions,
 ) -> Iterator[_OpenRun]:
     """Lock the run's files and read its known records."""
     make_folder(folder)
     files = RunFiles(folder, run.name.stem)
     with ExitStack() as stack:
         journal, known = stack.enter_context(
-            open_journal(
-                files, options.rank, run.identity(), Record, overwrite=options.overwrite, started_at=now()
-            )
+            open_journal(files, options.rank, _kind(run), overwrite=options.overwrite, started_at=now())
         )
         earlier = None if journal.replaces_result else _earlier_result(files.result, run)
-        opened = _OpenRun(plan, run, read_choice, options, files, journal, earlier)
+        opened = _OpenRun(plan, run, connect, read_choice, options, files, journal, earlier)
         opened.add(earlier.records if earlier else ())
         opened.add(known)
         journal.carry(opened.spent_before())
@@ -304,7 +313,7 @@ def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
     Raises UsageError if the folder contains a different run of this name.
     """
     files = RunFiles(folder, run.name.stem)
-    journals = [read_journal(file, run.identity(), Record) for file in (files.journal, *files.abandoned())]
+    journals = [read_journal(file, _kind(run)) for file in (files.journal, *files.abandoned())]
     records = [record for journal in journals for record in journal.entries]
     if not any(journal.replaces_result for journal in journals):
         earlier = _earlier_result(files.result, run)
@@ -315,30 +324,6 @@ def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
         for key, group in plan.groups.items()
         if not any((item.problem_id, item.request_key) in answered for item in group)
     ]
-
-
-class _Sender:
-    """Sends requests to a back end, which it connects on first use."""
-
-    def __init__(self, opened: _OpenRun, connect: Callable[[Ledger], Backend]) -> None:
-        self._opened, self._connect = opened, connect
-        self.backend: Backend | None = None
-
-    def send(self, requests: Sequence[Request], rank: Rank) -> None:
-        """Send `requests` and save the responses as they arrive."""
-        if not requests:
-            return
-        if self.backend is None:
-            self._opened.check_replaceable()
-            self.backend = self._connect(self._opened.journal)
-        label = self._opened.files.stem.removeprefix("result_")
-        if rank.count > 1:
-            label += f", process {rank.index} of {rank.count}"
-        with Progress(self._opened.problems_of(requests), label) as progress:
-            for batch in answers(self.backend, requests):
-                made_by = replace(self.backend.describe(), software=self._opened.run.software)
-                records = self._opened.save(batch, made_by)
-                progress.advance(len(records), sum(record.status == "error" for record in records))
 
 
 def answers(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:

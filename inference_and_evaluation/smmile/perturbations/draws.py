@@ -52,6 +52,7 @@ class Draws:
                     candidate = Candidate(base_id, triplet, image, is_query, problem.flags, key)
                     self._candidates.setdefault(key, candidate)
         self.distances = ImageDistances()
+        self.blank: dict[str, StoredImage] = {}  # by the hash of the image that each stands for
 
     def generator(self, problem: Problem, purpose: str) -> Random:
         """A generator for one problem and purpose."""

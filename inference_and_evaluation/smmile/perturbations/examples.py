@@ -38,9 +38,7 @@ def noise(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Proble
     if settings["noise"] == "specialty":
         speciality, of_kind = _flag(problem, "speciality"), " of its speciality"
     found = draws.candidates(
-        problem,
-        "noise",
-        lambda one: not one.is_query and speciality in (None, one.flags.get("speciality")),
+        problem, "noise", lambda one: not one.is_query and speciality in (None, one.flags.get("speciality"))
     )
     if len(found) < count:
         number = pluralize(len(found), "example")

@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from smmile.data.images import StoredImage
@@ -30,7 +29,7 @@ def images(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Probl
     """No images, only some, grey ones of the same size, or those of other problems."""
     how, query, examples = settings["images"], problem.query, problem.examples
     if how == "blank":
-        return _with_images(problem, map(_blank, [triplet.image for triplet in problem.triplets]))
+        return _with_images(problem, (_blank(triplet.image, draws) for triplet in problem.triplets))
     if how == "swapped":
         found = [candidate.image for candidate in draws.candidates(problem, "images")]
         if len(found) <= len(examples):
@@ -64,14 +63,13 @@ def _with_images(problem: Problem, shown: Iterator[StoredImage | None]) -> Probl
     return replace(problem, examples=examples, query=replace(problem.query, image=next(shown)))
 
 
-@cache
-def _blank(image: StoredImage | None) -> StoredImage | None:
+def _blank(image: StoredImage | None, draws: Draws) -> StoredImage | None:
     """A grey PNG file of the size that models see of `image`. Raises UnreadableImageError."""
     from PIL import Image
 
-    if image is None:
-        return None
-    content = io.BytesIO()
-    Image.new("L", image.decode().size, _GREY).save(content, "PNG")
-    stored = content.getvalue()
-    return StoredImage(hashlib.sha256(stored).hexdigest(), len(stored), stored)
+    if image is not None and image.sha256 not in draws.blank:
+        content = io.BytesIO()
+        Image.new("L", image.decode().size, _GREY).save(content, "PNG")
+        stored = content.getvalue()
+        draws.blank[image.sha256] = StoredImage(hashlib.sha256(stored).hexdigest(), len(stored), stored)
+    return image and draws.blank[image.sha256]

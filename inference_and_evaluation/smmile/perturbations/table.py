@@ -70,11 +70,6 @@ class Kind:
         return Perturbation("-".join(parts), settings)
 
 
-def _unchanged(problem: Problem, settings: Mapping[str, Any], draws: Draws) -> Problem:
-    """The problem itself: `options` changes what is made of it (`prompting/balanced_options.py`)."""
-    return problem
-
-
 KINDS: tuple[Kind, ...] = (
     Kind(
         Flag("shots", "show only N examples; 0: the 0-shot conversation (default: all)", minimum=0),
@@ -131,7 +126,7 @@ KINDS: tuple[Kind, ...] = (
             choices=("published", "balanced"),
             default="published",
         ),
-        _unchanged,
+        lambda problem, settings, draws: problem,  # see prompting/balanced_options.py
         task_format="mcqa",
     ),
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smmile.reporting.statistics import Interval
+from smmile.reporting.statistics import Interval, cluster_numbers
 
 Floats = NDArray[np.float64]
 
@@ -67,14 +67,12 @@ def agreement_of(
         if len(raters) == 2:
             for side, rater in enumerate(raters):
                 pairs[row, side, values[unit[rater]]] = 1
-    numbers: dict[Hashable, int] = {}
-    index = np.array([numbers.setdefault(cluster, len(numbers)) for _, cluster in kept])
-    weights = np.random.default_rng(seed).multinomial(
-        len(numbers), np.full(len(numbers), 1 / len(numbers)), size=resamples
-    )
+    index = cluster_numbers(cluster for _, cluster in kept)
+    count = int(index.max()) + 1
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
 
     def coefficient(columns: Floats, function: Callable[[Floats], Floats]) -> Coefficient:
-        by_cluster = np.zeros((len(numbers), columns.shape[1]))
+        by_cluster = np.zeros((count, columns.shape[1]))
         np.add.at(by_cluster, index, columns)
         value = float(function(columns.sum(axis=0)))
         drawn = function(weights @ by_cluster)
@@ -93,7 +91,7 @@ def agreement_of(
         kappa = coefficient(np.hstack([one, agreed, counts]), _fleiss_kappa)
     return Agreement(
         units=len(kept),
-        clusters=len(numbers),
+        clusters=count,
         agreement=coefficient(np.hstack([one, agreed]), lambda sums: sums[..., 1] / sums[..., 0]),
         kappa=kappa,
         kappa_name="Cohen's kappa" if len(raters) == 2 else "Fleiss' kappa",

@@ -11,12 +11,8 @@ from smmile.data.problems import HUB_IDS
 from smmile.reporting.latex import Estimate, latex_escape, latex_metrics, latex_table
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.reports import estimated, judges_line
-from smmile.reporting.statistics import (
-    AVERAGES,
-    Average,
-    bootstrap_standard_deviation,
-)
-from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.reporting.statistics import AVERAGES, Average, bootstrap_standard_deviation
+from smmile.reporting.tables import WHOLE, Layout, interval_text, percent, text_table
 from smmile.results.run_names import RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Estimated, Scores
@@ -119,7 +115,7 @@ def results_table(
 
 
 def _with_error(found: Estimated) -> list[str]:
-    return [percent(found.standard_error), f"{found.low:.1f} to {found.high:.1f}"]
+    return [percent(found.standard_error), interval_text((found.low, found.high))]
 
 
 def _published_error(score: PublishedScore, resamples: int, seed: int) -> float:

@@ -22,7 +22,7 @@ from smmile.reporting.statistics import (
     mean,
     paired_difference,
 )
-from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, interval_text, p_text, percent, text_table
 from smmile.results.run_names import BASELINES
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
@@ -254,15 +254,14 @@ def compare(
             against = [(run, majority) for run in others]
             baselines.append(_contrast_list("majority baseline", metric, "ICL", against, way))
         for mode, by_label in by_mode.items():
+            shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
             if len(by_label) > 1:
                 pairs = list(combinations(by_label.values(), 2))
                 found = _contrast_list("all pairs", metric, mode, pairs, way)
                 models.append(found)
-                shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
                 for judge in dict.fromkeys(run.judge for run in shown.values()):
                     rankings.append(_ranking(found, mode, judge, shown))
-            shown_runs = [_answered(run) if answered_only else run for run in by_label.values()]
-            if found_chance := _against_chance(mode, shown_runs, average):
+            if found_chance := _against_chance(mode, list(shown.values()), average):
                 chance.append(found_chance)
     if not any(found.contrasts for found in (*modes, *models)):
         reasons = [reason for found in (*modes, *models) for reason in found.missing]
@@ -556,24 +555,17 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     head += ["p", "p Holm", "Detectable", f"{first} answered %", f"{second} answered %"]
     margins = {one.equivalence.margin for one in found.contrasts if one.equivalence}
     head += [f"p ±{margin:g}" for margin in margins] + ["Finding"] * len(margins)
-    rows = [
-        [
-            _contrast_name(found, one),
-            problem_count(one.problems, one.base_problems),
-            str(one.left_out),
-            percent(one.first.accuracy),
-            percent(one.second.accuracy),
-            f"{one.difference:+.2f}",
-            f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
-            p_text(one.p_value) + ("*" if one.base_problems < one.problems else ""),
-            p_text(one.p_holm),
-            f"{one.smallest_detectable:.1f}",
-            percent(one.first.coverage),
-            percent(one.second.coverage),
-            *([p_text(one.equivalence.p_holm), one.finding] if one.equivalence else []),
-        ]
-        for one in found.contrasts
-    ]
+    rows = []
+    for one in found.contrasts:
+        pair = f"{one.first.model} - {one.second.model}"
+        row = [pair if found.family == "all pairs" else one.first.model]
+        row += [problem_count(one.problems, one.base_problems), str(one.left_out)]
+        row += [percent(one.first.accuracy), percent(one.second.accuracy), f"{one.difference:+.2f}"]
+        row += [interval_text(one.interval, "+.1f")]
+        row += [p_text(one.p_value) + "*" * (one.base_problems < one.problems), p_text(one.p_holm)]
+        row += [f"{one.smallest_detectable:.1f}", percent(one.first.coverage), percent(one.second.coverage)]
+        row += [p_text(one.equivalence.p_holm), one.finding] if one.equivalence else []
+        rows.append(row)
     what = {
         "ICL gain": "ICL minus 0-shot",
         "majority baseline": f"{found.mode}: model minus majority baseline",
@@ -589,25 +581,13 @@ def _contrasts_text(found: ContrastList, layout: Layout) -> str:
     return "\n".join([title, table, *([missing] if missing else [])])
 
 
-def _contrast_name(found: ContrastList, one: Contrast) -> str:
-    pair = f"{one.first.model} - {one.second.model}"
-    return pair if found.family == "all pairs" else one.first.model
-
-
 def _chance_text(found: ChanceList, layout: Layout) -> str:
     head = ["Model", "Problems", "Accuracy %", "95 % interval", "Chance %", "p", "p Holm"]
-    rows = [
-        [
-            one.model,
-            problem_count(one.problems, one.base_problems),
-            percent(one.accuracy),
-            f"{one.interval[0]:.1f} to {one.interval[1]:.1f}",
-            percent(one.chance),
-            p_text(one.p_value),
-            p_text(one.p_holm),
-        ]
-        for one in found.contrasts
-    ]
+    rows = []
+    for one in found.contrasts:
+        row = [one.model, problem_count(one.problems, one.base_problems), percent(one.accuracy)]
+        row += [interval_text(one.interval), percent(one.chance), p_text(one.p_value), p_text(one.p_holm)]
+        rows.append(row)
     permuted = any(one.base_problems < one.problems for one in found.contrasts)
     title = f"{METRICS[found.metric].short_title}, {found.mode}{_by(found.average, permuted)}: "
     title += f"model against chance ({pluralize(len(rows), 'contrast')})\n"
@@ -627,17 +607,11 @@ def _ranking_text(ranking: Ranking, layout: Layout, *, named: bool) -> str:
     head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
     permuted = any(model.base_problems < model.problems for model in ranking.models)
     head += ["± standard error"] if permuted else []
-    rows = [
-        [
-            model.model,
-            model.sets,
-            problem_count(model.problems, model.base_problems),
-            percent(model.accuracy),
-            f"{model.interval[0]:.1f} to {model.interval[1]:.1f}",
-            *([percent(model.standard_error)] if permuted else []),
-        ]
-        for model in ranking.models
-    ]
+    rows = []
+    for model in ranking.models:
+        row = [model.model, model.sets, problem_count(model.problems, model.base_problems)]
+        row += [percent(model.accuracy), interval_text(model.interval)]
+        rows.append(row + ([percent(model.standard_error)] if permuted else []))
     metric = METRICS[ranking.metric].short_title
     judge = f" ({one_line(ranking.judge)})" if named and ranking.judge else ""
     title = f"{metric}{judge}, {ranking.mode}{_by(ranking.average, permuted)}: "

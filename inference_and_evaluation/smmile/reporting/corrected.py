@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 
 from smmile.reporting.statistics import (
     Average,
+    cluster_numbers,
     effective_sample,
     tango_interval,
     wilson_interval,
@@ -49,8 +50,7 @@ class LabelledRun:
     @cached_property
     def index(self) -> NDArray[np.int64]:
         """The number of each answer's cluster."""
-        numbers: dict[Hashable, int] = {}
-        return np.array([numbers.setdefault(one, len(numbers)) for one in self.clusters], dtype=np.int64)
+        return cluster_numbers(self.clusters)
 
     def shares(self, average: Average) -> Floats:
         """The weight of each answer in an average; they add up to 1."""

@@ -12,7 +12,7 @@ from smmile.reporting.experiments import Effects, ExperimentReport, NothingToCom
 from smmile.reporting.figure_plans import experiment_plans
 from smmile.reporting.figures import figure_files
 from smmile.reporting.latex_experiments import experiment_tables
-from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, interval_text, p_text, percent, text_table
 from smmile.scoring.folder import FolderScores, read_scores
 from smmile.scoring.metrics import METRICS
 
@@ -80,23 +80,14 @@ def _sections(effects: Effects, layout: Layout) -> Iterator[str]:
 def _contrasts_table(effects: Effects, layout: Layout) -> str:
     head = ["Condition", "Mode", "Problems", "Left out", "Clean %", "Condition %", "Difference"]
     head += ["95 % interval", "Relative %", "p", "p Holm"]
-    rows = [
-        [
-            one.first.model,
-            one.first.mode,
-            problem_count(one.problems, one.base_problems),
-            str(one.left_out),
-            percent(one.second.accuracy),
-            percent(one.first.accuracy),
-            f"{one.difference:+.2f}",
-            f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
-            f"{one.difference / one.second.accuracy * 100:+.1f}" if one.second.accuracy else "-",
-            p_text(one.p_value) + ("*" if one.base_problems < one.problems else ""),
-            p_text(one.p_holm),
-        ]
-        for found in effects.contrasts
-        for one in found.contrasts
-    ]
+    rows = []
+    for one in (one for found in effects.contrasts for one in found.contrasts):
+        clean, count = one.second.accuracy, problem_count(one.problems, one.base_problems)
+        row = [one.first.model, one.first.mode, count, str(one.left_out), percent(clean)]
+        row += [percent(one.first.accuracy), f"{one.difference:+.2f}", interval_text(one.interval, "+.1f")]
+        row += [f"{one.difference / clean * 100:+.1f}" if clean else "-"]
+        row += [p_text(one.p_value) + "*" * (one.base_problems < one.problems)]
+        rows.append([*row, p_text(one.p_holm)])
     secondary = ("p", "Left out", "Clean %", "Relative %", "Problems", "Condition %")
     return text_table(head, rows, secondary=secondary, layout=layout)
 
@@ -105,24 +96,14 @@ def _evidence_table(effects: Effects, layout: Layout) -> str:
     head = ["Model", "Without", "Condition", "Problems", "Left out", "Clean %", "Without %"]
     head += ["Points lost", "95 % interval", "Correct lost %", "95 % interval of that"]
     head += ["Chance %", "Majority %"]
-    rows = [
-        [
-            one.model,
-            one.evidence.lower(),
-            one.condition,
-            problem_count(one.problems, one.base_problems),
-            str(one.left_out),
-            percent(one.clean_accuracy),
-            percent(one.accuracy),
-            f"{one.points_lost:+.2f}",
-            f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
-            percent(one.share_lost),
-            _interval(one.share_interval),
-            percent(one.chance),
-            percent(one.majority),
-        ]
-        for one in effects.evidence
-    ]
+    rows = []
+    for one in effects.evidence:
+        count = problem_count(one.problems, one.base_problems)
+        row = [one.model, one.evidence.lower(), one.condition, count, str(one.left_out)]
+        row += [percent(one.clean_accuracy), percent(one.accuracy), f"{one.points_lost:+.2f}"]
+        row += [interval_text(one.interval, "+.1f"), percent(one.share_lost)]
+        row += [interval_text(one.share_interval), percent(one.chance), percent(one.majority)]
+        rows.append(row)
     secondary = ["Condition", "Left out", "Problems", "Clean %", "Without %", "Chance %", "Majority %"]
     secondary += ["95 % interval of that"]
     return text_table(head, rows, 3, secondary=secondary, layout=layout)
@@ -138,39 +119,30 @@ def _shots_table(effects: Effects, layout: Layout) -> str:
         "On shared %",
         "95 % interval",
     ]
-    rows = [
-        [
-            f"{curve.model} [{curve.condition}]" if curve.condition else curve.model,
-            "all" if one.examples is None else str(one.examples),
-            str(one.problems),
-            percent(one.accuracy),
-            problem_count(curve.problems, curve.base_problems) if one.interval else "-",
-            percent(one.shared_accuracy),
-            _interval(one.interval),
-        ]
-        for curve in effects.shots
-        for one in curve.points
-    ]
+    rows = []
+    for curve in effects.shots:
+        model = f"{curve.model} [{curve.condition}]" if curve.condition else curve.model
+        shared = problem_count(curve.problems, curve.base_problems)
+        for one in curve.points:
+            examples = "all" if one.examples is None else str(one.examples)
+            row = [
+                model,
+                examples,
+                str(one.problems),
+                percent(one.accuracy),
+                shared if one.interval else "-",
+            ]
+            rows.append([*row, percent(one.shared_accuracy), interval_text(one.interval)])
     return text_table(head, rows, 1, secondary=("Problems", "Shared problems"), layout=layout)
 
 
 def _repeats_table(effects: Effects, layout: Layout) -> str:
     head = ["Condition", "Mode", "Runs", "Mean %", "SD", "Range %", "To clean", "Ranges overlap"]
-    rows = [
-        [
-            one.model,
-            one.mode,
-            str(len(one.accuracies)),
-            percent(one.mean),
-            percent(one.standard_deviation),
-            _interval((min(one.accuracies), max(one.accuracies))),
-            "-" if one.difference is None else f"{one.difference:+.2f}",
-            {True: "yes", False: "no", None: "-"}[one.overlaps],
-        ]
-        for one in effects.repeats
-    ]
+    rows = []
+    for one in effects.repeats:
+        row = [one.model, one.mode, str(len(one.accuracies)), percent(one.mean)]
+        row += [percent(one.standard_deviation)]
+        row += [interval_text((min(one.accuracies), max(one.accuracies)))]
+        row += ["-" if one.difference is None else f"{one.difference:+.2f}"]
+        rows.append([*row, {True: "yes", False: "no", None: "-"}[one.overlaps]])
     return text_table(head, rows, secondary=("Mode", "Runs"), layout=layout)
-
-
-def _interval(bounds: tuple[float, float] | None) -> str:
-    return f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else "-"

@@ -11,13 +11,7 @@ from itertools import product
 from smmile.errors import UsageError, one_line
 from smmile.reporting.comparison import ContrastList, at_places, common_problems, condition_contrasts
 from smmile.reporting.reports import estimated
-from smmile.reporting.statistics import (
-    AVERAGES,
-    Average,
-    accuracy_interval,
-    mean,
-    paired_difference,
-)
+from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
 from smmile.reporting.strata import FEW_PROBLEMS
 from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.metrics import METRICS

@@ -21,7 +21,7 @@ from smmile.reporting.corrected import (
     rogan_gladen,
 )
 from smmile.reporting.statistics import AVERAGES, Average
-from smmile.reporting.tables import WHOLE, Layout, percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, interval_text, percent, text_table
 from smmile.results.run_names import RunName
 from smmile.scoring.evaluation import Evaluation, make_evaluation
 from smmile.scoring.experts.ratings import RatedRun, Ratings, Remark
@@ -284,12 +284,12 @@ def _coefficient(one: Coefficient, factor: int, decimals: int) -> str:
     value = f"{one.value * factor:.{decimals}f}"
     if one.interval is None:
         return value
-    low, high = one.interval.low * factor, one.interval.high * factor
-    return f"{value} ({low:.{decimals}f} to {high:.{decimals}f})"
+    bounds = one.interval.low * factor, one.interval.high * factor
+    return f"{value} ({interval_text(bounds, f'.{decimals}f')})"
 
 
 def _cell(one: Estimated | None, form: str = ".1f") -> str:
-    return "-" if one is None else f"{one.value:{form}} ({one.low:{form}} to {one.high:{form}})"
+    return "-" if one is None else f"{one.value:{form}} ({interval_text((one.low, one.high), form)})"
 
 
 def _accuracy_table(runs: Sequence[RunReport], layout: Layout) -> str:

@@ -24,13 +24,7 @@ from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
 from smmile.results.schema import ImageData, Record, Run
 from smmile.scoring.data_sets import ProblemsOfRuns
-from smmile.scoring.evaluation import (
-    Evaluation,
-    Verdict,
-    evaluation_file,
-    read_evaluation,
-    scores_of,
-)
+from smmile.scoring.evaluation import Evaluation, Verdict, evaluation_file, read_evaluation, scores_of
 from smmile.scoring.folder import read_scores
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.reextraction import choice_evaluation, reextract_run

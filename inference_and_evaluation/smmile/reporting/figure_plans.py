@@ -16,7 +16,7 @@ from smmile.reporting.published import PublishedScore
 from smmile.reporting.reports import estimated
 from smmile.reporting.statistics import Average, wilson_interval
 from smmile.reporting.strata import EXAMPLE_FLAGS, FEW_PROBLEMS, Stratum, flag_title
-from smmile.results.run_names import BASELINES, RunName, file_safe, latex_name
+from smmile.results.run_names import BASELINES, RunName, file_safe, paper_name
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
 from smmile.task import MODES, InferenceMode
@@ -156,8 +156,8 @@ def models_plan(
     panels: list[Panel] = []
     for metric in metrics:
         rows = [
-            Row(_model_label(*model), tuple(by_metric[metric]), slanted=model[0] in BASELINES)
-            for model, by_metric in models.items()
+            _model_row(model, by_metric[metric], perturbation=perturbation)
+            for (model, perturbation), by_metric in models.items()
         ]
         majority = models.get(("majority", ""), {}).get(metric, [])
         levels = [point.accuracy for point in majority if point.mode == "ICL"]  # the user's own is first
@@ -181,9 +181,7 @@ def models_plan(
 
 
 def _model_label(model: str, perturbation: str = "") -> str:
-    """The model as the paper calls it, without its footnotes; another by its name in files."""
-    name = re.sub(r"\$.*?\$", "", latex_name(model) or "") or model
-    return f"{name} [{perturbation}]" if perturbation else name
+    return f"{paper_name(model)} [{perturbation}]" if perturbation else paper_name(model)
 
 
 # The order of examples.
@@ -212,10 +210,7 @@ def order_plan(metric: str, analysis: OrderAnalysis) -> DotPlot:
     panels = [
         Panel(
             title,
-            tuple(
-                Row(_model_label(*model), tuple(points[model]), slanted=model[0] in BASELINES)
-                for model in models
-            ),
+            tuple(_model_row(model, points[model, of], perturbation=of) for model, of in models),
             baselines if 0 < baselines < len(models) else None,
             labelled=points is orders,
             axis=axis,
@@ -302,16 +297,15 @@ def _strata_panels(strata: Sequence[Stratum], runs: Sequence[RunName]) -> list[P
         for value in _largest(totals):
             cells = [values[value].get(run) for run in runs]
             shown = "/".join(map(str, dict.fromkeys(totals[value])))
-            points = tuple(_stratum_point(one) if one else None for one in cells)
+            points = tuple(
+                Point(one.run.mode, one.accuracy, one.interval.percent, few=one.is_small) if one else None
+                for one in cells
+            )
             few = all(one.is_small for one in values[value].values())
             rows.append(Row(f"{value} ({shown})", points, few=few))
         more = f" ({len(rows)} largest of {len(values)})" if len(values) > len(rows) else ""
         panels.append(Panel(flag_title(flag) + more, tuple(rows)))
     return panels
-
-
-def _stratum_point(stratum: Stratum) -> Point:
-    return Point(stratum.run.mode, stratum.accuracy, stratum.interval.percent, few=stratum.is_small)
 
 
 def _largest(totals: Mapping[str, Sequence[int]]) -> list[str]:
@@ -392,8 +386,11 @@ def _weight_note(average: Average) -> str:
     return " Every base problem has the same weight." if average == "problems" else ""
 
 
-def _model_row(model: str, points: Sequence[Point], lines: Mapping[str, float] | None = None) -> Row:
-    return Row(_model_label(model), tuple(points), slanted=model in BASELINES, lines=lines or {})
+def _model_row(
+    model: str, points: Sequence[Point], lines: Mapping[str, float] | None = None, perturbation: str = ""
+) -> Row:
+    label = _model_label(model, perturbation)
+    return Row(label, tuple(points), slanted=model in BASELINES, lines=lines or {})
 
 
 _EVIDENCE_COLUMNS = 4

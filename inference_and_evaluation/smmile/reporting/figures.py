@@ -60,13 +60,7 @@ LOOKS = (
         "#4A525C",
         "#161C24",
         "#7D8590",
-        {
-            "0-shot": "#E69F00",
-            "ICL": "#56B4E9",
-            "first": "#009E73",
-            "middle": "#FFFFFF",
-            "last": "#CC79A7",
-        },
+        {"0-shot": "#E69F00", "ICL": "#56B4E9", "first": "#009E73", "middle": "#FFFFFF", "last": "#CC79A7"},
     ),
 )
 

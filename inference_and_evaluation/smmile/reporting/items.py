@@ -155,15 +155,11 @@ def items_text(lists: Sequence[ItemList], layout: Layout = WHOLE, *, shortened: 
             known = [item for item in items if item.discrimination is not None]
             items = tuple(sorted(known, key=lambda item: item.discrimination or 0)[:_SHOWN])
             parts.append(f"The {pluralize(len(items), 'problem')} of least discrimination\n")
-        rows = [
-            [
-                one_line(item.problem_id, 60),
-                str(item.runs),
-                f"{item.difficulty:.1f}",
-                "-" if item.discrimination is None else f"{item.discrimination:+.2f}",
-            ]
-            for item in items
-        ]
+        rows = []
+        for item in items:
+            discrimination = "-" if item.discrimination is None else f"{item.discrimination:+.2f}"
+            row = [one_line(item.problem_id, 60), str(item.runs), f"{item.difficulty:.1f}", discrimination]
+            rows.append(row)
         head = ["Problem", "Runs", "Correct %", "Discrimination"]
         parts.append(text_table(head, rows, text_columns=1, secondary=("Runs",), layout=layout))
     return "\n".join(parts)

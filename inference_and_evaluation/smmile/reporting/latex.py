@@ -141,27 +141,16 @@ def _breakable(text: str, longest: int = _LONG_NAME) -> str:
 
 
 _LATEX_SPECIAL = {
+    **{character: rf"\{character}" for character in "{}$&%#_"},
+    **{character: f"{character}{{}}" for character in "-'`?!"},
+    **{character: f"{{{character}}}" for character in "[]"},
     "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
-    "-": "-{}",
-    "'": "'{}",
-    "`": "`{}",
-    "[": "{[}",
-    "]": "{]}",
-    "?": "?{}",
-    "!": "!{}",
 }
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from smmile.reporting.experiments import on_shared_problems
 from smmile.reporting.latex import latex_escape, latex_model
 from smmile.reporting.statistics import mean
-from smmile.results.run_names import RunName, latex_name
+from smmile.results.run_names import RunName, latex_name, paper_name
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
 
@@ -70,8 +69,8 @@ def _lines(table: Table, metric: str, scores: Sequence[Scores]) -> list[str]:
         if len(there) > 1 and clean.total:
             cells = [_cell(shared.get(one), clean) for one in names]
             # The marks of the paper's names refer to notes on the paper's table.
-            printed = re.sub(r"\$.*?\$", "", latex_name(name.model) or "")
-            model = printed or latex_model(name.model, longest=0)
+            is_known = latex_name(name.model) is not None
+            model = paper_name(name.model) if is_known else latex_model(name.model, longest=0)
             first = [model, f"${clean.total}$", f"${_accuracy(clean):.2f}$"]
             lines.append(" & ".join([*first, *cells]))
     return lines

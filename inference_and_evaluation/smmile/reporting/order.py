@@ -24,7 +24,7 @@ from smmile.reporting.statistics import (
     wilson_interval,
 )
 from smmile.reporting.strata import difference_within
-from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, interval_text, p_text, percent, text_table
 from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.data_sets import ProblemsOfRuns
@@ -393,42 +393,30 @@ def order_text(analysis: OrderAnalysis, layout: Layout = WHOLE) -> str:
 def _variance_table(found: Sequence[OrderVariance], layout: Layout) -> str:
     head = ["Model", "Mode", "Base problems", "Macro %", "Answered %", "Within %", "ICC", "ICC interval"]
     head += ["Mixed %", "Mixed interval", "Worst %", "Best %"]
-    rows = [
-        [
-            one.run.label,
-            one.run.mode,
-            str(one.base_problems),
-            f"{one.accuracy:.1f}",
-            f"{one.answered:.1f}",
-            "-" if one.within is None else f"{one.within:.1f}",
-            "-" if one.correlation is None else f"{one.correlation:.2f}",
-            "{:.2f} to {:.2f}".format(*one.correlation_interval) if one.correlation_interval else "-",
-            f"{one.mixed:.1f}",
-            "{:.1f} to {:.1f}".format(*one.mixed_interval),
-            f"{one.worst:.1f}",
-            f"{one.best:.1f}",
-        ]
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        row = [one.run.label, one.run.mode, str(one.base_problems)]
+        row += [f"{one.accuracy:.1f}", f"{one.answered:.1f}"]
+        row += ["-" if one.within is None else f"{one.within:.1f}"]
+        row += ["-" if one.correlation is None else f"{one.correlation:.2f}"]
+        row += [interval_text(one.correlation_interval, ".2f"), f"{one.mixed:.1f}"]
+        rows.append([*row, interval_text(one.mixed_interval), f"{one.worst:.1f}", f"{one.best:.1f}"])
     secondary = ("Mixed interval", "Base problems", "ICC", "ICC interval", "Macro %")
     return text_table(head, rows, secondary=secondary, layout=layout)
 
 
 def _place_table(found: Sequence[PlaceContrast], shares: tuple[str, str], layout: Layout) -> str:
     head = ["Model", "Place", "Base problems", *shares, "Difference", "95 % interval", "p", "p Holm"]
-    rows = [
-        [
+    rows = []
+    for one in found:
+        row = [
             one.run.label,
             one.place,
             str(one.base_problems),
             percent(one.share),
             percent(one.other_share),
-            f"{one.difference:+.2f}",
-            f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
-            p_text(one.p_value),
-            "-" if one.p_holm is None else p_text(one.p_holm),
         ]
-        for one in found
-    ]
+        row += [f"{one.difference:+.2f}", interval_text(one.interval, "+.1f")]
+        rows.append([*row, p_text(one.p_value), p_text(one.p_holm)])
     secondary = ("p", "Base problems", *shares[::-1])
     return text_table(head, rows, secondary=secondary, layout=layout)

@@ -49,8 +49,7 @@ def open_report(
     """
     options = ScoringOptions(reextract=args.mcqa == "reread")
     found = read_scores(args.results_dir, metrics=metrics, options=options)
-    selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
-    selection = selection.resolved(found.names, args.results_dir)
+    selection = Selection.of(args, found.names)
     left_out = [run for run in found.scores if run.rated and run.rated.is_sample and not samples]
     found = replace(found, scores=tuple(run for run in found.scores if run not in left_out))
     shown = found.select(selection, args.metric)

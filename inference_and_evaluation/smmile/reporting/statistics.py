@@ -9,7 +9,7 @@ intervals cover and the tests err is measured in docs/statistics.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -140,7 +140,7 @@ def effective_sample(
     rows = float(sizes.sum())
     if len(sizes) == rows:
         return EffectiveSample(rows, math.inf)
-    weights = _cluster_weights(sizes, average)
+    weights = sizes / rows if average == "rows" else sizes**0 / len(sizes)  # they add up to 1
     mean = float((weights * totals / sizes).sum())
     variance = float((weights * squares / sizes).sum()) - mean * mean
     least = 1 / float((weights**2).sum())
@@ -148,15 +148,10 @@ def effective_sample(
     if len(sizes) == 1 or variance < 1e-12:
         return EffectiveSample(least, freedom)
     robust = float((weights**2 * (totals / sizes - mean) ** 2 / (1 - weights)).sum())
-    correlation = _intracluster_correlation(totals, sizes, squares)
+    correlation = min(1.0, max(0.0, float(_correlation(*_mean_squares(totals, sizes, squares)))))
     by_correlation = variance * float((weights**2 * (1 + (sizes - 1) * correlation) / sizes).sum())
     most = 1 / float((weights**2 / sizes).sum())
     return EffectiveSample(min(most, variance / max(robust, by_correlation)), freedom)
-
-
-def _cluster_weights(sizes: NDArray[np.float64], average: Average) -> NDArray[np.float64]:
-    """The weight of each cluster in an average; they add up to 1."""
-    return sizes / sizes.sum() if average == "rows" else sizes**0 / len(sizes)
 
 
 def mean(values: Sequence[float], clusters: Sequence[Hashable], average: Average) -> float:
@@ -178,15 +173,8 @@ def standard_error(values: Sequence[float], clusters: Sequence[Hashable], averag
     return float((totals / sizes).std(ddof=1)) / math.sqrt(count) if count > 1 else None
 
 
-def _intracluster_correlation(
-    totals: NDArray[np.float64], sizes: NDArray[np.float64], squares: NDArray[np.float64]
-) -> float:
-    """(MSB - MSW) / (MSB + (m - 1) MSW), m = (n - sum size^2 / n) / (clusters - 1), cut to 0..1."""
-    found = _correlation(*_mean_squares(totals, sizes, squares))
-    return min(1.0, max(0.0, float(found)))
-
-
 def _correlation(between: Any, within: Any, typical: Any) -> Any:
+    """(MSB - MSW) / (MSB + (m - 1) MSW), m = (n - sum size^2 / n) / (clusters - 1)."""
     return (between - within) / (between + (typical - 1) * within)
 
 
@@ -259,6 +247,14 @@ def variance_components(
     return VarianceComponents(component, within, component / (component + within), interval)
 
 
+def cluster_numbers(clusters: Iterable[Hashable]) -> NDArray[np.int64]:
+    """The number of each row's cluster, from 0, in the order in which clusters first occur."""
+    import numpy as np
+
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
+
+
 def _by_cluster(
     values: Sequence[float], clusters: Sequence[Hashable]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -267,8 +263,7 @@ def _by_cluster(
 
     if not len(values) or len(values) != len(clusters):
         raise ValueError(f"{len(values)} scores and {len(clusters)} clusters")
-    numbers: dict[Hashable, int] = {}
-    index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+    index = cluster_numbers(clusters)
     array = np.asarray(values, dtype=np.float64)
 
     def sums(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from smmile.reporting.statistics import (
     holm,
     within_difference,
 )
-from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
+from smmile.reporting.tables import WHOLE, Layout, interval_text, p_text, percent, text_table
 from smmile.results.run_names import RunName, evaluation_name
 from smmile.scoring.data_sets import ProblemsOfRuns
 from smmile.scoring.scores import Scores
@@ -158,7 +158,12 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
                 if flag in of_problem:
                     cluster = base_problem_id(outline.problem_id)
                     members.setdefault(of_problem[flag], []).append((cluster, correct))
-            of_flag = [_stratum(run, flag, value, found) for value, found in members.items()]
+            of_flag = []
+            for value, found in members.items():
+                clusters, scores = zip(*found, strict=True)
+                counts = len(found), sum(scores), len(set(clusters))
+                interval = accuracy_interval(scores, clusters)
+                of_flag.append(Stratum(run.name, run.metric, flag, value, *counts, interval))
             by_value = flag == NUMBER_OF_EXAMPLES
             strata += sorted(of_flag, key=lambda one: int(one.value) if by_value else -one.total)
     return strata
@@ -228,14 +233,6 @@ def _flags(outline: Outline, run: RunName) -> dict[str, str]:
         FIRST_EXAMPLE_MATCHES: str(examples[:1] == [answer]).lower(),
         LAST_EXAMPLE_MATCHES: str(examples[-1:] == [answer]).lower(),
     }
-
-
-def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, float]]) -> Stratum:
-    clusters = [cluster for cluster, _ in members]
-    scores = [correct for _, correct in members]
-    interval = accuracy_interval(scores, clusters)
-    counts = len(members), sum(scores), len(set(clusters))
-    return Stratum(run.name, run.metric, flag, value, *counts, interval)
 
 
 Published = dict[str, dict[str, dict[str, float]]]
@@ -315,20 +312,11 @@ def within_table(contrasts: Sequence[WithinContrast], layout: Layout = WHOLE) ->
     """The table of one run's contrasts within base problems."""
     head = ["Within base problems", "Problems", "With %", "Without %", "Difference", "±", "95 % interval"]
     head += ["p", "p Holm"]
-    rows = [
-        [
-            flag_title(one.flag),
-            str(one.problems),
-            percent(one.accuracy_with),
-            percent(one.accuracy_without),
-            f"{one.difference:+.2f}",
-            percent(one.standard_error),
-            f"{one.interval[0]:+.1f} to {one.interval[1]:+.1f}",
-            p_text(one.p_value),
-            p_text(one.p_holm),
-        ]
-        for one in contrasts
-    ]
+    rows = []
+    for one in contrasts:
+        row = [flag_title(one.flag), str(one.problems), percent(one.accuracy_with)]
+        row += [percent(one.accuracy_without), f"{one.difference:+.2f}", percent(one.standard_error)]
+        rows.append([*row, interval_text(one.interval, "+.1f"), p_text(one.p_value), p_text(one.p_holm)])
     note = "† These strata hold different problems. A contrast within base problems compares\n"
     note += "each with itself, over those with orders of both kinds, all of the same weight.\n"
     secondary = ("p", "±", "Without %", "With %", "Problems")
@@ -354,12 +342,18 @@ def strata_table(
     for flag, members in groupby(strata, lambda stratum: stratum.flag):
         rows.append([flag_title(flag) + " †" * (flag in marked), *[""] * (len(head) - 1)])
         for stratum in members:
-            low, high = map(percent, stratum.interval.percent)
             mark = "*" if stratum.is_small and not terminal else " "
             small += [len(rows)] if stratum.is_small else []
             row = [f"  {one_line(stratum.value, 60)}", str(stratum.total)]
             row += [str(stratum.base_problems)] if permuted else []
-            rows.append([*row, str(stratum.correct), percent(stratum.accuracy), f"{low} to {high}{mark}"])
+            rows.append(
+                [
+                    *row,
+                    str(stratum.correct),
+                    percent(stratum.accuracy),
+                    interval_text(stratum.interval.percent, ".2f") + mark,
+                ]
+            )
     return text_table(
         head,
         rows,

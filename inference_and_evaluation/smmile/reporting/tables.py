@@ -102,10 +102,7 @@ def _sorted_rows(
 
 
 def _drawn(
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    text_columns: int,
-    dimmed: Container[int] | None,
+    head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int, dimmed: Container[int] | None
 ) -> str:
     from io import StringIO
 
@@ -133,14 +130,19 @@ def _drawn(
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
-def p_text(value: float) -> str:
-    """A p value with four decimals."""
-    return "<0.0001" if value < 0.0001 else f"{value:.4f}"
+def p_text(value: float | None) -> str:
+    """A p value with four decimals; - for none."""
+    return "-" if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def percent(value: float | None) -> str:
     """A percentage with two decimals; - for none."""
     return "-" if value is None else f"{value:.2f}"
+
+
+def interval_text(bounds: tuple[float, float] | None, form: str = ".1f") -> str:
+    """Both bounds of an interval in this format; - for none."""
+    return "-" if bounds is None else f"{bounds[0]:{form}} to {bounds[1]:{form}}"
 
 
 def comparison_table(
@@ -152,22 +154,13 @@ def comparison_table(
     head = ["Model", "Mode", "Problems", "Correct", "Accuracy %", "Errors", "Answered %"]
     head += ["Of answered %", "Words"]
     skipped = any(run.skipped for run in scores)
-    rows = [
-        [
-            run.name.label,
-            run.name.mode,
-            str(run.total),
-            str(run.correct_count),
-            percent(run.accuracy),
-            str(run.error_count),
-            percent(run.coverage),
-            percent(run.accuracy_of_answered),
-            f"{run.word_count:.1f}",
-            *([str(run.skipped)] if skipped else []),
-            *(cells[run.name] for cells in (more or {}).values()),
-        ]
-        for run in sorted(scores, key=lambda run: natural_key(run.name))
-    ]
+    rows = []
+    for run in sorted(scores, key=lambda run: natural_key(run.name)):
+        row = [run.name.label, run.name.mode, str(run.total), str(run.correct_count)]
+        row += [percent(run.accuracy), str(run.error_count), percent(run.coverage)]
+        row += [percent(run.accuracy_of_answered), f"{run.word_count:.1f}"]
+        row += [str(run.skipped)] if skipped else []
+        rows.append([*row, *(cells[run.name] for cells in (more or {}).values())])
     return text_table(
         [*head, *(["Skipped"] if skipped else []), *(more or {})],
         rows,

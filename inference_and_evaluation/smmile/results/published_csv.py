@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from smmile.backends.interface import ErrorInfo
@@ -21,86 +20,74 @@ NO_CHOICE = "EXTRACTION_FAILED"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+# The names of columns in the published files, of which MedVLM-R1's use the second.
+_COLUMNS = {
+    "problem_id": ("problem_id",),
+    "question": ("final_question", "original_question"),
+    "true_answer": ("true_answer", "correct_answer"),
+    "generated_answer": ("generated_answer",),
+    "full_response": ("full_response",),
+    "correct_option": ("correct_option", "correct_letter"),
+    "selected_option": ("selected_option", "extracted_answer"),
+    "is_correct": ("is_correct",),
+}
+
+
 def read_published_csv(file: Path) -> list[Record]:
     """The records in a CSV file of any published layout. Raises UsageError if it is invalid."""
     csv.field_size_limit(sys.maxsize)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.reader(stream, strict=True)
-            columns = _CsvColumns.of(next(rows, []), file)
-            return [columns.record(row) for row in rows if row]
+            header = next(rows, [])
+            places = _places(header, file)
+            return [_record(row, len(header), places) for row in rows if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{one_line(file.name)} is not a readable result file ({error})") from error
 
 
-@dataclass(frozen=True)
-class _CsvColumns:
-    """Column indices of a published CSV; MedVLM-R1's files use other column names."""
-
-    count: int
-    problem_id: int
-    question: int
-    true_answer: int
-    generated_answer: int | None
-    full_response: int | None
-    correct_option: int | None
-    selected_option: int | None
-    is_correct: int | None
-
-    @classmethod
-    def of(cls, header: Sequence[str], file: Path) -> _CsvColumns:
-        def first(*names: str) -> int | None:
-            return next((header.index(name) for name in names if name in header), None)
-
-        problem_id = first("problem_id")
-        question = first("final_question", "original_question")
-        true_answer = first("true_answer", "correct_answer")
-        generated, is_correct = first("generated_answer"), first("is_correct")
-        if problem_id is None or question is None or true_answer is None:
-            raise UsageError(
-                f"{one_line(file.name)} is not a result file: it needs the columns problem_id, "
-                "final_question and true_answer"
-            )
-        if generated is None and is_correct is None:
-            raise UsageError(f"{one_line(file.name)} needs a column generated_answer or is_correct")
-        return cls(
-            len(header),
-            problem_id,
-            question,
-            true_answer,
-            generated,
-            first("full_response"),
-            first("correct_option", "correct_letter"),
-            first("selected_option", "extracted_answer"),
-            is_correct,
+def _places(header: Sequence[str], file: Path) -> dict[str, int]:
+    """The indices of the columns that a file has. Raises UsageError if it lacks those of every result."""
+    places = {
+        column: header.index(name)
+        for column, names in _COLUMNS.items()
+        for name in reversed(names)
+        if name in header
+    }
+    if not {"problem_id", "question", "true_answer"} <= places.keys():
+        raise UsageError(
+            f"{one_line(file.name)} is not a result file: it needs the columns problem_id, "
+            "final_question and true_answer"
         )
+    if not {"generated_answer", "is_correct"} & places.keys():
+        raise UsageError(f"{one_line(file.name)} needs a column generated_answer or is_correct")
+    return places
 
-    def record(self, row: Sequence[str]) -> Record:
-        """The record of one row. Raises csv.Error if its number of cells differs from the header's."""
-        if len(row) != self.count:
-            raise csv.Error(f"a row has {len(row)} cells, not {self.count}")
-        # As in the published scoring, an empty cell is read as the text nan.
-        row = [cell or "nan" for cell in row]
-        answer = None if self.generated_answer is None else row[self.generated_answer]
-        selected = None if self.selected_option is None else row[self.selected_option]
-        error = _published_error(answer, selected)
-        is_choice = selected not in (None, NO_CHOICE, "ERROR", "nan") and not (answer or "").startswith(
-            (NO_CHOICE, "INVALID_OPTION")
-        )
-        return Record(
-            problem_id=row[self.problem_id],
-            question=row[self.question],
-            true_answer=row[self.true_answer],
-            status="error" if error else "ok",
-            error=error,
-            generated_answer=answer,
-            full_response=None if self.full_response is None else row[self.full_response],
-            correct_option=None if self.correct_option is None else row[self.correct_option],
-            selected_option=selected if is_choice else None,
-            is_correct=None
-            if self.is_correct is None
-            else row[self.is_correct].strip().lower() in ("true", "1", "1.0"),
-        )
+
+def _record(row: Sequence[str], count: int, places: Mapping[str, int]) -> Record:
+    """The record of one row. Raises csv.Error if it has not `count` cells."""
+    if len(row) != count:
+        raise csv.Error(f"a row has {len(row)} cells, not {count}")
+    # As in the published scoring, an empty cell is read as the text nan.
+    cells = {column: row[place] or "nan" for column, place in places.items()}
+    answer, selected = cells.get("generated_answer"), cells.get("selected_option")
+    error = _published_error(answer, selected)
+    is_choice = selected not in (None, NO_CHOICE, "ERROR", "nan") and not (answer or "").startswith(
+        (NO_CHOICE, "INVALID_OPTION")
+    )
+    correct = cells.get("is_correct")
+    return Record(
+        problem_id=cells["problem_id"],
+        question=cells["question"],
+        true_answer=cells["true_answer"],
+        status="error" if error else "ok",
+        error=error,
+        generated_answer=answer,
+        full_response=cells.get("full_response"),
+        correct_option=cells.get("correct_option"),
+        selected_option=selected if is_choice else None,
+        is_correct=None if correct is None else correct.strip().lower() in ("true", "1", "1.0"),
+    )
 
 
 def _published_error(answer: str | None, selected: str | None) -> ErrorInfo | None:

@@ -15,7 +15,7 @@ from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
 from smmile.results.published_csv import read_published_csv
 from smmile.results.run_names import RunName, is_evaluation
-from smmile.results.schema import DatasetInfo, Record, Run, read_result_file
+from smmile.results.schema import Record, Run, read_result_file
 from smmile.task import InferenceMode, TaskFormat
 
 
@@ -82,17 +82,16 @@ def result_files(folder: Path) -> ResultFiles:
                 f"{one_line(file.name)} contains the run {one_line(name.stem)} and is treated as that run"
             )
         if name in found:
-            ignored, file = sorted((found[name], file), key=lambda one: _preference(name, one))
+            both = sorted(
+                (found[name], file), key=lambda one: (one.suffix == ".json", one.stem == name.stem)
+            )
+            ignored, file = both
             if ignored.suffix == file.suffix == ".json":
                 found.warnings.append(
                     f"{one_line(ignored.name)} is ignored: {one_line(file.name)} contains the same run"
                 )
         found[name] = file
     return found
-
-
-def _preference(name: RunName, file: Path) -> tuple[bool, bool]:
-    return file.suffix == ".json", file.stem == name.stem
 
 
 class _NamedPerturbation(msgspec.Struct):
@@ -143,7 +142,7 @@ def source_of_run(run: Run, folder: Path) -> DatasetSource:
     """
     info = run.dataset
     name = next((known for known in _DATA_SETS if known == (info.name or _NAMES.get(info.id))), None)
-    if name is None or (info.path is None and not _is_hub_id(info)):
+    if name is None or (info.path is None and info.id not in _NAMES and "/" not in info.id):
         raise UsageError(
             f"{one_line(run.name.stem)} uses the data set {one_line(info.id)}, but its result file does "
             "not say where that is; give it with --dataset-path"
@@ -159,7 +158,3 @@ def source_of_run(run: Run, folder: Path) -> DatasetSource:
 
 _DATA_SETS: tuple[DatasetName, ...] = get_args(DatasetName)
 _NAMES = {hub_id: name for name, hub_id in HUB_IDS.items()} | {"demo": "demo"}
-
-
-def _is_hub_id(info: DatasetInfo) -> bool:
-    return info.id in _NAMES or "/" in info.id

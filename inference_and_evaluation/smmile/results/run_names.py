@@ -123,6 +123,11 @@ def evaluation_name(model: str) -> str:
     return _EVALUATION_NAMES.get(model, model)
 
 
+def paper_name(model: str) -> str:
+    """The model as the paper calls it, without the marks of its notes; another by its name in files."""
+    return re.sub(r"\$.*?\$", "", latex_name(model) or "") or model
+
+
 def latex_name(model: str) -> str | None:
     """The model's name in the paper's tables, as LaTeX; None if the paper does not include it."""
     return _LATEX_NAMES.get(model)

@@ -10,7 +10,7 @@ from smmile.data.problems import Outline, is_permuted
 from smmile.errors import UsageError
 from smmile.results.reading import source_of_run
 from smmile.results.schema import Run
-from smmile.scoring.scores import Query, Scores, query_of
+from smmile.scoring.scores import Scores, query_of
 
 
 class ProblemsOfRuns:
@@ -51,16 +51,10 @@ class ProblemsOfRuns:
         """
         source = self.source(scores.run, scores.problem_ids)
         outlines = self.outlines(source)
-        found = {
-            problem_id: outlines[problem_id] for problem_id in scores.problem_ids if problem_id in outlines
-        }
-        return {
-            problem_id: outline
-            for problem_id, outline in found.items()
-            if scores.queries.get(problem_id, outline_query(outline)) == outline_query(outline)
-        }, source.label
-
-
-def outline_query(outline: Outline) -> Query:
-    """The query of a problem, to compare with a run's."""
-    return query_of(outline.question, outline.answers[-1])
+        found = {}
+        for problem_id in scores.problem_ids:
+            if outline := outlines.get(problem_id):
+                query = query_of(outline.question, outline.answers[-1])
+                if scores.queries.get(problem_id, query) == query:
+                    found[problem_id] = outline
+        return found, source.label

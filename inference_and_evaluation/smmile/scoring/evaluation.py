@@ -127,24 +127,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         return f"{names}{even}, {self.prompt} prompt, {'temperature 0' if fixed else 'default options'}"
 
 
+# The fields of a record that decide its score under some metric.
+_SCORED = (
+    *("problem_id", "question", "true_answer", "status", "generated_answer", "full_response", "follow_up"),
+    *("options", "correct_option", "selected_option", "is_correct"),
+)
+
+
 def records_hash(records: Sequence[Record]) -> str:
-    """A SHA-256 of everything in `records` that decides a score under any metric."""
-    parts = [
-        (
-            record.problem_id,
-            record.question,
-            record.true_answer,
-            record.status,
-            record.generated_answer,
-            record.full_response,
-            record.follow_up,
-            record.options,
-            record.correct_option,
-            record.selected_option,
-            record.is_correct,
-        )
-        for record in records
-    ]
+    """A SHA-256 of everything in `records` that decides a score."""
+    parts = [[getattr(record, name) for name in _SCORED] for record in records]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 

@@ -87,10 +87,10 @@ def read_scores(
             continue
         for metric in of_format:
             _add(scores, unscored, metric, results.name, results, options)
-    lone = {
+    lone = {  # which count even if their result files are missing
         metric.key: lone_evaluations(folder, metric, files)
         for metric in METRICS.values()
-        if metric.reads_evaluations(options)
+        if metric.is_saved or (options.reextract and metric.is_reextracted)
     }
     for metric in wanted:
         for name, file in lone.get(metric.key, {}).items():

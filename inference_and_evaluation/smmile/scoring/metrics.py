@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from smmile.task import TaskFormat
@@ -65,24 +66,14 @@ class Metric:
         kind = self.suffix.removeprefix("_evaluation")
         return f"model_comparison_{kind}.txt" if kind else "model_comparison.txt"
 
-    def reads_evaluations(self, options: ScoringOptions) -> bool:
-        """Whether an evaluation file counts even if its result file is missing."""
-        return self.is_saved or (options.reextract and self.is_reextracted)
-
 
 # These import what they need when they run, so that a script's --help is quick.
 
 
-def _by_a_judge(results: RunResults, options: ScoringOptions) -> Scores | None:
+def _saved(key: str, results: RunResults, options: ScoringOptions) -> Scores | None:
     from smmile.scoring.evaluation import saved_scores
 
-    return saved_scores(results, METRICS["llm"])
-
-
-def _by_experts(results: RunResults, options: ScoringOptions) -> Scores | None:
-    from smmile.scoring.evaluation import saved_scores
-
-    return saved_scores(results, METRICS["expert"])
+    return saved_scores(results, METRICS[key])
 
 
 def _exact_match(results: RunResults, options: ScoringOptions) -> Scores:
@@ -109,7 +100,7 @@ _TABLE = (
         "Expert",
         "_evaluationexpert",
         "open",
-        _by_experts,
+        partial(_saved, "expert"),
         script="evaluate_experts.py",
         is_saved=True,
         is_rated=True,
@@ -120,7 +111,7 @@ _TABLE = (
         "LLM",
         "_evaluationllm",
         "open",
-        _by_a_judge,
+        partial(_saved, "llm"),
         script="evaluate_LLMJudge.py",
         is_saved=True,
         in_paper=True,

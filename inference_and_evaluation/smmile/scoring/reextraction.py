@@ -191,7 +191,7 @@ def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set
     suite's own files do without. Raises UsageError where there is nothing to read choices from.
     """
     stored = score_stored(results)
-    read = _read_quote if results.name.model in _QUOTING else _read_response
+    read = _read_quote if results.name.model in _QUOTING else read_choices
     choices: list[ReextractedChoice] = []
     excluded: dict[str, str] = {}
     for record in results.records:
@@ -219,10 +219,6 @@ def reextract_run(results: RunResults, outlines: Mapping[str, Outline], data_set
         )
     from_responses = any(record.full_response is not None for record in results.records)
     return ReextractedRun(results, stored, tuple(choices), excluded, from_responses)
-
-
-def _read_response(response: str, options: Options) -> tuple[str, ...]:
-    return read_choices(response, options)
 
 
 def _read_quote(response: str, options: Options) -> tuple[str, ...]:

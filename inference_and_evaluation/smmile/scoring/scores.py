@@ -121,13 +121,16 @@ def score_records(
     if answered is None:
         answered = [record.status == "ok" for record in results.records]
     chances = {record.problem_id: 1 / len(record.options) for record in results.records if record.options}
+    errors = [record.status == "error" for record in results.records]
+    if results.run is None:  # a published CSV, whose failed calls are known by their text
+        errors = ["ERROR" in (record.generated_answer or "") for record in results.records]
     return Scores(
         name=results.name,
         metric=metric,
         problem_ids=tuple(record.problem_id for record in results.records),
         correct=tuple(correct),
         answered=tuple(answered),
-        error_count=_error_count(results),
+        error_count=sum(errors),
         word_count=mean_words(results.records),
         skipped=len(results.run.dataset.skipped) if results.run else 0,
         run=results.run,
@@ -145,14 +148,6 @@ def query_of(question: str, true_answer: str) -> Query:
 def queries_of(records: Iterable[Record]) -> dict[str, Query]:
     """The queries of `records` by problem id."""
     return {record.problem_id: query_of(record.question, record.true_answer) for record in records}
-
-
-def _error_count(results: RunResults) -> int:
-    if results.run is None:  # a published CSV, whose failed calls are known by their text
-        return sum(
-            "ERROR" in record.generated_answer for record in results.records if record.generated_answer
-        )
-    return sum(record.status == "error" for record in results.records)
 
 
 def mean_words(records: Sequence[Record]) -> float:

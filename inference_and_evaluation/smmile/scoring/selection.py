@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ class Selection:
     models: tuple[str, ...] = ()
     mode: InferenceMode | None = None
     perturbed: bool = False
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, names: Iterable[RunName]) -> Selection:
+        """What the scoring flags select among `names`. Raises as `resolved`."""
+        return cls(tuple(args.models), args.inference_mode, args.perturbed).resolved(
+            names, args.results_dir
+        )
 
     @property
     def is_narrow(self) -> bool:

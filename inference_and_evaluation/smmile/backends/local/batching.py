@@ -83,24 +83,19 @@ class BatchSizer:
     """
 
     def __init__(self, size: int | None, max_tokens: float = float("inf")) -> None:
-        self._size, self._max = size, max_tokens
+        self.size, self._max = size, max_tokens
         self._budget: float | None = None if size is None else float("inf")
-
-    @property
-    def fixed_size(self) -> int | None:
-        """The number of requests per batch, if it is fixed."""
-        return self._size
 
     def batch_size(self, longest: int) -> int:
         """How many requests of up to `longest` tokens go into the next batch."""
         if self._budget is None:
             self._budget = min(FIRST_SIZE * longest, self._max)
-        fitting = min(self._budget, self._max if self._size is None else float("inf")) / longest
-        return int(max(1, min(self._size or LARGEST_SIZE, fitting)))
+        fitting = min(self._budget, self._max if self.size is None else float("inf")) / longest
+        return int(max(1, min(self.size or LARGEST_SIZE, fitting)))
 
     def record_success(self, tokens: int, headroom: float | None) -> None:
         """Learn that a batch of `tokens` fitted and, unless None, that `headroom` times as many would."""
-        if self._size is None and self._budget is not None:
+        if self.size is None and self._budget is not None:
             grown = tokens * (2.0 if headroom is None else max(1.0, min(4.0, 0.8 * headroom)))
             self._budget = min(max(self._budget, grown), self._max)
 
@@ -108,8 +103,8 @@ class BatchSizer:
         """Learn that a batch of `tokens` did not fit."""
         self._max = min(self._max, 0.75 * tokens)
         self._budget = tokens / 2
-        if self._size is not None:
-            self._size = max(1, self._size // 2)
+        if self.size is not None:
+            self.size = max(1, self.size // 2)
 
 
 class HostMemory:
@@ -121,11 +116,7 @@ class HostMemory:
     """
 
     def __init__(
-        self,
-        limit: float = float("inf"),
-        working_factor: float = WORKING_FACTOR,
-        *,
-        padded: bool = False,
+        self, limit: float = float("inf"), working_factor: float = WORKING_FACTOR, *, padded: bool = False
     ) -> None:
         self.limit, self._working_factor, self._padded = limit, working_factor, padded
         self._bytes_per_unit: float | None = None
@@ -242,7 +233,7 @@ class Batches(Generic[Prepared]):
 
     def _report_host_limit(self) -> None:
         """Report, once, that batches of a fixed size do not fit into host memory."""
-        size = self._sizer.fixed_size
+        size = self._sizer.size
         if size is not None and size > 1 and not self._reported_host_limit:
             self._reported_host_limit = True
             self._report(

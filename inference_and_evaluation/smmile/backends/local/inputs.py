@@ -86,11 +86,7 @@ class ModelInputs:
     """
 
     def __init__(
-        self,
-        name: str,
-        processor: Any,
-        settings: InputSettings,
-        positions: int | None = None,
+        self, name: str, processor: Any, settings: InputSettings, positions: int | None = None
     ) -> None:
         """Raises CheckpointError if the processor of the checkpoint `name` cannot follow `settings`.
 

@@ -169,10 +169,7 @@ def _model_class(checkpoint: Checkpoint, *, own_code: bool) -> Any:
 
 
 def load_model(
-    checkpoint: Checkpoint,
-    dtype: torch.dtype,
-    hardware: Hardware,
-    settings: LoadSettings,
+    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, settings: LoadSettings
 ) -> tuple[Any, dict[str, object]]:
     """The checkpoint's model on `hardware`, in evaluation mode, with its adapter on top.
 

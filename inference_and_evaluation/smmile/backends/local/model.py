@@ -52,14 +52,7 @@ if TYPE_CHECKING:
 
 # Architectures in which a batch may mix conversations with different numbers of images. In others that
 # changes responses (Mllama: text before an image attends to the padding of conversations with fewer).
-_MIXES_IMAGE_COUNTS = {
-    "gemma3",
-    "llava",
-    "llava_next",
-    "llava_onevision",
-    "qwen2_5_vl",
-    "qwen2_vl",
-}
+_MIXES_IMAGE_COUNTS = {"gemma3", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl"}
 
 # How many prompt tokens take as long as one decoding step of a batch, which decides how much padding
 # pays: measured on a CPU, else from data sheets' ratio of arithmetic to memory bandwidth.
@@ -112,10 +105,7 @@ class LocalModel:
     seed: int
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        settings: LocalSettings,
-        conversations: Iterable[Conversation] = (),
+        self, checkpoint: Checkpoint, settings: LocalSettings, conversations: Iterable[Conversation] = ()
     ) -> None:
         """Load `checkpoint`; raises CheckpointError if it does not fit or cannot be loaded.
 

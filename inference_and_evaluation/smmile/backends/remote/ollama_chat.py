@@ -140,8 +140,6 @@ def connect(
 
 
 def _messages(conversation: Conversation) -> list[dict[str, str]]:
-    if conversation.images:
-        raise ValueError("images are not sent to ollama")
     return [
         {"role": turn.role, "content": "".join(part.text for part in turn.content)}  # type: ignore[union-attr]
         for turn in conversation.turns

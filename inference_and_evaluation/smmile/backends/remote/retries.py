@@ -69,11 +69,7 @@ class RetryPolicy:
     """
 
     def __init__(
-        self,
-        service: Service,
-        max_retries: int,
-        timeout: float | None = None,
-        budget: Budget | None = None,
+        self, service: Service, max_retries: int, timeout: float | None = None, budget: Budget | None = None
     ) -> None:
         self._service, self._max_retries = service, max_retries
         self._timeout, self._budget = timeout, budget

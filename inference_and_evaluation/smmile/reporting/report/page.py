@@ -32,16 +32,7 @@ from smmile.scoring.scores import Scores, natural_key
 from smmile.scoring.selection import Selection
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = (
-    "data.js",
-    "elements.js",
-    "problem.js",
-    "problems.js",
-    "charts.js",
-    "tables.js",
-    "runs.js",
-    "main.js",
-)
+_SCRIPTS = ("data", "elements", "problem", "problems", "charts", "tables", "runs", "main")
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class ReportOptions:
 def report_page(content: Content) -> bytes:
     """The page: one HTML file that needs no network. Its texts are data, never markup."""
     style = (_FOLDER / "report.css").read_text(encoding="utf-8")
-    modules = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    modules = "\n".join((_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{modules}}})();\n'
     uris = [image.uri for image in content.images]
     data = structs.replace(content, images=[structs.replace(image, uri=None) for image in content.images])
@@ -124,8 +115,10 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         flags={
             flag: flag_title(flag)
             for flag in dict.fromkeys(
-                [*(flag for problem in problems.problems for flag in problem.flags)]
-                + [one.flag for one in strata.strata]
+                (
+                    *(flag for problem in problems.problems for flag in problem.flags),
+                    *(one.flag for one in strata.strata),
+                )
             )
         },
         texts=problems.texts.items,
@@ -157,21 +150,11 @@ def _data_set(scores: Scores) -> str:
 def _scores(shown: Sequence[Scores]) -> Iterable[PageScore]:
     letters = _letters(shown)
     for one in analyse(shown):
-        scores, name = one.scores, one.scores.name
-        yield PageScore(
-            name.label,
-            name.mode,
-            name.perturbation,
-            kind_of(name.model, scores.run),
-            _data_set(scores),
-            scores.metric,
-            scores.accuracy,
-            one.rows.low,
-            one.rows.high,
-            scores.total,
-            scores.coverage,
-            letters.get((_data_set(scores), scores.metric, name.mode, name.label), ""),
-        )
+        scores, name, data_set = one.scores, one.scores.name, _data_set(one.scores)
+        run = name.label, name.mode, name.perturbation, kind_of(name.model, scores.run), data_set
+        accuracy = scores.metric, scores.accuracy, one.rows.low, one.rows.high
+        sets = letters.get((data_set, scores.metric, name.mode, name.label), "")
+        yield PageScore(*run, *accuracy, scores.total, scores.coverage, sets)
 
 
 def _letters(shown: Sequence[Scores]) -> dict[tuple[str, str, str, str], str]:
@@ -203,17 +186,5 @@ def _published(shown: Sequence[Scores]) -> Iterable[PageScore]:
         low = high = None
         if data_set == "SMMILE":
             low, high = wilson_interval(score.correct, score.problems).percent
-        name = score.name
-        label = f"{name.model}, published"
-        yield PageScore(
-            label,
-            name.mode,
-            "",
-            "published score",
-            hub_id,
-            score.metric,
-            score.accuracy,
-            low,
-            high,
-            score.problems,
-        )
+        run = f"{score.name.model}, published", score.name.mode, "", "published score", hub_id
+        yield PageScore(*run, score.metric, score.accuracy, low, high, score.problems)

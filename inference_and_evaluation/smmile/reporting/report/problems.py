@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import msgspec
 
 from smmile.data.dataset import DatasetSource, load_rows
-from smmile.data.images import StoredImage, inspect_images
-from smmile.data.missing_images import find_image
 from smmile.data.problems import base_problem_id
-from smmile.data.rows import Row
+from smmile.data.rows import InspectedRow, inspect_rows
 from smmile.reporting.html import ImageEncoder
 from smmile.reporting.report.content import PageImage, PageProblem, PageTriplet
 from smmile.scoring.scores import Query, query_of
@@ -19,7 +17,6 @@ from smmile.scoring.scores import Query, query_of
 # How images are in a page: the longer side in pixels, of queries and of others; None: not embedded.
 IMAGES = {"thumb": (480, 300), "full": (1600, 1600), "link": None, "none": None}
 _QUALITY = 80
-
 
 T = TypeVar("T")
 
@@ -41,12 +38,6 @@ class Distinct(Generic[T]):
         return [item for _, item in self._found.values()]
 
 
-@dataclass(frozen=True)
-class _ShownRow:
-    row: Row
-    image: StoredImage | None
-
-
 class Problems:
     """Collects the problems of data sets, and those that only runs have; images are stored once."""
 
@@ -65,10 +56,11 @@ class Problems:
     def load(self, source: DatasetSource) -> None:
         """Add the problems of a data set. Raises UsageError if it cannot be read."""
         rows = list(load_rows(source)[0])
-        by_problem: dict[str, list[_ShownRow]] = {}
-        for shown in (
-            _with_images(rows, source) if self._encoder else (_ShownRow(row, None) for row in rows)
-        ):
+        inspected: Iterable[InspectedRow] = (InspectedRow(row, None, None) for row in rows)
+        if self._encoder:
+            inspected = inspect_rows(rows, source.image_dir, source.max_pixels)
+        by_problem: dict[str, list[InspectedRow]] = {}
+        for shown in inspected:
             by_problem.setdefault(str(shown.row.problem_id), []).append(shown)
         for members in by_problem.values():
             members.sort(key=lambda shown: _place(shown.row.order))
@@ -89,13 +81,8 @@ class Problems:
     def number(self, problem_id: str, question: str, answer: str) -> tuple[int, bool]:
         """The number of a problem, added if no data set has it, and whether its query is this one."""
         if problem_id not in self.by_id:
-            self._add(
-                problem_id,
-                [PageTriplet(self.texts.number(question), self.texts.number(answer))],
-                question,
-                answer,
-                {},
-            )
+            triplet = PageTriplet(self.texts.number(question), self.texts.number(answer))
+            self._add(problem_id, [triplet], question, answer, {})
         return self.by_id[problem_id], self.queries[problem_id] == query_of(question, answer)
 
     def _add(
@@ -111,11 +98,11 @@ class Problems:
             self.queries[problem_id] = query_of(question, answer)
             self.problems.append(PageProblem(problem_id, base_problem_id(problem_id), triplets, flags))
 
-    def _image(self, shown: _ShownRow) -> int | None:
+    def _image(self, shown: InspectedRow) -> int | None:
         image, url = shown.image, shown.row.image_url
         if self.images_as == "link" and url and url.startswith(("https://", "http://")):
             return self._numbered(url, PageImage(url=url))
-        if self._sizes is None or self._encoder is None or image is None:
+        if self._sizes is None or self._encoder is None or image is None or shown.image_defect:
             return None
         if image.sha256 in self.image_numbers:
             return self.image_numbers[image.sha256]
@@ -128,22 +115,6 @@ class Problems:
             self.image_numbers[key] = len(self.images)
             self.images.append(image)
         return self.image_numbers[key]
-
-
-def _with_images(rows: list[Row], source: DatasetSource) -> list[_ShownRow]:
-    """The rows with their images, of which some may be supplied in a folder; those that decode."""
-    supplied = {
-        url: find_image(url, source.image_dir)
-        for url in {row.image_url or "" for row in rows if row.image is None}
-    }
-    found = [supplied.get(row.image_url or "") if row.image is None else row.image for row in rows]
-    stored = (data for data in found if data is not None)
-    inspected = inspect_images(stored, source.max_pixels)
-    images = [None if data is None else next(inspected) for data in found]
-    return [
-        _ShownRow(row, image[0] if image and image[1] is None else None)
-        for row, image in zip(rows, images, strict=True)
-    ]
 
 
 def _place(order: object) -> float:

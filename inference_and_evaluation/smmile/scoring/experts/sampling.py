@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smmile.data.problems import base_problem_id
-from smmile.inference.plan import data_hash
+from smmile.files import data_hash
 from smmile.results.reading import RunResults
 from smmile.scoring.evaluation import records_hash
 from smmile.scoring.experts.files import Drawn, ReviewedRun, ReviewItem, ReviewKey, ReviewStratum
@@ -59,10 +59,7 @@ def draw_review(runs: Sequence[tuple[RunResults, Scores | None]], plan: ReviewPl
 
 
 def _draw(
-    results: RunResults,
-    scores: Scores | None,
-    plan: ReviewPlan,
-    drawn: dict[tuple[str, Case], list[Drawn]],
+    results: RunResults, scores: Scores | None, plan: ReviewPlan, drawn: dict[tuple[str, Case], list[Drawn]]
 ) -> ReviewedRun:
     """Add the answers drawn from one run to `drawn`; returns what was drawn from which strata."""
     stem = results.name.stem

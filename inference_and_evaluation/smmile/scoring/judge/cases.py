@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 from smmile.errors import one_line, replace_surrogates
-from smmile.inference.plan import data_hash
+from smmile.files import data_hash
 from smmile.prompting.prompts import fill, prompt
 from smmile.results.schema import Record
 

@@ -17,7 +17,7 @@ from smmile.backends.remote import client
 from smmile.backends.remote.budget import Budget, Estimator
 from smmile.backends.remote.client import ClientOptions, Provider
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.inference.journal import Journal, JournalContent, is_held, read_journal
+from smmile.inference.journal import Journal, JournalContent, JournalKind, is_held, read_journal
 from smmile.inference.progress import Progress
 from smmile.inference.runner import Interrupted, answers, now
 from smmile.prompting.conversation import Conversation, TextPart, Turn
@@ -209,9 +209,9 @@ def preview(
     """What `ask` would send. Raises UsageError as `ask`, naming the flag if only the decoding differs."""
 
     def saved(constrained: bool) -> JournalContent[JudgeRecord]:
-        identity = _identity(replace(judge, constrained=constrained), _service(judge, options))
-        file = folder / judge.file_name
-        return read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder")
+        return read_journal(
+            folder / judge.file_name, _kind(replace(judge, constrained=constrained), options)
+        )
 
     if overwrite:
         return _job(judge, cases, (), None, limit)
@@ -264,16 +264,7 @@ def ask(
     file = folder / judge.file_name
     if overwrite and file.is_file() and not is_held(file):  # verdicts may have cost money
         keep_previous(file)
-    journal = Journal(
-        file,
-        _identity(judge, _service(judge, options)),
-        JudgeRecord,
-        started_at=now(),
-        overwrite=False,
-        reads_version_1=True,
-        elsewhere="folder",
-    )
-    with journal:
+    with Journal(file, _kind(judge, options), started_at=now(), overwrite=False) as journal:
         job = _job(judge, cases, journal.entries, journal.spent, limit)
         journal.carry(job.spent)
         known = dict(job.known)
@@ -300,17 +291,15 @@ def ask(
     return Verdicts(judge, known, len(job.pending), spent, _left_out(judge, backend))
 
 
-def _service(judge: Judge, options: ClientOptions) -> str:
-    """The kind of service: which of those that speak OpenAI's protocol, else the provider."""
-    if judge.provider != "openai":
-        return judge.provider
-    return client.provider_info(judge.provider, options.base_url).service
-
-
-def _identity(judge: Judge, service: str) -> dict[str, object]:
-    """What must agree for verdicts to be kept in one file."""
+def _kind(judge: Judge, options: ClientOptions) -> JournalKind[JudgeRecord]:
+    """The file of a judge; its identity is what must agree for verdicts to be kept in one file."""
+    service: str = judge.provider
+    if service == "openai":  # which of those that speak its protocol
+        service = client.provider_info(judge.provider, options.base_url).service
     sent = {"temperature": None, **judge.decoding(), "seed": _SEED if judge.constrained else None}
-    return {"model": judge.name, "service": service, **sent, "prompt": prompt_fingerprint(judge.prompt)}
+    prompt = prompt_fingerprint(judge.prompt)
+    identity = {"model": judge.name, "service": service, **sent, "prompt": prompt}
+    return JournalKind(identity, JudgeRecord, reads_version_1=True, elsewhere="folder")
 
 
 def keep_previous(file: Path) -> Path:
