@@ -17,8 +17,8 @@ from chaos.processes import Child, Ended, Setup
 from chaos.service import PRICE, Behaviour, Served, Service
 from conftest import row, save_parquet
 
-PROBLEMS = 16
-CONCURRENCY = 4
+PROBLEMS = 20
+CONCURRENCY = 2
 KEY = "a-key-that-no-file-may-show"
 _NO_LIMIT = 1e6
 
@@ -60,7 +60,7 @@ SPENDING_TASKS = (
     Task(_OPENAI, service=_SILENT),
     Task(_OPENAI, service=_REFUSING),
     Task(f"inference_anthropic.py {_API} {_PAID}", service=_REFUSING),
-    Task(f"{_OPENAI} --limit 2", service=_FINDING),
+    Task(f"{_OPENAI} --limit 1", service=_FINDING),
     Task(_OPENAI, service=_FINDING, processes=2),
     Task(f"inference_anthropic.py {_API} {_PAID}", service=_SILENT, processes=2),
 )
@@ -284,7 +284,7 @@ def _lasting(value: Any) -> Any:
 def saved_answers(folder: Path) -> dict[str, str]:
     """The answers in a folder's result files and journals, by problem. Raises ValueError if one is torn."""
     found: dict[str, str] = {}
-    for file in sorted(folder.glob("*.json*")):
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.jsonl")]):
         records: list[Any] = []
         if file.suffix == ".jsonl":
             lines = file.read_bytes().splitlines(keepends=True)
