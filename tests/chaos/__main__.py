@@ -9,20 +9,23 @@ import argparse
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
-from typing import Any
 
 from chaos.cases import CASES, Report, run_case
 from chaos.processes import import_everything
 from chaos.tasks import ALL_TASKS, Bench
 
 DEFAULTS = {"kills": 1000, "crash-points": 500, "faults": 300, "disks": 100, "mutations": 2000}
+
+PROMISED = ("lost", "asked twice", "traceback", "over the limit")
 
 
 def main() -> int:
@@ -76,7 +79,7 @@ def run_all(goals: dict[str, int], seed: int, workers: int, until: float, bench:
             return f"{kind}/{begun[kind].value - 1}"
 
     def work(number: int) -> None:
-        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
         own = bench.moved(bench.root / f"worker{number}")
         while (name := next_case()) is not None:
             try:
@@ -88,29 +91,22 @@ def run_all(goals: dict[str, int], seed: int, workers: int, until: float, bench:
                 done[name.partition("/")[0]].value += report.done
             reports.put(report)
         own.service.stop()
-        reports.put(None)
-        os._exit(0)
 
-    processes = [context.Process(target=work, args=(number,)) for number in range(workers)]
+    processes = [context.Process(target=work, args=(n,), daemon=True) for n in range(workers)]
     for process in processes:
         process.start()
     found: list[Report] = []
-    ended, noted = 0, time.monotonic()
-    while ended < workers:
-        report: Any = reports.get()
-        if report is None:
-            ended += 1
-            continue
-        found.append(report)
-        show_violations([report])
-        if time.monotonic() - noted > 30:
-            noted = time.monotonic()
-            print(
-                ", ".join(f"{done[kind].value} of {goal} {kind}" for kind, goal in goals.items()),
-                flush=True,
-            )
-    for process in processes:
-        process.join()
+    noted = time.monotonic()
+    with suppress(KeyboardInterrupt):
+        while any(process.is_alive() for process in processes) or not reports.empty():
+            time.sleep(0.05)
+            while not reports.empty():
+                found.append(reports.get())
+                show_violations(found[-1:])
+            if time.monotonic() - noted > 60:
+                noted = time.monotonic()
+                counts = (f"{done[kind].value} of {goal} {kind}" for kind, goal in goals.items())
+                print(", ".join(counts), flush=True)
     return found
 
 
@@ -122,7 +118,7 @@ def show_violations(reports: list[Report]) -> None:
 
 def show_totals(reports: list[Report], seconds: float, seed: int) -> int:
     """Print the table; returns the exit code."""
-    kinds = sorted({kind for report in reports for kind, _ in report.violations})
+    violations = Counter(kind for report in reports for kind, _ in report.violations)
     print(f"\n{'':14}{'done':>7}{'cases':>7}{'served':>8}{'longest s':>11}{'most MB':>9}  violations")
     for name in CASES:
         of_kind = [report for report in reports if report.case.startswith(f"{name}/")]
@@ -134,8 +130,9 @@ def show_totals(reports: list[Report], seconds: float, seed: int) -> int:
             f"{max((report.longest for report in of_kind), default=0.0):11.1f}"
             f"{max((report.most_memory for report in of_kind), default=0.0):9.0f}  {shown}"
         )
-    print(f"seed {seed}, {seconds / 60:.1f} minutes, {len(kinds)} kinds of violations")
-    return 1 if kinds else 0
+    promised = ", ".join(f"{violations[kind]} {kind}" for kind in PROMISED)
+    print(f"{promised}; {violations.total()} violations in all; seed {seed}, {seconds / 60:.1f} minutes")
+    return 1 if violations else 0
 
 
 if __name__ == "__main__":

@@ -123,7 +123,10 @@ class Case:
         report.longest = max(report.longest, ended.seconds)
         report.most_memory = max(report.most_memory, ended.megabytes)
         if "Traceback" in ended.text:
-            report.violation("traceback", " … ".join(lines[-1:]))
+            where = re.findall(
+                r"File \S+/([^/\"]+\", line \d+)|^(\w[\w.]+Error\b.*)", ended.text, re.MULTILINE
+            )
+            report.violation("traceback", " … ".join("".join(parts)[:200] for parts in where[-3:]))
         elif ended.code not in (0, 2, 3, -9):
             report.violation("exit code", f"{ended.code}: {lines[-1:]}")
         if ended.megabytes > MOST_MEMORY:
@@ -367,22 +370,16 @@ def mutate(name: str, bench: Bench, rng: random.Random, report: Report) -> None:
     bench.service.served()
     said = ended.text.replace("\n", " ")
     run = re.sub(r"_evaluation\w*$|[.]partial$", "", file.stem)
-    named = {file.name, file.stem, run, run.removeprefix("result_")}
+    named = {file.name, run, run.removeprefix("result_")}
     if not run.startswith("result_"):  # it may name runs, and be contradicted by them
         named |= {other.name for other in files}
-    if ended.code in (2, 3) and not named & _names(said):
+    if ended.code in (2, 3) and not any(name in said for name in named):
         report.violation("not named", f"{ended.code}: {said[-200:]}")
     if is_foreign and ended.code != 2:
         report.violation("mixed", f"exit code {ended.code} with a journal of another run and version")
     is_input = inputs == "scored" and re.fullmatch(_READ_BY[0][0], file.name)
     if (is_input or ended.code == 2) and (not file.exists() or file.read_bytes() != content):
         report.violation("changed", f"the broken file, with exit code {ended.code}")
-
-
-def _names(said: str) -> set[str]:
-    """The words that may be names of files, with and without their folders."""
-    words = re.findall(r"[^\s,;:()]+", said)
-    return {*words, *(word.rpartition("/")[2] for word in words)}
 
 
 CASES: dict[str, Callable[[str, Bench, random.Random, Report], None]] = {

@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             number = self.server.arrived.value = self.server.arrived.value + 1
         rng = random.Random(f"{how.seed} {key} {number}")
         digest = zlib.crc32(asked.content)
-        prompt = 1 + len(texts) // 6 + 85 * asked.content.count(b'"image')
+        prompt = 1 + len(texts) // 12 + 85 * asked.content.count(b'"image_url"')
         completion = 1 + digest % 3 + digest % min(29, asked.body.get("max_tokens") or 29)
         refused = random.Random(key).random() < how.refusals
         fault = how.fault if rng.random() < how.rate else ""
