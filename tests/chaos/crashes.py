@@ -86,8 +86,9 @@ class CrashPoint:
 
     def _is_inside(self, target: Any) -> bool:
         try:
-            is_number = isinstance(target, int)
-            path = Path(f"/proc/self/fd/{target}").readlink() if is_number else Path(os.fsdecode(target))
+            number = target.fileno() if hasattr(target, "fileno") else target
+            is_open = isinstance(number, int)
+            path = Path(f"/proc/self/fd/{number}").readlink() if is_open else Path(os.fsdecode(target))
         except OSError:
             return False
         return os.path.realpath(path).startswith(self._folder)
