@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from smmile import cli
 from smmile.errors import UsageError, one_line, pluralize
-from smmile.files import cannot_write, make_folder, remove_abandoned_drafts, sync_folder
+from smmile.files import make_folder, replacing
 
 EXAMPLE = "python build_plusplus.py --dataset-path my_data --output ../my_plusplus"
 
@@ -46,21 +44,9 @@ def main() -> int:
     _check_output(output, overwrite=args.overwrite)
     plusplus = plan_plusplus(source, cap=args.cap, seed=args.seed, include_reasoning=args.include_reasoning)
     make_folder(output.parent)
-    draft = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
-        remove_abandoned_drafts(output)
-        with draft.open("wb") as stream:
-            write_parquet(plusplus, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        (output / FILE).parent.mkdir(parents=True, exist_ok=True)
-        draft.replace(output / FILE)
-        sync_folder((output / FILE).parent)
-    except OSError as error:
-        raise cannot_write(output, error) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    with replacing(output / FILE, output.parent) as stream:
+        write_parquet(plusplus, stream)
+        make_folder((output / FILE).parent)
 
     for skip in plusplus.skipped:
         print(f"left out problem {one_line(skip.problem_id)}: {one_line(skip.reason)}", file=sys.stderr)

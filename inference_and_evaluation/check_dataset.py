@@ -34,9 +34,7 @@ def main() -> int:
     from smmile.reporting.data_check import check_report
 
     rows, _ = load_rows(source)
-    text, is_clean = check_report(
-        list(rows), source=source.label, image_dir=source.image_dir, places=None if args.all else 10
-    )
+    text, is_clean = check_report(list(rows), source=source, places=None if args.all else 10)
     print(text, end="")
     return cli.EXIT_OK if is_clean else cli.EXIT_SOME_ERRORS
 

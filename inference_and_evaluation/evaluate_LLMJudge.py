@@ -117,7 +117,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
 
     from smmile.backends.remote.client import ClientOptions
     from smmile.errors import UsageError, one_line, pluralize
-    from smmile.files import write_whole
+    from smmile.files import check_replaceable, write_whole
     from smmile.reporting.tables import Layout
     from smmile.results.reading import read_run
     from smmile.scoring.evaluation import evaluation_file
@@ -168,6 +168,8 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
                 print(line)
         print("nothing was sent")
         return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
+    for run in runs:
+        check_replaceable(evaluation_file(run.file, METRICS["llm"]))
     verdicts: list[Verdicts] = []
     for judge in judges:
         verdicts.append(

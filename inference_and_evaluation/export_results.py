@@ -26,10 +26,11 @@ def main() -> int:
         help="file, or folder of logs; a bare name is put into DIR (default: results.parquet, results.csv, "
         "results.xlsx or results.inspect, with filters in the name)",
     )
+    cli.add_csv_safe_flag(parser, "a CSV file")
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
     named = args.output.suffix[1:].lower() if args.output else ""
-    ending = args.format or (named if named in FORMATS else FORMATS[0])
+    ending = args.format or (named if named in FORMATS else "csv" if args.csv_safe else FORMATS[0])
 
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import make_folder, write_whole
@@ -38,6 +39,8 @@ def main() -> int:
     from smmile.scoring.data_sets import ProblemsOfRuns
     from smmile.scoring.selection import Selection
 
+    if args.csv_safe and ending != "csv":
+        raise UsageError(f"--csv-safe is for CSV files; {ending} files contain no formulas: leave it out")
     if ending == "inspect":
         from smmile.reporting.inspect_logs import inspect_logs
     problems = ProblemsOfRuns(args.results_dir, cli.given_dataset_source(args))
@@ -61,7 +64,7 @@ def main() -> int:
         for name, content in inspect_logs(found.runs):
             write_whole(file / name, content, durable=False)
     else:
-        content, warnings = encode_table(table, ending)
+        content, warnings = encode_table(table, ending, csv_safe=args.csv_safe)
         write_whole(file, content, durable=False)
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)

@@ -92,24 +92,30 @@ def records_of(problems: Mapping[str, Problem], answers: Sequence[str | None], *
     ]
 
 
-@pytest.fixture
-def problems(tmp_path: Path) -> dict[str, Problem]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what no test changes: `data_set` and `results`."""
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def problems(home: Path) -> dict[str, Problem]:
     """The four problems, the last two of dermatology, saved as a data set."""
     rows = [
         item | {"speciality": "dermatology"} if item["problem_id"] in ("p3", "p4") else item
         for item in four_problems()
     ]
     rows[0]["image_url"] = "javascript:alert(4)"
-    source = DatasetSource("smmile", save_parquet(tmp_path / "data_set", rows))
+    source = DatasetSource("smmile", save_parquet(home / "data_set", rows))
     return {
         entry.problem_id: entry for entry in load_problems(source).entries if isinstance(entry, Problem)
     }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, problems: dict[str, Problem]) -> Path:
-    """Runs of two models; p2 is disputed, p3 an error of one, p4 has a hostile answer."""
-    folder = tmp_path / "results"
+@pytest.fixture(scope="module")
+def report(home: Path, problems: dict[str, Problem]) -> Path:
+    """The page of runs of two models; p2 is disputed, p3 an error of one, p4 has a hostile answer."""
+    folder = home / "results"
     folder.mkdir()
     p1 = problems["p1"]
     shas = [one.image_sha256 or "" for one in p1.triplets]
@@ -142,7 +148,14 @@ def folder(tmp_path: Path, problems: dict[str, Problem]) -> Path:
     mcqa = [msgspec.structs.replace(one, is_correct=one.correct_option == "B") for one in mcqa]
     save_run(folder, "good", mcqa, task_format="mcqa")
     save_run(folder, "good", records_of(problems, ["no"] * 4), perturbation="shots-1")
-    return folder
+    return build(folder)[0]
+
+
+@pytest.fixture
+def folder(home: Path, report: Path, tmp_path: Path) -> Path:
+    """A copy of the folder, to change."""
+    shutil.copytree(home, tmp_path / "home")
+    return tmp_path / "home" / "results"
 
 
 def build(folder: Path, *words: object) -> tuple[Path, Finished]:
@@ -164,9 +177,9 @@ def listed(page: Page) -> list[str]:
 
 
 def test_a_problem_is_shown_as_posed_with_all_answers(
-    folder: Path, problems: dict[str, Problem], chromium: Chromium
+    report: Path, problems: dict[str, Problem], chromium: Chromium
 ) -> None:
-    page = chromium.open(build(folder)[0])
+    page = chromium.open(report)
     go(page, "problems?id=p1")
     hashes = page.locator("#detail img").evaluate_all("(images) => images.map((one) => one.dataset.sha256)")
     assert hashes == [one.image_sha256 for one in problems["p1"].triplets]
@@ -191,30 +204,25 @@ def test_a_problem_is_shown_as_posed_with_all_answers(
         ["C. Answer c", "A. Answer a correct", "B. Answer b chosen"]
     )
     expect(choice.locator("mark")).to_have_text("B")
+    glance = page.locator(".query tbody tr", has_text="good").locator("td")
+    expect(glance).to_have_text([re.compile("✓"), re.compile("✗")])
+    glance.last.get_by_role("button").press("Enter")
+    expect(choice).to_be_focused()
     expect(cards.filter(has_text="bad").locator(".badge")).to_have_text(["✗ Exact match: incorrect"])
 
 
 def test_the_passage_that_decided_is_marked(
     folder: Path, problems: dict[str, Problem], chromium: Chromium
 ) -> None:
-    before_mark = {
-        "<answer>B</answer>\nNote: Answer A and B differ": "<answer>",
-        "I see B.\nThe answer is: **B**\nA letter such as B": "I see B.\nThe answer is: **",
-        "Answer: B\nThe answer is Before": "Answer: ",
-        "<think>The answer is B</think>\nB": "<think>The answer is B</think>\n",
-    }
+    response = "I see B \U0001f600.\nThe answer is: **B**\nA letter such as B"
     choice: dict[str, Any] = {"options": OPTIONS, "selected_option": "B", "correct_option": "A"}
-    records = [
-        msgspec.structs.replace(record, full_response=response, is_correct=False, **choice)
-        for record, response in zip(records_of(problems, ["Answer b"] * 4), before_mark, strict=True)
-    ]
+    records = records_of(problems, ["Answer b"] * 4, full_response=response, is_correct=False, **choice)
     save_run(folder, "m", records, task_format="mcqa")
     page = chromium.open(build(folder, "--images", "none")[0])
-    for problem_id, before in zip(problems, before_mark.values(), strict=True):
-        go(page, f"problems?id={problem_id}&models=m")
-        expect(page.locator(".query .id")).to_have_text(problem_id)
-        mark = page.locator("mark")
-        assert mark.evaluate("(mark) => mark.previousSibling.textContent") == before, problem_id
+    go(page, "problems?id=p1&models=m")
+    before = page.locator("mark").evaluate("(mark) => mark.previousSibling.textContent")
+    assert before == "I see B \U0001f600.\nThe answer is: **"
+    expect(page.locator("mark")).to_have_text("B")
 
 
 def test_the_ratings_of_experts_are_shown(folder: Path, chromium: Chromium) -> None:
@@ -231,9 +239,8 @@ def test_the_ratings_of_experts_are_shown(folder: Path, chromium: Chromium) -> N
     expect(page.locator(".judges li")).to_have_text(["Expert X: incorrect", "Expert Y: correct"])
 
 
-def test_filters_search_and_keys_have_an_address(folder: Path, chromium: Chromium) -> None:
-    file, _ = build(folder)
-    page = chromium.open(file)
+def test_filters_search_and_keys_have_an_address(report: Path, chromium: Chromium) -> None:
+    page = chromium.open(report)
     go(page, "problems")
     assert listed(page) == ["p1", "p2", "p3", "p4"]
     page.locator("[name=show]").select_option("wrong")
@@ -258,7 +265,7 @@ def test_filters_search_and_keys_have_an_address(folder: Path, chromium: Chromiu
     assert listed(page) == ["p4"]
     assert page.evaluate("document.activeElement.id") == "search"
     address = page.url
-    other = chromium.open(file)
+    other = chromium.open(report)
     other.goto(address)
     other.reload()
     assert listed(other) == ["p4"]
@@ -301,7 +308,7 @@ def test_metrics_on_other_numbers_of_problems_say_so(folder: Path, chromium: Chr
 def test_the_leaderboard_sorts_and_filters(folder: Path, chromium: Chromium) -> None:
     page = chromium.open(build(folder, "--with-published")[0])
     own = page.locator("tbody tr:not(:has-text('published'))")
-    expect(own.locator("th")).to_have_text(["bad", "good"])
+    expect(own.locator("th")).to_have_text(["good", "bad"])  # bad has no judge
     expect(page.locator("tbody tr", has_text="gpt-4o, published")).to_have_count(2)
     expect(
         page.locator("tbody tr", has_text="gpt-4o, published").locator(".interval").first
@@ -331,18 +338,33 @@ def test_experiments_compare_on_common_problems_with_the_same_options(
     save_run(folder, "m", good[1:], perturbation="options-balanced")
     ours = records_of(problems, ["no", "Answer b", "no", "no"])
     save_run(folder, "m", ours, perturbation="options-balanced+shots-1")
-    page = chromium.open(build(folder, "--model", "m", "--output", "m.html")[0].with_name("m.html"))
-    go(page, "experiments")
+    save_run(folder, "m", ours, perturbation="shots-1")
+    for count in (12, 2):
+        save_run(folder, "m", good, perturbation=f"noise-random-{count}")
+    save_run(folder, "other", ours, perturbation="cot")
+    page = chromium.open(
+        build(folder, "--perturbed", "--model", "m", "--output", "m.html")[0].with_name("m.html")
+    )
+    go(page, "experiments?sort=condition up")
     lines = page.locator("tbody tr")
-    expect(lines.locator("th")).to_have_text(["m [options-balanced]", "m [options-balanced+shots-1]"])
-    expect(lines.nth(0).locator("td").nth(6)).to_have_text("0.0")
-    values = ["ICL", "Exact match", "3", "1", "0.0", "33.3", "+33.3"]
-    expect(lines.nth(1).locator("td")).to_contain_text(values)
-    expect(lines.nth(1).locator("td").last).to_have_text("1.0000")
-
-
-def test_an_address_with_unknown_values_shows_the_first(folder: Path, chromium: Chromium) -> None:
+    labels = [f"m [{one}]" for one in ("noise-random-2", "noise-random-12", "options-balanced")]
+    expect(lines.locator("th")).to_have_text([*labels, "m [options-balanced+shots-1]", "m [shots-1]"])
+    expect(lines.nth(2).locator("td").nth(5)).to_have_text("0.0")
+    expect(lines.nth(3).locator("td")).to_contain_text(["ICL", "3", "1", "0.0", "33.3", "+33.3"])
+    expect(lines.nth(3).locator("td").last).to_have_text("1.0000")
+    shots, noise = page.locator("svg").all()
+    interval = "25.0, 95 % interval 4.6 to 69.9"
+    assert shots.get_attribute("aria-label") == f"m. 1: {interval}; all: {interval}"
+    assert re.fullmatch(
+        r"m \[noise-random-n\] ICL. 2: 0.0, .*; 12: 0.0, .*", noise.get_attribute("aria-label") or ""
+    )
     page = chromium.open(build(folder)[0])
+    go(page, "experiments")
+    expect(page.get_by_label("Missing")).to_contain_text("no clean run (ICL, open): other [cot]")
+
+
+def test_an_address_with_unknown_values_shows_the_first(report: Path, chromium: Chromium) -> None:
+    page = chromium.open(report)
     places = {
         "strata?flag={}&metric={}&mode={}": "tbody tr",
         "leaderboard?mode={}&data={}&sort={}": "tbody tr",
@@ -408,17 +430,20 @@ def test_images_are_stored_once_or_not_at_all(folder: Path, chromium: Chromium) 
     assert sizes == {"thumb": 12, "full": 12, "none": 0}
 
 
-def test_the_longer_side_of_a_thumbnail(tmp_path: Path, chromium: Chromium) -> None:
-    rows = [row("p1", 1, image={"bytes": make_image(1, (2000, 1000)), "path": None})]
+def test_the_longer_sides_of_images(tmp_path: Path, chromium: Chromium) -> None:
+    rows = [
+        row("p1", order, image={"bytes": make_image(order, (2000, 1000)), "path": None}) for order in (1, 2)
+    ]
     save_parquet(tmp_path / "data_set", rows)
     folder = tmp_path / "results"
     folder.mkdir()
     save_run(folder, "m", [Record("p1", "What is seen in p1?", "yes", "ok", generated_answer="yes")])
-    for images, width in (("thumb", 300), ("full", 1600)):
+    for images, widths in (("thumb", [300, 480]), ("full", [1600, 1600])):
         page = chromium.open(build(folder, "--images", images)[0])
         go(page, "problems?id=p1")
-        page.wait_for_function("document.querySelector('.query img').naturalWidth > 0")
-        assert page.locator(".query img").evaluate("(image) => image.naturalWidth") == width
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        shown = page.locator("#detail img").evaluate_all("(all) => all.map((image) => image.naturalWidth)")
+        assert shown == widths
 
 
 def test_a_missing_data_set_costs_the_images_alone(folder: Path, chromium: Chromium) -> None:
@@ -460,7 +485,9 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
     expect(page.locator("#list li")).to_have_count(1)
     assert listed(page) == ["c"]
     go(page, "problems?id=b")
-    cells = [line.locator("td").all_inner_texts() for line in page.locator(".grid tbody tr").all()]
+    cells = [
+        line.locator("td").all_inner_texts() for line in page.locator("[aria-label=Orders] tbody tr").all()
+    ]
     assert cells == [["✗", "✓", ""], ["✓", "✓", ""]]  # the last for its answer to another query
     expect(page.locator(".grid .places")).to_have_text(["●○", "○●"])
     page.get_by_role("link", name="Order 2", exact=True).click()
@@ -468,6 +495,9 @@ def test_orders_of_a_base_problem_are_rows(tmp_path: Path, chromium: Chromium) -
     expect(page.locator(".answer").first).to_contain_text("x")
     go(page, "order?metric=__proto__")
     expect(page.locator("tbody").first).to_contain_text("m")
+    expect(
+        page.get_by_role("img", name="last ICL. first: -100.0, 95 % interval -100.0 to 31.5; last: 100.0")
+    ).to_be_visible()
     page = chromium.open(build(folder, "--with-published")[0])
     expect(page.locator("tr:not(:has-text('published')) .interval").first).to_be_visible()
     published = page.locator("tbody tr", has_text="gpt-4o, published").filter(has_text="ICL")
@@ -493,8 +523,8 @@ PLACES = (
 )
 
 
-def test_it_fits_a_phone(folder: Path, chromium: Chromium) -> None:
-    page = chromium.open(build(folder)[0], viewport=PHONE)
+def test_it_fits_a_phone(report: Path, chromium: Chromium) -> None:
+    page = chromium.open(report, viewport=PHONE)
     for place in PLACES:
         go(page, place)
         page.wait_for_timeout(50)
@@ -503,7 +533,7 @@ def test_it_fits_a_phone(folder: Path, chromium: Chromium) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(folder: Path, tmp_path: Path, chromium: Chromium, scheme: Any) -> None:
+def test_axe_finds_nothing_serious(report: Path, tmp_path: Path, chromium: Chromium, scheme: Any) -> None:
     npm = shutil.which("npm")
     command = [npm or "", "pack", "axe-core@4.14.1", "--silent"]
     if npm is None or subprocess.run(command, cwd=tmp_path, timeout=60, check=False).returncode:
@@ -512,7 +542,7 @@ def test_axe_finds_nothing_serious(folder: Path, tmp_path: Path, chromium: Chrom
         member = archive.extractfile("package/axe.min.js")
         assert member is not None
         axe = member.read().decode()
-    page = chromium.open(build(folder)[0], color_scheme=scheme, bypass_csp=True)
+    page = chromium.open(report, color_scheme=scheme, bypass_csp=True)
     page.evaluate(axe)
     for place in PLACES:
         go(page, place)

@@ -11,7 +11,7 @@ import pytest
 
 from smmile.data.dataset import DatasetSource, load_outlines
 from smmile.data.problems import Outline
-from smmile.prompting.choice import read_choice, read_choices, twin_key
+from smmile.prompting.choice import deciding_passage, read_choice, read_choices, twin_key
 from smmile.prompting.options import Options, letter
 from smmile.results.reading import read_run
 from smmile.results.run_names import RunName
@@ -416,3 +416,26 @@ def test_random_text_never_raises() -> None:
 def test_more_ways_to_choose_b(response: str) -> None:
     texts = {"A": "Pneumonia", "B": "Lung abscess", "C": "TB"}
     assert read_choice(response, Options(texts, ("A", "B", "C"), "A")) == "B"
+
+
+@pytest.mark.parametrize(
+    ("response", "before", "passage"),
+    [
+        ("<answer>B</answer>\nNote: Answer A and B differ", "<answer>", "B"),
+        ("I see B.\nThe answer is: **B**\nA letter such as B", "I see B.\nThe answer is: **", "B"),
+        ("Answer: B\nThe answer is Before", "Answer: ", "B"),
+        ("<think>The answer is B</think>\n *B*", "<think>The answer is B</think>\n *", "B"),
+        ("Radius?\n\n**B**. Ulna\nas seen", "Radius?\n\n**", "B**. Ulna"),
+        (
+            "<answer></answer>Radius? No. Hence the Ulna. B",
+            "<answer></answer>Radius? No. ",
+            "Hence the Ulna.",
+        ),
+        ("<answer> </answer>\n It is `the` **Ulna**\n", "<answer> </answer>\n ", "It is `the` **Ulna"),
+    ],
+)
+def test_where_the_deciding_passage_is(response: str, before: str, passage: str) -> None:
+    part = deciding_passage(response, BONES)
+    assert part is not None
+    assert (response[: part.start], response[part]) == (before, passage)
+    assert deciding_passage("I cannot say.", BONES) is None

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import random
+import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +134,20 @@ def test_an_order_that_is_not_a_number(tmp_path: Path) -> None:
     assert "'second' is not a whole number" in only_defect(rows, tmp_path)
 
 
-def test_an_image_with_too_many_pixels_is_rejected_without_decoding(tmp_path: Path) -> None:
-    import io
-
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(out, "PNG")
-    reason = only_defect(changed("p2", 2, image={"bytes": out.getvalue(), "path": None}), tmp_path)
-    assert "does not decode (DecompressionBombError" in reason
+def test_images_over_the_limit_of_pixels_are_skipped_with_a_reason(tmp_path: Path) -> None:
+    folder = save_parquet(
+        tmp_path / "d", changed("p2", 2, image={"bytes": make_image(5, (30, 20)), "path": None})
+    )
+    words = ["--baseline", "majority", "--dataset-path", folder, "--output-dir", tmp_path, "--dry-run"]
+    within = run_here("inference_baselines.py", *words, "--max-image-pixels", "600")
+    assert "4 problems, 0 skipped" in within.out
+    over = run_here("inference_baselines.py", *words, "--max-image-pixels", "599")
+    assert "3 problems, 1 skipped" in over.out
+    reason = "the image of its row with order 2 has 30 x 20 pixels, more than --max-image-pixels 599"
+    assert f"skipped problem p2: {reason}" in over.err
+    checked = run_here("check_dataset.py", folder, "--max-image-pixels", "599")
+    assert checked.code == 3
+    assert "scale it down, or raise --max-image-pixels" in " ".join(checked.out.split())
 
 
 @pytest.mark.parametrize("column", ["question", "answer", "image", "problem_id", "order"])
@@ -167,11 +176,6 @@ def test_flags_may_be_null_or_absent(tmp_path: Path) -> None:
     assert entry.flags["flag_rarity"] == "None"
 
 
-def save_broken_card(folder: Path) -> None:
-    save_parquet(folder, four_problems())
-    (folder / "README.md").write_text("---\nconfigs: [unclosed\n---\n")
-
-
 def save_nothing(folder: Path) -> None:
     from datasets import Dataset
 
@@ -183,9 +187,8 @@ def save_nothing(folder: Path) -> None:
     [
         (lambda folder: None, ["does not exist"]),
         (lambda folder: folder.write_text("rows"), ["is a file; give the folder"]),
-        (save_nothing, ["it contains no data files"]),
+        (save_nothing, []),
         (lambda folder: (folder.mkdir(), (folder / "a.jsonl").touch()), ["cannot be read as a data set"]),
-        (save_broken_card, ["cannot be read as a data set"]),
         (lambda folder: folder.mkdir(), ["cannot be read as a data set"]),
         (
             lambda folder: (folder.mkdir(), (folder / "train.parquet").write_bytes(b"PAR1 rubbish")),
@@ -196,7 +199,134 @@ def save_nothing(folder: Path) -> None:
 def test_an_invalid_data_set_folder_is_a_usage_error(make: Any, parts: list[str], tmp_path: Path) -> None:
     make(tmp_path / "where")
     words = ["--baseline", "majority", "--dataset-path", tmp_path / "where", "--output-dir", tmp_path]
-    says_in_one_line(run_here("inference_baselines.py", *words), "--dataset-path", *parts)
+    says_in_one_line(run_here("inference_baselines.py", *words), "where", *parts)
+
+
+ROWS = Path("data", "train-00000-of-00001.parquet")
+
+
+def test_files_of_each_kind_are_read_whatever_else_a_folder_has(data: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data / ROWS)
+    without = table.set_column(table.schema.get_field_index("image"), "image", [[None] * len(table)])
+    (tmp_path / "images").mkdir()
+    for cells in table.to_pylist():
+        name = cells["image_url"].rpartition("/")[2]
+        (tmp_path / "images" / name).write_bytes(cells["image"]["bytes"])
+    other = b"PAR1 rubbish"
+    for number, (files, reads_images) in enumerate(
+        [
+            ({"odd [1] *?.parquet": (data / ROWS).read_bytes()}, True),
+            ({"training.parquet": (data / ROWS).read_bytes(), "test/a.parquet": other}, True),
+            ({"train/x.parquet": (data / ROWS).read_bytes(), "val-1.parquet": other, "a.csv": b"a"}, True),
+            ({"a.arrow": _arrow_file(table)}, True),
+            ({"a.jsonl": "".join(map(_json_line, without.to_pylist())).encode()}, False),
+            ({"a.csv": without.to_pandas().to_csv(index=False).encode()}, False),
+        ]
+    ):
+        folder = tmp_path / f"set {number}"
+        files |= {
+            "README.md": b"---\nconfigs: [unclosed\n---\n",
+            "loader.py": b"raise RuntimeError",
+            ".cache/x.parquet": other,
+            "dataset_info.json": b"{}",
+        }
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        found = load(folder, image_dir=tmp_path / "images")
+        assert [entry.problem_id for entry in found.entries] == ["p1", "p2", "p3", "p4"], files
+        if reads_images:
+            assert found.fingerprint == load(data).fingerprint
+        assert all(isinstance(entry, Problem) for entry in found.entries)
+
+
+def _json_line(cells: dict[str, Any]) -> str:
+    return json.dumps(cells) + "\n"
+
+
+def _arrow_file(table: Any) -> bytes:
+    import pyarrow as pa
+
+    out = io.BytesIO()
+    with pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
+
+
+def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Path) -> None:
+    """Neither by a card, a script, an archive, a link, nor by what `save_to_disk` wrote."""
+    import datasets
+
+    def card(path: str) -> bytes:
+        return f"---\nconfigs:\n- config_name: a\n  data_files: {json.dumps(path)}\n---\n".encode()
+
+    pickled = io.BytesIO()
+    with tarfile.open(fileobj=pickled, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("0.pkl"))
+    for number, (name, content, part) in enumerate(
+        [
+            ("README.md", card(str(data / ROWS)), "README.md: the files that it may name are not followed"),
+            ("README.md", card(f"file://{data / ROWS}"), "not followed"),
+            ("README.md", card("http://127.0.0.1:9/a.parquet"), "not followed"),
+            ("README.md", card("s3://bucket/a.parquet"), "not followed"),
+            ("loader.py", b"raise RuntimeError", "loader.py: scripts are not run"),
+            ("a.tar", pickled.getvalue(), "a.tar: archives are not opened"),
+            ("a.pkl", b"", "a.pkl: pickles can run programs"),
+            ("a.eps", b"%!PS", "a.eps: not a format with rows"),
+        ]
+    ):
+        folder = tmp_path / f"set {number}"
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        with pytest.raises(UsageError, match=re.escape(part)):
+            load(folder)
+
+    for name, target in (
+        ("a.parquet", data / ROWS),
+        ("metadata.csv", data / ROWS),
+        ("data", data / "data"),
+    ):
+        folder = tmp_path / f"link {name}"
+        folder.mkdir()
+        (folder / name).symlink_to(target)
+        with pytest.raises(UsageError, match=f"{name}.* link"):
+            load(folder)
+
+    saved = tmp_path / "saved"
+    datasets.Dataset.from_parquet(str(data / ROWS)).save_to_disk(saved)
+    [shard] = saved.glob("*.arrow")
+    shard.rename(tmp_path / shard.name)
+    (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": f"../{shard.name}"}]}))
+    with pytest.raises(UsageError, match="it contains no data files"):
+        load(saved)
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_is_read(data: Path, tmp_path: Path) -> None:
+    """Its files are links to a folder beside it."""
+    blob, snapshot = tmp_path / "blobs" / "0a1b", tmp_path / "snapshots" / "2c3d"
+    blob.parent.mkdir()
+    (data / ROWS).rename(blob)
+    (snapshot / ROWS).parent.mkdir(parents=True)
+    (snapshot / ROWS).symlink_to(blob)
+    assert load(snapshot).entries
+
+
+def test_texts_that_pose_as_images_are_not_fetched(data: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data / ROWS)
+    at = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    named = pa.array([{"bytes": None, "path": "http://127.0.0.1:9/a.eps"}] * len(table), at)
+    info = json.loads(table.schema.metadata[b"huggingface"])
+    info["info"]["features"]["flag_x"] = {"_type": "Image"}
+    table = table.append_column("flag_x", named).replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, data / ROWS)
+    entry = load(data).entries[0]
+    assert isinstance(entry, Problem)
+    assert "http://127.0.0.1:9/a.eps" in entry.flags["flag_x"]
 
 
 def test_a_missing_problem_id_is_reported_with_its_row(tmp_path: Path) -> None:
@@ -295,7 +425,7 @@ def test_different_urls_with_one_file_name_cause_a_warning(tmp_path: Path) -> No
 
 def test_a_decoding_error_is_deterministic(tmp_path: Path) -> None:
     rows = changed("p2", 2, image={"bytes": b"no image", "path": None})
-    assert only_defect(rows, tmp_path).endswith("does not decode (unknown image format)")
+    assert "does not decode (its format is none of PNG, JPEG, " in only_defect(rows, tmp_path)
 
 
 def test_a_replaced_image_is_sent_again_and_the_run_records_its_data_set(tmp_path: Path) -> None:
@@ -352,3 +482,31 @@ def test_an_answer_whose_image_was_removed_is_kept_with_a_warning(tmp_path: Path
     assert "skipped problem p1" in again.err
     assert "4 problems answered" in again.out
     assert "warning: the earlier answers to 1 skipped problem are kept" in again.err
+
+
+def test_an_answer_to_a_problem_that_the_data_set_lacks(data: Path, tmp_path: Path) -> None:
+    words = ["--baseline", "majority", "--dataset-path", data, "--output-dir", tmp_path]
+    assert run_here("inference_baselines.py", *words).code == 0
+    file = tmp_path / "result_majority_ICL_open.json"
+    file.write_text(file.read_text().replace('"p2"', '"p\\u001b[7m"'))
+    for script, more in (("evaluate_EM.py", []), ("stratify.py", ["--eval_type", "em"])):
+        assert run_here(script, tmp_path, *more).code == 0
+    again = run_here("inference_baselines.py", *words)
+    says_in_one_line(again, r"result_majority_ICL_open has an answer to problem p\x1b[7m", "data_set lacks")
+    assert run_here("inference_baselines.py", *words, "--overwrite").code == 0
+
+
+def test_a_damaged_arrow_file_is_a_usage_error(tmp_path: Path) -> None:
+    """It crashed the process, since texts and images are read where the file says they are."""
+    import numpy as np
+    import pyarrow as pa
+
+    beyond = pa.py_buffer(np.array([0, 1 << 30, 7], dtype=np.int32))
+    texts = pa.Array.from_buffers(pa.string(), 2, [None, beyond, pa.py_buffer(b"damaged")])
+    columns = dict.fromkeys(("question", "answer", "image", "problem_id", "order"), texts)
+    table = pa.table(columns)
+    (tmp_path / "state.json").write_text("{}")
+    with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UsageError, match="cannot be read as a data set"):
+        load(tmp_path)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,43 @@ def test_high_bit_depths_are_scaled_by_a_power_of_two() -> None:
         decoded = decode_rgb(encoded(Image.fromarray(samples)))
         assert decoded.mode == "RGB"
         assert np.asarray(decoded)[0, :, 0].tolist() == expected
+
+
+def test_a_16_bit_image_is_converted_in_strips() -> None:
+    """It took 24 bytes a pixel; Pillow itself needs 2 for the samples, 1 for grey and 4 for RGB."""
+    import tracemalloc
+
+    import smmile.data.images
+
+    rows = 2 * smmile.data.images._SAMPLES_AT_ONCE // 1000
+    samples = np.arange(rows * 1000, dtype=np.uint16).reshape(rows, 1000)
+    content = encoded(Image.fromarray(samples), compress_level=1)
+    tracemalloc.start()
+    decoded = decode_rgb(content)
+    assert tracemalloc.get_traced_memory()[1] < 30 * smmile.data.images._SAMPLES_AT_ONCE
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(decoded.getchannel(0)), samples >> 8)
+
+
+def test_pillow_starts_no_program_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow runs Ghostscript on PostScript; other formats that no data set needs are refused too."""
+    started = tmp_path / "started"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    image = Image.new("RGB", (40, 30), "red")
+    accepted = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
+    for kind in accepted:
+        [(_, defect)] = inspect_images([encoded(image, kind)])
+        assert defect is None, kind
+        assert decode_rgb(encoded(image, kind)).size == (40, 30)
+    for kind in ("EPS", "PDF", "PPM", "ICO", "TGA", "PCX"):
+        [(_, defect)] = inspect_images([encoded(image, kind)])
+        assert defect is not None, kind
+        assert "its format is none of PNG, JPEG, " in defect.what
+        with pytest.raises(UnreadableImageError):
+            decode_rgb(encoded(image, kind))
+    assert not started.exists()
 
 
 def test_transparency_is_blended_with_white() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from smmile.data.images import MAX_PIXELS
 from smmile.errors import UsageError, one_line
 from smmile.perturbations.table import KINDS, perturbations_of
 from smmile.task import Perturbation
@@ -201,6 +202,13 @@ def add_dataset_flags(parser: Parser) -> None:
         metavar="DIR",
         help="images that the data set lacks (default: ../missing_images)",
     )
+    group.add_argument(
+        "--max-image-pixels",
+        type=positive,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="skip problems with an image of more pixels",
+    )
 
 
 def dataset_name(args: argparse.Namespace) -> DatasetName:
@@ -230,6 +238,7 @@ def dataset_source(args: argparse.Namespace) -> DatasetSource:
         hub_id=args.dataset_id,
         revision=args.dataset_revision,
         image_dir=args.image_dir or _SUITE / "missing_images",
+        max_pixels=args.max_image_pixels,
     )
 
 
@@ -303,8 +312,16 @@ def add_inference_flags(
     group.add_argument(
         "--csv", action="store_true", help="also write a CSV file with the published columns"
     )
+    add_csv_safe_flag(group, "as --csv")
 
     _add_perturbation_flags(parser)
+
+
+def add_csv_safe_flag(group: argparse._ActionsContainer, what: str) -> None:
+    """The flag for a CSV file that a spreadsheet can open."""
+    group.add_argument(
+        "--csv-safe", action="store_true", help=f"{what}, with ' before cells that would be formulas"
+    )
 
 
 def _add_perturbation_flags(parser: Parser) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
-import glob
+import fcntl
 import os
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from smmile.errors import UsageError, one_line
+
+# Folders of links to a process's own streams.
+_STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 
 
 def make_folder(folder: Path) -> None:
@@ -22,49 +28,81 @@ def make_folder(folder: Path) -> None:
 def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace `file` by `content` atomically; if `durable`, it is on disk when this returns.
 
-    Files that can be recomputed need not be `durable`, which is slow. Terminals, pipes and the like are
-    written directly. Raises UsageError if writing fails; the previous file is then unchanged.
+    Files that can be recomputed need not be `durable`, which is slow. A link is replaced, not followed, but
+    for /dev/stdout and the like; pipes and terminals are written directly. Raises UsageError if writing
+    fails; the previous file is then unchanged.
     """
-    file = file.resolve() if file.is_symlink() else file
-    if file.exists() and not file.is_file():
+    is_stream = file.parent in _STREAMS
+    if is_stream and file.is_file():
+        file = file.resolve()
+    elif file.exists() and not file.is_file() and (is_stream or not file.is_symlink()):
         try:
             file.write_bytes(content)
         except OSError as error:
             raise cannot_write(file, error) from error
         return
-    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    with replacing(file, durable=durable) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(file: Path, drafts: Path | None = None, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A stream whose content replaces `file` at the end, as by `write_whole`, unless there was an error.
+
+    Until then it is a draft in the folder `drafts` (default: the file's), of a name that cannot be guessed.
+    Raises UsageError if writing fails.
+    """
+    drafts = drafts or file.parent
+    draft = None
     try:
-        remove_abandoned_drafts(file)
-        with draft.open("wb") as stream:
-            stream.write(content)
+        _remove_abandoned_drafts(drafts)
+        draft, stream = _open_draft(drafts)
+        with stream:
+            yield stream
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
-        draft.replace(file)
+            draft.replace(file)
         if durable:
             sync_folder(file.parent)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise cannot_write(file, error) from error
+    finally:
+        if draft is not None:
+            with suppress(OSError):
+                draft.unlink()
 
 
-def remove_abandoned_drafts(file: Path) -> None:
-    """Remove temporary files of `file` whose processes were killed."""
-    for draft in file.parent.glob(f"{glob.escape(file.name)}.*.tmp"):
-        process = draft.name[len(file.name) + 1 : -len(".tmp")]
-        if process.isdecimal() and not _is_alive(int(process)):
-            draft.unlink(missing_ok=True)
+def _open_draft(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new file, locked while it is open."""
+    while True:
+        draft = folder / f".smmile-{secrets.token_hex(8)}.tmp"
+        stream = draft.open("xb")  # fails where there is anything, also a link
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if draft.exists():
+            return draft, stream
+        stream.close()  # taken for an abandoned one before it was locked
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's process
-        return True
-    return True
+def _remove_abandoned_drafts(folder: Path) -> None:
+    """Remove the drafts in `folder` whose processes, on any machine, have lost their locks by ending."""
+    for draft in folder.glob(".smmile-*.tmp"):
+        with suppress(OSError):
+            descriptor = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def check_replaceable(file: Path) -> None:
+    """Raise UsageError if `file` could not be replaced by `write_whole`; its content stays the same."""
+    if file.is_file():
+        write_whole(file, file.read_bytes(), durable=False)
+    elif file.is_dir():
+        raise UsageError(f"{one_line(file)} is a folder; move it away")
 
 
 def sync_folder(folder: Path) -> None:
@@ -82,4 +120,6 @@ def cannot_write(path: Path, error: OSError) -> UsageError:
     fix = "free some space and repeat the command" if full else "choose another folder"
     if error.errno == errno.ENAMETOOLONG:
         fix = "use a shorter name"
+    if error.errno == errno.ELOOP:
+        fix = "it is a link, which is not followed: remove it"
     return UsageError(f"{one_line(path)} cannot be written ({error.strerror or error}); {fix}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
+from smmile.data.data_files import SAVED, SPLIT, choose_split, find_data_files, is_saved
 from smmile.data.image_folder import MetadataRow, find_metadata, read_metadata, with_images
+from smmile.data.images import MAX_PIXELS
 from smmile.data.problems import HUB_IDS, Outline, ProblemSet
 from smmile.data.rows import Row, check_columns, outlines, problem_set
 from smmile.errors import UsageError, one_line
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DatasetName = Literal["smmile", "augmented", "demo"]
-SPLIT = "train"
-
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -30,7 +31,8 @@ class DatasetSource:
     """Which rows to load.
 
     `path`, a folder of images with metadata, of parquet files or saved by `datasets`, overrides the hub's
-    `hub_id` at `revision`. `name` is the kind of data set; the demo needs nothing else.
+    `hub_id` at `revision`. `name` is the kind of data set; the demo needs nothing else. Problems with an
+    image of more than `max_pixels` cannot be run.
     """
 
     name: DatasetName
@@ -38,6 +40,7 @@ class DatasetSource:
     hub_id: str | None = None
     revision: str | None = None
     image_dir: Path = Path("missing_images")
+    max_pixels: int = MAX_PIXELS
 
     @property
     def label(self) -> str:
@@ -53,7 +56,7 @@ def load_problems(source: DatasetSource) -> ProblemSet:
     Raises UsageError if the data set cannot be read.
     """
     rows, revision = load_rows(source)
-    return problem_set(rows, source=source.label, revision=revision, image_dir=source.image_dir)
+    return problem_set(rows, source.label, revision, source.image_dir, source.max_pixels)
 
 
 def load_outlines(source: DatasetSource) -> list[Outline]:
@@ -110,7 +113,7 @@ def load_rows(source: DatasetSource, *, images: bool = True) -> tuple[Iterable[R
 
 def _metadata(source: DatasetSource) -> tuple[Path, list[str], list[MetadataRow]] | None:
     """The metadata file of a folder of images, its columns and rows; None for any other source."""
-    if source.path is None or not source.path.is_dir() or _is_saved(source.path):
+    if source.path is None or not source.path.is_dir() or is_saved(source.path):
         return None
     file = find_metadata(source.path)
     if file is None:
@@ -118,10 +121,6 @@ def _metadata(source: DatasetSource) -> tuple[Path, list[str], list[MetadataRow]
     columns, rows = read_metadata(file)
     check_columns(columns, source.label, image="file_name")
     return file, columns, rows
-
-
-def _is_saved(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def _metadata_row(row: MetadataRow) -> Row:
@@ -142,23 +141,27 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
     if not folder.is_dir():
         what = "is a file; give the folder that contains it" if folder.is_file() else "does not exist"
         raise UsageError(f"--dataset-path {one_line(folder)} {what}")
+    kind, files = find_data_files(folder)
     import datasets
 
     try:
-        if _is_saved(folder):
-            saved = datasets.load_from_disk(str(folder))
-            return _one_split(saved if isinstance(saved, dict) else {SPLIT: saved}, folder.name), None
+        if kind == SAVED:
+            shards = [datasets.Dataset.from_file(str(file)) for file in files]
+            dataset = datasets.concatenate_datasets(shards)
+            dataset.data.validate(full=True)  # a damaged file could crash the process
+            return dataset, None
         _quiet(datasets)
         # A cache of its own, since only `_arrow_rows` can read an image that is stored once for many rows.
-        own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile")
-        builder = datasets.load_dataset_builder(str(folder.resolve()), cache_dir=own_cache)
+        own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile" / folder.resolve().name)
+        names = [glob.escape(str(file)) for file in files]
+        builder = datasets.load_dataset_builder(kind, data_files={SPLIT: names}, cache_dir=own_cache)
         return _prepared(builder, folder.name, images_once=True), None
-    except _loading_errors() as error:
-        empty = isinstance(error, FileNotFoundError | LookupError | StopIteration)
-        why = "it contains no data files" if empty else one_line(_root_cause(error))
+    except UsageError:
+        raise
+    except Exception as error:  # the libraries raise nearly anything for hostile files
         raise UsageError(
-            f"--dataset-path {one_line(folder)} cannot be read as a data set ({why}); "
-            "use a folder of images with a metadata.csv, of parquet files, or one written by save_to_disk"
+            f"--dataset-path {one_line(folder)} cannot be read as a data set "
+            f"({one_line(_root_cause(error))}); check its {kind} files"
         ) from error
 
 
@@ -185,20 +188,13 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
             f"data set {hub_id}: the hub cannot be reached and the cache has no copy; "
             "connect once, or use --dataset-path DIR or --dataset demo"
         ) from error
-    except _loading_errors() as error:
+    except UsageError:
+        raise
+    except Exception as error:  # as for a folder
         raise UsageError(
             f"data set {hub_id} cannot be loaded ({one_line(_root_cause(error))}); "
             "check --dataset-id and --dataset-revision, or use --dataset-path DIR"
         ) from error
-
-
-def _loading_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that the libraries raise for data that they cannot load."""
-    import yaml
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return OSError, ValueError, LookupError, StopIteration, yaml.YAMLError, DatasetsError, HfHubHTTPError
 
 
 def _not_found(hub_id: str, revision: str | None, message: str, has_token: bool) -> str:
@@ -229,25 +225,17 @@ def _prepared(
     """The builder's rows, converted into the cache if they are not there yet."""
     compat.convert_parquet_in_small_batches(builder, images_once=images_once)
     builder.download_and_prepare()
-    splits = builder.info.splits or {}
-    return _one_split({name: name for name in splits}, label, builder)
-
-
-def _one_split(splits: Any, label: str, builder: Any = None) -> datasets.Dataset:
-    name = SPLIT if SPLIT in splits else next(iter(splits), None)
-    if name is None or (name != SPLIT and len(splits) > 1):
-        raise UsageError(
-            f"data set {one_line(label)} has the splits {', '.join(splits) or '(none)'}; "
-            f"it needs one named {SPLIT}"
-        )
-    dataset: datasets.Dataset = builder.as_dataset(name) if builder else splits[name]
+    name = choose_split(list(builder.info.splits or {}), label)
+    dataset: datasets.Dataset = builder.as_dataset(name)
     return dataset
 
 
 def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
     """The rows; images are views into the memory-mapped file, neither copied nor decoded."""
     text_columns = [name for name in dataset.column_names if name != "image"]
-    texts = dataset.select_columns(text_columns).with_format(None)
+    # Not by rows: `datasets` would fetch and decode what a column of another feature type names.
+    tables = dataset.select_columns(text_columns).with_format("arrow").iter(batch_size=1000)
+    texts = (row for table in tables for row in table.to_pylist())
     images: list[pa.Buffer | None] = []
     stored = _stored_images(dataset.data.column("image"), label)
     for number, (columns, (image, path)) in enumerate(zip(texts, stored, strict=True), start=1):
@@ -272,7 +260,7 @@ def _stored_images(column: pa.ChunkedArray, label: str) -> Iterator[tuple[pa.Buf
             stored = chunk.field("bytes")
             if chunk.type.get_field_index("path") >= 0:
                 paths = chunk.field("path").to_pylist()
-        if pa.types.is_null(stored.type):
+        if stored.null_count == len(stored):
             yield from ((None, path) for path in paths)
             continue
         large = pa.types.is_large_binary(stored.type)

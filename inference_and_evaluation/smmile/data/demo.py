@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from smmile.files import make_folder, replacing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -626,5 +628,6 @@ def save_demo(folder: Path) -> None:
     features = Features({column: Value("string") for column in rows[0]})
     features["image"], features["order"] = Image(), Value("int64")
     path = folder / "data" / "train-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Dataset.from_list(rows, features=features).to_parquet(path)
+    make_folder(path.parent)
+    with replacing(path) as stream:
+        Dataset.from_list(rows, features=features).to_parquet(stream)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 16
 HISTOGRAM_LEVELS = 4
+_PIXELS_AT_ONCE = 1 << 20
 
 
 class ImageDistances:
@@ -44,7 +45,13 @@ def image_descriptor(image: StoredImage) -> NDArray[np.float64]:
     pil_image = image.decode()
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     thumbnail = np.asarray(pil_image.resize(side, Image.Resampling.BOX), dtype=np.float64) / 255
-    levels = np.asarray(pil_image).reshape(-1, 3) // (256 // HISTOGRAM_LEVELS)
-    colours = levels @ np.array([HISTOGRAM_LEVELS**2, HISTOGRAM_LEVELS, 1])
-    histogram = np.bincount(colours, minlength=HISTOGRAM_LEVELS**3) / len(colours)
+    width, height = pil_image.size
+    counts = np.zeros(HISTOGRAM_LEVELS**3)
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, rows):
+        strip = pil_image.crop((0, top, width, min(top + rows, height)))
+        levels = np.asarray(strip).reshape(-1, 3) // (256 // HISTOGRAM_LEVELS)
+        colours = levels @ np.array([HISTOGRAM_LEVELS**2, HISTOGRAM_LEVELS, 1])
+        counts += np.bincount(colours, minlength=len(counts))
+    histogram = counts / (width * height)
     return np.concatenate([thumbnail.ravel() / np.sqrt(thumbnail.size), np.sqrt(histogram / 2)])

@@ -52,6 +52,10 @@ def find_metadata(folder: Path) -> Path | None:
         if len(found) > 1:
             names = ", ".join(one_line(file.relative_to(folder)) for file in found)
             raise UsageError(f"data set {one_line(folder.name)} has {names}; keep one of them")
+        if found and not found[0].resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"data set {one_line(folder.name)}: {found[0].name} is a link out of the folder; copy it"
+            )
         if found:
             return found[0]
     return None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
     from typing_extensions import Buffer
 
@@ -37,12 +38,29 @@ class StoredImage:
         return decode_rgb(self.stored)
 
 
+# Pillow opens nothing else: for some formats, such as EPS, it runs other programs on the image.
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
+
+# The default limit, five times the pixels of a large radiograph. Decoding takes up to 12 bytes for each.
+MAX_PIXELS = 100_000_000
+
+# Samples of more than 8 bits are converted this many at a time.
+_SAMPLES_AT_ONCE = 1 << 22
+
 # The decoding of `decode_rgb`, as recorded in result files; part of a run's identity.
 IMAGE_DECODING = "Pillow; upright by their EXIF orientation, 8 bits a sample, transparency over white"
 
 
 class UnreadableImageError(ValueError):
     """Bytes that do not decode as an image."""
+
+
+@dataclass(frozen=True)
+class ImageDefect:
+    """What is wrong with an image, and how to fix it."""
+
+    what: str
+    fix: str = "save it again, as PNG or JPEG"
 
 
 def decode_rgb(stored: Buffer, reduction: Literal[1, 2, 4, 8] = 1) -> Image.Image:
@@ -53,32 +71,45 @@ def decode_rgb(stored: Buffer, reduction: Literal[1, 2, 4, 8] = 1) -> Image.Imag
     pixels are blended with white. A JPEG's sides are divided by `reduction`, rounded up (by less if a
     side has fewer pixels), which saves time and memory. Raises UnreadableImageError.
     """
+    from PIL import Image, ImageOps
+
     try:
         pil_image = open_image(stored)
         if reduction > 1:
             pil_image.draft(
                 None, (max(1, pil_image.width // reduction), max(1, pil_image.height // reduction))
             )
-        return _as_rgb(pil_image)
+        ImageOps.exif_transpose(pil_image, in_place=True)
+        if pil_image.mode.startswith("I") or pil_image.mode == "F":
+            pil_image = _as_grey(pil_image)
+        if pil_image.has_transparency_data:
+            pil_image = pil_image.convert("RGBA")
+            pil_image = Image.alpha_composite(Image.new("RGBA", pil_image.size, "white"), pil_image)
+        return pil_image.convert("RGB")
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
-def _as_rgb(pil_image: Image.Image) -> Image.Image:
+def _as_grey(pil_image: Image.Image) -> Image.Image:
+    """An image of more than 8 bits per sample in 8; see `decode_rgb`. It is converted in strips."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    pil_image = ImageOps.exif_transpose(pil_image)
-    if pil_image.mode.startswith("I") or pil_image.mode == "F":
-        samples = np.nan_to_num(np.asarray(pil_image).astype(np.float64), nan=0, posinf=0, neginf=0)
-        bits = max(8, int(max(samples.max(), 0)).bit_length())
-        scaled = np.clip(samples / 2.0 ** (bits - 8), 0, 255).astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
-    if pil_image.has_transparency_data:
-        pil_image = pil_image.convert("RGBA")
-        background = Image.new("RGBA", pil_image.size, "white")
-        pil_image = Image.alpha_composite(background, pil_image)
-    return pil_image.convert("RGB")
+    width, height = pil_image.size
+    rows = max(1, _SAMPLES_AT_ONCE // width)
+    strips = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+
+    def samples(strip: tuple[int, int, int, int]) -> NDArray[np.float64]:
+        found = np.asarray(pil_image.crop(strip)).astype(np.float64)
+        return np.nan_to_num(found, copy=False, nan=0, posinf=0, neginf=0)
+
+    brightest = max(float(samples(strip).max()) for strip in strips)
+    bits = max(8, int(max(brightest, 0)).bit_length())
+    grey = Image.new("L", pil_image.size)
+    for strip in strips:
+        scaled = np.clip(samples(strip) / 2.0 ** (bits - 8), 0, 255).astype(np.uint8)
+        grey.paste(Image.fromarray(scaled), strip)
+    return grey
 
 
 def image_size(image: StoredImage) -> tuple[int, int]:
@@ -89,18 +120,21 @@ def image_size(image: StoredImage) -> tuple[int, int]:
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
-def inspect_images(stored: Iterable[Buffer]) -> Iterator[tuple[StoredImage, str | None]]:
-    """Hash every image and try to decode it; yields each with its decoding error or None, in order.
+def inspect_images(
+    stored: Iterable[Buffer], max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[StoredImage, ImageDefect | None]]:
+    """Hash every image and try to decode it; yields each with its defect or None, in order.
 
-    Identical images are decoded once. Decoded pixels are released immediately.
+    Identical images are decoded once, those of more than `max_pixels` not at all. Decoded pixels are
+    released immediately.
     """
-    verdicts: dict[str, str | None] = {}
+    verdicts: dict[str, ImageDefect | None] = {}
 
-    def inspect(data: Buffer) -> tuple[StoredImage, str | None]:
+    def inspect(data: Buffer) -> tuple[StoredImage, ImageDefect | None]:
         view = memoryview(data)
         image = StoredImage(hashlib.sha256(view).hexdigest(), view.nbytes, data)
         if image.sha256 not in verdicts:
-            verdicts[image.sha256] = _decoding_error(data)
+            verdicts[image.sha256] = _defect(data, max_pixels)
         return image, verdicts[image.sha256]
 
     # Hashing and decoding release the GIL; more threads would only use more memory.
@@ -108,18 +142,24 @@ def inspect_images(stored: Iterable[Buffer]) -> Iterator[tuple[StoredImage, str 
         yield from pool.map(inspect, stored)
 
 
-def _decoding_error(stored: Buffer) -> str | None:
+def _defect(stored: Buffer, max_pixels: int) -> ImageDefect | None:
     from PIL import UnidentifiedImageError
 
     try:
         pil_image = open_image(stored)
+        width, height = pil_image.size
+        if width * height > max_pixels:
+            return ImageDefect(
+                f"has {width} x {height} pixels, more than --max-image-pixels {max_pixels}",
+                "scale it down, or raise --max-image-pixels",
+            )
         # At an eighth of its size a JPEG is still read to its last byte, at a third of the cost.
-        pil_image.draft("L", (max(1, pil_image.width // 8), max(1, pil_image.height // 8)))
+        pil_image.draft("L", (max(1, width // 8), max(1, height // 8)))
         pil_image.load()
     except UnidentifiedImageError:
-        return "unknown image format"
+        return ImageDefect(f"does not decode (its format is none of {', '.join(_FORMATS)})")
     except Exception as error:  # as above
-        return f"{type(error).__name__}: {error}"
+        return ImageDefect(f"does not decode ({type(error).__name__}: {error})")
     return None
 
 
@@ -127,7 +167,5 @@ def open_image(stored: Buffer) -> Image.Image:
     """The image as a Pillow image, not yet decoded. Raises whatever Pillow raises."""
     from PIL import Image
 
-    with warnings.catch_warnings():
-        # Large medical images are normal; Pillow still rejects those over twice its limit.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(memoryview(stored)))
+    Image.MAX_IMAGE_PIXELS = None  # `inspect_images` has the limit
+    return Image.open(io.BytesIO(memoryview(stored)), formats=_FORMATS)

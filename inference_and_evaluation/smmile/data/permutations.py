@@ -77,7 +77,7 @@ def plan_plusplus(source: DatasetSource, *, cap: int, seed: int, include_reasoni
     Raises UsageError if the data set cannot be read, is permuted already or has no problem to permute.
     """
     rows, columns, revision = load_table(source)
-    checked = problem_set(rows, source=source.label, revision=revision, image_dir=source.image_dir)
+    checked = problem_set(rows, source.label, revision, source.image_dir, source.max_pixels)
     label = f"data set {one_line(checked.source)}"
     if is_permuted(entry.problem_id for entry in checked.entries):
         raise UsageError(f"{label} is permuted already; use the data set that it was built from")

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smmile.data.images import StoredImage, inspect_images
+from smmile.data.images import ImageDefect, StoredImage, inspect_images
 from smmile.data.missing_images import candidate_names, find_image
 from smmile.data.problems import Defect, MissingImage, Outline, Problem, ProblemSet, Triplet
 from smmile.errors import UsageError
@@ -63,11 +63,11 @@ class Row:
 
 @dataclass(frozen=True)
 class InspectedRow:
-    """A row with its decoded-and-hashed image, or the decoding error."""
+    """A row with its hashed image, and what is wrong with that."""
 
     row: Row
     image: StoredImage | None
-    image_error: str | None
+    image_defect: ImageDefect | None
 
 
 def check_columns(columns: Iterable[str], source: str, image: str = "image") -> None:
@@ -87,15 +87,18 @@ def check_columns(columns: Iterable[str], source: str, image: str = "image") -> 
         )
 
 
-def problem_set(rows: Iterable[Row], *, source: str, revision: str | None, image_dir: Path) -> ProblemSet:
+def problem_set(
+    rows: Iterable[Row], source: str, revision: str | None, image_dir: Path, max_pixels: int
+) -> ProblemSet:
     """The problems in `rows`, in the order of their first rows; the rows of each are sorted by `order`.
 
-    A problem that cannot be run becomes a Defect with the reason. Raises UsageError if a row has no
+    A problem that cannot be run, such as one with an image of more than `max_pixels`, becomes a Defect with
+    the reason. Raises UsageError if a row has no
     problem id or if there are no rows.
     """
     rows = list(rows)
     shared_names = _shared_names({row.image_url or "" for row in rows if row.image is None})
-    by_problem = group_rows(inspect_rows(rows, image_dir), source)
+    by_problem = group_rows(inspect_rows(rows, image_dir, max_pixels), source)
 
     fingerprint = hashlib.sha256()
     entries: list[Problem | Defect] = []
@@ -149,7 +152,7 @@ def _in_order(members: Sequence[InspectedRow]) -> list[InspectedRow]:
     return sorted(members, key=lambda member: _whole_number(member.row.order) or 0)
 
 
-def inspect_rows(rows: Sequence[Row], image_dir: Path) -> Iterator[InspectedRow]:
+def inspect_rows(rows: Sequence[Row], image_dir: Path, max_pixels: int) -> Iterator[InspectedRow]:
     """`rows` with their images hashed and test-decoded; missing images are looked up in `image_dir`."""
     supplied: dict[str, bytes | None] = {}  # SMMILE++ refers to the same missing image many times
     for url in {row.image_url or "" for row in rows if row.image is None}:
@@ -158,7 +161,7 @@ def inspect_rows(rows: Sequence[Row], image_dir: Path) -> Iterator[InspectedRow]
         row.image if row.image is not None else supplied[row.image_url or ""] for row in rows
     ]
     distinct = {id(data): data for data in found if data is not None}
-    verdicts = dict(zip(distinct, inspect_images(distinct.values()), strict=True))
+    verdicts = dict(zip(distinct, inspect_images(distinct.values(), max_pixels), strict=True))
     for row, data in zip(rows, found, strict=True):
         yield InspectedRow(row, *verdicts.get(id(data), (None, None)))
 
@@ -233,10 +236,9 @@ def _image_faults(members: Sequence[InspectedRow]) -> _Found:
             fix = f"save {member.row.image_url} as {names[0]} in the folder of --image-dir"
         yield member, Fault("image", what, fix, reason)
     for member in members:
-        if member.image_error:
-            what = f"does not decode ({member.image_error})"
-            reason = f"the image of its row with order {member.row.order} {what}"
-            yield member, Fault("image", what, "save it again, as PNG or JPEG", reason)
+        if defect := member.image_defect:
+            reason = f"the image of its row with order {member.row.order} {defect.what}"
+            yield member, Fault("image", defect.what, defect.fix, reason)
 
 
 def _absent(members: Sequence[InspectedRow]) -> list[InspectedRow]:

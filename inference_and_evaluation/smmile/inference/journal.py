@@ -219,7 +219,7 @@ def is_held(file: Path) -> bool:
 def _open_locked(file: Path, elsewhere: str) -> int:
     while True:
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise cannot_write(file, error) from error
         try:

@@ -13,7 +13,7 @@ from msgspec.structs import replace as change
 from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Price
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.files import make_folder, sync_folder, write_whole
+from smmile.files import check_replaceable, make_folder, sync_folder, write_whole
 from smmile.inference.journal import Journal, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
@@ -42,12 +42,16 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Settings that do not change a run's identity. `price` is that of its tokens."""
+    """Settings that do not change a run's identity. `price` is that of its tokens.
+
+    With `csv_safe` the CSV file has no cells that a spreadsheet takes for formulas.
+    """
 
     overwrite: bool = False
     write_csv: bool = False
     price: Price | None = None
     rank: Rank = ONLY_PROCESS
+    csv_safe: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,17 @@ class _OpenRun:
         self._read_choice = read_choice
 
     def add(self, records: Iterable[Record]) -> None:
-        """Add known records, except those whose request differs from the problem's current one."""
+        """Add known records, except those whose request differs from the problem's current one.
+
+        Raises UsageError for a record of a problem that the data set lacks.
+        """
         for record in records:
+            if record.problem_id not in self.plan.positions:
+                raise UsageError(
+                    f"{one_line(self.files.stem)} has an answer to problem {one_line(record.problem_id)}, "
+                    f"which data set {one_line(self.run.dataset.id)} lacks; correct its id, or start "
+                    "again with --overwrite"
+                )
             key = self.plan.request_keys.get(record.problem_id, record.request_key)
             if key != record.request_key:  # a missing image that the user added was replaced
                 self.outdated += 1
@@ -214,6 +227,11 @@ class _OpenRun:
             f"repeat the command{again} to continue"
         )
 
+    def check_replaceable(self) -> None:
+        """Raises UsageError if the files of the finished run cannot be written."""
+        for file in (self.files.result, *([self.files.csv] if self.options.write_csv else [])):
+            check_replaceable(file)
+
     def _is_answered(self, problem: PlannedProblem) -> bool:
         record = self.records.get(problem.problem_id)
         return record is not None and record.status == "ok"
@@ -292,6 +310,7 @@ class _Sender:
         if not requests:
             return
         if self.backend is None:
+            self._opened.check_replaceable()
             self.backend = self._connect(self._opened.usage())
         label = self._opened.files.stem.removeprefix("result_")
         if rank.count > 1:
@@ -395,13 +414,13 @@ def _finish(opened: _OpenRun, sent: int) -> Outcome:
         write_whole(files.result, encode_result_file(result))
     else:
         result = earlier
-    stale_csv = False
+    stale_csv, run = False, result.run
     if opened.options.write_csv or files.csv.is_file():
-        content = encode_csv(result.records, result.run.task_format)
+        forms = [encode_csv(result.records, run.task_format, safe=safe) for safe in (False, True)]
         if opened.options.write_csv:
-            write_whole(files.csv, content)
+            write_whole(files.csv, forms[opened.options.csv_safe])
         else:
-            stale_csv = files.csv.read_bytes() != content
+            stale_csv = files.csv.read_bytes() not in forms
     files.remove_journals(opened.options.rank)
     sync_folder(files.folder)
     return Outcome(files.result, result, sent, opened.outdated, stale_csv)

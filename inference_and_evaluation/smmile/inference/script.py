@@ -140,7 +140,13 @@ def run_inference(
         args.collect_run(args, specification)
         return cli.EXIT_OK
     loaded = loaded or Loaded()
-    options = RunOptions(args.overwrite, args.csv, specification.price, Rank.from_environment())
+    options = RunOptions(
+        args.overwrite,
+        args.csv or args.csv_safe,
+        specification.price,
+        Rank.from_environment(),
+        args.csv_safe,
+    )
     prepared = prepare_run(args, specification, loaded)
     problems, plan, run, folder = prepared.problems, prepared.plan, prepared.run, prepared.folder
     if options.rank.is_first:

@@ -42,6 +42,7 @@ _MARKUP = re.compile(r"[*`$]+|\\(?:text|math)\w*")
 _TAG = re.compile(r"</?\s*(?:think|answer)\s*>", re.IGNORECASE)
 # Not after "B." or the "E." of "E. coli".
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+|\n+")
+_LINE_END = re.compile(r"\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 
 # The choice follows the match. The words in between must not negate it.
 _DECLARED = re.compile(
@@ -131,51 +132,92 @@ def read_choices(response: str, options: Options) -> tuple[str, ...]:
     return _decide(response, options)[0]
 
 
-def deciding_passage(response: str, options: Options) -> str | None:
-    """The passage that decides which option `response` chooses, without markup; None without a choice."""
-    letters, passage = _decide(response, options)
-    return passage.strip() if letters else None
+def deciding_passage(response: str, options: Options) -> slice | None:
+    """The part of `response` that decides which option it chooses; None without a choice."""
+    letters, part = _decide(response, options)
+    if not letters:
+        return None
+    plain = _MARKUP.sub("", response)
+    text = _after_thoughts(plain)
+    passage = text[part]
+    start = len(plain) - len(text) + part.start + len(passage) - len(passage.lstrip())
+    last = start + len(passage.strip()) - 1
+    return slice(_index_before(_MARKUP, 0, response, start), _index_before(_MARKUP, 0, response, last) + 1)
 
 
-def _decide(response: str, options: Options) -> tuple[tuple[str, ...], str]:
-    """The letters chosen, and the passage that decides."""
-    text = _MARKUP.sub("", response)
+def _index_before(pattern: re.Pattern[str], length: int, text: str, index: int) -> int:
+    """The index in `text` of the character at `index` where each match is replaced by `length` ones."""
+    for match in pattern.finditer(text):
+        if match.start() + length > index:
+            break
+        index += len(match[0]) - length
+    return index
+
+
+def _after_thoughts(text: str) -> str:
+    """What follows the reasoning in `text`, or all of it if nothing does."""
     after = text.rpartition("</think>")[2]
-    if _TAG.sub("", after).strip():
-        text = after
+    return after if _TAG.sub("", after).strip() else text
+
+
+def _decide(response: str, options: Options) -> tuple[tuple[str, ...], slice]:
+    """The letters chosen, and what decides: a part of what follows the reasoning, without markup."""
+    text = _after_thoughts(_MARKUP.sub("", response))
     reader = _Reader(options.texts)
-    for passage, is_tag in _declared(text):
+    for start, passage, is_tag in _declared(text):
         choice = reader.choice(passage)
         if choice or (is_tag and passage.strip()):
-            return choice, passage
-    rest = _TAG.sub("\n", text).strip()
-    sentences = _SENTENCE_END.split(rest)
-    if len(sentences) > 1 and len(sentences[-1]) > 25 and re.search(r"[\w,(-]$", sentences[-1]):
-        return (), ""
-    lines = {letter: line for line in rest.splitlines() if (letter := reader.first_letter(line))}
+            return choice, slice(start, start + len(passage))
+    untagged = _TAG.sub("\n", text)
+    rest = untagged.strip()
+    before = len(untagged) - len(untagged.lstrip())
+
+    def part(start: int, passage: str) -> slice:
+        ends = (before + start, before + start + len(passage))
+        return slice(*(_index_before(_TAG, 1, text, index) for index in ends))
+
+    sentences = _pieces(_SENTENCE_END, rest)
+    _, last = sentences[-1]
+    if len(sentences) > 1 and len(last) > 25 and re.search(r"[\w,(-]$", last):
+        return (), slice(0)
+    lines = {
+        letter: (start, line)
+        for start, line in _pieces(_LINE_END, rest)
+        if (letter := reader.first_letter(line))
+    }
     if len(lines) == 1:
         [(letter, line)] = lines.items()
-        return (letter,), line
-    passages = [*filter(_CONCLUDES.search, reversed(sentences))]
+        return (letter,), part(*line)
+    passages = [one for one in reversed(sentences) if _CONCLUDES.search(one[1])]
     if len(sentences) <= _FEW_SENTENCES and not lines:
-        passages.append(rest)
-    choices = ((choice, passage) for passage in passages if (choice := reader.choice(passage)))
-    return next(choices, ((), ""))
+        passages.append((0, rest))
+    choices = ((choice, part(*one)) for one in passages if (choice := reader.choice(one[1])))
+    return next(choices, ((), slice(0)))
 
 
-def _declared(text: str) -> Iterator[tuple[str, bool]]:
-    """Declared choices, the last first, and whether each is the content of a tag."""
+def _pieces(end: re.Pattern[str], text: str) -> list[tuple[int, str]]:
+    """What `end` splits `text` into, each with its start."""
+    ends = [*end.finditer(text)]
+    starts = [0, *(match.end() for match in ends)]
+    stops = [*(match.start() for match in ends), len(text)]
+    return [(start, text[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+
+
+def _declared(text: str) -> Iterator[tuple[int, str, bool]]:
+    """Declared choices, the last first, with their starts, and whether each is the content of a tag."""
     end = len(text)
     for match in reversed(list(_DECLARED.finditer(text))[-_MAX_DECLARATIONS:]):
         if match["tag"]:
-            yield _TAG.split(text[match.end() : end], maxsplit=1)[0], True
+            yield match.end(), _TAG.split(text[match.end() : end], maxsplit=1)[0], True
             end = match.start()
             continue
         before = _SENTENCE_END.split(text[max(0, match.start() - _CONTEXT) : match.start()])[-1]
         if _NEGATION.search(match["words"] or "") or _CONDITION.search(before):
             continue
-        passage = _TAG.split(text[match.end() : match.end() + _CONTEXT].lstrip())[0]
-        yield (passage.partition("}")[0] if match["box"] else _SENTENCE_END.split(passage)[0]), False
+        following = text[match.end() : match.end() + _CONTEXT]
+        passage = _TAG.split(following.lstrip())[0]
+        passage = passage.partition("}")[0] if match["box"] else _SENTENCE_END.split(passage)[0]
+        yield match.end() + len(following) - len(following.lstrip()), passage, False
 
 
 class _Reader:

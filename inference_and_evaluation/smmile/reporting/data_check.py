@@ -6,9 +6,9 @@ import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from smmile.backends.remote import anthropic_messages, openai_services
+from smmile.data.dataset import DatasetSource
 from smmile.data.images import StoredImage, open_image
 from smmile.data.rows import Fault, InspectedRow, Row, find_faults, group_rows, inspect_rows
 from smmile.errors import one_line, pluralize
@@ -25,17 +25,15 @@ _ALONE = Fault(
 )
 
 
-def check_report(
-    rows: Sequence[Row], *, source: str, image_dir: Path, places: int | None
-) -> tuple[str, bool]:
+def check_report(rows: Sequence[Row], *, source: DatasetSource, places: int | None) -> tuple[str, bool]:
     """The report for a terminal of 80 columns, and whether a run would skip nothing.
 
     A warning is what is unusual, but sent as it is; up to so many `places` are listed (None: all). Raises
     UsageError if there are no rows.
     """
-    inspected = list(inspect_rows(rows, image_dir))
+    inspected = list(inspect_rows(rows, source.image_dir, source.max_pixels))
     named = [member for member in inspected if member.row.problem_id]
-    problems = group_rows(named, source) if named or not rows else {}
+    problems = group_rows(named, source.label) if named or not rows else {}
     skipped: list[str] = []
     for unnamed in (member for member in inspected if not member.row.problem_id):
         faults = [(unnamed, _UNNAMED), *find_faults([unnamed])]
@@ -55,7 +53,7 @@ def check_report(
             for kind, where in _warnings(one_line(problem_id, 60), members):
                 warnings.setdefault(kind, []).append(where)
     total = f"{pluralize(len(problems), 'problem')}, {pluralize(len(rows), 'row')}"
-    lines = [f"Data set {one_line(source)}: {total}", ""]
+    lines = [f"Data set {one_line(source.label)}: {total}", ""]
     lines += ["A run skips:", *skipped, ""] if skipped else []
     lines += ["Warnings (a run sends these as they are):"] if warnings else []
     for kind, found in warnings.items():
@@ -113,7 +111,7 @@ def _summary(problems: Mapping[str, Sequence[InspectedRow]]) -> Iterator[str]:
     names = [members[-1].row.flags.get("speciality", "None") for members in problems.values()]
     yield f"  specialities: {_counts(names)}"
     found = [member for members in problems.values() for member in members]
-    images = {one.image.sha256: one.image for one in found if one.image and not one.image_error}.values()
+    images = {one.image.sha256: one.image for one in found if one.image and not one.image_defect}.values()
     if images:
         opened = [open_image(image.stored) for image in images]
         first, *_, last = sorted((one.size for one in opened), key=lambda size: size[0] * size[1]) * 2

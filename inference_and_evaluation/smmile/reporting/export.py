@@ -18,6 +18,7 @@ import msgspec
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line, pluralize, replace_surrogates
+from smmile.results.published_csv import spreadsheet_safe
 from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
 from smmile.results.schema import ImageData, Record, Run
@@ -275,10 +276,11 @@ def _judge_response(verdict: Verdict | None) -> str | None:
     return None if verdict is None else f"ERROR: {verdict.error}" if verdict.error else verdict.reply
 
 
-def encode_table(frame: pd.DataFrame, ending: str) -> tuple[bytes, list[str]]:
+def encode_table(frame: pd.DataFrame, ending: str, *, csv_safe: bool = False) -> tuple[bytes, list[str]]:
     """The table as a file of this kind (parquet, csv or xlsx), and warnings about what it cannot hold.
 
-    Parquet and CSV hold all texts as they are. Raises UsageError if a worksheet has too few rows.
+    Parquet and CSV hold all texts as they are, but `csv_safe` leaves no formulas. Raises UsageError if a
+    worksheet has too few rows.
     """
     out = io.BytesIO()
     if ending == "xlsx":
@@ -286,6 +288,8 @@ def encode_table(frame: pd.DataFrame, ending: str) -> tuple[bytes, list[str]]:
     import pyarrow as pa
     from pyarrow import csv, parquet
 
+    if csv_safe:
+        frame = frame.map(spreadsheet_safe).astype(frame.dtypes)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     (csv.write_csv if ending == "csv" else parquet.write_table)(table, out)
     return out.getvalue(), []

@@ -17,6 +17,9 @@ from smmile.task import TaskFormat
 # The published value if no option could be extracted.
 NO_CHOICE = "EXTRACTION_FAILED"
 
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 def read_published_csv(file: Path) -> list[Record]:
     """The records in a CSV file of any published layout. Raises UsageError if it is invalid."""
@@ -110,8 +113,13 @@ def _published_error(answer: str | None, selected: str | None) -> ErrorInfo | No
     return None
 
 
-def encode_csv(records: Iterable[Record], task_format: TaskFormat) -> bytes:
-    """The records in the columns of the published CSV files, UTF-8."""
+def spreadsheet_safe(cell: object) -> object:
+    """The cell with ' before a text that a spreadsheet would take for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def encode_csv(records: Iterable[Record], task_format: TaskFormat, *, safe: bool = False) -> bytes:
+    """The records in the columns of the published CSV files, UTF-8; if `safe`, without formulas."""
     columns = ["problem_id", "final_question", "true_answer"]
     if task_format == "mcqa":
         columns += ["correct_option", "selected_option", "is_correct"]
@@ -134,6 +142,8 @@ def encode_csv(records: Iterable[Record], task_format: TaskFormat) -> bytes:
             row["correct_option"] = record.correct_option
             row["selected_option"] = "ERROR" if failure else record.selected_option or NO_CHOICE
             row["is_correct"] = bool(record.is_correct)
+        if safe:
+            row = {column: spreadsheet_safe(cell) for column, cell in row.items()}
         # Python 3.11 does not quote a lone carriage return and then cannot parse the row.
         has_return = any("\r" in str(cell) for cell in row.values())
         (quoting_writer if has_return else writer).writerow(row)

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from smmile.reporting.comparison import ContrastList
+from smmile.reporting.experiments import ExperimentReport
 from smmile.reporting.order import OrderAnalysis
 from smmile.reporting.strata import Stratum
 
@@ -18,7 +18,7 @@ Verdict = float | None  # 1 correct, 0 incorrect, a share of experts; None: no v
 
 
 class PageImage(Struct, omit_defaults=True):
-    """An image: a data URI, or the URL that the data set names, or neither."""
+    """An image: a data URI, which is in the page but not in its JSON, or the data set's URL, or neither."""
 
     sha256: str | None = None
     uri: str | None = None
@@ -63,8 +63,9 @@ class PageAnswer(Struct, omit_defaults=True):
     """A run's answer to one problem.
 
     `response` is left out where it equals the answer. `choice` is the option as stored and `reread` the one
-    re-extracted, if that differs; `passage` decides it. `query` are question and true answer of the run,
-    where the data set has others. `turns` is the request, `changed` a line per image not sent as stored.
+    re-extracted, if that differs; the part of `response` that decides it is from and to the places of
+    `passage`, in UTF-16 as in a browser. `query` are question and true answer of the run, where the data
+    set has others. `turns` is the request, `changed` a line per image not sent as stored.
     """
 
     problem: int
@@ -74,7 +75,7 @@ class PageAnswer(Struct, omit_defaults=True):
     options: int | None = None
     choice: str | None = None
     reread: str | None = None
-    passage: int | None = None
+    passage: tuple[int, int] | None = None
     truncated: bool = False
     query: tuple[int, int] | None = None
     turns: int | None = None
@@ -127,7 +128,7 @@ class PageScore(Struct, omit_defaults=True):
 class Content(Struct):
     """All of a page. `flags` are titles by the names of flags, `metrics` titles by metric.
 
-    `contrasts` are of perturbed runs minus their clean runs, as in experiments.json.
+    `experiments` is the content of experiments.json; where there is nothing to compare, `missing` says so.
     """
 
     title: str
@@ -146,4 +147,4 @@ class Content(Struct):
     scores: list[PageScore]
     strata: tuple[Stratum, ...]
     order: OrderAnalysis
-    contrasts: tuple[ContrastList, ...]
+    experiments: ExperimentReport

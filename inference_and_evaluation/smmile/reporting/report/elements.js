@@ -18,19 +18,24 @@ const unseen = (text) => h("span.unseen", {}, text);
 
 // A text as it is; a long one scrolls in place.
 function prose(text, ...content) {
-  return h("p.text", { dir: "auto", tabindex: text.length > 600 ? "0" : undefined }, content.length ? content : text || "(empty)");
+  const isLong = text.length + 60 * text.split("\n").length > 600;
+  return h("p.text", { dir: "auto", tabindex: isLong ? "0" : undefined }, content.length ? content : text || "(empty)");
 }
 
 function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+// The data URI of an image. They come last in the page, so that the rest is shown before they are read.
+const uriOf = (number) => document.getElementById(`image-${number}`)?.textContent;
+
 // An image of the data, to enlarge; or a link to it; or a note that there is none.
 function imageOf(number, what) {
   const image = data.images[number];
-  if (image?.uri) {
-    const shown = h("img", { src: image.uri, alt: what, "data-sha256": image.sha256, decoding: "async" });
-    return h("button.image", { type: "button", onclick: () => enlarge(image.uri) }, shown);
+  const uri = uriOf(number);
+  if (uri) {
+    const shown = h("img", { src: uri, alt: what, "data-sha256": image.sha256, decoding: "async" });
+    return h("button.image", { type: "button", onclick: () => enlarge(uri) }, shown);
   }
   if (image?.url && /^https?:\/\//i.test(image.url)) {
     return h("a.image-link", { href: image.url, target: "_blank", rel: "noopener noreferrer" }, `Open ${what.toLowerCase()}`);
@@ -97,9 +102,9 @@ function numberColumn(key, title, value, digits = 1, cell = (row) => fixed(value
 const intervalColumn = (key, title, score) =>
   ({ key, title, value: (row) => score(row)?.accuracy, cell: (row) => (score(row) ? interval(score(row)) : "–") });
 
-// A table that its heads sort.
-function sortable(caption, columns, rows, params, change) {
-  const [key, direction] = (params.get("sort") ?? "").split(" ");
+// A table that its heads sort; `initial` is its order at first, as in the address.
+function sortable(caption, columns, rows, params, change, initial = "") {
+  const [key, direction] = (params.get("sort") ?? initial).split(" ");
   const sign = direction === "up" ? 1 : -1;
   const column = columns.find((one) => one.key === key);
   const sorted = column ? [...rows].sort((one, other) => compareValues(column.value(one), column.value(other), sign)) : rows;

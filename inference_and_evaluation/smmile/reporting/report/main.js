@@ -101,7 +101,11 @@ function start() {
   const viewer = document.getElementById("viewer");
   viewer.addEventListener("click", () => viewer.close());
   render(false);
-  setTimeout(() => matchingTexts(" "), 500); // so that the first search is quick
+  document.addEventListener("DOMContentLoaded", () => { // when the images are there
+    entriesView.clear();
+    render(false);
+    setTimeout(() => matchingTexts(" "), 500); // so that the first search is quick
+  });
 }
 
 start();

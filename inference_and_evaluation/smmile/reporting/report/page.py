@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import structs
+
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
 from smmile.reporting.analysis import analyse
-from smmile.reporting.comparison import ContrastList, compare
-from smmile.reporting.experiments import NothingToCompareError, experiment_report
+from smmile.reporting.comparison import compare
+from smmile.reporting.experiments import ExperimentReport, NothingToCompareError, experiment_report
 from smmile.reporting.html import self_contained_page
 from smmile.reporting.order import analyse_order, ordered_runs
 from smmile.reporting.published import published_scores, published_set
@@ -30,7 +32,16 @@ from smmile.scoring.scores import Scores, natural_key
 from smmile.scoring.selection import Selection
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("data.js", "elements.js", "problem.js", "problems.js", "tables.js", "runs.js", "main.js")
+_SCRIPTS = (
+    "data.js",
+    "elements.js",
+    "problem.js",
+    "problems.js",
+    "charts.js",
+    "tables.js",
+    "runs.js",
+    "main.js",
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,11 @@ def report_page(content: Content) -> bytes:
     style = (_FOLDER / "report.css").read_text(encoding="utf-8")
     modules = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{modules}}})();\n'
-    return self_contained_page(_FOLDER / "report.html.j2", style, script, content, title=content.title)
+    uris = [image.uri for image in content.images]
+    data = structs.replace(content, images=[structs.replace(image, uri=None) for image in content.images])
+    return self_contained_page(
+        _FOLDER / "report.html.j2", style, script, data, title=content.title, uris=uris
+    )
 
 
 def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> Content:
@@ -122,17 +137,15 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         scores=[*_scores(shown), *(_published(shown) if options.with_published else [])],
         strata=strata.strata,
         order=replace(analyse_order(ordered), copy_rates=()),
-        contrasts=_contrasts(shown),
+        experiments=_experiments(shown),
     )
 
 
-def _contrasts(shown: Sequence[Scores]) -> tuple[ContrastList, ...]:
-    """The contrasts of perturbed runs with their clean runs; none where there are no such pairs."""
+def _experiments(shown: Sequence[Scores]) -> ExperimentReport:
     try:
-        effects = experiment_report(shown).effects
-    except NothingToCompareError:
-        return ()
-    return tuple(found for one in effects for found in one.contrasts)
+        return experiment_report(shown)
+    except NothingToCompareError as error:
+        return ExperimentReport((), (str(error),))
 
 
 def _data_set(scores: Scores) -> str:

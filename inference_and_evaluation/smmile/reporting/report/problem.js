@@ -11,13 +11,14 @@ function problemView(base, order, shown, openMetric, hrefOf) {
   return [
     flags.length ? h("ul.flags", { "aria-label": "Flags" }, flags.map(([flag, value]) =>
       h("li", {}, h("span", {}, `${data.flags[flag]} `), value))) : null,
-    base.orders.length > 1 ? orderGrid(base, order, shown, openMetric, hrefOf) : null,
     examplesView(problem.triplets.slice(0, -1), base.orders.length > 1),
     h("section.query", { "aria-label": "Query" },
       imageOf(query.image, "Image of the query"),
       h("div", {}, h("h3", {}, "Query"), prose(textOf(query.question)),
         h("h3", {}, "Reference answer"), h("p.text.reference", { dir: "auto" }, textOf(query.answer)),
+        glanceView(found, openMetric),
         h("p.note.id", {}, problem.id))),
+    base.orders.length > 1 ? orderGrid(base, order, shown, openMetric, hrefOf) : null,
     answersView("Open answers", found.filter(({ run }) => run.format !== "mcqa"), openMetric),
     answersView("Multiple choice", found.filter(({ run }) => run.format === "mcqa"), openMetric),
     found.length ? null : h("p.note", {}, "No run that is shown has this problem."),
@@ -70,6 +71,27 @@ function runName(run) {
   return `${run.label} ${run.mode}${run.format === "mcqa" ? " MCQA" : ""}`;
 }
 
+// Which runs are correct: a row per model, a column per format and mode, each verdict a button to its answer.
+function glanceView(entries, openMetric) {
+  const kindOf = ({ run }) => `${run.format === "mcqa" ? "MCQA" : "Open"} ${run.mode}`;
+  const scored = entries.filter((entry) => counts(entry) && verdictOf(entry, openMetric) !== undefined);
+  const kinds = [...new Set(scored.map(kindOf))].sort().reverse();
+  const rows = [...new Set(scored.map(({ run }) => run.label))].map((label) => h("tr", {}, h("th", { scope: "row" }, label),
+    kinds.map((kind) => {
+      const entry = scored.find((one) => one.run.label === label && kindOf(one) === kind);
+      if (!entry) return h("td", {});
+      const [name, sign] = signs[isCorrect(verdictOf(entry, openMetric))];
+      const jump = () => document.getElementById(entry.run.stem).focus();
+      return h(`td.${name}`, {}, h("button", { type: "button", onclick: jump }, entry.answer.error ? "E" : sign,
+        unseen(` ${entry.answer.error ? "error" : name}: go to the answer`)));
+    })));
+  const totals = kinds.map((kind) => scored.filter((one) => kindOf(one) === kind).map((one) => verdictOf(one, openMetric)));
+  return rows.length ? h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Correct runs" }, h("table.grid", {},
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Run"), kinds.map((kind) => h("th", { scope: "col" }, kind)))),
+    h("tbody", {}, rows), h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "Correct"),
+      totals.map((verdicts) => h("td", {}, `${verdicts.filter(isCorrect).length} of ${verdicts.length}`)))))) : null;
+}
+
 function answersView(title, entries, openMetric) {
   if (!entries.length) return null;
   const verdicts = entries.filter(counts).map((entry) => verdictOf(entry, openMetric)).filter((one) => one !== undefined);
@@ -90,7 +112,7 @@ function answerCard(entry, openMetric) {
     ...(answer.changed ?? []).map((line) => `Resized or converted: ${line}.`),
     answer.query && `This run posed another query: ${textOf(answer.query[0])} Its reference answer: ${textOf(answer.query[1])}`,
   ].filter(Boolean);
-  return h(`article.answer${kind}`, {},
+  return h(`article.answer${kind}`, { id: run.stem, tabindex: "-1" },
     h("h4", {}, h("a", { href: `#runs?run=${encodeURIComponent(run.stem)}` }, run.label), h("span.mode", {}, run.mode)),
     h("p.badges", {}, badges),
     answer.error ? h("p.text.error", {}, `Error (${answer.error[0]}): ${textOf(answer.error[1])}`) : null,
@@ -102,7 +124,7 @@ function answerCard(entry, openMetric) {
     answer.turns === undefined ? null : later("Request as sent", () => requestView(data.turns[answer.turns])));
 }
 
-function optionsView({ options, correct, is_shown: isShown }, { choice }) {
+function optionsView({ options, correct, is_shown: isShown }, { choice, error }) {
   const label = isShown ? "Options in the order shown" : "Options by letter";
   const list = h("ol.options", { "aria-label": label }, options.map(([letter, text]) => {
     const isChosen = letter === choice;
@@ -110,36 +132,15 @@ function optionsView({ options, correct, is_shown: isShown }, { choice }) {
     const kind = isChosen ? (letter === correct ? ".right" : ".wrong") : letter === correct ? ".missed" : "";
     return h(`li${kind}`, { dir: "auto" }, `${letter}. ${textOf(text)}`, words ? h("em", {}, ` ${words}`) : null);
   }));
-  return choice === undefined || choice === null ? [list, h("p.note", {}, "No option could be extracted.")] : list;
-}
-
-// What declares the choice that follows it, as `prompting/choice.py` has it.
-const declares = new RegExp(
-  "(<\\s*answer\\s*>|\\\\boxed\\s*\\{|\\b(answer|diagnosis|option|choice|letter)\\b[^.:;=!?\\n<>]{0,80}?(\\b(is|be)\\b:?|[:=]))" +
-    "[\\s*_`$\"'(]*$", "i");
-
-// Where the passage that decided is in a response: at its last place after a declaration, else at its last place;
-// in what follows the thoughts, if it is there. -1 if it is nowhere.
-function placeOf(part, whole) {
-  const last = whole.lastIndexOf(part);
-  const thoughts = whole.lastIndexOf("</think>");
-  for (let at = last; at >= 0 && (at > thoughts || last < thoughts); at = at ? whole.lastIndexOf(part, at - 1) : -1) {
-    const isWhole = !/^\w/.test(whole.slice(at + part.length, at + part.length + 1));
-    if (isWhole && declares.test(whole.slice(Math.max(0, at - 120), at))) return at;
-  }
-  return last;
+  return error || typeof choice === "string" ? list : [list, h("p.note", {}, "No option could be extracted.")];
 }
 
 // The response, with the passage that decided the choice marked.
-function responseView({ response, passage }) {
+function responseView({ response, passage: [start, end] = [0, 0] }) {
   const whole = textOf(response);
-  const part = textOf(passage);
-  const at = part ? placeOf(part, whole) : -1;
-  const marked = at < 0 ? [whole] : [whole.slice(0, at), h("mark", {}, part), whole.slice(at + part.length)];
-  const shown = prose(whole, marked);
-  const decided = part && at < 0 ? h("p.note.text", {}, `Decided by: ${part}`) : null;
-  if (whole.length < 300) return [shown, decided];
-  return [h("details", {}, h("summary", {}, `Response, ${whole.length.toLocaleString("en")} characters`), shown), decided];
+  const shown = prose(whole, whole.slice(0, start), end ? h("mark", {}, whole.slice(start, end)) : "", whole.slice(end));
+  if (whole.length < 300) return shown;
+  return h("details", {}, h("summary", {}, `Response, ${whole.length.toLocaleString("en")} characters`), shown);
 }
 
 function judgesView({ judges = [], experts = {} }) {

@@ -105,7 +105,7 @@ function filtered(params) {
 function entryView(base, { correct, answers }, href, isOpen) {
   if (!entriesView.has(base.id)) {
     const query = base.orders[0].problem.triplets.at(-1);
-    const uri = data.images[query.image]?.uri;
+    const uri = uriOf(query.image);
     const image = uri ? h("img", { src: uri, alt: "", loading: "lazy", decoding: "async" }) : null;
     const flags = base.orders[0].problem.flags ?? {};
     const kind = [flags.speciality, flags.flag_image_type].filter((flag) => flag && flag !== "None").join(", ");

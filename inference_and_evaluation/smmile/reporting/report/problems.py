@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -17,8 +16,9 @@ from smmile.reporting.html import ImageEncoder
 from smmile.reporting.report.content import PageImage, PageProblem, PageTriplet
 from smmile.scoring.scores import Query, query_of
 
-# How images are in a page: the longer side in pixels and the JPEG quality; None: not embedded.
-IMAGES = {"thumb": (300, 80), "full": (1600, 90), "link": None, "none": None}
+# How images are in a page: the longer side in pixels, of queries and of others; None: not embedded.
+IMAGES = {"thumb": (480, 300), "full": (1600, 1600), "link": None, "none": None}
+_QUALITY = 80
 
 
 T = TypeVar("T")
@@ -58,21 +58,23 @@ class Problems:
         self.by_id: dict[str, int] = {}
         self.queries: dict[str, Query] = {}
         self.image_numbers: dict[str, int] = {}
-        how = IMAGES[images_as]
-        self._encoder = None if how is None else ImageEncoder(*how)
+        self._sizes = IMAGES[images_as]
+        self._encoder = None if self._sizes is None else ImageEncoder(self._sizes[0], _QUALITY)
+        self._of_queries: set[str] = set()
 
     def load(self, source: DatasetSource) -> None:
         """Add the problems of a data set. Raises UsageError if it cannot be read."""
         rows = list(load_rows(source)[0])
         by_problem: dict[str, list[_ShownRow]] = {}
         for shown in (
-            _with_images(rows, source.image_dir)
-            if self._encoder
-            else (_ShownRow(row, None) for row in rows)
+            _with_images(rows, source) if self._encoder else (_ShownRow(row, None) for row in rows)
         ):
             by_problem.setdefault(str(shown.row.problem_id), []).append(shown)
-        for problem_id, members in by_problem.items():
+        for members in by_problem.values():
             members.sort(key=lambda shown: _place(shown.row.order))
+            if members[-1].image:
+                self._of_queries.add(members[-1].image.sha256)
+        for problem_id, members in by_problem.items():
             triplets = [
                 PageTriplet(
                     self.texts.number(str(one.row.question or "")),
@@ -113,11 +115,12 @@ class Problems:
         image, url = shown.image, shown.row.image_url
         if self.images_as == "link" and url and url.startswith(("https://", "http://")):
             return self._numbered(url, PageImage(url=url))
-        if self._encoder is None or image is None:
+        if self._sizes is None or self._encoder is None or image is None:
             return None
         if image.sha256 in self.image_numbers:
             return self.image_numbers[image.sha256]
-        uri = self._encoder.data_uri(image, self._encoder.size)
+        query, other = self._sizes
+        uri = self._encoder.data_uri(image, query if image.sha256 in self._of_queries else other)
         return self._numbered(image.sha256, PageImage(image.sha256, uri))
 
     def _numbered(self, key: str, image: PageImage) -> int:
@@ -127,14 +130,15 @@ class Problems:
         return self.image_numbers[key]
 
 
-def _with_images(rows: list[Row], image_dir: Path) -> list[_ShownRow]:
+def _with_images(rows: list[Row], source: DatasetSource) -> list[_ShownRow]:
     """The rows with their images, of which some may be supplied in a folder; those that decode."""
     supplied = {
-        url: find_image(url, image_dir)
+        url: find_image(url, source.image_dir)
         for url in {row.image_url or "" for row in rows if row.image is None}
     }
     found = [supplied.get(row.image_url or "") if row.image is None else row.image for row in rows]
-    inspected = inspect_images(data for data in found if data is not None)
+    stored = (data for data in found if data is not None)
+    inspected = inspect_images(stored, source.max_pixels)
     images = [None if data is None else next(inspected) for data in found]
     return [
         _ShownRow(row, image[0] if image and image[1] is None else None)

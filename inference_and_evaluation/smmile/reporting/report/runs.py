@@ -119,8 +119,8 @@ class Runs:
         answer.choice = choice.stored
         if choice.selected != choice.stored:
             answer.reread = " or ".join(choice.letters) or "none"
-        passage = deciding_passage(response, options) if response and not record.error else None
-        answer.passage = None if passage is None else self.texts.number(passage)
+        if answer.response is not None and response and (part := deciding_passage(response, options)):
+            answer.passage = (_utf16_length(response[: part.start]), _utf16_length(response[: part.stop]))
 
     def _request(self, turns: Sequence[TurnData]) -> int:
         images = self.problems.image_numbers
@@ -154,6 +154,10 @@ class Runs:
             )
             for name, one in (verdict.judges or {"Judge": verdict}).items()
         ]
+
+
+def _utf16_length(text: str) -> int:
+    return len(text) + sum(character > "\uffff" for character in text)
 
 
 def kind_of(model: str, run: Run | None) -> str:

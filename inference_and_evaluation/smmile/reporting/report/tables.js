@@ -65,7 +65,7 @@ function leaderboardView(given, change) {
       "Errors and missing answers count as incorrect."),
     hasLetters ? h("p.note", {}, "Models of one mode that share a letter do not differ significantly " +
       "(paired tests, Holm, 5 %).") : null,
-    sortable(`Scores, ${plural(all.length, "row")}`, columns, all, params, change));
+    sortable(`Scores, ${plural(all.length, "row")}`, columns, all, params, change, metrics.length ? `${metrics[0][0]} down` : ""));
 }
 
 function modelLink({ label, mode }) {
@@ -116,6 +116,8 @@ function heatCell(stratum) {
   return cell;
 }
 
+const differenceOf = ({ difference, interval: [low, high] }) => ({ y: difference, low, high });
+
 // The interval of a difference, and its p value.
 const testColumns = [
   numberColumn("interval", "95 % interval", (row) => row.interval[0], 1, (row) => row.interval.map((one) => fixed(one)).join(" to ")),
@@ -152,6 +154,9 @@ function orderView(given, change) {
   ];
   const isOfMetric = (one) => one.metric === metric;
   const isOfFormat = ({ run }) => (run.task_format === "mcqa") === (metric === "mcqa");
+  const isShown = (one) => showsRun(params, one.run);
+  const byRun = (items) => panelsOf(items.filter((one) => isShown(one) && one.p_holm !== null),
+    ({ run }) => `${labelOf(run)} ${run.mode}`, (one) => ({ ...differenceOf(one), x: one.place }));
   const tables = [
     ["Accuracy over the orders of a base problem", spread, variance.filter(isOfMetric)],
     ["Accuracy with an example of the query's answer in a place, and without",
@@ -162,22 +167,33 @@ function orderView(given, change) {
   return view("Order", fields, params, change,
     h("p.note", {}, "Worst: base problems correct in every order; best: in at least one; mixed: the difference; " +
       "the dot is the mean over base problems. ICC: how far the orders agree (1: fully)."),
-    tables.map(([title, columns, rows]) => [title, columns, rows.filter((one) => showsRun(params, one.run))])
+    charts("Accuracy by the place of an example with the query's answer",
+      "Points that orders with it in the place have more than orders without, with 95 % intervals.",
+      byRun(accuracies.filter(isOfMetric))),
+    charts("Copying by place", "Points by which the answer in a place is given more often in its own order than in others, " +
+      "with 95 % intervals.", byRun(copying.filter(isOfFormat))),
+    tables.map(([title, columns, rows]) => [title, columns, rows.filter(isShown)])
       .map(([title, columns, rows]) => (rows.length ? sortable(title, columns, rows, params, change) : null)));
 }
 
-// Each perturbed run minus its clean run, as experiments.json has them.
-function experimentsView(params, change) {
-  const rows = data.contrasts.flatMap(({ metric, average, contrasts }) => contrasts.map((one) => ({ ...one, metric, average })));
-  if (!rows.length) {
-    return view("Experiments", [], params, change, h("p.note", {}, "No perturbed run that has a clean run to compare it with."));
-  }
-  const averages = new Set(rows.map((row) => row.average));
+// Each perturbed run minus its clean run, and accuracies by the number of examples, as experiments.json has them.
+function experimentsView(given, change) {
+  const { effects, missing } = data.experiments;
+  const lacks = missing.length ? h("section", { "aria-label": "Missing" }, h("h3", {}, "Not compared or not measured"),
+    h("ul", {}, missing.map((line) => h("li.text", {}, line)))) : null;
+  if (!effects.length) return view("Experiments", [], given, change, h("p.note.text", {}, missing.join("\n")));
+  const metrics = metricField(effects);
+  const averages = [...new Set(effects.map((one) => one.average))].reverse().map((one) => [one, one]);
+  const all = (one) => one.contrasts.flatMap(({ contrasts }) => contrasts);
+  const fields = [metrics, { name: "average", label: "Average by", options: averages },
+    modeField(effects.flatMap((one) => all(one).map(({ first }) => first.mode)))];
+  const params = known(given, fields);
+  const [metric, average] = [params.get("metric") ?? metrics.options[0][0], params.get("average") ?? averages[0][0]];
+  const found = effects.filter((one) => one.metric === metric && one.average === average);
+  const rows = found.flatMap(all).filter(({ first }) => passes(params, "mode", first.mode));
   const columns = [
     textColumn("condition", "Condition", (row) => row.first.model),
     textColumn("mode", "Mode", (row) => row.first.mode),
-    textColumn("metric", "Metric", (row) => data.metrics[row.metric]),
-    ...(averages.size > 1 ? [textColumn("average", "Average by", (row) => row.average)] : []),
     numberColumn("problems", "Problems", (row) => row.problems, 0),
     numberColumn("left", "Left out", (row) => row.left_out, 0),
     numberColumn("clean", "Clean %", (row) => row.second.accuracy),
@@ -186,9 +202,22 @@ function experimentsView(params, change) {
       (row) => `${row.difference > 0 ? "+" : ""}${fixed(row.difference)}`),
     ...testColumns,
   ];
-  return view("Experiments", [], params, change,
-    h("p.note", {}, "Each perturbed run minus the model's clean run (the same options), in points, on the problems that both " +
-      "have with the same query; the others are left out. p Holm: adjusted for all conditions of a model under a metric. " +
-      "Of repeats only the first counts."),
-    sortable("Perturbed runs against clean runs", columns, rows, params, change));
+  const isNoise = /noise-(random|specialty)-(\d+)/;
+  const noise = panelsOf(rows.filter(({ first }) => isNoise.test(first.model)),
+    ({ first }) => `${first.model.replace(isNoise, "noise-$1-n")} ${first.mode}`,
+    (row) => ({ ...differenceOf(row), x: Number(row.first.model.match(isNoise)[2]) }));
+  noise.forEach(({ points }) => points.sort((one, other) => one.x - other.x));
+  const shots = found.flatMap((one) => one.shots).filter(() => passes(params, "mode", "ICL")).map(({ model, condition, points }) => ({
+    title: condition ? `${model} [${condition}]` : model,
+    points: points.filter((one) => one.interval).map(({ examples, shared_accuracy: y, interval: [low, high] }) =>
+      ({ x: examples ?? "all", y, low, high })),
+  })).filter(({ points }) => points.length > 1);
+  return view("Experiments", fields, params, change,
+    charts("Accuracy by the number of examples", "In per cent, on the problems that all runs of a chart have, with 95 % intervals.", shots),
+    charts("Change by the number of noise examples", "Points that examples of other problems add to the clean run, with 95 % intervals.", noise),
+    rows.length ? [h("h3", {}, "Each perturbed run minus the clean run"),
+      h("p.note", {}, "In points, with the same options, on the problems that both have with the same query; the others are left out. " +
+        "p Holm: adjusted for all conditions of a model under a metric. Of repeats only the first counts."),
+      sortable("Perturbed runs against clean runs", columns, rows, params, change)] : null,
+    lacks);
 }
