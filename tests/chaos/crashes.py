@@ -9,6 +9,7 @@ import io
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +81,8 @@ class CrashPoint:
         if self._moment == "half" and content:
             call(content[: len(content) // 2])
         elif self._moment == "after":
-            call(content)
+            with suppress(OSError):
+                call(content)
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 
