@@ -42,10 +42,11 @@ from smmile.reporting.statistics import (  # noqa: E402
     accuracy_interval,
     clustered_standard_error,
     equivalence_test,
-    macro_average,
     mcnemar_exact,
+    mean,
     paired_difference,
     smallest_detectable_difference,
+    standard_error,
     variance_components,
     wilson_interval,
     within_difference,
@@ -186,8 +187,9 @@ def macro_coverage(repeats: int) -> Iterator[str]:
                     scores = row_scores(draw(accuracy, correlation, generator))
                     interval = accuracy_interval(scores, CLUSTERS, average="problems")
                     covered += interval.low <= accuracy <= interval.high
-                    average = macro_average(scores, CLUSTERS)
-                    normal += abs(average.mean - accuracy) <= Z * (average.standard_error or 0)
+                    average = mean(scores, CLUSTERS, "problems")
+                    error = standard_error(scores, CLUSTERS, "problems") or 0
+                    normal += abs(average - accuracy) <= Z * error
                 cells.append(f"{shown(covered / repeats)} ({shown(normal / repeats)})")
             lines.append((f"{accuracy:.0%}", *cells))
         head = ("true accuracy", *(f"correlation {correlation}" for correlation in CORRELATIONS))

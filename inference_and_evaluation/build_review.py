@@ -32,7 +32,7 @@ def main() -> int:
     import msgspec
 
     from smmile.errors import UsageError, pluralize
-    from smmile.files import make_folder, write_whole
+    from smmile.files import encode_json, make_folder, write_whole
     from smmile.inference.plan import data_hash
     from smmile.reporting.html import ImageEncoder
     from smmile.reporting.review.page import review_page
@@ -61,7 +61,7 @@ def main() -> int:
         f"review_expert{expert}.html": review_page(key.review, expert, items, problems, encoder)
         for expert, items in pages.items()
     }
-    files[KEY_NAME] = msgspec.json.format(msgspec.json.encode(key), indent=1) + b"\n"
+    files[KEY_NAME] = encode_json(key)
 
     folder = args.output_dir or args.results_dir / "review"
     _refuse_to_replace(folder, files, overwrite=args.overwrite)

@@ -45,15 +45,15 @@ def main() -> int:
         "(default: comparison.txt, with --items items.txt, which cover all runs)",
     )
     args = parser.parse_args()
+    if args.items and (args.average or args.equivalence or args.answered_only):
+        parser.error("--items takes none of --average, --equivalence and --answered-only; leave them out")
 
     from functools import cache
 
-    import msgspec
-
     from smmile.errors import UsageError
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
-    from smmile.reporting.items import analyse_items, items_text
-    from smmile.reporting.reports import chance_levels, open_report, with_chances, write_report
+    from smmile.reporting.items import ItemList, analyse_items, items_text
+    from smmile.reporting.reports import open_report, with_chances, write_text_and_json
     from smmile.reporting.statistics import AVERAGES, Average
     from smmile.reporting.tables import Layout
     from smmile.scoring.scores import Scores
@@ -61,26 +61,21 @@ def main() -> int:
     report = open_report(args)
     if not report.shown.scores:
         return cli.EXIT_SOME_ERRORS
-    output = args.output
-    text_file = output.with_suffix(".txt") if output and output.suffix.lower() == ".json" else output
-    json_file = output and output.with_suffix(".json")
-
-    def encoded(content: object) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
-
     if args.items:
         items = analyse_items(report.shown.scores, with_baselines=bool(args.models))
         if not items:
             raise UsageError("item analysis takes two runs of one metric and mode; --models adds baselines")
         every = analyse_items(report.everything.scores) if report.is_narrow else items
+
+        def chosen(full: bool) -> list[ItemList]:
+            return every if full else items
+
         file = args.results_dir / "items.txt"
-        write_report(file, text_file, lambda full: items_text(every if full else items))
-        write_report(file.with_suffix(".json"), json_file, lambda full: encoded(every if full else items))
+        write_text_and_json(file, args.output, lambda full: items_text(chosen(full)), chosen)
         print(items_text(items, Layout.of_terminal(), shortened=True), end="")
         return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
     runs = in_order(report.shown.scores, report.selection.models)
     averages = (args.average,) if args.average else AVERAGES
-    chance = chance_levels(args.results_dir)
 
     def compared(runs: Sequence[Scores], averages: Sequence[Average]) -> Comparison:
         return compare(
@@ -88,7 +83,6 @@ def main() -> int:
             answered_only=args.answered_only,
             averages=averages,
             margin=args.equivalence,
-            chance_levels=chance,
         )
 
     shown = compared(runs, averages)
@@ -103,8 +97,7 @@ def main() -> int:
     def text(full: bool) -> str:
         return comparison_text(comparison(full), show_pairs=show_pairs and comparison(full) is shown)
 
-    write_report(args.results_dir / "comparison.txt", text_file, text)
-    write_report(args.results_dir / "comparison.json", json_file, lambda full: encoded(comparison(full)))
+    write_text_and_json(args.results_dir / "comparison.txt", args.output, text, comparison)
     print(comparison_text(shown, show_pairs=show_pairs, layout=Layout.of_terminal()), end="")
     return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
 

@@ -27,7 +27,7 @@ def main() -> int:
 
     from smmile.errors import UsageError
     from smmile.files import write_whole
-    from smmile.reporting.reports import write_report
+    from smmile.reporting.reports import left_out_line, write_report
     from smmile.reporting.tables import Layout, comparison_table
     from smmile.results.reading import read_run, result_files
     from smmile.scoring.evaluation import evaluation_file, make_evaluation
@@ -39,15 +39,18 @@ def main() -> int:
         print(f"warning: {warning}", file=sys.stderr)
     selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
     selection = selection.resolved(files, args.results_dir)
+    own = [name for name in files if name.task_format == metric.task_format]
+    for line in left_out_line(selection, own):
+        print(line, file=sys.stderr)
     if args.strict_match and metric.match is None:
         raise UsageError(f"--strict-match has no effect on --metric {metric.key}; leave it out")
-    if not any(name.task_format == metric.task_format for name in files if selection.has(name)):
-        other, own = "multiple-choice", "open-ended"
+    if not any(map(selection.has, own)):
+        other, scored = "multiple-choice", "open-ended"
         if metric.task_format == "mcqa":
-            other, own = own, other
+            other, scored = scored, other
         raise UsageError(
             f"{cli.shown_path(args.results_dir)} has only {other} runs there; --metric {metric.key} scores "
-            f"{own} ones, variance_analysis.py shows both"
+            f"{scored} ones, variance_analysis.py shows both"
         )
     match = metric.match(options) if metric.match else None
     scores, broken = [], 0
@@ -79,8 +82,6 @@ def main() -> int:
         write_report(args.results_dir / metric.comparison_name, None, lambda _: table)
     if shown:
         print(title + comparison_table(shown, layout=Layout.of_terminal(args.sort)), end="")
-    elif not broken:
-        print("only perturbed runs there; show them with --perturbed", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 

@@ -28,6 +28,7 @@ def main() -> int:
 
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import write_whole
+    from smmile.reporting.reports import left_out_line
     from smmile.reporting.tables import Layout, reextraction_table
     from smmile.results.reading import read_run, result_files
     from smmile.scoring.data_sets import ProblemsOfRuns
@@ -47,6 +48,8 @@ def main() -> int:
         raise UsageError(
             f"{cli.shown_path(args.results_dir)} has only open-ended runs there; evaluate_EM.py scores them"
         )
+    for line in left_out_line(selection, chosen):
+        print(line, file=sys.stderr)
     # The suite's JSON holds its options; those of a published CSV come from the data set.
     needs_data_set = any(file.suffix == ".csv" for file in chosen.values())
     problems = ProblemsOfRuns(args.results_dir, given)
@@ -102,8 +105,6 @@ def main() -> int:
         if any(run.excluded for run in shown):
             print("Problems left out count in the stored accuracy only; the difference is without them.")
         print(f"\n{reextraction_table(shown, Layout.of_terminal(args.sort))}", end="")
-    elif not broken:
-        print("only perturbed runs there; show them with --perturbed", file=sys.stderr)
     return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK
 
 

@@ -33,7 +33,7 @@ def main() -> int:
     import msgspec
 
     from smmile.errors import UsageError, pluralize
-    from smmile.files import write_whole
+    from smmile.files import encode_json, write_whole
     from smmile.reporting.expert_report import expert_evaluation, expert_report, report_text
     from smmile.reporting.tables import Layout
     from smmile.scoring.evaluation import evaluation_file
@@ -41,8 +41,6 @@ def main() -> int:
     from smmile.scoring.selection import Selection
 
     ratings = read_all_ratings(args.results_dir, args.ratings, args.key)
-    for line in ratings.warnings:
-        print(f"warning: {line}", file=sys.stderr)
     for line in ratings.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     report = expert_report(ratings, resamples=args.resamples, seed=args.seed)
@@ -50,6 +48,8 @@ def main() -> int:
         raise UsageError(
             "no run has ratings of answers with each verdict of the judge yet; nothing was written"
         )
+    for line in ratings.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     selection = Selection(tuple(args.models), args.inference_mode, args.perturbed)
     selection = selection.resolved([run.name for run in report.runs], args.results_dir)
     for run in ratings.runs:
@@ -58,8 +58,7 @@ def main() -> int:
             write_whole(file, msgspec.json.encode(evaluation), durable=False)
     text_file = args.results_dir / "expert_report.txt"
     write_whole(text_file, report_text(report).encode(), durable=False)
-    content = msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
-    write_whole(text_file.with_suffix(".json"), content, durable=False)
+    write_whole(text_file.with_suffix(".json"), encode_json(report), durable=False)
     print(report_text(report, selection.shows, Layout.of_terminal()), end="")
     if report.remarks:
         print(f"\n{pluralize(len(report.remarks), 'remark')} in {cli.shown_path(text_file)[:-3]}json")

@@ -29,14 +29,12 @@ def main() -> int:
 
     from functools import cache
 
-    import msgspec
-
     from smmile.errors import UsageError, one_line
     from smmile.files import write_whole
     from smmile.reporting.figure_plans import order_plan
     from smmile.reporting.figures import figure_files
     from smmile.reporting.order import OrderAnalysis, analyse_order, lacks_places, order_text, ordered_runs
-    from smmile.reporting.reports import filter_suffix, open_report, write_report
+    from smmile.reporting.reports import filter_suffix, open_report, write_text_and_json
     from smmile.reporting.tables import Layout
     from smmile.scoring.data_sets import ProblemsOfRuns
 
@@ -60,16 +58,10 @@ def main() -> int:
         chosen = [run for run in runs if every or (run.scores.name, run.scores.metric) in shown]
         return analyse_order(chosen, args.mcqa)
 
-    def as_json(full: bool) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(analysis(full)), indent=1) + b"\n"
-
-    output = args.output
-    text_file = output.with_suffix(".txt") if output and output.suffix.lower() == ".json" else output
     default = args.results_dir / "order_analysis.txt"
     keep = bool(missing) and lacks_places(analysis(True), default.with_suffix(".json"))
-    if output or not keep:
-        write_report(default, text_file, lambda full: order_text(analysis(full)))
-        write_report(default.with_suffix(".json"), output and output.with_suffix(".json"), as_json)
+    if args.output or not keep:
+        write_text_and_json(default, args.output, lambda full: order_text(analysis(full)), analysis)
     print(order_text(analysis(False), Layout.of_terminal()), end="")
     if keep:
         kept = f"{cli.shown_path(default)}, which has these places, and the figures are kept"

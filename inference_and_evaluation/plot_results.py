@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from smmile import cli
 from smmile.scoring.metrics import METRICS
-
-if TYPE_CHECKING:
-    from smmile.results.run_names import RunName
-    from smmile.scoring.scores import Scores
 
 EXAMPLE = "python plot_results.py ../results --metric llm --with-published"
 
@@ -47,7 +41,7 @@ def main() -> int:
     from smmile.reporting.figure_plans import DotPlot, HeatMap, heat_map, models_plan, strata_plans
     from smmile.reporting.figures import figure_files
     from smmile.reporting.published import published_scores, published_set
-    from smmile.reporting.reports import chance_levels, filter_suffix, open_report
+    from smmile.reporting.reports import filter_suffix, open_report, with_chances
     from smmile.reporting.strata import stratify_runs
     from smmile.scoring.data_sets import ProblemsOfRuns
 
@@ -74,7 +68,8 @@ def main() -> int:
     plans: dict[str, DotPlot | HeatMap] = {}
     permuted = any(run.is_permuted for run in scores)
     if args.average != "problems" or not permuted:
-        plans[icl] = models_plan(scores, published, _chance_level(scores, chance_levels(args.results_dir)))
+        levels = [run.chance_level for run in with_chances(scores, args.results_dir)]
+        plans[icl] = models_plan(scores, published, next(filter(None, levels), None))
     if args.average != "rows" and permuted:
         plans[icl.replace("icl", "icl_macro", 1)] = models_plan(scores, average="problems")
     for metric in METRICS:
@@ -91,17 +86,6 @@ def main() -> int:
         write_whole(folder / file_name, content, durable=False)
         print(cli.shown_path(folder / file_name))
     return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
-
-
-def _chance_level(scores: tuple[Scores, ...], levels: Mapping[RunName, float]) -> float | None:
-    """The accuracy of guessing among the options in per cent: that of the first run shown that has one."""
-    for run in scores:
-        level = run.chance_level
-        if level is None and run.metric == "mcqa":
-            level = levels.get(run.name)
-        if level is not None:
-            return level
-    return None
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import hashlib
 import io
 import os
@@ -39,6 +40,19 @@ for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
     os.environ.pop(_name, None)
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _CACHE, "OMP_NUM_THREADS": "1"}
 os.environ["COLUMNS"] = "300"  # tables have all their columns
+
+
+os.fsync = lambda fd: None  # no test cuts the power, and runs sync after each response
+
+_FROZEN: set[int] = set()
+
+
+def pytest_runtest_setup() -> None:
+    """Take what has been imported out of garbage collection, which is half of a tiny run's time else."""
+    if len(sys.modules) not in _FROZEN:
+        _FROZEN.add(len(sys.modules))
+        gc.collect()
+        gc.freeze()
 
 
 def make_image(shade: int, size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
@@ -144,6 +158,12 @@ def published(shared: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures hold the text of their plan, for tests of which there are: drawing takes half a second."""
+    monkeypatch.setattr("smmile.reporting.figures.draw", lambda *what: repr(what).encode())
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a script left behind."""
@@ -181,11 +201,15 @@ def run_command(command: Sequence[str], **environment: str) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def run_here(name: str, *words: object) -> Finished:
-    """Run a script in this process, which has the heavy libraries in memory already."""
+def run_here(name: str, *words: object, **environment: str) -> Finished:
+    """Run a script in this process, which has the heavy libraries in memory already.
+
+    Libraries have read their part of the environment: `environment` is for what the suite reads.
+    """
     out, err = io.StringIO(), io.StringIO()
     before = sys.argv, Path.cwd(), signal.getsignal(signal.SIGTERM), dict(os.environ)
     sys.argv = [name, *map(str, words)]
+    os.environ.update(environment)
     os.chdir(SCRIPTS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

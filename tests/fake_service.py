@@ -15,13 +15,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """One response. With `cut` the connection drops in the middle of the body."""
+    """One response. With `cut` the connection drops in the middle of the body.
+
+    `chunks` are sent in place of a body, until they end or the client leaves.
+    """
 
     status: int = 200
     body: Any = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: bool = False
+    chunks: Callable[[], Iterator[bytes]] | None = None
 
     @property
     def content(self) -> bytes:
@@ -193,6 +197,12 @@ def _handler(server: FakeService) -> type[BaseHTTPRequestHandler]:
             self.send_response(answer.status)
             for name, value in ({"Content-Type": "application/json"} | dict(answer.headers)).items():
                 self.send_header(name, value)
+            if answer.chunks:
+                self.close_connection = True
+                self.end_headers()
+                for chunk in answer.chunks():
+                    self.wfile.write(chunk)
+                return
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: len(body) // 2] if answer.cut else body)

@@ -69,19 +69,26 @@ def test_results_are_those_of_the_script_and_their_means_those_of_the_table(demo
     assert set(smmile.load_results(demo, models=["Nearest"]).model) == {"nearest"}
 
 
-def test_contrasts_are_those_of_the_script(demo: Path) -> None:
-    assert run_here("compare.py", demo, "--equivalence", "10").code == 0
-    saved = json.loads((demo / "comparison.json").read_text())
-    expected = [
-        one
-        for family in saved["modes"] + saved["baselines"] + saved["models"]
-        for one in family["contrasts"]
-    ]
-    contrasts = smmile.compare(demo, equivalence=10)
+def test_contrasts_are_those_of_the_script(demo: Path, tmp_path: Path) -> None:
+    for file in demo.glob("result_*_ICL_*.json"):  # a model, which is contrasted with chance
+        content = file.read_text().replace('"nearest"', '"m"')
+        (tmp_path / file.name.replace("nearest", "m")).write_text(content)
+    words = ["--equivalence", "10", "--average", "rows", "--mcqa", "reread", "--output", "own.json"]
+    assert run_here("compare.py", tmp_path, *words).code == 0
+    saved = json.loads((tmp_path / "own.json").read_text())
+    families = saved["modes"] + saved["baselines"] + saved["models"]
+    expected = [one for family in families for one in family["contrasts"]]
+    found = smmile.compare(tmp_path, equivalence=10, average="rows", mcqa="reread")
+    contrasts = found[found.family != "chance"]
     assert list(contrasts.p_holm) == [one["p_holm"] for one in expected]
     assert list(contrasts.low) == [one["interval"][0] for one in expected]
     assert list(contrasts.equivalence_p_holm) == [one["equivalence"]["p_holm"] for one in expected]
     assert {*contrasts.metric} == {"em", "mcqa"}
+    [one] = saved["chance"][0]["contrasts"]
+    chance = found[found.family == "chance"].iloc[0]
+    assert (chance.first_model, chance.second_model, chance.metric) == ("m", "chance", "mcqa")
+    assert (chance.first_accuracy, chance.second_accuracy) == (one["accuracy"], one["chance"])
+    assert (chance.p_holm, chance.high + one["chance"]) == (one["p_holm"], one["interval"][1])
 
 
 def test_problems_come_with_their_images_and_a_warning_names_those_left_out(tmp_path: Path) -> None:
@@ -112,6 +119,8 @@ def test_errors_are_those_of_the_scripts(tmp_path: Path, demo: Path) -> None:
 def test_wrong_arguments_are_errors_of_one_line(demo: Path) -> None:
     with pytest.raises(UsageError, match="metric zzz is none of expert, llm, em, mcqa"):
         smmile.compare(demo, metric="zzz")
+    with pytest.raises(UsageError, match="mcqa x is none of stored, reread"):
+        smmile.compare(demo, mcqa="x")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="equivalence -1 is not a number of points"):
         smmile.compare(demo, equivalence=-1)
     with pytest.raises(UsageError, match="nowhere"):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import bz2
+import gzip
 import hashlib
 import html
 import io
+import itertools
 import json
 import os
 import random
@@ -52,6 +55,7 @@ from fake_service import (
     running,
     says,
 )
+from smmile.backends.remote import transport
 from smmile.prompting.prompts import prompt
 
 KEY = "sk-secret-key-0123456789"
@@ -294,7 +298,7 @@ def test_openai_and_servers_of_ones_own(
         (GPT, {"AZURE_OPENAI_API_KEY": KEY}, ["AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_VERSION"]),
         (GPT, {"OPENAI_BASE_URL": "nonsense"}, ["OPENAI_BASE_URL"]),
         (GPT, {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, ["does not answer", "OPENAI_BASE_URL"]),
-        (LLAMA, {"OLLAMA_HOST": "127.0.0.1:9"}, ["ollama cannot be reached", "OLLAMA_HOST"]),
+        (LLAMA, {"OLLAMA_HOST": "127.0.0.1:9"}, ["ollama does not answer", "OLLAMA_HOST"]),
         (LLAMA, {"OLLAMA_HOST": "ftp://x"}, ["OLLAMA_HOST"]),
         (LLAMA, {"OLLAMA_HOST": f"http://user:{KEY}@127.0.0.1:99999"}, ["OLLAMA_HOST"]),
         (LLAMA, {"OLLAMA_HOST": ":99999"}, ["OLLAMA_HOST"]),
@@ -337,6 +341,69 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("script", "variable", "value", "parts"),
+    [
+        (CLAUDE, "ALL_PROXY", "socks5://127.0.0.1:9", ["ALL_PROXY", "pip install socksio"]),
+        (LLAMA, "all_proxy", "ftp://127.0.0.1:9", ["all_proxy has scheme ftp", "socks5"]),
+        (GPT, "HTTPS_PROXY", f"http://user:{KEY}@:9", ["HTTPS_PROXY is no URL"]),
+        (
+            CLAUDE,
+            "HTTPS_PROXY",
+            f"user:{KEY}@127.0.0.1:9",
+            ["the proxy at http://127.0.0.1:9 (HTTPS_PROXY)"],
+        ),
+        (
+            GPT,
+            "HTTPS_PROXY",
+            "127.0.0.1:9",
+            ["the proxy at http://127.0.0.1:9 (HTTPS_PROXY) gives no conn"],
+        ),
+        (LLAMA, "https_proxy", "127.0.0.1:9", ["the proxy at http://127.0.0.1:9 (https_proxy)"]),
+        (CLAUDE, "SSL_CERT_FILE", "/none.pem", ["SSL_CERT_FILE", "/none.pem (No such file"]),
+        (GPT, "SSL_CERT_FILE", __file__, ["SSL_CERT_FILE", __file__]),
+        (LLAMA, "SSL_CERT_DIR", "/none", ["SSL_CERT_DIR", "/none (no such folder)"]),
+    ],
+)
+def test_what_the_environment_says_of_the_network_is_used_or_named_in_one_line(
+    script: str,
+    variable: str,
+    value: str,
+    parts: list[str],
+    server: FakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """At once, with the default retries; a service on this machine is called past any proxy."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv(variable, value)
+    started = time.monotonic()
+    finished = ask(script, tmp_path, "--limit", 1, "--base-url", "https://api.example/v1")
+    assert time.monotonic() - started < 30
+    says_in_one_line(Finished(finished.code, finished.out, last_line(finished.err)), *parts)
+    assert KEY not in finished.err + finished.out
+    assert not list(tmp_path.glob("result_*"))
+    if value.startswith("socks5"):
+        assert ask(script, tmp_path, "--limit", 1, "--base-url", f"{server.url}/v1").code == 0
+
+
+def test_requests_go_through_the_proxy(
+    server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A process of its own imports ollama, which reads the environment then."""
+    monkeypatch.setenv("HTTP_PROXY", server.url.replace("//", f"//user:{KEY}@"))
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    assert ask(LLAMA, tmp_path, "--limit", 1, "--base-url", "http://api.example").code == 0
+    words = ["--limit", 1, "--dataset", "demo", "--output-dir", tmp_path, "--overwrite"]
+    assert run_script(LLAMA, *words).code == 0
+    assert [asked.path for asked in server.chats] == ["http://api.example/api/chat", "/api/chat"]
+    login = base64.b64encode(f"user:{KEY}".encode()).decode()
+    assert server.chats[0].headers["proxy-authorization"] == f"Basic {login}"
+    server.fault = lambda _asked: Answer(407, login.encode())
+    finished = ask(LLAMA, tmp_path, "--limit", 2, "--base-url", "http://api.example", "--overwrite")
+    says_in_one_line(finished, "the proxy at http://127.0.0.1", "(HTTP_PROXY)", "credentials (***)")
+
+
 # What comes back.
 
 IN_2099 = "Thu, 01 Jan 2099 00:00:00 GMT"
@@ -367,6 +434,30 @@ def test_refusals_filters_and_empty_answers_are_errors_of_their_own(
     assert sorted(server.questions[before:]) == [f"Question 000{number}, 2?" for number in range(3)]
 
 
+LONG = json.dumps({"error": {"message": "x" * 20_000_000}}).encode()
+
+
+def drip() -> Iterator[bytes]:
+    for _ in range(100):
+        time.sleep(0.1)
+        yield b" "
+
+
+# Where responses have no end, or one far away; the largest is 1 MB in the test.
+BOUNDS: dict[str, tuple[str, Answer]] = {
+    "drip": ("timeout", Answer(chunks=drip)),
+    "endless": ("server", Answer(chunks=lambda: itertools.repeat(b" " * 100_000))),
+    "bomb": ("server", Answer(200, gzip.compress(LONG), {"Content-Encoding": "gzip"})),
+    "bomb in a bomb": ("server", Answer(200, gzip.compress(LONG), {"Content-Encoding": "gzip, gzip"})),
+    "no gzip": ("server", Answer(200, b"{}", {"Content-Encoding": "gzip"})),
+    "long error": ("request", Answer(400, LONG)),
+    "error bomb": ("request", Answer(400, gzip.compress(LONG), {"Content-Encoding": "gzip"})),
+    "odd charset": (
+        "request",
+        Answer(400, bz2.compress(LONG), {"Content-Type": "text/plain; charset=bz2"}),
+    ),
+    "deep": ("server", Answer(200, b'{"message":' * 100_000)),
+}
 ODD: dict[str, tuple[str, Answer]] = {
     "429": ("rate_limit", claude_fails(429, "slow down", "rate_limit_error")),
     "500": ("server", claude_fails(500, "oh", "api_error")),
@@ -382,6 +473,7 @@ ODD: dict[str, tuple[str, Answer]] = {
     "page": ("server", Answer(502, b"<html>bad</html>", {"Content-Type": "text/html"})),
     "cut": ("server", Answer(200, claude_says("half").body, cut=True)),
     "slow": ("timeout", claude_says("late", delay=4)),
+    "deep error": ("request", Answer(400, b'{"error":' * 980 + b"1" + b"}" * 980)),
 }
 ODD_OF_OLLAMA: dict[str, tuple[str, Answer]] = {
     "429": ("rate_limit", ollama_fails(429, "slow down")),
@@ -400,11 +492,22 @@ ODD_OF_OLLAMA: dict[str, tuple[str, Answer]] = {
 
 @pytest.mark.parametrize(
     ("script", "name", "odd"),
-    [(CLAUDE, "claude-3-7-sonnet", ODD), (LLAMA, "llama33textonly", ODD_OF_OLLAMA)],
+    [
+        (CLAUDE, "claude-3-7-sonnet", ODD | BOUNDS),
+        (GPT, "gpt-4o", BOUNDS),
+        (LLAMA, "llama33textonly", ODD_OF_OLLAMA | BOUNDS),
+    ],
 )
 def test_every_failure_is_recorded_with_its_type(
-    script: str, name: str, odd: dict[str, tuple[str, Answer]], server: FakeService, tmp_path: Path
+    script: str,
+    name: str,
+    odd: dict[str, tuple[str, Answer]],
+    server: FakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    assert transport.LARGEST_RESPONSE == 64_000_000
+    monkeypatch.setattr(transport, "LARGEST_RESPONSE", 1_000_000)
     rows = [row(problem, 1, question=f"{problem}?") for problem in [*odd, "fine"]]
     data = save_parquet(tmp_path / "data", rows)
     texts = {f"{problem}?": [answer] for problem, (_, answer) in odd.items()}
@@ -413,13 +516,28 @@ def test_every_failure_is_recorded_with_its_type(
         template.replace("{question}", text) if script == LLAMA else text: answers
         for text, answers in texts.items()
     }
-    words = ["--inference_mode", "0-shot", "--max-retries", 0, "--timeout", 2, "--concurrency", 16]
+    words = ["--inference_mode", "0-shot", "--max-retries", 0, "--timeout", 2, "--concurrency", 24]
+    started = time.monotonic()
     finished = ask(script, tmp_path / "out", "--dataset-path", data, *words)
+    assert time.monotonic() - started < 20
     assert finished.code == 3, finished.err
     records = result(tmp_path / "out", f"{name}_0-shot_open")["records"]
     found = {record["problem_id"]: record["error"] and record["error"]["type"] for record in records}
     assert found == {problem: kind for problem, (kind, _) in odd.items()} | {"fine": None}
     assert len(server.chats) == len(odd) + 1
+    messages = {record["problem_id"]: record["error"]["message"] for record in records if record["error"]}
+    for problem, part in (
+        ("drip", "no complete response within --timeout 2 seconds"),
+        ("endless", "the response is larger than 1 MB"),
+        ("bomb", "the response is larger than 1 MB"),
+        ("long error", "xxxxx"),
+        ("error bomb", "xxxxx"),
+    ):
+        assert part in messages[problem]
+
+
+def redirects(status: int, target: str) -> Answer:
+    return Answer(status, b"", {"Location": target})
 
 
 @pytest.mark.parametrize(
@@ -441,6 +559,17 @@ def test_every_failure_is_recorded_with_its_type(
         (GPT, fails(429, "tokens a day", headers={"Retry-After": "7200"}), ["7200 seconds"]),
         (LLAMA, ollama_fails(404, 'model "llama3.3" not found'), ["ollama pull llama3.3"]),
         (LLAMA, ollama_fails(401, "unauthorized"), ["OLLAMA_HOST"]),
+        (
+            CLAUDE,
+            redirects(301, "https://x.example/v1/messages"),
+            ["https://x.example (HTTP 301)", "BASE_URL"],
+        ),
+        (
+            GPT,
+            redirects(307, f"https://{KEY}.example/?{KEY}"),
+            ["https://***.example (HTTP 307)", "ENDPOINT"],
+        ),
+        (LLAMA, redirects(308, "/api/chat"), ["another path (HTTP 308)", "OLLAMA_HOST"]),
     ],
 )
 def test_an_error_that_every_request_would_get_stops_the_run_at_once(
@@ -579,10 +708,10 @@ def test_retries_are_reported_on_stderr(
         assert "is busy, failing or unreachable: 1 retry so far" in finished.err
 
 
-def test_only_the_keys_among_custom_headers_are_secret(
+def test_custom_headers_are_secret_whatever_their_names(
     server: FakeService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """An answer may hold what stands in a header of the user's."""
+    """Yet an answer may hold the words in a header."""
     headers = f"X-Title: A study of the left lung\nX-Org: pneumonia\nX-Gateway-Key: {KEY}1"
     for name in ("ANTHROPIC_CUSTOM_HEADERS", "OPENAI_CUSTOM_HEADERS"):
         monkeypatch.setenv(name, headers)
@@ -598,6 +727,13 @@ def test_only_the_keys_among_custom_headers_are_secret(
     assert len(list(tmp_path.iterdir())) == 3
     for file in tmp_path.iterdir():
         assert json.loads(file.read_text())["records"][0]["full_response"].rstrip("*1") == f"{text} "
+    server.fault = lambda asked: fails(400, asked.headers["x-org"])
+    assert ask(GPT, tmp_path, "--limit", 1, "--overwrite").code == 3
+    [record] = result(tmp_path, "gpt-4o_ICL_open")["records"]
+    assert record["error"]["message"] == "HTTP 400: ***"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X Org: pneumonia")
+    finished = ask(GPT, tmp_path, "--limit", 1, "--overwrite")
+    says_in_one_line(finished, "OPENAI_CUSTOM_HEADERS", "HTTP does not allow")
 
 
 def test_a_requested_pause_is_kept_also_as_a_date(server: FakeService, tmp_path: Path) -> None:
@@ -745,10 +881,10 @@ def check_claudes_limits(asked: Asked) -> Answer | None:
 
 def test_every_image_is_made_to_fit_and_reported(server: FakeService, tmp_path: Path) -> None:
     """6 MB, 9,000 pixels, a problem of 21 images, and one whose request is too large as a whole."""
-    large = encoded(noise((1700, 1300), 1), "PNG")
+    large = encoded(noise((1700, 1300), 1), "PNG", compress_level=0)
     long = encoded(Image.new("RGB", (9000, 300), (200, 10, 10)), "JPEG")
     broad = encoded(Image.new("RGB", (2400, 600), (10, 200, 10)), "PNG")
-    heavy = [encoded(noise((1130, 1130), 10 + number), "PNG") for number in range(7)]
+    heavy = [encoded(noise((1130, 1130), 10 + number), "PNG", compress_level=0) for number in range(7)]
     small = make_image(3)
     assert len(large) > 6_000_000
     assert all(len(content) <= 3_932_160 for content in heavy)

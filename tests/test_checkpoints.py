@@ -63,6 +63,8 @@ def test_the_hubs_other_refusals_each_have_their_line(tiny: Tiny, tmp_path: Path
     says_in_one_line(offline, MODEL, "the hub cannot be reached", "--model-path")
     gone = run(hub, tmp_path)  # its server has stopped
     says_in_one_line(gone, MODEL, "the hub cannot be reached", "--model-path")
+    no_proxy = run(hub, tmp_path, ALL_PROXY="socks5://127.0.0.1:9")
+    says_in_one_line(no_proxy, MODEL, "the hub cannot be reached", "socksio")
 
 
 def test_a_download_without_room_is_not_begun(tiny: Tiny, tmp_path: Path) -> None:

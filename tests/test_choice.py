@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,14 +64,19 @@ def test_our_labels(shared: Path) -> None:
         outlines |= {outline.problem_id: outline for outline in load_outlines(source)}
     runs: dict[Path, dict[str, ReextractedChoice]] = {}
     total, correct = Counter[str](), Counter[str]()
+    labelled: dict[str, set[str]] = {}
     with (Path(__file__).parent / "choice_labels.csv").open(encoding="utf-8") as lines:
         wanted = list(csv.DictReader(lines))
+    for line in wanted:
+        labelled.setdefault(line["run"], set()).add(line["problem_id"])
     for line in wanted:
         file = folder / line["folder"] / f"result_{line['run']}.csv"
         if file not in runs:
             name = RunName.parse(file.stem)
             assert name is not None
-            choices = reextract_run(read_run(name, file), outlines, "").choices
+            results = read_run(name, file)
+            records = tuple(one for one in results.records if one.problem_id in labelled[line["run"]])
+            choices = reextract_run(replace(results, records=records), outlines, "").choices
             runs[file] = {choice.record.problem_id: choice for choice in choices}
         choice = runs[file][line["problem_id"]]
         response = choice.record.full_response or ""

@@ -50,13 +50,13 @@ NEEDS: dict[str, tuple[list[str], set[str]]] = {
     "evaluate_experts.py": (["no_labels.csv"], set()),
     "evaluate_LLMJudge.py": (["--visualize-only"], set()),
     "export_results.py": ([], {"pandas", "pyarrow"}),
-    "plot_results.py": ([], {"matplotlib", "pandas"}),
+    "plot_results.py": (["--look", "light"], {"matplotlib", "pandas"}),
     "stratify.py": (["--eval_type", "em", "--dataset", "demo"], set()),
 }
 
 
-def modules_after(*command: str) -> set[str]:
-    """The top-level packages that a script's process has imported when it ends."""
+def output_and_modules(*command: str) -> tuple[str, set[str]]:
+    """What a script prints, and the top-level packages that its process has imported when it ends."""
     code = (
         "import atexit, runpy, sys\n"
         "atexit.register(lambda: print('MODULES', *{name.split('.')[0] for name in sys.modules}))\n"
@@ -66,31 +66,32 @@ def modules_after(*command: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=False
     )
-    return set(done.stdout.split("MODULES", 1)[1].split())
+    out, _, modules = done.stdout.partition("MODULES")
+    return out, set(modules.split())
 
 
 @pytest.mark.parametrize("script", ALL_SCRIPTS)
 def test_help_shows_defaults_and_an_example_and_imports_nothing_heavy(script: str) -> None:
-    finished = run_script(script, "--help")
-    assert finished.code == 0
-    assert f"example:\n  python {script} " in finished.out
-    assert "(default: " in finished.out
-    assert not modules_after(script, "--help") & HEAVY
+    out, loaded = output_and_modules(script, "--help")
+    assert f"example:\n  python {script} " in out
+    assert "(default: " in out
+    assert "smmile" in loaded
+    assert not loaded & HEAVY
 
 
 @pytest.mark.parametrize("script", ALL_SCRIPTS)
 @pytest.mark.parametrize("words", [["--no-such-flag"], ["--inference_mode", "both"], ["--inf", "ICL"]])
 def test_wrong_flags_are_one_line(script: str, words: list[str]) -> None:
-    finished = run_script(script, *words)
+    finished = run_here(script, *words)
     says_in_one_line(finished, "error: ", f"{script} --help")
 
 
 def test_scoring_does_not_import_what_models_need(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     for script in SCORING:
         more, needed = NEEDS.get(script, ([], set()))
-        loaded = modules_after(script, str(tmp_path), *more)
+        _, loaded = output_and_modules(script, str(tmp_path), *more)
         assert "msgspec" in loaded
         assert not loaded & (NOT_FOR_SCORING - needed), script
 
@@ -100,7 +101,7 @@ def test_flags_may_be_written_with_dashes_or_underscores(tmp_path: Path) -> None
     with_underscores = ["--inference_mode", "ICL", "--task_format=mcqa", "--max_new_tokens=9", "--dry_run"]
     for number, words in enumerate((with_dashes, with_underscores)):
         base = ["--baseline", "random", "--dataset", "demo", "--output_dir", tmp_path / str(number)]
-        assert run_script("inference_baselines.py", *base, *words).code == 0
+        assert run_here("inference_baselines.py", *base, *words).code == 0
     assert (tmp_path / "0" / "requests_random_ICL_mcqa.jsonl").read_bytes() == (
         tmp_path / "1" / "requests_random_ICL_mcqa.jsonl"
     ).read_bytes()
@@ -171,7 +172,7 @@ def test_results_default_to_the_suites_own_folders() -> None:
 
 def test_a_terminal_with_another_encoding_and_a_reader_that_leaves(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     finished = run_script("variance_analysis.py", tmp_path, PYTHONIOENCODING="ascii")
     assert finished.code == 0, finished.err
     assert "? bootstrap" in finished.out

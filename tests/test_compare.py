@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from conftest import Finished, run_here, run_script, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.reporting.comparison import Comparison, compare
 from smmile.reporting.statistics import (
     accuracy_interval,
@@ -273,7 +273,7 @@ def test_models_are_contrasted_with_chance(tmp_path: Path) -> None:
     assert (contrast.model, contrast.chance, contrast.accuracy) == ("a", 37.5, 60)
     assert contrast.p_value == chance_test(known.correct, known.clusters, 0.375)
     assert found.missing == ("b",)
-    [found] = compare([known, unknown], chance_levels={unknown.name: 25.0}).chance
+    [found] = compare([known, replace(unknown, chance_level=25.0)]).chance
     assert [(one.model, one.chance) for one in found.contrasts] == [("a", 37.5), ("b", 25)]
     assert [one.p_holm for one in found.contrasts] == holm([one.p_value for one in found.contrasts])
 
@@ -303,7 +303,7 @@ def test_runs_less_than_a_margin_apart() -> None:
 def test_the_published_runs(published: Path) -> None:
     """Counts of discordant problems are read from the published evaluations themselves."""
     words = ["--models", "gpt-4o,qwen72b", "--output", "two.txt"]
-    finished = run_script("compare.py", published, *words)
+    finished = run_here("compare.py", published, *words)
     assert finished.code == 0, finished.err
     assert (published / "two.txt").read_text() == finished.out
     assert not (published / "comparison.txt").exists()
@@ -340,7 +340,7 @@ def test_all_runs_are_contrasted_by_default(published: Path) -> None:
     found = content(published, "llm.json")
     [modes] = found["modes"]
     assert len(modes["contrasts"]) == 7
-    assert modes["missing"] == ["majority has no 0-shot run", "random has no 0-shot run"]
+    assert modes["missing"] == []  # baselines need no 0-shot run
     assert [len(one["contrasts"]) for one in found["models"]] == [36, 21]
     assert "model minus model" not in finished.out
     assert "do not differ significantly" in finished.out
@@ -393,7 +393,9 @@ def test_an_output_named_json_gets_its_text_as_txt(tmp_path: Path) -> None:
 def test_perturbed_runs_only_on_request(tmp_path: Path) -> None:
     judged(tmp_path, "m", "ICL", answers("11"))
     judged(tmp_path, "m", "ICL", answers("10"), perturbation="shots-1")
-    says_in_one_line(command(tmp_path), "nothing to compare", "m ICL (LLM)")
+    alone = command(tmp_path)
+    assert alone.code == 2
+    assert "1 perturbed run left out; --perturbed includes them\nerror: nothing to compare" in alone.err
     finished = command(tmp_path, "--perturbed", "--models", "m", "m [shots-1]")
     assert finished.code == 0, finished.err
     assert "m - m [shots-1]" in finished.out
@@ -427,6 +429,8 @@ def test_wrong_usage_is_one_line(tmp_path: Path) -> None:
     says_in_one_line(command(tmp_path), "no result files")
     judged(tmp_path, "a", "ICL", answers("10"))
     says_in_one_line(command(tmp_path), "nothing to compare", "takes two runs", "a ICL (LLM)")
+    for flags in (["--average", "rows"], ["--equivalence", "5"], ["--answered-only"]):
+        says_in_one_line(command(tmp_path, "--items", *flags), "--items takes none of", flags[0])
     judged(tmp_path, "b", "0-shot", answers("10"))
     says_in_one_line(command(tmp_path), "a has no 0-shot run; b has no ICL run")
     judged(tmp_path, "b", "ICL", answers("10", first=7))

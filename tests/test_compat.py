@@ -231,6 +231,36 @@ def test_images_are_padded_equally_for_tiling(checkpoint: str, tiny: Tiny) -> No
     assert [patch.shape for patch in patches[1:]] == [(3, 55, 56)] * 2
 
 
+def test_what_a_processor_takes_of_images_can_come_from_elsewhere(tiny: Tiny) -> None:
+    """It gets lists of lists, and the inputs and the texts for placeholders that it returns are used."""
+    import torch
+    from PIL import Image
+
+    processor = compat.without_video(compat.processor_class("qwen2_vl")).from_pretrained(
+        tiny("qwen2_vl"), backend="pil"
+    )
+    images = [Image.new("RGB", (30 * place, 40)) for place in (1, 2, 3)]
+    given: list[object] = []
+
+    def process(shown: Any, **how: Any) -> tuple[dict[str, Any], list[str]]:
+        given.extend([shown, how["return_tensors"]])
+        return {"image_grid_thw": torch.ones(3, 3)}, ["<|image_pad|>" * count for count in (1, 3, 2)]
+
+    own = compat.replace_image_processing(processor, process)
+    turns = [
+        [{"role": "user", "content": [{"type": "image", "image": image} for image in each]}]
+        for each in (images[:2], images[2:])
+    ]
+    how: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    made = processor.apply_chat_template(turns, processor_kwargs={"padding": True}, **how)
+    assert given == [[images[:2], images[2:]], "pt"]
+    assert (made["input_ids"] == processor.image_token_id).sum(1).tolist() == [4, 2]
+    assert set(made) == {"input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw"}
+    inputs, placeholders = own([images[:1]], return_tensors="pt")
+    grid = inputs["image_grid_thw"][0]
+    assert placeholders == ["<|image_pad|>" * (int(grid.prod()) // 4)]
+
+
 def test_image_processors_with_a_budget_of_pixels() -> None:
     import dataclasses
 

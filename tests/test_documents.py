@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SCRIPTS, SUITE, run_script
+from conftest import SCRIPTS, SUITE, run_here
 
 PAGES = [SUITE / "README.md", *sorted((SUITE / "docs").glob("*.md"))]
 
@@ -22,7 +22,7 @@ def anchors(page: Path) -> set[str]:
 
 @cache
 def help_of(script: str) -> str:
-    return run_script(script, "--help").out.replace("_", "-")
+    return run_here(script, "--help").out.replace("_", "-")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -17,7 +17,6 @@ from conftest import (
     four_problems,
     row,
     run_here,
-    run_script,
     save_parquet,
     says_in_one_line,
 )
@@ -455,7 +454,7 @@ def test_a_hostile_name_cannot_break_the_page(data: Path, tmp_path: Path) -> Non
 
 
 def test_wrong_use_is_one_line(data: Path, published: Path, tmp_path: Path) -> None:
-    says_in_one_line(run_script("../tools/published_errata.py"), "--published")
+    says_in_one_line(run_here("../tools/published_errata.py"), "--published")
     _, finished = errata(tmp_path, "--published", published, "--dataset", "augmented")
     says_in_one_line(finished, "--published-augmented")
     _, finished = errata(tmp_path, "--published", tmp_path / "none", "--dataset-path", data)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import run_script, says_in_one_line
+from conftest import run_here, run_script, says_in_one_line
 from smmile.backends.interface import ErrorInfo
 from smmile.data.problems import Skipped
 from smmile.results.published_csv import encode_csv
@@ -118,7 +118,7 @@ def test_errors_empty_cells_and_strict_match(tmp_path: Path) -> None:
         "p5": ("No", "It is no ERROR at all"),
     }
     write_csv(tmp_path, "result_m_ICL_open", answers)
-    assert run_script("evaluate_EM.py", tmp_path).code == 0
+    assert run_here("evaluate_EM.py", tmp_path).code == 0
     found = evaluation(tmp_path, "result_m_ICL_open")
     assert found["problem_accuracies"] == {"p1": 100, "p2": 100, "p3": 0, "p4": 0, "p5": 0}
     assert found["incorrect_examples"] == ["p3", "p4", "p5"]
@@ -128,7 +128,7 @@ def test_errors_empty_cells_and_strict_match(tmp_path: Path) -> None:
         (1 + 1 + 1 + 3 + 6) / 5,
     )
     assert (found["answered"], found["accuracy_answered"]) == (3, pytest.approx(200 / 3))
-    assert run_script("evaluate_EM.py", tmp_path, "--strict_match").code == 0
+    assert run_here("evaluate_EM.py", tmp_path, "--strict_match").code == 0
     strict = evaluation(tmp_path, "result_m_ICL_open")
     assert (strict["correct_examples"], strict["match"]) == (1, "strict")
 
@@ -149,7 +149,7 @@ def test_medvlm_columns_names_and_bare_open_files(tmp_path: Path) -> None:
     write_csv(tmp_path, "result_MedVLM-R1_0-shot_open", {"p": ("a", "A")}, columns)
     write_csv(tmp_path, "result_llava_7b_ICL", {"p": ("a", "A")})
     write_csv(tmp_path, "result_majority_ICL", {"p": ("a", "b")})
-    assert run_script("evaluate_EM.py", tmp_path).code == 0
+    assert run_here("evaluate_EM.py", tmp_path).code == 0
     assert evaluation(tmp_path, "result_MedVLM-R1_0-shot_open")["accuracy"] == 100
     assert evaluation(tmp_path, "result_llava_7b_ICL")["model"] == "llava_7B"
     assert evaluation(tmp_path, "result_majority_ICL")["model"] == "majority (baseline)"
@@ -169,7 +169,7 @@ def test_medvlm_columns_names_and_bare_open_files(tmp_path: Path) -> None:
 def test_every_filter_finds_its_files(words: list[str], evaluated: set[str], tmp_path: Path) -> None:
     for stem in ("a_0-shot_open", "a_ICL_open", "b_0-shot", "b_ICL", "a_ICL_mcqa", "ab_ICL_mcqa"):
         write_csv(tmp_path, f"result_{stem}", {"p": ("x", "x")})
-    assert run_script("evaluate_EM.py", tmp_path, *words).code == 0
+    assert run_here("evaluate_EM.py", tmp_path, *words).code == 0
     written = {file.name for file in tmp_path.glob("*_evaluation.json")}
     assert written == {f"result_{stem}_evaluation.json" for stem in evaluated}
     compared = (tmp_path / "model_comparison.txt").read_text()
@@ -178,14 +178,14 @@ def test_every_filter_finds_its_files(words: list[str], evaluated: set[str], tmp
 
 def test_our_json_wins_over_a_csv_of_the_same_run(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path, "--csv"]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     from_csv_alone = tmp_path / "csv"
     from_csv_alone.mkdir()
     stem = "result_majority_ICL_open"
     shutil.copyfile(tmp_path / f"{stem}.csv", from_csv_alone / f"{stem}.csv")
     write_csv(tmp_path, "result_majority_ICL", {"p": ("x", "x")})
-    assert run_script("evaluate_EM.py", tmp_path).code == 0
-    assert run_script("evaluate_EM.py", from_csv_alone).code == 0
+    assert run_here("evaluate_EM.py", tmp_path).code == 0
+    assert run_here("evaluate_EM.py", from_csv_alone).code == 0
     assert evaluation(tmp_path, stem) == evaluation(from_csv_alone, stem)
     assert not (tmp_path / "result_majority_ICL_evaluation.json").exists()
 
@@ -216,7 +216,7 @@ def test_a_broken_file_is_reported_and_the_rest_scored(
     write_csv(tmp_path, "result_sound_ICL_open", {"p": ("x", "x")})
     spoil(tmp_path / name)
     before = (tmp_path / name).read_bytes()
-    finished = run_script("evaluate_EM.py", tmp_path)
+    finished = run_here("evaluate_EM.py", tmp_path)
     assert finished.code == 3, finished
     assert len(finished.err.splitlines()) == 1
     assert name in finished.err
@@ -229,7 +229,7 @@ def test_a_file_name_that_is_not_utf_8_is_reported_and_skipped(tmp_path: Path) -
     shutil.copyfile(
         tmp_path / "result_sound_ICL_open.csv", tmp_path / os.fsdecode(b"result_\xff_ICL_open.csv")
     )
-    finished = run_script("evaluate_EM.py", tmp_path)
+    finished = run_here("evaluate_EM.py", tmp_path)
     assert finished.code == 3
     assert "is not UTF-8; rename it" in finished.err
     assert evaluation(tmp_path, "result_sound_ICL_open")["accuracy"] == 100
@@ -263,30 +263,30 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     ]
     for name in others:
         (tmp_path / name).write_text("not a result")
-    assert run_script("evaluate_EM.py", tmp_path).code == 0
+    assert run_here("evaluate_EM.py", tmp_path).code == 0
     assert all((tmp_path / name).read_text() == "not a result" for name in others)
 
 
 def test_nothing_to_score_is_one_line(tmp_path: Path) -> None:
-    says_in_one_line(run_script("evaluate_EM.py", tmp_path / "nowhere"), "no folder", "nowhere")
-    says_in_one_line(run_script("evaluate_EM.py", tmp_path), "no result files")
+    says_in_one_line(run_here("evaluate_EM.py", tmp_path / "nowhere"), "no folder", "nowhere")
+    says_in_one_line(run_here("evaluate_EM.py", tmp_path), "no result files")
     write_csv(tmp_path, "result_a_ICL_mcqa", {"p": ("x", "x")})
-    says_in_one_line(run_script("evaluate_EM.py", tmp_path), "only multiple-choice runs")
-    says_in_one_line(run_script("evaluate_EM.py", tmp_path, "--model", "b"), "--model b", "a ICL")
+    says_in_one_line(run_here("evaluate_EM.py", tmp_path), "only multiple-choice runs")
+    says_in_one_line(run_here("evaluate_EM.py", tmp_path, "--model", "b"), "--model b", "a ICL")
 
 
 def test_perturbed_runs_are_scored_but_stay_out_of_tables_unless_asked_for(tmp_path: Path) -> None:
     for stem in ("result_a_ICL_open", "result_a_ICL_open_noise-random-1+shots-2"):
         write_csv(tmp_path, stem, {"p": ("x", "x")})
-    assert "noise" not in run_script("evaluate_EM.py", tmp_path).out
+    assert "noise" not in run_here("evaluate_EM.py", tmp_path).out
     (tmp_path / "result_a_ICL_open.csv").unlink()
-    assert "--perturbed" in run_script("evaluate_EM.py", tmp_path).err
+    assert "--perturbed" in run_here("evaluate_EM.py", tmp_path).err
     assert evaluation(tmp_path, "result_a_ICL_open_noise-random-1+shots-2")["accuracy"] == 100
-    assert "a [noise-random-1+shots-2]" in run_script("evaluate_EM.py", tmp_path, "--perturbed").out
+    assert "a [noise-random-1+shots-2]" in run_here("evaluate_EM.py", tmp_path, "--perturbed").out
 
 
 def test_names_of_files_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
     write_csv(tmp_path, "result_\x1b[31m[bold]m_ICL_open", {"p": ("x", "x")})
-    finished = run_script("evaluate_EM.py", tmp_path)
+    finished = run_here("evaluate_EM.py", tmp_path)
     assert "\x1b" not in finished.out
     assert "\\x1b[31m[bold]m" in finished.out

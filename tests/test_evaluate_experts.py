@@ -348,6 +348,16 @@ def test_labels_made_elsewhere(tmp_path: Path) -> None:
     assert (run["rated"], run["cannot_say"], run["judge"]) == (8, 1, None)
 
 
+def test_one_label_has_no_kappa(tmp_path: Path) -> None:
+    truth = {f"p{n}": n % 2 == 0 for n in range(20)}
+    make_run(tmp_path, "a", "ICL", truth, truth)
+    (tmp_path / "labels.csv").write_text(LABELS + "a,ICL,p0,x,1,1\n")
+    finished = evaluate(tmp_path, tmp_path / "labels.csv")
+    assert finished.code == 0, finished.err
+    quality = json.loads((tmp_path / "expert_report.json").read_text())["judge"]
+    assert (quality["rated"], quality["kappa"], quality["specificity"]) == (1, None, None)
+
+
 def test_what_has_changed_since_the_review_is_left_out(tmp_path: Path) -> None:
     simulate(tmp_path, {("a", "ICL"): 0.5, ("b", "ICL"): 0.3, ("c", "ICL"): 0.3}, 0.9, 0.9, 30)
     key = make_review(tmp_path, 20)
@@ -357,7 +367,8 @@ def test_what_has_changed_since_the_review_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "result_c_ICL_open_evaluationllm.json").unlink()
     finished = evaluate(tmp_path, file)
     assert finished.code == 3
-    skipped, warned = sorted(finished.err.splitlines(), key=lambda line: line.startswith("warning"))
+    skipped, missing, warned = finished.err.splitlines()
+    assert missing == "warning: no ratings of expert 2"
     assert "result_b_ICL_open.csv has changed since the review was drawn" in skipped
     assert "the judge's verdicts on result_c_ICL_open.csv are not those" in warned
     report = json.loads((tmp_path / "expert_report.json").read_text())
@@ -384,7 +395,10 @@ def test_another_judge_than_at_the_draw_is_noticed(tmp_path: Path) -> None:
     change("c", problem_accuracies=verdicts | {others[0]: 100, others[100]: 0})  # as many of each
     finished = evaluate(tmp_path, file)
     assert finished.code == 0
-    b, c = finished.err.splitlines()
+    _, b, c, pooled = finished.err.splitlines()
+    both = f"new\\x1b, published prompt, default options; {PAPER_LABEL}"
+    assert pooled == f"warning: runs of different judges ({both}) are not pooled"
+    assert json.loads((tmp_path / "expert_report.json").read_text())["judge"] is None
     assert "on result_b_ICL_open.csv are not those by which the review drew its answers" in b
     assert f"then {PAPER_LABEL}; now new\\x1b, published prompt" in b
     assert "on result_c_ICL_open.csv are not those" in c
@@ -439,7 +453,9 @@ def test_bad_ratings_are_one_line(tmp_path: Path) -> None:
     refused("ratings_2.json is not a file of ratings", ratings="[" * 100_000)
     second.write_text('{"review": NaN}')
     says_in_one_line(evaluate(tmp_path, second), "ratings_2.json is not a file of ratings")
-    says_in_one_line(evaluate(tmp_path, tmp_path / "none.json"), "none.json is not a file of ratings")
+    says_in_one_line(
+        evaluate(tmp_path, tmp_path / "none.json"), "none.json", "cannot be read (No such file"
+    )
     says_in_one_line(evaluate(tmp_path, first, tmp_path / "labels.csv"), "not both")
     says_in_one_line(evaluate(tmp_path, first, "--key", second), "ratings_2.json is not a review's key")
     rate(tmp_path, key, 2, lambda item: None)

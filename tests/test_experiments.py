@@ -195,6 +195,7 @@ def test_repeats_say_how_far_the_seed_alone_goes() -> None:
 # Files.
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_on_the_demo_shows_what_each_baseline_reads(tmp_path: Path) -> None:
     file = tmp_path / "demo.toml"
     file.write_text(

@@ -284,7 +284,7 @@ def test_a_missing_package_is_one_line(results: Path, monkeypatch: pytest.Monkey
 
 def test_inspect_ai_reads_the_logs(results: Path) -> None:
     pytest.importorskip("inspect_ai", reason="needs inspect_ai: pip install '.[inspect]'")
-    from inspect_ai.analysis import evals_df, samples_df
+    from inspect_ai.analysis import evals_df, messages_df, samples_df
     from inspect_ai.log import read_eval_log
 
     assert run_here("export_results.py", results, "--format", "inspect").code == 0
@@ -304,4 +304,5 @@ def test_inspect_ai_reads_the_logs(results: Path) -> None:
     samples = samples_df(str(folder))
     assert sorted(samples["score_em"].dropna()) == [0, 0, 1]
     assert samples.set_index("id").loc["p2", "metadata_shared_with"] == "p1"
+    assert {*messages_df(str(folder))["role"]} == {"user", "assistant"}
     assert set(evals_df(str(folder))["score_mcqa_accuracy"].dropna()) == {0.0}

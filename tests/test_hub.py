@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Finished, run_script, says_in_one_line
+from conftest import Finished, run_here, run_script, says_in_one_line
 from fake_hub import SHA, FakeHub, running
 
 
@@ -67,8 +67,10 @@ def test_hub_errors_have_specific_messages(data: Path, tmp_path: Path) -> None:
         says_in_one_line(revision, "has no revision v9", "--dataset-revision")
     offline = run(hub, tmp_path, HF_HUB_OFFLINE="1")
     says_in_one_line(offline, "the hub cannot be reached", "--dataset-path")
+    says_in_one_line(run(hub, tmp_path, ALL_PROXY="socks5://127.0.0.1:9"), "smmile/SMMILE", "socksio")
 
 
 @pytest.mark.parametrize("hub_id", ["a/b/c", "/etc", "../x", "smmile"])
 def test_an_id_that_is_a_path_is_rejected(hub_id: str, tmp_path: Path) -> None:
-    says_in_one_line(run(FakeHub("", tmp_path), tmp_path, "--dataset-id", hub_id), "not a hub id")
+    words = ("--baseline", "majority", "--output-dir", tmp_path, "--dataset-id", hub_id)
+    says_in_one_line(run_here("inference_baselines.py", *words), "not a hub id")

@@ -72,6 +72,7 @@ def test_onevision_uses_its_tiles_in_batches_of_any_image_counts(multi_image: An
             DecodingSettings("greedy", 12, 42),
             onevision(multi_image),
             verbose=False,
+            cache_bytes=0,
         ),
     )
     seen: list[int] = []
@@ -242,3 +243,15 @@ def test_a_server_prepares_its_own_inputs(command: str, flags: list[str], tmp_pa
         *(*words, *flags, "--server", "http://127.0.0.1:9", "--dataset", "demo", "--output-dir", tmp_path),
     )
     says_in_one_line(finished, flags[0], "is for a model on this machine")
+
+
+def test_flags_without_effect_at_a_server_are_named(tmp_path: Path) -> None:
+    script, *words = QWEN.split()
+    finished = run_here(
+        script,
+        *(*words, "--dtype", "float32", "--batch-size", "4", "--server", "http://127.0.0.1:9"),
+        *("--dataset", "demo", "--dry-run", "--output-dir", tmp_path),
+    )
+    assert finished.code == 0
+    assert "--dtype has no effect with --server" in finished.err
+    assert "--batch-size has no effect with --server" in finished.err

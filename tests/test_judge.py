@@ -829,7 +829,7 @@ def test_verdicts_of_the_earlier_default_are_kept_apart_and_usable(judge: Judge,
 @pytest.mark.parametrize(
     ("words", "given", "parts"),
     [
-        ([], {"OLLAMA_HOST": "127.0.0.1:9"}, ["ollama cannot be reached", "OLLAMA_HOST"]),
+        ([], {"OLLAMA_HOST": "127.0.0.1:9"}, ["ollama does not answer", "OLLAMA_HOST"]),
         (["--judge", "llama3.3"], {}, ["--judge llama3.3", "PROVIDER/NAME", "ollama, openai, anthropic"]),
         (["--judge", "azure/gpt"], {}, ["--judge azure/gpt"]),
         (["--judge", "openai/"], {}, ["--judge openai/"]),

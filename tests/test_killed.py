@@ -28,8 +28,8 @@ from conftest import (
 
 Tiny = Callable[[str], Path]
 
-# How many moments to kill a run at (half as many in the short test); set it higher for a thorough check.
-KILLS = int(os.environ.get("SMMILE_KILLS", "12"))
+# How many moments to kill a run at (half in the short test); set it higher for a thorough check.
+KILLS = int(os.environ.get("SMMILE_KILLS", "4"))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def kill_at_random_moments_and_finish(run: Run, kills: int, tmp_path: Path) -> N
 
 
 def test_killed_at_random_moments_and_finished(run: Run, tmp_path: Path) -> None:
-    kill_at_random_moments_and_finish(run, KILLS // 3, tmp_path)
+    kill_at_random_moments_and_finish(run, KILLS // 2, tmp_path)
 
 
 @pytest.mark.slow

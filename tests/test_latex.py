@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import compile_latex, run_script
+from conftest import compile_latex, run_here
 from smmile.reporting.latex import Estimate, latex_escape, latex_table
 from smmile.reporting.published import published_scores
 from smmile.results.run_names import RunName
@@ -26,7 +26,7 @@ def test_the_papers_table(shared: Path, tmp_path: Path) -> None:
     published = tmp_path / "published"
     shutil.copytree(shared / "data" / "published_results", published)
     published.chmod(0o755)
-    finished = run_script("variance_analysis.py", published, "--latex-output", "results_table.tex")
+    finished = run_here("variance_analysis.py", published, "--latex-output", "results_table.tex")
     assert finished.code == 0, finished.err
     rows = table_rows((published / "results_table.tex").read_text())
     assert list(rows) == [

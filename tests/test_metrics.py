@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Finished, run_here, run_script, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.reporting.figure_plans import models_plan
 from smmile.results.reading import RunResults
 from smmile.scoring.evaluation import records_hash
@@ -59,6 +58,7 @@ def short_answers(results: RunResults, options: ScoringOptions) -> Scores:
     return score_records(results, "short", [len((answer or "a b c").split()) < 3 for answer in answers])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_new_metric_is_in_every_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entry = Metric("short", "Short answers", "Short", "_evaluationshort", "open", short_answers)
     monkeypatch.setitem(METRICS, "short", entry)
@@ -381,7 +381,7 @@ def test_tables_fit_the_terminal_and_files_have_every_column(published: Path) ->
         ("variance_analysis.py", "evaluation_results.txt"),
         ("compare.py", "comparison.txt"),
     ):
-        finished = run_script(script, published, COLUMNS="80")
+        finished = run_here(script, published, COLUMNS="80")
         assert finished.code == 0, finished.err
         assert max(map(len, finished.out.splitlines())) <= 80, script
         whole = (published / file).read_text()
@@ -396,9 +396,7 @@ def test_tables_of_permuted_problems_fit_the_terminal(shared: Path, tmp_path: Pa
     shutil.copytree(shared / "data" / "published_results_augmented", folder)
     folder.chmod(0o755)
     for script in ("variance_analysis.py", "compare.py"):
-        finished = run_script(
-            script, folder, *(["--models", "all"] * (script == "compare.py")), COLUMNS="80"
-        )
+        finished = run_here(script, folder, *(["--models", "all"] * (script == "compare.py")), COLUMNS="80")
         assert finished.code == 0, finished.err
         assert max(map(len, finished.out.splitlines())) <= 80, script
 
@@ -435,20 +433,3 @@ def test_strata_find_a_local_data_set_again(data: Path, tmp_path: Path) -> None:
     words = ["--eval_type", "em", "--dataset-path", tmp_path / "moved"]
     assert run_here("stratify.py", folder, *words).code == 0
     assert (folder / "model_stratification_em.json").read_bytes() == saved
-
-
-def test_help_stays_quick() -> None:
-    assert "COLUMNS" in os.environ
-    import subprocess
-    import sys
-
-    from conftest import SCRIPTS
-
-    code = (
-        "import sys; sys.path.insert(0, '.'); import smmile.cli, smmile.scoring.metrics; "
-        "print({'msgspec', 'rich', 'numpy'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "set()"

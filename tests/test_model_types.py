@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from conftest import (
     script_command,
 )
 from fake_hub import SHA, FakeHub, running
+from smmile.backends.local import image_cache
+from smmile.backends.local.checkpoints import find_checkpoint
 from smmile.backends.local.templates import template_defect
 from tiny_checkpoints import change_json
 from tiny_types import OUTCOMES, TYPES, missing_packages, save_type
@@ -113,9 +115,9 @@ def answers(output: Path, mode: str = "ICL") -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", EVERY_TYPE)
 def test_a_type_answers_or_is_refused_as_documented(
-    name: str, types: Tiny, problems: Path, tmp_path: Path
+    name: str, types: Tiny, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every image and text is sent, placeholders in texts stay text, and batches change nothing."""
+    """Every image and text is sent, placeholders in texts stay text; batches and caches change nothing."""
     outcome, checkpoint = OUTCOMES[name], types(name)
     missing = missing_packages(name)
     if missing:
@@ -136,6 +138,11 @@ def test_a_type_answers_or_is_refused_as_documented(
     one_by_one = answers(tmp_path / "1")
     assert run(checkpoint, problems, tmp_path / "8", "--batch-size", 8).code == 0
     assert answers(tmp_path / "8") == one_by_one
+    if find_checkpoint(checkpoint, None).model_type in image_cache.ENCODES_ALONE:
+        monkeypatch.setattr(image_cache.ImageCache, "get", None)  # fails if it is used
+        monkeypatch.setattr(image_cache, "ENCODES_ALONE", set())
+        assert run(checkpoint, problems, tmp_path / "whole", "--batch-size", 8).code == 0
+        assert answers(tmp_path / "whole") == one_by_one
 
     whole, tokens = one_by_one["whole"]
     for place in range(3):
@@ -247,7 +254,9 @@ def test_own_code_that_cannot_be_run_is_one_line(tiny: Tiny, problems: Path, tmp
     assert "names code in another repository" in elsewhere.err.splitlines()[-1]
 
 
-def test_code_that_a_processor_names_never_runs_unasked(tiny: Tiny, problems: Path, tmp_path: Path) -> None:
+def test_code_that_a_processor_names_never_runs_unasked(
+    tiny: Tiny, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers would ask on the terminal; a script's input may say yes."""
     checkpoint = tmp_path / "nested"
     shutil.copytree(tiny("llava_llama"), checkpoint)
@@ -255,18 +264,11 @@ def test_code_that_a_processor_names_never_runs_unasked(tiny: Tiny, problems: Pa
     (checkpoint / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Images: pass\n")
     own = {"image_processor_type": "Images", "auto_map": {"AutoImageProcessor": "own.Images"}}
     change_json(checkpoint / "processor_config.json", image_processor=own)
-    command = script_command("inference_hf.py", "--checkpoint", checkpoint, "--dataset-path", problems)
-    done = subprocess.run(
-        [*command, "--output-dir", str(tmp_path)],
-        cwd=SUITE / "inference_and_evaluation",
-        input="y\n" * 5,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 5))
+    finished = run(checkpoint, problems, tmp_path)
     assert not ran.exists()
-    assert done.returncode == 2
-    assert "custom code" not in done.stdout
+    assert finished.code == 2
+    assert "custom code" not in finished.out
 
 
 def test_own_model_code_with_transformers_processor_runs(

@@ -25,7 +25,7 @@ from smmile.backends.remote.openai_chat import OpenAIChat
 from smmile.backends.remote.openai_services import connect_to_server
 from smmile.backends.remote.redaction import redact_error
 from smmile.backends.remote.sent_images import ImageRules
-from smmile.backends.remote.service import Service
+from smmile.backends.remote.service import Service, find_proxy, parse_address
 from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet
 from smmile.errors import UsageError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import openai
 
 KEY = "sk-very-secret-0123456789"
+LOOPBACK = ("localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "[::1]", "0.0.0.0")
 FIELDS = {"max_tokens": 512, "temperature": 0, "seed": 42}
 
 
@@ -62,13 +63,19 @@ def a_backend(server: FakeService, *, timeout: float = 20, max_retries: int = 0,
     def make_client() -> openai.AsyncOpenAI:
         import openai
 
-        return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key, timeout=timeout, max_retries=0)
+        from smmile.backends.remote.transport import http_client
+
+        client = http_client(service, timeout)
+        return openai.AsyncOpenAI(
+            base_url=f"{server.url}/v1", api_key=key, http_client=client, max_retries=0
+        )
 
     key = how.pop("key", KEY)
     service = Service("The API", "OpenAI", "m", "check THE_KEY", "check --model", secrets=(key,))
     given: dict[str, Any] = {
         "fields": FIELDS,
         "concurrency": 4,
+        "timeout": timeout,
         "max_retries": max_retries,
         "rules": ImageRules(as_decoded=True),
     }
@@ -688,7 +695,8 @@ def test_a_server_that_is_not_there_is_reported_at_once() -> None:
     ):
         connect(server.url.replace("//", "//user:secret@"), max_retries=50)
     assert time.monotonic() - started < 5
-    for answer in (Answer(502, b"<html>"), Answer(503, {"error": "starting"})):
+    elsewhere = Answer(308, b"", {"Location": "https://x.example/v1/models"})
+    for answer in (Answer(502, b"<html>"), Answer(503, {"error": "starting"}), elsewhere):
         with (
             running(FakeService(models=answer)) as gateway,
             pytest.raises(UsageError, match=f"HTTP {answer.status}"),
@@ -713,6 +721,7 @@ def test_a_server_that_is_not_there_is_reported_at_once() -> None:
         (Answer(404, b"not found"), None, "org/checkpoint"),
         (Answer(200, b"<html>", {"Content-Type": "text/html"}), None, "org/checkpoint"),
         (Answer(200, {"data": [{"name": "x"}]}), None, "org/checkpoint"),
+        (Answer(200, b"[" * 100_000), None, "org/checkpoint"),
     ],
 )
 def test_the_served_models_name(
@@ -769,6 +778,33 @@ def test_vllm_adds_the_first_token_that_a_chat_template_leaves_out(
     assert all(asked.body["model"] == "served" for asked in server.asked if "tokenize" in asked.path)
     assert server.chats[0].body.get("add_special_tokens") is (True if lacks else None)
     assert backend.describe().generation.get("add_special_tokens") is (True if lacks else None)
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "variable"),
+    [
+        ("https://api.example", {}, None),
+        ("https://api.example", {"HTTPS_PROXY": "http://10.0.0.1:3128"}, "HTTPS_PROXY"),
+        ("https://api.example", {"https_proxy": "10.0.0.1:3128", "ALL_PROXY": "http://b"}, "https_proxy"),
+        ("https://api.example", {"HTTP_PROXY": "http://10.0.0.1:3128"}, None),
+        ("http://10.1.2.3:8000", {"all_proxy": "http://10.0.0.1:3128"}, "all_proxy"),
+        ("http://10.1.2.3:8000", {"ALL_PROXY": "http://b", "NO_PROXY": "x.example, 10.0.0.0/8"}, None),
+        ("http://[fd00::1]:8000", {"ALL_PROXY": "http://b", "no_proxy": "fd00::1"}, None),
+        ("https://api.example", {"ALL_PROXY": "http://b", "NO_PROXY": ".example"}, None),
+        ("https://user@api.example", {"ALL_PROXY": "http://b", "NO_PROXY": "*"}, None),
+        *((f"http://{host}:1/v1", {"ALL_PROXY": "nonsense:"}, None) for host in LOOPBACK),
+    ],
+)
+def test_the_environment_names_a_proxy_but_never_for_this_machine(
+    url: str, environment: dict[str, str], variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    proxy = find_proxy(parse_address(url, "--base-url"))
+    assert (proxy and proxy.variable) == variable
 
 
 def test_importing_the_back_ends_is_cheap() -> None:

@@ -313,6 +313,7 @@ def test_the_command_writes_tables_json_and_figures(folder: Path, monkeypatch: p
     assert "ICC interval" in (folder / "order_analysis.txt").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_filter_narrows_what_is_shown_alone(folder: Path) -> None:
     finished, content = analyse(folder, "--model", "same")
     assert {one["run"]["model"] for one in content["variance"]} == {"last", "same"}
@@ -323,6 +324,7 @@ def test_a_filter_narrows_what_is_shown_alone(folder: Path) -> None:
     assert (folder / "figure_order_em_same_light.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_chosen_options_are_compared_by_their_text_and_errors_copy_nothing(folder: Path) -> None:
     responses = answer_all(only_last)
     failed = [one for one in responses if one.startswith("b3")]
@@ -338,6 +340,7 @@ def test_chosen_options_are_compared_by_their_text_and_errors_copy_nothing(folde
     assert rates[4, 4] == (0, 24)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     save_run(folder, "zero", answer_all(lambda outline: "dog"), "0-shot_open")
     save_run(folder, "moved", answer_all(only_last), "ICL_open_order-last")
@@ -356,7 +359,9 @@ def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     # The data set that published files are on cannot be loaded here: no places, and the rest is shown.
     finished = run_here("order_analysis.py", folder, "--output", "other.txt", "--look", "light")
     assert finished.code == 3
-    assert finished.err.startswith("places missing in 2 scores: data set smmile/SMMILE-plusplus")
+    left_out, missing = finished.err.splitlines()[:2]
+    assert left_out == "2 perturbed runs left out; --perturbed includes them"
+    assert missing.startswith("places missing in 2 scores: data set smmile/SMMILE-plusplus")
     assert "copying by place" not in (folder / "other.txt").read_text()
     save_parquet(folder / "other_set", [row("p1", 1), row("p1", 2)])
     # Neither do these replace the report that has places, or its figures.
@@ -364,7 +369,7 @@ def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     words = [*PLUS_PLUS, folder / "other_set", "--look", "light"]
     finished = run_here("order_analysis.py", folder, *words)
     assert finished.code == 3
-    missing, line = finished.err.splitlines()
+    _, missing, line = finished.err.splitlines()
     assert missing.startswith("places missing in 2 scores: data set other_set lacks problems")
     assert "order_analysis.txt, which has these places, and the figures are kept; --output" in line
     assert {file.name: file.read_bytes() for file in folder.glob("*order*")} == kept
@@ -376,6 +381,7 @@ def test_runs_without_places_have_their_variance_alone(folder: Path) -> None:
     assert " new " in (folder / "order_analysis.txt").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_reread_choices_are_named(folder: Path) -> None:
     save_run(folder, "last", answer_all(only_last), "ICL_mcqa")
     words = [*PLUS_PLUS, folder / "data_set"]
@@ -394,6 +400,7 @@ def test_a_folder_without_several_orders_is_one_line(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"result_m_ICL_open.csv"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_published_order_effects(shared: Path, tmp_path: Path) -> None:
     for model in ("gpt-4o_ICL_open", "llava_7b_ICL"):
         for file in (shared / "data" / "published_results_augmented").glob(f"result_{model}[._]*"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import Finished, run_here, run_script, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import Outline
 from smmile.reporting.figure_plans import DotPlot, Plan, Point, heat_map, models_plan, strata_plans
@@ -180,6 +180,7 @@ def test_published_scores_are_hollow_points_beside_the_runs_own(published: Path,
     assert {panel for panel, *_ in drawn} == {"LLM as a judge"}  # the metrics that the runs have
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_published_scores_are_those_of_the_runs_data_set(tmp_path: Path) -> None:
     judged(tmp_path / "plus", "gpt-4o", some(9, suffix="_perm_1"))
     drawn = points(plan_of(tmp_path / "plus", with_published=True))
@@ -190,7 +191,7 @@ def test_published_scores_are_those_of_the_runs_data_set(tmp_path: Path) -> None
     says_in_one_line(plot(tmp_path / "both", "--with-published"), "on SMMILE and on SMMILE++", "--model")
     assert plot(tmp_path / "both", "--with-published", "--model", "a", "--look", "light").code == 0
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path / "demo"]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     says_in_one_line(plot(tmp_path / "demo", "--with-published"), "no published scores on demo")
 
 
@@ -411,6 +412,7 @@ def test_every_run_is_drawn_in_three_looks(published: Path, shared: Path, tmp_pa
             assert corner == ((255, 255, 255) if "light" in name else (13, 17, 23))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("words", "files"),
     [
@@ -463,6 +465,7 @@ def test_json_runs_are_drawn_with_their_strata(tmp_path: Path) -> None:
     assert set(figures(tmp_path)) == {"icl_light.png", "models_by_stratum_em_light.png"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_saved_strata_are_not_read(tmp_path: Path) -> None:
     baseline(tmp_path, "majority")
     assert plot(tmp_path, "--look", "light").code == 0
@@ -484,6 +487,7 @@ def test_a_missing_data_set_is_one_line_and_the_models_are_drawn(tmp_path: Path)
     says_in_one_line(plot(tmp_path, "--dataset-path", tmp_path / "no"), "--dataset-path", "does not exist")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_filtered_figure_never_replaces_a_full_one(tmp_path: Path) -> None:
     for name in ("majority", "random"):
         baseline(tmp_path, name)

@@ -11,15 +11,15 @@ from scipy import stats
 from smmile.reporting import statistics as st
 from smmile.reporting.statistics import (
     accuracy_interval,
-    cohens_kappa,
     effective_sample,
     holm,
     indistinguishable_sets,
-    macro_average,
     mcnemar_exact,
+    mean,
     paired_difference,
     sign_flip_test,
     smallest_detectable_difference,
+    standard_error,
     tango_interval,
     wilson_interval,
 )
@@ -73,7 +73,7 @@ def test_the_effective_sample_over_problems_is_its_definition() -> None:
     found = effective_sample(scores, CLUSTERS, "problems")
     assert found.size == pytest.approx(macro * (1 - macro) / max(robust, independent), rel=0.03)
     assert found.degrees_of_freedom == pytest.approx(85)
-    error = macro_average(scores, CLUSTERS).standard_error
+    error = standard_error(scores, CLUSTERS, "problems")
     assert error == pytest.approx(math.sqrt(robust), abs=1e-12)
     halves = [member % 2 == 0 for size in SIZES for member in range(size)]
     assert effective_sample(halves, CLUSTERS, "problems").size == pytest.approx(
@@ -142,13 +142,10 @@ def test_the_interval_of_an_accuracy() -> None:
 
 
 def test_the_macro_average_is_its_definition() -> None:
-    found = macro_average(
-        [True, False, False, True, True, False, True], ["a", "a", "a", "a", "b", "b", "c"]
-    )
-    assert found.mean == pytest.approx(2 / 3)
-    assert found.clusters == 3
-    assert found.standard_error == pytest.approx(stats.sem([0.5, 0.5, 1.0]), abs=1e-12)
-    assert macro_average([True, False], ["a", "a"]) == st.MacroAverage(0.5, None, 1)
+    values = [True, False, False, True, True, False, True], ["a", "a", "a", "a", "b", "b", "c"]
+    assert mean(*values, "problems") == pytest.approx(2 / 3)
+    assert standard_error(*values, "problems") == pytest.approx(stats.sem([0.5, 0.5, 1.0]), abs=1e-12)
+    assert standard_error([True, False], ["a", "a"], "problems") is None
 
 
 # Two runs.
@@ -306,7 +303,7 @@ def test_a_paired_difference() -> None:
     first = [True] * 60 + [False] * 51
     second = [True] * 40 + [False] * 63 + [True] * 8
     found = paired_difference(first, second, range(111))
-    assert (found.first_only, found.second_only, found.rows, found.is_clustered) == (20, 8, 111, False)
+    assert (found.first_only, found.second_only, found.rows, found.by_sign_flips) == (20, 8, 111, False)
     assert found.difference == pytest.approx(12 / 111)
     assert found.first_accuracy - found.second_accuracy == pytest.approx(found.difference)
     interval = tango_interval(20, 8, 111)
@@ -317,7 +314,7 @@ def test_a_paired_difference() -> None:
     assert found.smallest_detectable == pytest.approx(smallest_detectable_difference(111, 30 / 113))
     # Each problem four times has the information of one, but few clusters widen the interval.
     four_times = paired_difference(first * 4, second * 4, list(range(111)) * 4)
-    assert four_times.is_clustered
+    assert four_times.by_sign_flips
     assert four_times.p_value == pytest.approx(found.p_value, abs=1e-12)
     assert four_times.standard_error == pytest.approx(found.standard_error, abs=1e-12)
     assert four_times.interval.low == pytest.approx(found.interval.low, abs=0.003)
@@ -328,12 +325,12 @@ def test_a_paired_difference_over_problems_is_that_of_macro_averages() -> None:
     generator = np.random.default_rng(12)
     first, second = (generator.random((2, 1038)) < [[0.5], [0.4]]).tolist()
     found = paired_difference(first, second, CLUSTERS, average="problems")
-    one, other = macro_average(first, CLUSTERS), macro_average(second, CLUSTERS)
-    assert found.first_accuracy == pytest.approx(one.mean, abs=1e-12)
-    assert found.second_accuracy == pytest.approx(other.mean, abs=1e-12)
-    assert found.difference == pytest.approx(one.mean - other.mean, abs=1e-12)
+    one, other = (mean(scores, CLUSTERS, "problems") for scores in (first, second))
+    assert found.first_accuracy == pytest.approx(one, abs=1e-12)
+    assert found.second_accuracy == pytest.approx(other, abs=1e-12)
+    assert found.difference == pytest.approx(one - other, abs=1e-12)
     differences = [int(a) - int(b) for a, b in zip(first, second, strict=True)]
-    assert found.standard_error == macro_average(differences, CLUSTERS).standard_error
+    assert found.standard_error == standard_error(differences, CLUSTERS, "problems")
     sample = effective_sample(differences, CLUSTERS, "problems")
     weights = np.repeat([1 / size / 86 for size in SIZES], SIZES)
     shares = [(weights * (np.array(differences) == sign)).sum() for sign in (1, -1)]
@@ -472,21 +469,6 @@ def test_the_sets_are_all_the_largest_ones(seed: int) -> None:
     assert len(found) == len(largest)
 
 
-# Judges.
-
-
-def test_kappa() -> None:
-    """Two readers of 50 proposals, 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: kappa 0.4."""
-    first = ["yes"] * 25 + ["no"] * 25
-    second = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
-    assert cohens_kappa(first, second) == pytest.approx(0.4, abs=1e-12)
-    assert st.agreement(first, second) == 0.7
-    assert cohens_kappa([1, 0], [1, 0]) == 1
-    assert cohens_kappa([1, 0], [0, 1]) == -1
-    assert cohens_kappa([1, 1], [1, 1]) is None
-    assert cohens_kappa([1, 1, 0, None], [1, 0, 0, None]) == pytest.approx((0.75 - 5 / 16) / (1 - 5 / 16))
-
-
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -497,7 +479,7 @@ def test_kappa() -> None:
         lambda: effective_sample([], []),
         lambda: accuracy_interval([1, 0], ["a"]),
         lambda: accuracy_interval([1, 2], ["a", "b"]),
-        lambda: macro_average([], []),
+        lambda: mean([], [], "problems"),
         lambda: mcnemar_exact(-1, 2),
         lambda: sign_flip_test([], []),
         lambda: sign_flip_test([0.5], ["a"]),  # type: ignore[list-item]
@@ -512,9 +494,6 @@ def test_kappa() -> None:
         lambda: smallest_detectable_difference(0, 0.2),
         lambda: smallest_detectable_difference(10, 1.2),
         lambda: holm([0.5, 1.5]),
-        lambda: cohens_kappa([], []),
-        lambda: cohens_kappa([1], [1, 0]),
-        lambda: st.agreement([1], []),
     ],
 )
 def test_nonsense_is_refused(nonsense: Callable[[], object]) -> None:

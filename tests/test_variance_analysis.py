@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Finished, run_script, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.reporting.statistics import (
     accuracy_interval,
     bootstrap_standard_deviation,
@@ -19,7 +19,7 @@ from smmile.reporting.statistics import (
 
 
 def analyse(folder: Path, *words: object) -> Finished:
-    return run_script("variance_analysis.py", folder, *words)
+    return run_here("variance_analysis.py", folder, *words)
 
 
 def table_rows(folder: Path, name: str = "latex_table.tex") -> dict[str, list[str]]:
@@ -153,7 +153,7 @@ def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
 
 def test_there_are_no_published_scores_of_another_set(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     says_in_one_line(analyse(tmp_path, "--with-published"), "no published scores on demo")
 
 
@@ -178,7 +178,7 @@ def test_the_full_table_has_the_published_scores_of_all_its_runs(tmp_path: Path)
 
 def test_misnamed_files_are_reported(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     (tmp_path / "result_majority_ICL_open.json").rename(tmp_path / "result_x_ICL_open.json")
     finished = analyse(tmp_path)
     assert finished.err.startswith("warning: result_x_ICL_open.json contains the run result_majority_ICL")
@@ -228,7 +228,7 @@ def test_files_land_in_the_folder_unless_a_path_is_given(tmp_path: Path) -> None
 
 def test_a_stale_or_broken_judge_file_is_named_and_left_out(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     stem = "result_majority_ICL_open_evaluationllm.json"
     for content, message in (
         ('{"problem_accuracies": {"other": 100}}', "warning"),
@@ -271,7 +271,7 @@ def test_a_table_never_takes_the_place_of_a_result_file(published: Path) -> None
 
 def test_the_caption_names_the_data_set_that_the_results_name(tmp_path: Path) -> None:
     words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     assert analyse(tmp_path, "--latex_output", "t.tex").code == 0
     assert "Accuracy (\\%) on demo by" in (tmp_path / "t.tex").read_text()
 
@@ -295,7 +295,7 @@ def test_multiple_choice_can_be_shown_as_re_extracted(tmp_path: Path) -> None:
         "--output-dir",
         tmp_path,
     ]
-    assert run_script("inference_baselines.py", *words).code == 0
+    assert run_here("inference_baselines.py", *words).code == 0
     assert "30.77" in analyse(tmp_path).out
     # A result file of the suite has its options: no evaluation is needed.
     assert "30.77" in analyse(tmp_path, "--mcqa", "reread").out

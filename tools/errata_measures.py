@@ -19,6 +19,7 @@ import msgspec
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line
+from smmile.prompting.choice import twin_key
 from smmile.prompting.options import Options, lettered_options
 from smmile.reporting.comparison import compare
 from smmile.reporting.published import PublishedSet
@@ -32,7 +33,7 @@ from smmile.results.schema import Record, read_result_file
 from smmile.scoring.evaluation import evaluation_file
 from smmile.scoring.exact_match import normalise
 from smmile.scoring.metrics import METRICS, ScoringOptions
-from smmile.scoring.reextraction import ReextractedRun, count_twins, published_response, reextract_run
+from smmile.scoring.reextraction import ReextractedRun, published_response, reextract_run
 from smmile.scoring.scores import Scores
 from smmile.task import TaskFormat
 
@@ -518,9 +519,18 @@ def _twins(published: Sequence[PublishedRuns]) -> str:
     rows: list[list[object]] = []
     for runs in published:
         if runs.reextracted:
-            counts = count_twins([*runs.reextracted.values()])
-            chosen = [counts.stored, counts.reextracted, percent(counts.stored_points)]
-            rows.append([runs.data_set, len(runs.outlines), counts.problems, counts.correct, *chosen])
+            again = [*runs.reextracted.values()]
+            choices = [choice for run in again for choice in run.choices]
+            shown = {choice.record.problem_id: choice.options for choice in choices if choice.options}
+            found = [
+                (list(map(twin_key, one.texts.values())), one.texts[one.correct]) for one in shown.values()
+            ]
+            problems = sum(len(set(keys)) < len(keys) for keys, _ in found)
+            correct = sum(keys.count(twin_key(answer)) > 1 for keys, answer in found)
+            stored = [len(run.stored_twins) for run in again]
+            points = max(100 * count / run.stored.total for count, run in zip(stored, again, strict=True))
+            counts = [problems, correct, sum(stored), sum(len(run.twins) for run in again)]
+            rows.append([runs.data_set, len(runs.outlines), *counts, percent(points)])
     return _table(head, rows, 1)
 
 

@@ -9,7 +9,7 @@ import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from smmile.data.dataset import DatasetName, DatasetSource
 from smmile.data.problems import Defect, Problem
@@ -18,6 +18,9 @@ from smmile.task import InferenceMode
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from smmile.reporting.order import Choices
+    from smmile.reporting.statistics import Average
 
 
 def load_results(
@@ -70,22 +73,31 @@ def compare(
     metric: str | None = None,
     perturbed: bool = False,
     answered_only: bool = False,
+    average: Average | None = None,
     equivalence: float | None = None,
+    mcqa: Choices = "stored",
 ) -> pd.DataFrame:
-    """The paired contrasts of compare.py, a row each; docs/statistics.md explains them.
+    """The contrasts of compare.py, a row each; docs/statistics.md explains them.
 
     Holm's adjustment is over the rows of one `family`, `metric`, `mode` and `average`. Accuracies are in
-    per cent; the difference, its interval (`low`, `high`) and `equivalence` are in percentage points.
+    per cent; the difference, its interval (`low`, `high`) and `equivalence` are in percentage points. In
+    the family `chance`, `second_model` is "chance" and `second_accuracy` that of guessing.
     """
     import msgspec
     import pandas as pd
 
     from smmile.reporting.comparison import compare, in_order
-    from smmile.reporting.reports import chance_levels, open_report, with_chances
+    from smmile.reporting.reports import open_report, with_chances
+    from smmile.reporting.statistics import AVERAGES
     from smmile.scoring.metrics import METRICS
 
-    if metric not in (None, *METRICS):
-        raise UsageError(f"metric {one_line(metric)} is none of {', '.join(METRICS)}")
+    for name, given, known in (
+        ("metric", metric, METRICS),
+        ("average", average, AVERAGES),
+        ("mcqa", mcqa, ("stored", "reread")),
+    ):
+        if given is not None and given not in known:
+            raise UsageError(f"{name} {one_line(given)} is none of {', '.join(known)}")
     if equivalence is not None and not 0 < equivalence < 100:
         raise UsageError(f"equivalence {equivalence} is not a number of points between 0 and 100")
     flags = {
@@ -94,17 +106,26 @@ def compare(
         "metric": metric,
         "perturbed": perturbed,
     }
-    report = open_report(argparse.Namespace(results_dir=Path(folder), mcqa="stored", **flags))
+    report = open_report(argparse.Namespace(results_dir=Path(folder), mcqa=mcqa, **flags))
     runs = with_chances(in_order(report.shown.scores, report.selection.models), Path(folder))
-    levels = chance_levels(Path(folder))
-    found = compare(runs, answered_only=answered_only, margin=equivalence, chance_levels=levels)
+    averages = (average,) if average else AVERAGES
+    found = compare(runs, answered_only=answered_only, averages=averages, margin=equivalence)
     rows = []
-    for family in (*found.modes, *found.baselines, *found.models):
-        of_list = {name: getattr(family, name) for name in ("family", "metric", "mode", "average")}
+    families: list[Any] = [*found.modes, *found.baselines, *found.chance, *found.models]
+    for family in families:
+        of_list = {
+            name: getattr(family, name, "chance") for name in ("family", "metric", "mode", "average")
+        }
         for contrast in family.contrasts:
-            row = of_list | msgspec.to_builtins(contrast)
+            row = msgspec.to_builtins(contrast)
             row["low"], row["high"] = row.pop("interval")
-            rows.append(row)
+            if "chance" in row:
+                accuracy, chance = row.pop("accuracy"), row.pop("chance")
+                row["first"] = {"model": row.pop("model"), "mode": row.pop("mode"), "accuracy": accuracy}
+                row["second"] = {"model": "chance", "accuracy": chance}
+                row |= {"difference": accuracy - chance}
+                row |= {name: row[name] - chance for name in ("low", "high")}
+            rows.append(of_list | row)
     return pd.json_normalize(rows, sep="_")
 
 

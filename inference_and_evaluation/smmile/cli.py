@@ -502,7 +502,7 @@ def add_remote_flags(group: argparse._ArgumentGroup) -> None:
         "--concurrency", type=positive, default=8, metavar="N", help="maximum requests in flight"
     )
     group.add_argument(
-        "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds to wait for a response"
+        "--timeout", type=_seconds, default=600.0, metavar="S", help="seconds until a response is complete"
     )
     group.add_argument(
         "--max-retries",

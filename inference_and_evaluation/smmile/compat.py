@@ -336,6 +336,18 @@ def pad_tiles_equally(processor: Any) -> None:
     processor.image_processor._get_padding_size = padding
 
 
+def replace_image_processing(processor: Any, process: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `process` make what a processor takes of its images; returns the processor's own way.
+
+    Both get the images in lists of lists and return inputs by name and the text that replaces each image's
+    placeholder. Why: there is no other place between the chat template and the tokenizer where an image's
+    inputs can come from elsewhere. Replaces `ProcessorMixin._process_images`.
+    """
+    own: Callable[..., Any] = processor._process_images
+    processor._process_images = process
+    return own
+
+
 def pixels_per_unit_of_budget(image_processor: Any) -> int | None:
     """How `size` of an image processor limits the pixels of an image; None if it does not.
 

@@ -23,7 +23,7 @@ def one_line(text: object, limit: int = 300) -> str:
     """
     shown = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(text)
+        for character in str(text)[: limit + 1]
     )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 

@@ -25,6 +25,13 @@ def make_folder(folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
+def encode_json(content: object) -> bytes:
+    """`content` as JSON to read, a line for each value."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+
 def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace `file` by `content` atomically; if `durable`, it is on disk when this returns.
 

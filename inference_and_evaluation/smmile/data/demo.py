@@ -7,6 +7,7 @@ What an answer means has to be learnt from the examples' images.
 from __future__ import annotations
 
 import cmath
+import functools
 import io
 import itertools
 import math
@@ -591,6 +592,16 @@ _PROBLEMS = (
 )
 
 
+@functools.cache  # half a second's work, which a sweep or a report would repeat for every run
+def _images() -> tuple[tuple[bytes, ...], ...]:
+    """The encoded images of each problem in `_PROBLEMS`, in the order of its cases."""
+    images = []
+    for problem in _PROBLEMS:
+        rng = Random(zlib.crc32(problem.slug.encode()))
+        images.append(tuple(problem.draw(rng, found).encode(problem.suffix) for found, _ in problem.cases))
+    return tuple(images)
+
+
 def demo_rows() -> list[dict[str, object]]:
     """Return the demo data set: one row per question-image-answer triplet.
 
@@ -599,12 +610,10 @@ def demo_rows() -> list[dict[str, object]]:
     every image, are given each time.
     """
     rows: list[dict[str, object]] = []
-    for problem in _PROBLEMS:
-        rng = Random(zlib.crc32(problem.slug.encode()))
+    for problem, images in zip(_PROBLEMS, _images(), strict=True):
         problem_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://demo.invalid/{problem.slug}"))
         flags = dict(zip(_FLAG_COLUMNS, problem.flags, strict=True))
-        for order, (finding, answer) in enumerate(problem.cases, start=1):
-            content = problem.draw(rng, finding).encode(problem.suffix)
+        for order, (content, (_, answer)) in enumerate(zip(images, problem.cases, strict=True), start=1):
             rows.append(
                 {
                     "question": problem.questions[(order - 1) % len(problem.questions)],

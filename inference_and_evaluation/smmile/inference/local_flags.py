@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 
 from smmile import cli
@@ -18,6 +19,7 @@ _NOT_FOR_SERVERS = (
     *("quantization", "adapter", "chat_template", "min_pixels", "max_pixels", "multi_image"),
     *("published_tokens", "published_truncation", "trust_remote_code"),
 )
+_WITHOUT_EFFECT_FOR_SERVERS = ("dtype", "attn", "batch_size")
 
 
 def check_server_flags(args: argparse.Namespace) -> None:
@@ -27,11 +29,15 @@ def check_server_flags(args: argparse.Namespace) -> None:
             raise UsageError("--served-model names a model on a server; give its --server URL")
         return
     for name in _NOT_FOR_SERVERS:
-        if getattr(args, name, None):
+        if getattr(args, name, None) not in (None, False, "auto"):
             raise UsageError(
                 f"--{name.replace('_', '-')} is for a model on this machine, and --server loads the model "
                 "and prepares its inputs elsewhere; leave out one of them"
             )
+    for name in _WITHOUT_EFFECT_FOR_SERVERS:
+        if getattr(args, name, None) not in (None, "auto"):
+            flag = f"--{name.replace('_', '-')}"
+            print(f"warning: {flag} has no effect with --server, which loads the model", file=sys.stderr)
 
 
 def input_settings(args: argparse.Namespace, family: InputSettings) -> InputSettings:

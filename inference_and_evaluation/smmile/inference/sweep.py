@@ -65,7 +65,7 @@ def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[Swee
     known = sorted(script.name for script in scripts.glob("inference_*.py"))
     runs: dict[tuple[Path, str], SweepRun] = {}
     try:
-        common, conditions, models = _tables(_content(file), known)
+        common, conditions, models = _tables(_with_models(file), known)
         for (script, flags), condition in product(models, conditions):
             for run in _runs_of(script, common | condition | flags, more):
                 same_file = runs.setdefault((run.folder.resolve(), run.name.stem), run)
@@ -113,6 +113,21 @@ def forecast(run: SweepRun, loaded: Loaded) -> tuple[Plan, int, float | None]:
     cost = run.specification.highest_cost
     dollars = cost([request.conversation for request in pending]) if cost and pending else 0.0
     return prepared.plan, len(pending), dollars
+
+
+def _with_models(file: Path) -> Table:
+    """The content of `file`, with the models of each file that its `models` names."""
+    content = _content(file)
+    if isinstance(listed := content.get("models"), str | list):
+        found: list[object] = []
+        for one in [listed] if isinstance(listed, str) else listed:
+            try:
+                others = _content(file.parent / one).get("models") if isinstance(one, str) else one
+            except UsageError as error:
+                raise UsageError(f"models {one_line(one)}: {error}") from error
+            found += others if isinstance(others, list) else [others]
+        content["models"] = found
+    return content
 
 
 def _content(file: Path) -> Table:

@@ -80,8 +80,9 @@ def agreement_of(
         drawn = function(weights @ by_cluster)
         if math.isnan(value):
             return Coefficient(None, None)
-        low, high = np.nanquantile(drawn, (0.025, 0.975))
-        return Coefficient(value, Interval(float(low), float(high)))
+        drawn = drawn[~np.isnan(drawn)]
+        bounds = map(float, np.quantile(drawn, (0.025, 0.975))) if len(drawn) else ()
+        return Coefficient(value, Interval(*bounds) if len(drawn) else None)
 
     size = counts.sum(axis=1, keepdims=True)
     agreed = (counts * (counts - 1)).sum(axis=1, keepdims=True) / (size * (size - 1))

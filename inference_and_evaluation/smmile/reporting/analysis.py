@@ -10,44 +10,38 @@ from typing import Literal
 from smmile.data.problems import HUB_IDS
 from smmile.reporting.latex import Estimate, latex_escape, latex_metrics, latex_table
 from smmile.reporting.published import PublishedScore
-from smmile.reporting.reports import judges_line
+from smmile.reporting.reports import estimated, judges_line
 from smmile.reporting.statistics import (
+    AVERAGES,
     Average,
-    accuracy_interval,
     bootstrap_standard_deviation,
-    clustered_standard_error,
-    macro_average,
 )
 from smmile.reporting.tables import WHOLE, Layout, percent, text_table
 from smmile.results.run_names import RunName
 from smmile.scoring.metrics import METRICS
-from smmile.scoring.scores import Scores
+from smmile.scoring.scores import Estimated, Scores
 
 ErrorBars = Literal["published", "clustered"]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One run under one metric, in per cent; `base_problems` is the number of clusters.
+    """One run under one metric, in per cent: its accuracies over rows and over the `base_problems`.
 
-    `macro_accuracy` is the mean of the base problems' accuracies, `macro_se` its standard error (None for a
-    single base problem). The intervals are of 95 %.
+    The standard error over rows is clustered; that over problems is None for a single base problem.
     """
 
     scores: Scores
     bootstrap_sd: float
-    clustered_se: float
-    interval: tuple[float, float]
-    macro_accuracy: float
-    macro_se: float | None
-    macro_interval: tuple[float, float]
+    rows: Estimated
+    problems: Estimated
     base_problems: int
 
     def estimate(self, error: ErrorBars | None, average: Average) -> Estimate:
         """The average with these error bars; the published ones are of the average over rows."""
         if average == "problems":
-            return Estimate(self.macro_accuracy, self.macro_se if error else None)
-        bars = {"published": self.bootstrap_sd, "clustered": self.clustered_se, None: None}
+            return Estimate(self.problems.value, self.problems.standard_error if error else None)
+        bars = {"published": self.bootstrap_sd, "clustered": self.rows.standard_error, None: None}
         return Estimate(self.scores.accuracy, bars[error])
 
 
@@ -57,33 +51,14 @@ def analyse(scores: Iterable[Scores], *, resamples: int = 1000, seed: int = 42) 
 
 
 def _analysis(scores: Scores, resamples: int, seed: int) -> Analysis:
-    clusters = scores.clusters
+    base_problems = len(set(scores.clusters))
     if rated := scores.rated:
-        rows, problems = rated.rows, rated.problems
-        return Analysis(
-            scores=scores,
-            bootstrap_sd=rows.standard_error,
-            clustered_se=rows.standard_error,
-            interval=(rows.low, rows.high),
-            macro_accuracy=problems.value,
-            macro_se=problems.standard_error,
-            macro_interval=(problems.low, problems.high),
-            base_problems=len(set(clusters)),
-        )
+        return Analysis(scores, rated.rows.standard_error or 0.0, rated.rows, rated.problems, base_problems)
     deviation = bootstrap_standard_deviation(
         scores.correct_count, scores.total, resamples=resamples, seed=seed
     )
-    macro = macro_average(scores.correct, clusters)
-    return Analysis(
-        scores=scores,
-        bootstrap_sd=deviation * 100,
-        clustered_se=clustered_standard_error(scores.correct, clusters) * 100,
-        interval=accuracy_interval(scores.correct, clusters).percent,
-        macro_accuracy=macro.mean * 100,
-        macro_se=None if macro.standard_error is None else macro.standard_error * 100,
-        macro_interval=accuracy_interval(scores.correct, clusters, average="problems").percent,
-        base_problems=macro.clusters,
-    )
+    rows, problems = (estimated(scores, average) for average in AVERAGES)
+    return Analysis(scores, deviation * 100, rows, problems, base_problems)
 
 
 def results_table(
@@ -115,9 +90,9 @@ def results_table(
         row = [scores.name.label, scores.name.mode, METRICS[scores.metric].short_title, str(scores.total)]
         row += [percent(scores.accuracy), percent(scores.coverage), percent(scores.accuracy_of_answered)]
         row += [] if mean_only else [percent(analysis.bootstrap_sd)]
-        row += [percent(analysis.clustered_se), _interval(analysis.interval)] if clustered else []
-        row += [percent(analysis.macro_accuracy)] if permuted else []
-        row += [percent(analysis.macro_se), _interval(analysis.macro_interval)] if clustered else []
+        row += _with_error(analysis.rows) if clustered else []
+        row += [percent(analysis.problems.value)] if permuted else []
+        row += _with_error(analysis.problems) if clustered else []
         row += [str(analysis.base_problems)] if permuted else []
         rows.append(row)
     for score in published:
@@ -143,8 +118,8 @@ def results_table(
     return f"{title}\n{table}"
 
 
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+def _with_error(found: Estimated) -> list[str]:
+    return [percent(found.standard_error), f"{found.low:.1f} to {found.high:.1f}"]
 
 
 def _published_error(score: PublishedScore, resamples: int, seed: int) -> float:

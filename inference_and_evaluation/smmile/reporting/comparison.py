@@ -10,7 +10,7 @@ from typing import Literal
 
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.options import letter
-from smmile.reporting.reports import other_queries, other_queries_line
+from smmile.reporting.reports import estimated, other_queries, other_queries_line
 from smmile.reporting.statistics import (
     AVERAGES,
     Average,
@@ -21,10 +21,9 @@ from smmile.reporting.statistics import (
     indistinguishable_sets,
     mean,
     paired_difference,
-    standard_error,
 )
 from smmile.reporting.tables import WHOLE, Layout, p_text, percent, text_table
-from smmile.results.run_names import BASELINES, RunName
+from smmile.results.run_names import BASELINES
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores
 from smmile.task import MODES, InferenceMode
@@ -220,7 +219,6 @@ def compare(
     answered_only: bool = False,
     averages: Sequence[Average] = AVERAGES,
     margin: float | None = None,
-    chance_levels: Mapping[RunName, float] | None = None,
 ) -> Comparison:
     """Compare the runs: each model with and without examples, and the models with each other.
 
@@ -228,8 +226,7 @@ def compare(
     out. Runs by different judges are not compared. Errors and missing answers count as incorrect, or
     `answered_only` leaves out the problems that either run has no answer to. Where base problems occur more
     than once, there is a list for each of the `averages`. With a `margin` (points), each contrast says
-    whether the runs are less than that apart. `chance_levels` are those of runs that do not hold their
-    options, in per cent. Raises UsageError where nothing can be compared.
+    whether the runs are less than that apart. Raises UsageError where nothing can be compared.
     """
     modes, baselines, chance, models, rankings = [], [], [], [], []
     for metric, average in product(METRICS, averages):
@@ -247,7 +244,7 @@ def compare(
             alone = [
                 f"{label} has no {'0-shot' if label in with_examples else 'ICL'} run"
                 for label, pair in zip(labels, both, strict=True)
-                if None in pair
+                if None in pair and label not in BASELINES
             ]
             pairs = [(first, second) for first, second in both if first and second]
             modes.append(_contrast_list("ICL gain", metric, None, pairs, way, alone))
@@ -265,7 +262,7 @@ def compare(
                 for judge in dict.fromkeys(run.judge for run in shown.values()):
                     rankings.append(_ranking(found, mode, judge, shown))
             shown_runs = [_answered(run) if answered_only else run for run in by_label.values()]
-            if found_chance := _against_chance(mode, shown_runs, average, chance_levels or {}):
+            if found_chance := _against_chance(mode, shown_runs, average):
                 chance.append(found_chance)
     if not any(found.contrasts for found in (*modes, *models)):
         reasons = [reason for found in (*modes, *models) for reason in found.missing]
@@ -289,16 +286,14 @@ def compare(
     )
 
 
-def _against_chance(
-    mode: InferenceMode, runs: Sequence[Scores], average: Average, levels: Mapping[RunName, float]
-) -> ChanceList | None:
+def _against_chance(mode: InferenceMode, runs: Sequence[Scores], average: Average) -> ChanceList | None:
     """The multiple-choice models of one mode against chance; None where there are none."""
     tested: list[tuple[Scores, float, float]] = []
     missing = []
     for run in runs:
         if run.metric != "mcqa" or run.name.model in BASELINES or not run.total:
             continue
-        level = levels.get(run.name)
+        level = run.chance_level
         if all(problem_id in run.chances for problem_id in run.problem_ids):
             level = mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
         elif average == "problems" and run.is_permuted:
@@ -488,27 +483,20 @@ def _ranking(
     """The judge's runs, and sets by the contrasts `pairs`. A pair not compared is not significant."""
     runs = {label: run for label, run in runs.items() if run.total and run.judge == judge}
     average = pairs.average
-    accuracies = {label: mean(run.correct, run.clusters, average) * 100 for label, run in runs.items()}
+    found = {label: estimated(run, average) for label, run in runs.items()}
+    accuracies = {label: one.value for label, one in found.items()}
     significant = {
-        frozenset((found.first.model, found.second.model)) for found in pairs.contrasts if found.significant
+        frozenset((pair.first.model, pair.second.model)) for pair in pairs.contrasts if pair.significant
     }
     sets = indistinguishable_sets(accuracies, significant)
     ranked = []
     for label in sorted(runs, key=lambda label: -accuracies[label]):
         run = runs[label]
         letters = [letter(index).lower() for index, names in enumerate(sets) if label in names]
-        error = standard_error(run.correct, run.clusters, average)
-        ranked.append(
-            Ranked(
-                model=label,
-                problems=run.total,
-                base_problems=len(set(run.clusters)),
-                accuracy=accuracies[label],
-                standard_error=None if error is None else error * 100,
-                interval=accuracy_interval(run.correct, run.clusters, average=average).percent,
-                sets=" ".join(letters),
-            )
-        )
+        one = found[label]
+        interval = one.low, one.high
+        counts = run.total, len(set(run.clusters))
+        ranked.append(Ranked(label, *counts, one.value, one.standard_error, interval, " ".join(letters)))
     return Ranking(pairs.metric, mode, judge, average, tuple(ranked), tuple(sets))
 
 

@@ -260,7 +260,7 @@ def _agreed(run: LabelledRun, known: Floats, factor: Floats, agreed: Floats) -> 
 def _weighted_kappa(run: LabelledRun) -> Estimated | None:
     """Cohen's kappa, linearised: d kappa = (d p_o - (1 - kappa) d p_e) / (1 - p_e).
 
-    The interval is that of (1 + kappa) / 2 as a share.
+    The interval is that of (1 + kappa) / 2 as a share. None where there are no labels of one verdict.
     """
     verdicts, judged = run.verdicts, run.judged.astype(np.float64)
     share = float(judged.mean())
@@ -269,15 +269,18 @@ def _weighted_kappa(run: LabelledRun) -> Estimated | None:
     judge = float((verdicts * judged).mean()) / share
     experts = _mean_of(run, 0 * judged, judged).mean / share
     expected = judge * experts + (1 - judge) * (1 - experts)
-    if expected > 1 - 1e-9:
+    labelled = run.judged & ~np.isnan(run.scores)
+    if expected > 1 - 1e-9 or len({*verdicts[labelled]}) < len({*verdicts[run.judged]}):
         return None
     kappa = (observed - expected) / (1 - expected)
+    if abs(kappa) > 1:  # too few labels
+        return None
     by_judge, by_experts = (1 - kappa) * (2 * experts - 1), (1 - kappa) * (2 * judge - 1)
     found = _mean_of(run, known - by_judge * verdicts * judged, factor - by_experts * judged)
     scale = 2 * share * (1 - expected)
     values = (1 + kappa) / 2 + (found.values - judged * found.mean / share) / scale
     half = _share(replace(found, values=values, hidden=found.hidden / scale**2))
-    return Estimated(kappa, half.standard_error / 50, half.low / 50 - 1, half.high / 50 - 1)
+    return Estimated(kappa, (half.standard_error or 0) / 50, half.low / 50 - 1, half.high / 50 - 1)
 
 
 def rogan_gladen(runs: Sequence[LabelledRun], average: Average = "rows") -> list[Estimated | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smmile.errors import one_line
-from smmile.files import write_whole
+from smmile.files import encode_json, write_whole
 from smmile.reporting.comparison import problem_count
 from smmile.reporting.experiments import Effects, ExperimentReport, NothingToCompareError, experiment_report
 from smmile.reporting.figure_plans import experiment_plans
@@ -35,8 +35,6 @@ def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores
     Returns the text for a terminal, the files, and the scores that it is on. Raises
     NothingToCompareError where no perturbed run has a clean one.
     """
-    import msgspec
-
     found = read_scores(folder)
     try:
         report = experiment_report(found.scores)
@@ -46,7 +44,7 @@ def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores
         ) from error
     contents: dict[str, bytes] = {
         "experiments.txt": experiment_text(report).encode(),
-        "experiments.json": msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
+        "experiments.json": encode_json(report),
     }
     for key, table in experiment_tables(found.scores).items():
         contents[f"experiments_{key}.tex"] = table.encode()

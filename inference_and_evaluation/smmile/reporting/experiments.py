@@ -10,9 +10,16 @@ from itertools import product
 
 from smmile.errors import UsageError, one_line
 from smmile.reporting.comparison import ContrastList, at_places, common_problems, condition_contrasts
-from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
+from smmile.reporting.reports import estimated
+from smmile.reporting.statistics import (
+    AVERAGES,
+    Average,
+    accuracy_interval,
+    mean,
+    paired_difference,
+)
 from smmile.reporting.strata import FEW_PROBLEMS
-from smmile.results.run_names import RunName
+from smmile.results.run_names import BASELINES, RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
 from smmile.task import InferenceMode
@@ -233,10 +240,11 @@ def _evidence(metric: str, runs: Runs, average: Average, missing: Missing) -> It
         if not any(without for kind, without in found.items() if kind != "Examples"):
             continue
         majority = runs.get(replace(name, model="majority"))
+        needless = {("Examples", model) for model in BASELINES}  # which answer from the examples
         for kind, without in found.items():
             if without is not None and common_problems(clean, there[without]):
                 yield _loss(kind, without, clean, there[without], majority, average)
-            elif without is None and kind not in _OPTIONAL:
+            elif without is None and kind not in _OPTIONAL and (kind, name.model) not in needless:
                 reason = f"no run without {kind.lower()} ({EVIDENCE[kind][0]}, {name.task_format})"
                 missing.setdefault(reason, {})[name.label] = None
 
@@ -316,8 +324,8 @@ def _shots_curves(runs: Runs, average: Average) -> Iterator[ShotsCurve]:
 def _shots(number: int | None, run: Scores, shared: Scores | None, average: Average) -> Shots:
     accuracy = interval = None
     if shared is not None and shared.total:
-        accuracy = mean(shared.correct, shared.clusters, average) * 100
-        interval = accuracy_interval(shared.correct, shared.clusters, average=average).percent
+        found = estimated(shared, average)
+        accuracy, interval = found.value, (found.low, found.high)
     return Shots(number, run.total, mean(run.correct, run.clusters, average) * 100, accuracy, interval)
 
 

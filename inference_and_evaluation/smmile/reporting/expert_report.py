@@ -76,7 +76,10 @@ class Correlation:
 
 @dataclass(frozen=True)
 class ExpertReport:
-    """All that the ratings say; the content of expert_report.json. `judge` is over all runs."""
+    """All that the ratings say; the content of expert_report.json.
+
+    `judge`, `correlations` and each run's Rogan-Gladen estimate are over all runs, if they have one judge.
+    """
 
     review: str | None
     experts: tuple[Expert, ...]
@@ -119,11 +122,12 @@ def expert_report(ratings: Ratings, *, resamples: int = 2000, seed: int = 42) ->
     clusters = [base_problem_id(ratings.problem_of_item[item]) for item in ratings.by_item]
     ordered = sorted(ratings.runs, key=lambda run: natural_key(run.results.name))
     labelled = [(run, labels) for run in ordered if (labels := labelled_run(run)) is not None]
-    judged = [labels for run, labels in labelled if run.verdicts is not None]
+    of_judge = {run.judge: labels for run, labels in labelled if run.verdicts is not None}
+    judged = [labels for run, labels in labelled if run.verdicts is not None and len(of_judge) == 1]
     permuted = any(len(set(labels.clusters)) < len(labels.clusters) for _, labels in labelled)
     runs: list[RunReport] = []
     for average in AVERAGES if permuted else AVERAGES[:1]:
-        corrected = iter(rogan_gladen(judged, average) if judged else ())
+        corrected = iter(rogan_gladen(judged, average) if judged else [None] * len(labelled))
         for run, labels in labelled:
             one = _by_experts(run, labels, average)
             if run.verdicts is not None:
@@ -145,7 +149,7 @@ def expert_report(ratings: Ratings, *, resamples: int = 2000, seed: int = 42) ->
         agreement_of(units, clusters, resamples=resamples, seed=seed),
         tuple(runs),
         judge_quality(pooled(judged)) if judged else None,
-        tuple(_correlations(runs)),
+        tuple(_correlations(runs) if judged else ()),
         ratings.remarks,
         tuple(run.results.name.stem for run in ordered if run.results.name not in rated),
     )

@@ -18,6 +18,7 @@ import msgspec
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line, pluralize, replace_surrogates
+from smmile.reporting.reports import left_out_line
 from smmile.results.published_csv import spreadsheet_safe
 from smmile.results.reading import RunResults, read_run, result_files
 from smmile.results.run_names import RunName
@@ -101,9 +102,7 @@ def read_export(folder: Path, selection: Selection, problems: ProblemsOfRuns) ->
     files = result_files(folder)
     selection = selection.resolved(found.names, folder)
     shown = found.select(selection)
-    messages = shown.messages
-    if hidden := sum(selection.has(name) and not selection.shows(name) for name in found.names):
-        messages.append(f"{pluralize(hidden, 'perturbed run')} left out; --perturbed includes them")
+    messages = [*shown.messages, *left_out_line(selection, found.names)]
     scores: dict[RunName, dict[str, Scores]] = {}
     for one in shown.scores:
         scores.setdefault(one.name, {})[one.metric] = one

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from smmile.reporting.experiments import EVIDENCE, Effects, EvidenceLoss, ExperimentReport, ShotsCurve
 from smmile.reporting.order import PLACES, OrderAnalysis, Place, PlaceContrast
 from smmile.reporting.published import PublishedScore
-from smmile.reporting.statistics import Average, accuracy_interval, mean, wilson_interval
+from smmile.reporting.reports import estimated
+from smmile.reporting.statistics import Average, wilson_interval
 from smmile.reporting.strata import EXAMPLE_FLAGS, FEW_PROBLEMS, Stratum, flag_title
 from smmile.results.run_names import BASELINES, RunName, file_safe, latex_name
 from smmile.scoring.metrics import METRICS
@@ -142,9 +143,8 @@ def models_plan(
     permuted = False
     for run in scores:
         permuted = permuted or run.is_permuted
-        interval = accuracy_interval(run.correct, run.clusters, average=average).percent
-        accuracy = mean(run.correct, run.clusters, average) * 100
-        point = Point(run.name.mode, accuracy, interval)
+        found = estimated(run, average)
+        point = Point(run.name.mode, found.value, (found.low, found.high))
         points[run.name.model, run.name.perturbation][run.metric].append(point)
     for score in published:
         if score.metric in metrics:
@@ -370,9 +370,9 @@ def _cot_plan(scores: Sequence[Scores], average: Average) -> DotPlot:
     points: dict[str, dict[str, list[Point]]] = {metric: {} for metric in METRICS}
     for run in sorted(scores, key=lambda run: natural_key(run.name)):
         if run.total and run.name.perturbation in ("", "cot"):
-            interval = accuracy_interval(run.correct, run.clusters, average=average).percent
-            accuracy = mean(run.correct, run.clusters, average) * 100
-            point = Point(run.name.mode, accuracy, interval, published=bool(run.name.perturbation))
+            found = estimated(run, average)
+            interval = found.low, found.high
+            point = Point(run.name.mode, found.value, interval, published=bool(run.name.perturbation))
             points[run.metric].setdefault(run.name.model, []).append(point)
     models = dict.fromkeys(model for of_metric in points.values() for model in of_metric)
     panels: list[Panel] = []

@@ -14,7 +14,7 @@ from smmile.reporting.export import SCORES, ExportedRun, results_table
 from smmile.results.schema import ImageData, TurnData, run_as_data
 
 try:
-    from inspect_ai import log, model, scorer
+    from inspect_ai import event, log, model, scorer
 except ModuleNotFoundError as error:
     raise UsageError(
         "--format inspect needs the package inspect_ai: pip install '.[inspect]' in the suite's folder"
@@ -44,10 +44,11 @@ def _log(run: ExportedRun) -> Any:
     table = results_table([run])
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     name, made = run.name, run.run
-    started, finished = (made.started_at, made.finished_at) if made else ("", "")
+    times = (made.started_at, made.finished_at) if made else ("", "")
+    started, finished = (time or _UNKNOWN_TIME for time in times)
     key = hashlib.sha256(name.stem.encode()).hexdigest()[:22]
     spec = log.EvalSpec(
-        created=started or _UNKNOWN_TIME,
+        created=started,
         task=f"smmile {name.mode} {name.task_format}",
         task_args={"perturbations": name.perturbation} if name.perturbation else {},
         eval_id=key,
@@ -63,7 +64,7 @@ def _log(run: ExportedRun) -> Any:
     )
     scores = []
     for column, one in run.scores.items():
-        values = {"accuracy": one.accuracy, "stderr": analyse([one])[0].clustered_se}
+        values = {"accuracy": one.accuracy, "stderr": analyse([one])[0].rows.standard_error or 0}
         metrics = {key: log.EvalMetric(name=key, value=value / 100) for key, value in values.items()}
         scores.append(log.EvalScore(name=column, scorer=column, scored_samples=one.total, metrics=metrics))
     results = log.EvalResults(total_samples=len(rows), completed_samples=len(rows), scores=scores)
@@ -77,6 +78,7 @@ def _sample(run: ExportedRun, row: Mapping[str, Any]) -> Any:
     is_choice = run.name.task_format == "mcqa"
     messages = [_message(turn) for turn in record.turns or ()]
     messages = messages or [model.ChatMessageUser(content=record.question)]
+    sent = list(messages)
     prompt, completion = record.prompt_tokens or 0, record.completion_tokens or 0
     tokens = {"input_tokens": prompt, "output_tokens": completion, "total_tokens": prompt + completion}
     usage = model.ModelUsage(**tokens)
@@ -101,6 +103,16 @@ def _sample(run: ExportedRun, row: Mapping[str, Any]) -> Any:
         choices=list(record.options.values()) if record.options else None,
         target=(is_choice and row["correct_option"]) or record.true_answer,
         messages=messages,
+        events=[
+            event.ModelEvent(
+                model=name,
+                input=sent,
+                tools=[],
+                tool_choice="none",
+                config=model.GenerateConfig(),
+                output=output,
+            )
+        ],
         output=output,
         scores=scores,
         metadata={key: value for key, value in row.items() if key not in _NOT_METADATA},

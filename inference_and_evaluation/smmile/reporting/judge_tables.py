@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from smmile.errors import one_line
-from smmile.reporting.statistics import agreement, cohens_kappa
+from smmile.reporting.agreement import agreement_of
 from smmile.reporting.tables import WHOLE, Layout, comparison_table, percent, text_table
 from smmile.scoring.judge.judged_runs import JudgedRun
 
@@ -51,8 +51,10 @@ def agreement_table(runs: Sequence[JudgedRun]) -> str:
     for first, second in combinations(by_judge, 2):
         both = sorted(by_judge[first].keys() & by_judge[second].keys(), key=str)
         if both:
-            a, b = ([by_judge[judge][case] for case in both] for judge in (first, second))
-            kappa = cohens_kappa(a, b)
-            shown = "-" if kappa is None else f"{kappa:.3f}"
-            rows.append([first, second, str(len(both)), percent(100 * agreement(a, b)), shown])
+            units = [{judge: by_judge[judge][case] for judge in (first, second)} for case in both]
+            found = agreement_of(units, both, resamples=0)
+            assert found is not None
+            assert found.agreement.value is not None
+            kappa = "-" if found.kappa.value is None else f"{found.kappa.value:.3f}"
+            rows.append([first, second, str(len(both)), percent(100 * found.agreement.value), kappa])
     return text_table(["Judge", "Judge", "Answers", "Agreement %", "Cohen's kappa"], rows) if rows else ""

@@ -8,15 +8,16 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from smmile.errors import UsageError, one_line
-from smmile.files import write_whole
+from smmile.errors import UsageError, one_line, pluralize
+from smmile.files import encode_json, write_whole
+from smmile.reporting.statistics import Average, accuracy_interval, mean, standard_error
+from smmile.results.reading import read_run, result_files
 from smmile.results.run_names import RunName, file_safe
-from smmile.scoring.evaluation import PAPER_LABEL, evaluation_files
+from smmile.scoring.evaluation import PAPER_LABEL, evaluation_files, read_evaluation
 from smmile.scoring.folder import FolderScores, read_scores
 from smmile.scoring.metrics import METRICS, ScoringOptions
-from smmile.scoring.scores import Query, Scores
+from smmile.scoring.scores import Estimated, Query, Scores
 from smmile.scoring.selection import Selection
 
 
@@ -61,6 +62,7 @@ def open_report(
         print(f"warning: {line}", file=sys.stderr)
     for message in shown.messages:
         print(message, file=sys.stderr)
+    hidden = left_out_line(selection, found.names)
     if line := judges_line(shown.scores, published=getattr(args, "with_published", False)):
         print(f"warning: {line}", file=sys.stderr)
     if across_runs and (others := other_queries(shown.scores)):
@@ -72,11 +74,18 @@ def open_report(
             kind = "open-ended" if metric.task_format == "open" else "multiple-choice"
             under = f" of {kind} runs under --metric {metric.key}"
             scripts = f"; {metric.script} makes them" if metric.is_saved else ""
-        hidden = not args.perturbed and any(name.perturbation for name in found.names)
-        hint = " (perturbed runs are shown with --perturbed)" if hidden else ""
+        hint = "".join(f"; {line}" for line in hidden)
         raise UsageError(f"{one_line(args.results_dir)} has no scores{under}{scripts}{hint}")
+    for line in hidden:
+        print(line, file=sys.stderr)
     everything = found.select(Selection(perturbed=args.perturbed))
     return Report(everything, shown, selection, selection.is_narrow or args.metric is not None)
+
+
+def left_out_line(selection: Selection, names: Iterable[RunName]) -> list[str]:
+    """A line that says how many of these runs are left out as they are perturbed; none without any."""
+    hidden = sum(selection.has(name) and not selection.shows(name) for name in names)
+    return [f"{pluralize(hidden, 'perturbed run')} left out; --perturbed includes them"] if hidden else []
 
 
 def other_queries(runs: Iterable[Scores]) -> dict[str, int]:
@@ -113,38 +122,33 @@ def judges_line(runs: Iterable[Scores], *, published: bool = False) -> str:
     return f"scores of different judges are not comparable: {'; '.join(found)}" if len(found) > 1 else ""
 
 
-def chance_levels(folder: Path) -> dict[RunName, float]:
-    """The chance levels in the evaluations of multiple-choice runs, in per cent, by run.
-
-    The options of a published CSV are known to evaluate_MCQA.py alone.
-    """
-    return {
-        name: level
-        for name, content in _choice_evaluations(folder).items()
-        if isinstance(level := content.get("chance_level"), float) and 0 <= level <= 100
-    }
-
-
 def with_chances(runs: Iterable[Scores], folder: Path) -> list[Scores]:
-    """The runs, published ones with the `chances` that evaluate_MCQA.py has found."""
-    counts = {name: content.get("option_counts") for name, content in _choice_evaluations(folder).items()}
+    """The runs, published ones with the chances in their evaluations by evaluate_MCQA.py.
+
+    The options of a published CSV are known to that script alone. Stale evaluations do not count.
+    """
+    metric = METRICS["mcqa"]
+    files, evaluations = result_files(folder), evaluation_files(folder, metric)
     found = []
     for run in runs:
-        numbers = counts.get(run.name) if run.metric == "mcqa" and not run.chances else None
-        if isinstance(numbers, dict) and all(isinstance(one, int) and one > 0 for one in numbers.values()):
-            run = replace(run, chances={problem_id: 1 / number for problem_id, number in numbers.items()})
+        if run.metric == metric.key and not run.chances and run.name in evaluations:
+            with contextlib.suppress(UsageError):
+                results = read_run(run.name, files[run.name]) if run.name in files else None
+                content = read_evaluation(evaluations[run.name], metric, run.name, results)
+                counts = (content.option_counts or {}).items()
+                chances = {problem_id: 1 / number for problem_id, number in counts if number > 0}
+                level = content.chance_level or 0.0
+                run = replace(run, chances=chances, chance_level=level if 0 < level <= 100 else None)
         found.append(run)
     return found
 
 
-def _choice_evaluations(folder: Path) -> dict[RunName, dict[str, Any]]:
-    import msgspec
-
-    found = {}
-    for name, file in evaluation_files(folder, METRICS["mcqa"]).items():
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            found[name] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    return found
+def estimated(run: Scores, average: Average) -> Estimated:
+    """The run's accuracy over rows or base problems, in per cent; see `statistics.accuracy_interval`."""
+    values = run.correct, run.clusters
+    error = standard_error(*values, average)
+    interval = accuracy_interval(*values, average=average).percent
+    return Estimated(mean(*values, average) * 100, None if error is None else error * 100, *interval)
 
 
 def write_report(default: Path, named: Path | None, make: Callable[[bool], str | bytes]) -> Path:
@@ -162,6 +166,16 @@ def write_report(default: Path, named: Path | None, make: Callable[[bool], str |
     content = make(file.resolve() == default.resolve())
     write_whole(file, content.encode() if isinstance(content, str) else content, durable=False)
     return file
+
+
+def write_text_and_json(
+    default: Path, named: Path | None, text: Callable[[bool], str], content: Callable[[bool], object]
+) -> None:
+    """Write a report as text, and its content as JSON beside it; otherwise as `write_report`."""
+    text_file = named.with_suffix(".txt") if named and named.suffix.lower() == ".json" else named
+    write_report(default, text_file, text)
+    json_file = named and named.with_suffix(".json")
+    write_report(default.with_suffix(".json"), json_file, lambda full: encode_json(content(full)))
 
 
 def filter_suffix(*filters: str | None) -> str:

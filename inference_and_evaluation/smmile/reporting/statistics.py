@@ -166,10 +166,16 @@ def mean(values: Sequence[float], clusters: Sequence[Hashable], average: Average
 
 
 def standard_error(values: Sequence[float], clusters: Sequence[Hashable], average: Average) -> float | None:
-    """The standard error of `mean`: clustered over rows, that of the macro average over problems."""
+    """The standard error of `mean`: clustered over rows, that of the macro average over problems.
+
+    The latter is sqrt(sum of (cluster mean - mean)^2 / (G - 1) / G) for G clusters, that of a mean of
+    independent values; None for a single cluster.
+    """
     if average == "rows":
         return clustered_standard_error(values, clusters)
-    return macro_average(values, clusters).standard_error
+    totals, sizes, _ = _by_cluster(values, clusters)
+    count = len(sizes)
+    return float((totals / sizes).std(ddof=1)) / math.sqrt(count) if count > 1 else None
 
 
 def _intracluster_correlation(
@@ -308,28 +314,6 @@ def chance_test(
     score = -abs(mean(scores, clusters, average) - chance) / math.sqrt(chance * (1 - chance) / sample.size)
     freedom = sample.degrees_of_freedom
     return 2 * float(ndtr(score) if math.isinf(freedom) else stdtr(freedom, score))
-
-
-@dataclass(frozen=True)
-class MacroAverage:
-    """A mean over clusters; `standard_error` is None for a single one."""
-
-    mean: float
-    standard_error: float | None
-    clusters: int
-
-
-def macro_average(scores: Sequence[float], clusters: Sequence[Hashable]) -> MacroAverage:
-    """The mean of the clusters' means, every cluster weighing the same however many rows it has.
-
-    Its standard error is sqrt(sum of (cluster mean - mean)^2 / (G - 1) / G) for G clusters, that of a mean
-    of independent values. Raises ValueError as `effective_sample`.
-    """
-    totals, sizes, _ = _by_cluster(scores, clusters)
-    means = totals / sizes
-    count = len(means)
-    error = float(means.std(ddof=1)) / math.sqrt(count) if count > 1 else None
-    return MacroAverage(float(means.mean()), error, count)
 
 
 # Two runs on the same problems.
@@ -483,11 +467,6 @@ class PairedDifference:
     smallest_detectable: float
     equivalence_p: float | None = None
     by_sign_flips: bool = False
-
-    @property
-    def is_clustered(self) -> bool:
-        """Whether rows go together, so that the p is the sign-flip test's and not McNemar's."""
-        return self.clusters < self.rows
 
 
 def paired_difference(
@@ -649,29 +628,3 @@ def indistinguishable_sets(
         extend(set(), set(order), set())
     rank = {name: index for index, name in enumerate(order)}
     return sorted(found, key=lambda names: [rank[name] for name in names])
-
-
-# Judges.
-
-
-def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
-    """The share of places at which two judges say the same.
-
-    Raises ValueError where there are none, or not as many of each.
-    """
-    if not first or len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} verdicts cannot be compared")
-    return sum(one == other for one, other in zip(first, second, strict=True)) / len(first)
-
-
-def cohens_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
-    """Two judges' agreement beyond chance: (p_o - p_e) / (1 - p_e).
-
-    p_o is the share on which they agree, p_e what would agree if each gave as many of every verdict at
-    random. None where p_e is 1: both say the same of everything, and chance explains all. Cohen 1960, "A
-    coefficient of agreement for nominal scales". Raises ValueError as `agreement`.
-    """
-    observed = agreement(first, second)
-    total = len(first)
-    expected = sum(first.count(v) * second.count(v) for v in set(first)) / (total * total)
-    return None if expected == 1 else (observed - expected) / (1 - expected)

@@ -225,13 +225,9 @@ def _flags(outline: Outline, run: RunName) -> dict[str, str]:
     return {
         **outline.flags,
         NUMBER_OF_EXAMPLES: str(len(examples)),
-        FIRST_EXAMPLE_MATCHES: _truth(examples[:1] == [answer]),
-        LAST_EXAMPLE_MATCHES: _truth(examples[-1:] == [answer]),
+        FIRST_EXAMPLE_MATCHES: str(examples[:1] == [answer]).lower(),
+        LAST_EXAMPLE_MATCHES: str(examples[-1:] == [answer]).lower(),
     }
-
-
-def _truth(value: bool) -> str:
-    return "true" if value else "false"
 
 
 def _stratum(run: Scores, flag: str, value: str, members: Sequence[tuple[str, float]]) -> Stratum:

@@ -63,7 +63,8 @@ def text_table(
     dropped = [one_line(name) for index, name in enumerate(head) if index not in kept]
     if not dropped:
         return table
-    note = textwrap.fill(f"(columns omitted: {', '.join(dropped)})", (layout.width or 80) - 1)
+    note = f"(columns omitted: {', '.join(dropped)}; a wider terminal or COLUMNS=200 shows them)"
+    note = textwrap.fill(note, (layout.width or 80) - 1)
     return f"{table}{textwrap.indent(note, ' ')}\n"
 
 

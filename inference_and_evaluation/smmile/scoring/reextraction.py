@@ -10,7 +10,7 @@ correct if its letter is; beside it, a choice of the correct option's twin count
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -106,20 +106,6 @@ class ReextractedChoice:
     def is_stored_twin(self) -> bool:
         """Is the choice incorrect as stored, and a twin of the query's answer?"""
         return not self.record.is_correct and self._is_twin_of_correct(self.stored)
-
-    @property
-    def has_twins(self) -> bool:
-        """Do any two options of the problem differ only in case, white space or punctuation?"""
-        texts = self.options.texts.values() if self.options else ()
-        return len(set(map(twin_key, texts))) < len(texts)
-
-    @property
-    def correct_has_twin(self) -> bool:
-        """Is the correct option one of them?"""
-        return self.options is not None and any(
-            letter != self.options.correct and self._is_twin_of_correct(letter)
-            for letter in self.options.texts
-        )
 
     def _is_twin_of_correct(self, letter: str | None) -> bool:
         if self.options is None or letter is None:
@@ -250,34 +236,6 @@ def _read_quote(response: str, options: Options) -> tuple[str, ...]:
 
 def _as_letters(letter: str | None) -> tuple[str, ...]:
     return () if letter is None else (letter,)
-
-
-@dataclass(frozen=True)
-class TwinCounts:
-    """Twins in runs on one data set.
-
-    Of its problems, so many have options that are twins (`problems`), and in so many the correct option has
-    one (`correct`). `stored` and `reextracted` choices are twins of the correct option and score as
-    incorrect by their letter; `stored_points` is the most by which that lowers a run's stored accuracy.
-    """
-
-    problems: int
-    correct: int
-    stored: int
-    reextracted: int
-    stored_points: float
-
-
-def count_twins(runs: Sequence[ReextractedRun]) -> TwinCounts:
-    """The twins in `runs`, which are all on one data set."""
-    choices = [choice for run in runs for choice in run.choices]
-    return TwinCounts(
-        problems=len({choice.record.problem_id for choice in choices if choice.has_twins}),
-        correct=len({choice.record.problem_id for choice in choices if choice.correct_has_twin}),
-        stored=sum(choice.is_stored_twin for choice in choices),
-        reextracted=sum(choice.is_twin for choice in choices),
-        stored_points=max((100 * len(run.stored_twins) / run.stored.total for run in runs), default=0.0),
-    )
 
 
 def _stored_choice(record: Record, options: Options) -> str | None:

@@ -17,10 +17,10 @@ Query = tuple[str, str]  # question and true answer, with single spaces for blan
 
 @dataclass(frozen=True)
 class Estimated:
-    """An accuracy or a difference of two, with standard error and 95 % interval, in per cent."""
+    """An accuracy or a difference of two in per cent, with its 95 % interval and its standard error."""
 
     value: float
-    standard_error: float
+    standard_error: float | None
     low: float
     high: float
 

@@ -116,7 +116,7 @@ def revision_of(checkpoint: str | Path, *, with_code: bool = False) -> str | Non
 
     try:
         return HfApi().model_info(checkpoint, timeout=15).sha
-    except (HTTPError, OSError):
+    except (HTTPError, OSError, ImportError, ValueError):  # the last two: an unusable proxy
         for file in ("config.json", ADAPTER_CONFIG):
             cached = try_to_load_from_cache(checkpoint, file)
             if isinstance(cached, str):
@@ -170,7 +170,7 @@ def download(
             info = HfApi().model_info(hub_id, revision=revision, files_metadata=True, timeout=30)
         except HfHubHTTPError:
             raise
-        except (HTTPError, OSError) as error:  # no network: use the cache
+        except (HTTPError, OSError, ImportError, ValueError) as error:  # no network or proxy: use the cache
             try:
                 return Path(snapshot_download(hub_id, local_files_only=True, **patterns))
             except OSError:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
 from smmile.backends.interface import Request
 from smmile.backends.local import llava_original
 from smmile.backends.local.batching import InvalidRequestError
 from smmile.backends.local.checkpoints import CheckpointError
+from smmile.backends.local.image_cache import EncodedImage, ImageCache, joined_sizes, stacked
 from smmile.backends.local.templates import ChatTemplate, choose_template, shape_of, template_defect
-from smmile.data.images import UnreadableImageError
+from smmile.data.images import StoredImage, UnreadableImageError
 from smmile.errors import one_line
 from smmile.prompting.conversation import Conversation, ImagePart
 
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
 MultiImage = Literal["tiled", "single"]
+
+# Where a stand-in for an image, in its `info`, has the stored image and the encoded one.
+_STORED, _ENCODED = "smmile_stored", "smmile_encoded"
 
 
 @dataclass(frozen=True)
@@ -108,32 +116,99 @@ class ModelInputs:
         self._template_with_bos = "{{ bos_token }}" + processor.chat_template
         tokens = processor.tokenizer.added_tokens_decoder.values()
         self._control_tokens = [token.content for token in tokens if token.special]
+        self._cache: ImageCache | None = None
+
+    def encode_alone(self, cache: ImageCache, dtype: torch.dtype, *, with_pixels: bool) -> None:
+        """Let `make_with_images` prepare each image once, in the model's type, and keep it in `cache`."""
+        self._cache, self._dtype, self._with_pixels = cache, dtype, with_pixels
+        self._process_images = compat.replace_image_processing(self._processor, self._encode_images)
+
+    @property
+    def encodes_alone(self) -> bool:
+        """Whether `make_with_images` can be used: the processor makes the same of an image alone."""
+        return self._positions is None and not self._one_tile_each
 
     def make(self, requests: Sequence[Request]) -> Mapping[str, Any]:
-        """The inputs for one batch of requests. Raises InvalidRequestError."""
+        """The inputs for one batch of requests, pixels included. Raises InvalidRequestError."""
         try:
-            messages = [_messages(request.conversation) for request in requests]
+            return self._make(requests, StoredImage.decode)
         except UnreadableImageError as error:
             raise InvalidRequestError("image", str(error)) from error
+        except ValueError as error:
+            self._check_images(requests, error)
+            raise
+
+    def make_with_images(
+        self, requests: Sequence[Request]
+    ) -> tuple[Mapping[str, Any], tuple[EncodedImage, ...]]:
+        """The inputs for one batch, and each of its images whose pixels are not among them, in order.
+
+        Raises InvalidRequestError.
+        """
+        from PIL import Image
+
+        shown: list[Image.Image] = []
+
+        def stand_in(image: StoredImage) -> Image.Image:
+            shown.append(Image.new("RGB", (1, 1)))
+            shown[-1].info[_STORED] = image
+            return shown[-1]
+
+        inputs = self._make(requests, stand_in)
+        return inputs, () if self._with_pixels else tuple(one.info[_ENCODED] for one in shown)
+
+    def _encode_images(self, images: Any, **how: Any) -> tuple[Mapping[str, Any], list[str]]:
+        """What the processor is to make of `images`, lists of lists: inputs and placeholders."""
+        assert self._cache is not None
+        flat = [one for each in images for one in each]
+        if not all(_STORED in one.info for one in flat):  # from `make`
+            whole: tuple[Mapping[str, Any], list[str]] = self._process_images(images, **how)
+            return whole
+        encoded = self._cache.get(
+            [one.info[_STORED] for one in flat], lambda image: self._encoded(image, how)
+        )
+        for one, found in zip(flat, encoded, strict=True):
+            one.info[_ENCODED] = found
+        made = joined_sizes(encoded)
+        if self._with_pixels:
+            made = stacked([[one.info[_ENCODED] for one in each] for each in images])
+        return made, [found.placeholder for found in encoded]
+
+    def _encoded(self, image: StoredImage, how: Mapping[str, Any]) -> EncodedImage:
+        import torch
+
+        try:
+            decoded = image.decode()
+        except UnreadableImageError as error:
+            raise InvalidRequestError("image", str(error)) from error
+        try:
+            made, [placeholder] = self._process_images([[decoded]], **how)
+        except ValueError as error:
+            raise _refused(decoded, error) from error
+        tensors = {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
+        pixels = {name: value for name, value in tensors.items() if name.startswith("pixel_")}
+        sizes = {name: value for name, value in tensors.items() if name not in pixels}
+        return EncodedImage(placeholder, sizes, {name: pixels[name].to(self._dtype) for name in pixels})
+
+    def _make(
+        self, requests: Sequence[Request], shown: Callable[[StoredImage], Image.Image]
+    ) -> Mapping[str, Any]:
+        messages = [_messages(request.conversation, shown) for request in requests]
         how: dict[str, Any] = {}
         if any(self._holds_control_token(request.conversation) for request in requests):
             # Send such text as plain text. That needs a template which writes the first token itself.
             how["sanitize_control_tokens"] = True
             if self._adds_first_token():
                 how["chat_template"] = self._template_with_bos
-        try:
-            inputs: Mapping[str, Any] = self._processor.apply_chat_template(
-                messages,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                add_generation_prompt=True,
-                processor_kwargs={"padding": True, "padding_side": "left"},
-                **how,
-            )
-        except ValueError as error:
-            self._check_images(messages, error)
-            raise
+        inputs: Mapping[str, Any] = self._processor.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            processor_kwargs={"padding": True, "padding_side": "left"},
+            **how,
+        )
         if self._positions is not None:
             inputs = llava_original.first_positions(inputs, self._positions, self._processor.image_token_id)
         return inputs
@@ -157,7 +232,7 @@ class ModelInputs:
     @property
     def pads_tiles(self) -> bool:
         """Whether each image of a batch takes as much memory as the one with the most tiles."""
-        return hasattr(self._processor.image_processor, "image_grid_pinpoints")
+        return self._cache is None and hasattr(self._processor.image_processor, "image_grid_pinpoints")
 
     def describe(self) -> dict[str, object]:
         """What is in effect beyond the settings.
@@ -202,17 +277,18 @@ class ModelInputs:
         rendered = self._processor.apply_chat_template([turn], tokenize=False)
         return not str(rendered).startswith(tokenizer.bos_token)
 
-    def _check_images(self, messages: list[list[dict[str, Any]]], error: ValueError) -> None:
+    def _check_images(self, requests: Sequence[Request], error: ValueError) -> None:
         """Raise InvalidRequestError if the processor refuses an image."""
-        for turns in messages:
-            for part in (part for turn in turns for part in turn["content"] if part["type"] == "image"):
-                try:
-                    self._processor.image_processor(part["image"], return_tensors="pt")
-                except ValueError as refusal:
-                    width, height = part["image"].size
-                    raise InvalidRequestError(
-                        "image", f"an image of {width}x{height} pixels: {refusal}"
-                    ) from error
+        for image in (image for request in requests for image in request.conversation.images):
+            decoded = image.decode()
+            try:
+                self._processor.image_processor(decoded, return_tensors="pt")
+            except ValueError as refusal:
+                raise _refused(decoded, refusal) from error
+
+
+def _refused(image: Image.Image, refusal: ValueError) -> InvalidRequestError:
+    return InvalidRequestError("image", f"an image of {image.width}x{image.height} pixels: {refusal}")
 
 
 def _is_onevision(processor: Any) -> bool:
@@ -240,12 +316,14 @@ def _adapt_images(processor: Any, settings: InputSettings) -> None:
         images.size = _within_budget(images.size, settings, unit)
 
 
-def _messages(conversation: Conversation) -> list[dict[str, Any]]:
+def _messages(
+    conversation: Conversation, shown: Callable[[StoredImage], Image.Image]
+) -> list[dict[str, Any]]:
     return [
         {
             "role": turn.role,
             "content": [
-                {"type": "image", "image": part.image.decode()}
+                {"type": "image", "image": shown(part.image)}
                 if isinstance(part, ImagePart)
                 else {"type": "text", "text": part.text}
                 for part in turn.content

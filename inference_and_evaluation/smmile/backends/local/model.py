@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smmile import compat
 from smmile.backends.interface import Answered, BackendInfo, Request, Response
-from smmile.backends.local import llava_original
+from smmile.backends.local import image_cache, llava_original
 from smmile.backends.local.batching import (
     DECODED_BYTES_PER_PIXEL,
     WORKING_FACTOR,
@@ -31,6 +31,7 @@ from smmile.backends.local.decoding import (
     generation_config,
 )
 from smmile.backends.local.host_memory import free_host_memory
+from smmile.backends.local.image_cache import EncodedImage, ImageCache, encode, encoder_outputs
 from smmile.backends.local.inputs import InputSettings, ModelInputs
 from smmile.backends.local.loading import (
     USABLE,
@@ -65,6 +66,8 @@ _MIXES_IMAGE_COUNTS = {
 _STEP_COST_IN_TOKENS = {"cuda": 150, "mps": 100, "cpu": 100}
 # The share of the free host memory that inputs may take; a model on a CPU needs the rest itself.
 _HOST_SHARE = {"cuda": 0.5, "mps": 0.25, "cpu": 0.25}
+# The share that images' features may take, kept from one run to the next.
+_CACHE_SHARE = {"cuda": 0.25, "mps": 0.125, "cpu": 0.125}
 # The cost of a step of the smallest model, in weights times tokens.
 _MIN_STEP_COST = 1e8
 
@@ -73,7 +76,9 @@ _MIN_STEP_COST = 1e8
 class LocalSettings:
     """How a checkpoint is run.
 
-    `batch_size` None means auto; `verbose` reports progress on stderr.
+    `batch_size` None means auto; `verbose` reports progress on stderr. `cache_bytes` limits the features
+    of images that are kept: None, a share of the free host memory; 0, every conversation's images are
+    prepared with it.
     """
 
     loading: LoadSettings
@@ -81,14 +86,19 @@ class LocalSettings:
     inputs: InputSettings = field(default_factory=InputSettings)
     batch_size: int | None = None
     verbose: bool = True
+    cache_bytes: float | None = None
 
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """The keys of a batch's requests, and the model's inputs for them."""
+    """The keys of a batch's requests, and the model's inputs for them.
+
+    `images` are those whose pixels are not among the inputs, in order.
+    """
 
     keys: tuple[str, ...]
     inputs: Mapping[str, Any]
+    images: tuple[EncodedImage, ...] = ()
 
 
 class LocalModel:
@@ -136,9 +146,17 @@ class LocalModel:
         self._context: int | None = getattr(self._text_config, "max_position_embeddings", None)
         self._counts_image_tokens = compat.image_token_counter(processor) is not None
         self._tokenizer = processor.tokenizer
-        self._mixes = checkpoint.model_type in _MIXES_IMAGE_COUNTS or llava_original.is_original_llava(
-            checkpoint.config
+        kind = "llava" if llava_original.is_original_llava(checkpoint.config) else checkpoint.model_type
+        self._mixes = kind in _MIXES_IMAGE_COUNTS
+        with_pixels = kind in image_cache.KEEPS_PIXELS
+        self._encodes_alone = (
+            (with_pixels or kind in image_cache.ENCODES_ALONE)
+            and self._inputs.encodes_alone
+            and settings.cache_bytes != 0
         )
+        if self._encodes_alone:
+            limit = settings.cache_bytes or self._free_memory() * _CACHE_SHARE[hardware.kind]
+            self._inputs.encode_alone(ImageCache(limit), self._model.dtype, with_pixels=with_pixels)
         self._model.generation_config = generation_config(
             checkpoint, settings.decoding, self._model, self._tokenizer
         )
@@ -170,11 +188,8 @@ class LocalModel:
         step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.decoding.max_new_tokens
         # Processors work in float32, and what they make is kept in the model's type.
-        host = HostMemory(
-            self._host_limit(),
-            WORKING_FACTOR * 4 / self._model.dtype.itemsize,
-            padded=self._inputs.pads_tiles,
-        )
+        factor = WORKING_FACTOR * 4 / self._model.dtype.itemsize
+        host = HostMemory(self._host_limit(), factor, padded=self._inputs.pads_tiles)
         batches: Batches[PreparedBatch] = Batches(self, sizer, self._report, padding, host)
         yield from batches.answer([self._sized(request) for request in requests])
 
@@ -182,14 +197,19 @@ class LocalModel:
 
     def prepare(self, requests: Sequence[Request]) -> PreparedBatch:
         """The model's inputs, left-padded, on the CPU, in its type. Raises InvalidRequestError."""
-        made = self._inputs.make(requests)
+        images: tuple[EncodedImage, ...] = ()
+        if self._encodes_alone:
+            made, images = self._inputs.make_with_images(requests)
+        else:
+            made = self._inputs.make(requests)
         self._check_length(made, len(requests))
         inputs = {name: self._in_model_type(value) for name, value in made.items()}
-        return PreparedBatch(tuple(request.key for request in requests), inputs)
+        return PreparedBatch(tuple(request.key for request in requests), inputs, images)
 
     def prepared_bytes(self, prepared: PreparedBatch) -> int:
         """The host memory that the inputs' tensors take."""
-        return sum(getattr(value, "nbytes", 0) for value in prepared.inputs.values())
+        tensors = sum(getattr(value, "nbytes", 0) for value in prepared.inputs.values())
+        return tensors + sum(image.bytes for image in {id(each): each for each in prepared.images}.values())
 
     def generate(self, prepared: PreparedBatch) -> list[Response]:
         """The response to each conversation. Raises batching.OutOfMemoryError."""
@@ -260,6 +280,9 @@ class LocalModel:
             inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
             if self._positions is not None:
                 inputs = llava_original.image_features(self._model, inputs)
+            if prepared.images:
+                encode(self._model, prepared.images)
+                inputs |= encoder_outputs(self._model, prepared.images)
             output = generate(self._model, inputs, limit, drawer)
         length = inputs["input_ids"].shape[1]
         if not torch.equal(output[:, :length], inputs["input_ids"]):
@@ -308,8 +331,12 @@ class LocalModel:
 
     def _host_limit(self) -> float:
         """The bytes that the inputs of the batch at work and of the next one may take together."""
+        return _HOST_SHARE[self._hardware.kind] * self._free_memory()
+
+    def _free_memory(self) -> float:
+        """The bytes of host memory that are free for this process."""
         _, processes = self._settings.loading.device_share
-        return _HOST_SHARE[self._hardware.kind] * free_host_memory() / processes
+        return free_host_memory() / processes
 
     def _max_tokens(self) -> float:
         """On a CPU, the padded tokens that take half of the free memory: running out kills the process.
@@ -325,9 +352,7 @@ class LocalModel:
         heads, head = map(_largest, get_head_shapes(config))
         values = 2 * config.num_hidden_layers * heads * head
         values += 8 * config.hidden_size + 3 * _largest(config.intermediate_size)
-        size = self._model.dtype.itemsize
-        _, processes = self._settings.loading.device_share
-        return float(0.5 * free_host_memory() / processes / (values * size))
+        return float(0.5 * self._free_memory() / (values * self._model.dtype.itemsize))
 
     def _to_device(self, value: Any) -> Any:
         import torch

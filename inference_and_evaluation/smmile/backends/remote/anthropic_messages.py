@@ -15,6 +15,7 @@ from smmile.backends.remote.backend import SdkBackend
 from smmile.backends.remote.sent_images import ImageRules
 from smmile.backends.remote.service import (
     Service,
+    find_proxy,
     header_secrets,
     is_local_address,
     login_secrets,
@@ -100,12 +101,12 @@ def connect(
     """Anthropic, and a function that makes a client for it. Raises UsageError if the key is missing."""
     import anthropic
 
-    key = read_key("ANTHROPIC_API_KEY") or read_key("ANTHROPIC_AUTH_TOKEN")
-    if not key:
+    keys = [key for key in map(read_key, ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")) if key]
+    if not keys:
         raise UsageError("Anthropic needs ANTHROPIC_API_KEY in the environment; set it")
     flag = "--base-url" if options.base_url else "ANTHROPIC_BASE_URL"
     url = options.base_url or os.environ.get("ANTHROPIC_BASE_URL")
-    address = parse_address(url, flag) if url else None
+    address = parse_address(url or "https://api.anthropic.com", flag)
     service = Service(
         name="Anthropic",
         kind="Anthropic",
@@ -113,17 +114,17 @@ def connect(
         credentials_hint="check ANTHROPIC_API_KEY",
         model_hint=f"choose another with {model_flag}; Anthropic retires old ones",
         connection_hint=f"check {flag}" if url else "check the network connection",
-        is_local=address is not None and is_local_address(address),
-        secrets=(
-            key,
-            *(login_secrets(address) if address else ()),
-            *header_secrets("ANTHROPIC_CUSTOM_HEADERS"),
-        ),
+        address_flag=flag if url else "--base-url",
+        is_local=is_local_address(address),
+        proxy=find_proxy(address),
+        secrets=(*keys, *login_secrets(address), *header_secrets("ANTHROPIC_CUSTOM_HEADERS")),
     )
 
     def make_client() -> anthropic.AsyncAnthropic:
-        timeout = anthropic.Timeout(options.timeout, connect=min(options.timeout, 10.0))
-        return anthropic.AsyncAnthropic(base_url=url, timeout=timeout, max_retries=0)
+        from smmile.backends.remote.transport import http_client
+
+        client = http_client(service, options.timeout)
+        return anthropic.AsyncAnthropic(base_url=url, http_client=client, max_retries=0)
 
     return service, make_client
 

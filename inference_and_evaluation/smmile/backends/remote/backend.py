@@ -19,14 +19,14 @@ import msgspec
 from smmile.backends.interface import Answered, BackendInfo, Failure, ImageChange, Request, Response
 from smmile.backends.remote.budget import Budget
 from smmile.backends.remote.concurrent import Session, answer_concurrently
-from smmile.backends.remote.retries import RetryPolicy, TransientError, UnreachableError
+from smmile.backends.remote.retries import RetryPolicy, TransientError
 from smmile.backends.remote.sent_images import ImageFitter, ImageRules, SentImage, TooLargeError
 from smmile.backends.remote.service import Service
 from smmile.backends.remote.service_errors import (
-    describe_cause,
+    LONGEST_ERROR,
+    connection_outcome,
     error_outcome,
     failure,
-    is_connect_error,
     without_unsupported,
 )
 from smmile.data.images import UnreadableImageError
@@ -41,7 +41,8 @@ class RemoteBackend(ABC):
     """A model of a service, called through its official asynchronous client.
 
     `make_client` is called in the event loop that uses the client. `fields` are the request's fields
-    besides model and messages. Up to `concurrency` requests are in flight, as far as `budget` allows.
+    besides model and messages. Up to `concurrency` requests are in flight, as far as `budget` allows; each
+    attempt may take `timeout` seconds.
     """
 
     def __init__(
@@ -51,12 +52,13 @@ class RemoteBackend(ABC):
         service: Service,
         fields: Mapping[str, object],
         concurrency: int,
+        timeout: float,
         max_retries: int,
         budget: Budget | None = None,
     ) -> None:
         self._make_client, self._service, self._fields = make_client, service, fields
         self._concurrency, self._budget = concurrency, budget
-        self._retries = RetryPolicy(service, max_retries)
+        self._retries = RetryPolicy(service, max_retries, timeout)
         self._answered_by: set[str] = set()
 
     def describe(self) -> BackendInfo:
@@ -90,7 +92,7 @@ class RemoteBackend(ABC):
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
         async with self._make_client() as client:
-            yield Session(partial(self._answer, client), self._service.secrets)
+            yield Session(partial(self._answer, client), self._service.all_secrets)
 
 
 class SdkBackend(RemoteBackend):
@@ -159,7 +161,7 @@ class SdkBackend(RemoteBackend):
             self._fields = fewer
             return None
         except sdk.APIError as error:
-            raise connection_failure(self._service, error) from error
+            return connection_outcome(self._service, error.__cause__ or error)
         return self._checked(response.content)
 
     def _checked(self, content: bytes) -> Response | Failure:
@@ -167,7 +169,7 @@ class SdkBackend(RemoteBackend):
             body = json.loads(content)
             outcome = self._read(body)
         except (ValueError, RecursionError) as error:
-            shown = self._service.redact(content.decode(errors="replace"))[:200]
+            shown = self._service.redact(content[:LONGEST_ERROR].decode(errors="replace"))[:200]
             raise TransientError(failure("server", f"malformed response ({error}): {shown}")) from error
         self._note_answering_model(body.get("model") if isinstance(body, dict) else None)
         return outcome
@@ -192,19 +194,6 @@ class SdkBackend(RemoteBackend):
                     self._image_part(image.media_type, base64.b64encode(image.content).decode("ascii"))
                 )
         return parts
-
-
-def connection_failure(service: Service, error: Exception) -> TransientError | UnreachableError:
-    """What to raise for an error of an SDK (an APIError) that comes without a response."""
-    if is_connect_error(error):
-        return UnreachableError(
-            f"{service.name} does not answer {describe_cause(error)}; {service.connection_hint}"
-        )
-    if type(error).__name__ == "APITimeoutError":
-        return TransientError(
-            failure("timeout", f"no response within --timeout seconds {describe_cause(error)}")
-        )
-    return TransientError(failure("server", f"{error} {describe_cause(error)}"))
 
 
 def bytes_without_images(conversation: Conversation) -> int:

@@ -19,7 +19,8 @@ class ClientOptions:
     """How to call a service. None of this makes a run a different one.
 
     Without `base_url` the environment names the service. Up to `concurrency` requests are in flight; each
-    attempt may take `timeout` seconds, and a transient error is retried up to `max_retries` times.
+    attempt, with its whole response, may take `timeout` seconds, and a transient error is retried up to
+    `max_retries` times.
     """
 
     base_url: str | None
@@ -79,6 +80,7 @@ def connect(
     shared: dict[str, Any] = {
         "fields": fields,
         "concurrency": options.concurrency,
+        "timeout": options.timeout,
         "max_retries": options.max_retries,
         "budget": budget,
     }

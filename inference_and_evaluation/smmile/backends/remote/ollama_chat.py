@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from smmile.backends.interface import Failure, Request, Response
 from smmile.backends.remote.backend import RemoteBackend
-from smmile.backends.remote.retries import TransientError, UnreachableError
+from smmile.backends.remote.retries import TransientError
 from smmile.backends.remote.service import (
     Service,
+    find_proxy,
     is_local_address,
     login_secrets,
     parse_address,
     read_key,
 )
-from smmile.backends.remote.service_errors import error_outcome, failure
+from smmile.backends.remote.service_errors import connection_outcome, error_outcome, failure
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.prompting.conversation import Conversation
 
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from smmile.backends.remote.client import ClientOptions
 
 # What the client raises for a malformed response.
-_MALFORMED = (ValueError, TypeError, AttributeError)
+_MALFORMED = (ValueError, TypeError, AttributeError, RecursionError)
+
+# What ollama reads when it is imported, and fails on if it is unusable.
+_READ_AT_IMPORT = re.compile(r"OLLAMA_HOST|SSL_CERT_(FILE|DIR)|\w+_proxy", re.I)
 
 # Given a request's key and the model's response, returns the follow-up question or None.
 FollowUp = Callable[[str, str], str | None]
@@ -77,18 +82,12 @@ class OllamaChat(RemoteBackend):
             )
         except ollama.ResponseError as error:
             return error_outcome(self._service, error.status_code, error.error, _headers(error))
-        except (ConnectionError, httpx.ConnectTimeout) as error:
-            raise UnreachableError(
-                f"{self._service.name} cannot be reached; {self._service.connection_hint}"
-            ) from error
-        except httpx.TimeoutException as error:
-            message = f"no response within --timeout seconds ({type(error).__name__})"
-            raise TransientError(failure("timeout", message)) from error
-        except (httpx.TransportError, *_MALFORMED) as error:
-            message = f"broken or malformed response ({type(error).__name__}: {error})"
+        except (ConnectionError, httpx.HTTPError) as error:
+            cause = error.__context__ if isinstance(error, ConnectionError) else error
+            return connection_outcome(self._service, cause or error)
+        except _MALFORMED as error:
+            message = f"malformed response ({type(error).__name__}: {error})"
             raise TransientError(failure("server", message)) from error
-        except httpx.HTTPError as error:
-            return failure("server", f"{type(error).__name__}: {error}")
         self._note_answering_model(response.model)
         return Response(
             response.message.content or "",
@@ -104,16 +103,15 @@ def connect(
     """ollama, and a function that makes a client for it. Raises UsageError if its address is malformed."""
     flag = "--base-url" if options.base_url else "OLLAMA_HOST"
     host = options.base_url or os.environ.get("OLLAMA_HOST") or ""
-    secrets: tuple[str, ...] = tuple(filter(None, [read_key("OLLAMA_API_KEY")]))
-    is_local = True
-    if host:  # checked before ollama is imported, which fails on a malformed address
-        url = host if "://" in host else f"http://{'127.0.0.1' if host.startswith(':') else ''}{host}"
-        address = parse_address(url, flag)
-        secrets += login_secrets(address)
-        is_local = is_local_address(address)
+    url = host if "://" in host else f"http://{'127.0.0.1' if host[:1] in ('', ':') else ''}{host}"
+    address = parse_address(url, flag)
     import httpx
-    import ollama
 
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if _READ_AT_IMPORT.fullmatch(name)}
+    try:
+        import ollama
+    finally:
+        os.environ |= hidden
     service = Service(
         name="ollama",
         kind="ollama",
@@ -121,14 +119,18 @@ def connect(
         credentials_hint=f"check {flag} and OLLAMA_API_KEY",
         model_hint=f"get it with `ollama pull {one_line(model)}`, or choose another with {model_flag}",
         connection_hint=f"start it with `ollama serve`, or check {flag}",
-        is_local=is_local,
-        secrets=secrets,
+        address_flag=flag,
+        is_local=is_local_address(address),
+        proxy=find_proxy(address),
+        secrets=(read_key("OLLAMA_API_KEY") or "", *login_secrets(address)),
     )
 
     def make_client() -> ollama.AsyncClient:
-        timeout = httpx.Timeout(options.timeout, connect=min(options.timeout, 10.0))
+        from smmile.backends.remote.transport import client_settings
+
+        settings = client_settings(httpx, service, options.timeout)
         try:
-            return ollama.AsyncClient(host or None, timeout=timeout)
+            return ollama.AsyncClient(host or None, **settings)
         except (ValueError, httpx.InvalidURL):
             raise UsageError(f"{flag} is no address such as 127.0.0.1:11434") from None
 

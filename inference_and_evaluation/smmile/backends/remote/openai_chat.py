@@ -100,7 +100,7 @@ async def listed_models(client: openai.AsyncOpenAI) -> list[ListedModel]:
     raw = await client.models.with_raw_response.list()
     try:
         return msgspec.convert(json.loads(raw.content), _Models).data
-    except ValueError:  # something else than a list of models
+    except (ValueError, RecursionError):  # something else than a list of models
         return []
 
 

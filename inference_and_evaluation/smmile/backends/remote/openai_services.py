@@ -16,12 +16,12 @@ from urllib.parse import quote
 import msgspec
 
 from smmile.backends.interface import Failure
-from smmile.backends.remote.backend import connection_failure
 from smmile.backends.remote.openai_chat import ListedModel, OpenAIChat, listed_models
 from smmile.backends.remote.retries import RetryPolicy, TransientError, UnreachableError
 from smmile.backends.remote.sent_images import ImageRules
 from smmile.backends.remote.service import (
     Service,
+    find_proxy,
     header_secrets,
     is_local_address,
     login_secrets,
@@ -29,7 +29,7 @@ from smmile.backends.remote.service import (
     read_key,
     without_login,
 )
-from smmile.backends.remote.service_errors import failure
+from smmile.backends.remote.service_errors import connection_outcome, error_outcome, failure
 from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -118,8 +118,15 @@ def _azure(model: str, options: ClientOptions, model_flag: str) -> Connection:
         credentials_hint="check AZURE_OPENAI_API_KEY and AZURE_OPENAI_ENDPOINT",
         model_hint=f"{model_flag} names the deployment, AZURE_OPENAI_API_VERSION the version of the API",
         connection_hint="check AZURE_OPENAI_ENDPOINT",
+        address_flag="AZURE_OPENAI_ENDPOINT",
         is_local=is_local_address(address),
-        secrets=(key, *login_secrets(address), *header_secrets("OPENAI_CUSTOM_HEADERS")),
+        proxy=find_proxy(address),
+        secrets=(
+            key,
+            read_key("AZURE_OPENAI_AD_TOKEN") or "",
+            *login_secrets(address),
+            *header_secrets("OPENAI_CUSTOM_HEADERS"),
+        ),
     )
 
     def make_client() -> openai.AsyncOpenAI:
@@ -128,7 +135,7 @@ def _azure(model: str, options: ClientOptions, model_flag: str) -> Connection:
             azure_endpoint=endpoint,
             azure_deployment=quote(model, safe=""),
             api_version=version,
-            **_client_settings(options.timeout),
+            **_client_settings(service, options.timeout),
         )
 
     return service, make_client
@@ -149,9 +156,10 @@ def _openai(model: str, options: ClientOptions, model_flag: str) -> Connection:
         model=model,
         credentials_hint="check OPENAI_API_KEY",
         model_hint=f"choose another with {model_flag}",
+        proxy=find_proxy(parse_address("https://api.openai.com", "--base-url")),
         secrets=(key, *header_secrets("OPENAI_CUSTOM_HEADERS")),
     )
-    return service, lambda: openai.AsyncOpenAI(api_key=key, **_client_settings(options.timeout))
+    return service, lambda: openai.AsyncOpenAI(api_key=key, **_client_settings(service, options.timeout))
 
 
 def _compatible_server(
@@ -169,20 +177,18 @@ def _compatible_server(
         credentials_hint="check OPENAI_API_KEY, or put user:password@ into its URL",
         model_hint=f"choose another with {model_flag}, or check whether {flag} should end in /v1",
         connection_hint=f"start it, or check {flag}",
+        address_flag=flag,
         is_local=is_local_address(address),
-        secrets=(
-            *filter(None, [key]),
-            *login_secrets(address),
-            *header_secrets("OPENAI_CUSTOM_HEADERS"),
-        ),
+        proxy=find_proxy(address),
+        secrets=(key or "", *login_secrets(address), *header_secrets("OPENAI_CUSTOM_HEADERS")),
     )
 
     def make_client() -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
-            base_url=address.geturl(), api_key=key or _NO_KEY, **_client_settings(options.timeout)
+            base_url=address.geturl(), api_key=key or _NO_KEY, **_client_settings(service, options.timeout)
         )
 
-    asyncio.run(_list_models(make_client, service, options.max_retries))
+    asyncio.run(_query(make_client, service, options.timeout, options.max_retries, listed_models))
     return service, make_client
 
 
@@ -214,22 +220,26 @@ def connect_to_server(
         credentials_hint="--server sends no key: start it without one, or put user:password@ into its URL",
         model_hint="choose another model with --served-model, or another server with --server",
         connection_hint="start it, or check --server",
+        address_flag="--server",
         is_local=is_local_address(address),
+        proxy=find_proxy(address),
         secrets=login_secrets(address),
     )
 
-    make_client = partial(_keyless_client, address.geturl(), timeout)
-    listed = asyncio.run(_list_models(make_client, service, max_retries))
+    make_client = partial(_keyless_client, address.geturl(), service, timeout)
+    query = partial(_query, make_client, service, timeout, max_retries)
+    listed = asyncio.run(query(listed_models)) or []
     model = _find_served_model(listed, service, fallback) if served_model is None else served_model
     if any(entry.owned_by == "vllm" for entry in listed):
         root = address._replace(path=path.rpartition("/")[0]).geturl()
-        lacks_first = asyncio.run(_lacks_first_token(make_client, service, max_retries, root, model))
+        lacks_first = asyncio.run(_lacks_first_token(query, root, model))
         fields = {**fields, **({"add_special_tokens": True} if lacks_first else {})}
     return OpenAIChat(
         make_client=make_client,
         service=replace(service, model=model),
         fields=fields,
         concurrency=concurrency,
+        timeout=timeout,
         max_retries=max_retries,
         rules=ImageRules(as_decoded=True),
     )
@@ -256,33 +266,25 @@ def _find_served_model(listed: Sequence[ListedModel], service: Service, fallback
     return fallback
 
 
-async def _list_models(
-    make_client: Callable[[], openai.AsyncOpenAI], service: Service, max_retries: int
-) -> list[ListedModel]:
-    """The models that a server lists; empty if it has no list. Raises UsageError if no server answers."""
-    return await _query(make_client, service, max_retries, listed_models) or []
-
-
-async def _lacks_first_token(
-    make_client: Callable[[], openai.AsyncOpenAI], service: Service, max_retries: int, root: str, model: str
-) -> bool:
+async def _lacks_first_token(query: Callable[[Any], Awaitable[Any]], root: str, model: str) -> bool:
     """Whether prompts of the vLLM server at `root` lack the first token that the tokenizer adds to texts.
 
     transformers adds it to prompts whose chat template does not write it (LLaVA's); vLLM adds it only if
-    a request has `add_special_tokens`. Raises UsageError if no server answers.
+    a request has `add_special_tokens`. `query` is `_query` of this server.
     """
+    import httpx2
 
     async def tokens(added: bool, client: openai.AsyncOpenAI) -> list[int]:
         turns = [{"role": "user", "content": "?"}]
         body = {"model": model, "messages": turns, "add_special_tokens": added}
-        found = await client.post(f"{root}/tokenize", body=body, cast_to=object)
+        found = await client.post(f"{root}/tokenize", body=body, cast_to=httpx2.Response)
         try:
-            return msgspec.convert(found, _Tokens).tokens
-        except msgspec.ValidationError:  # something else than tokens
+            return msgspec.json.decode(found.content, type=_Tokens).tokens
+        except (ValueError, RecursionError):  # something else than tokens
             return []
 
-    plain = await _query(make_client, service, max_retries, partial(tokens, False)) or []
-    added = await _query(make_client, service, max_retries, partial(tokens, True)) or []
+    plain = await query(partial(tokens, False)) or []
+    added = await query(partial(tokens, True)) or []
     return bool(plain) and added[1:] == plain and added[0] != plain[0]
 
 
@@ -295,27 +297,30 @@ class _Tokens(msgspec.Struct):
 async def _query(
     make_client: Callable[[], openai.AsyncOpenAI],
     service: Service,
+    timeout: float,
     max_retries: int,
     query: Callable[[openai.AsyncOpenAI], Awaitable[_Found]],
 ) -> _Found | None:
     """What `query` returns; None if the server refuses it. Raises UsageError if no server answers."""
     import openai
 
-    async def attempt() -> _Found | None:
+    async def attempt() -> _Found | Failure | None:
         try:
             return await query(client)
         except openai.APIStatusError as error:
             if error.status_code == 401:
                 raise UsageError(f"{service.name} requires a key; {service.credentials_hint}") from None
+            if error.status_code < 400 or error.status_code == 407:
+                return error_outcome(service, error.status_code, error.body, error.response.headers)
             if error.status_code not in (502, 503, 504):  # a gateway without a server behind it
                 return None
             raise TransientError(failure("server", f"HTTP {error.status_code}")) from error
         except openai.APIError as error:
-            raise connection_failure(service, error) from error
+            return connection_outcome(service, error.__cause__ or error)
 
     async with make_client() as client:
         try:
-            found = await RetryPolicy(service, max_retries).run(attempt)
+            found = await RetryPolicy(service, max_retries, timeout).run(attempt)
         except UnreachableError as error:
             raise UsageError(one_line(service.redact(str(error)))) from None
     if isinstance(found, Failure):
@@ -324,7 +329,7 @@ async def _query(
     return found
 
 
-def _keyless_client(url: str, timeout: float) -> openai.AsyncOpenAI:
+def _keyless_client(url: str, service: Service, timeout: float) -> openai.AsyncOpenAI:
     """A client that takes nothing from the environment's OpenAI account."""
     import openai
 
@@ -337,12 +342,12 @@ def _keyless_client(url: str, timeout: float) -> openai.AsyncOpenAI:
         base_url=url,
         api_key=_NO_KEY,
         default_headers=left_out | {"Authorization": f"Bearer {_NO_KEY}"},
-        **_client_settings(timeout),
+        **_client_settings(service, timeout),
     )
 
 
-def _client_settings(timeout: float) -> dict[str, Any]:
-    """The client's timeouts; its own retries are off, as `RetryPolicy` retries."""
-    import openai
+def _client_settings(service: Service, timeout: float) -> dict[str, Any]:
+    """The SDK's HTTP client; its own retries are off, as `RetryPolicy` retries."""
+    from smmile.backends.remote.transport import http_client
 
-    return {"timeout": openai.Timeout(timeout, connect=min(timeout, 10.0)), "max_retries": 0}
+    return {"http_client": http_client(service, timeout), "max_retries": 0}

@@ -6,6 +6,7 @@ exponential backoff and jitter.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +22,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from smmile.backends.interface import Failure
+from smmile.backends.interface import ErrorInfo, Failure
 from smmile.backends.remote.service import Service
 from smmile.errors import UsageError, one_line, pluralize
 
@@ -55,11 +56,11 @@ class UnreachableError(Exception):
 class RetryPolicy:
     """Repeats attempts at requests to one service, and reports on stderr every ten seconds that it does.
 
-    Use from one event loop.
+    Each attempt, with its whole response, may take `timeout` seconds. Use from one event loop.
     """
 
-    def __init__(self, service: Service, max_retries: int) -> None:
-        self._service, self._max_retries = service, max_retries
+    def __init__(self, service: Service, max_retries: int, timeout: float | None = None) -> None:
+        self._service, self._max_retries, self._timeout = service, max_retries, timeout
         self._has_connected = False
         self._retries, self._last_note = 0, time.monotonic()
 
@@ -67,8 +68,8 @@ class RetryPolicy:
         """What `attempt` returns, or the last attempt's Failure.
 
         `attempt` raises TransientError or UnreachableError where a retry may help. Raises UnreachableError
-        if the last attempt could not connect. A local server that refuses the first connection is not
-        running: raises UsageError at once.
+        if the last attempt could not connect. A local server or a proxy that refuses the first connection
+        is not running: raises UsageError at once.
         """
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._max_retries + 1),
@@ -84,9 +85,14 @@ class RetryPolicy:
 
     async def _try_once(self, attempt: Callable[[], Awaitable[_Outcome]]) -> _Outcome:
         try:
-            outcome = await attempt()
+            async with asyncio.timeout(self._timeout):
+                outcome = await attempt()
+        except TimeoutError:
+            self._has_connected = True  # connecting has a shorter limit
+            message = f"no complete response within --timeout {self._timeout:g} seconds"
+            raise TransientError(Failure(ErrorInfo("timeout", message))) from None
         except UnreachableError as error:
-            if self._service.is_local and not self._has_connected:
+            if (self._service.is_local or self._service.proxy) and not self._has_connected:
                 raise UsageError(one_line(self._service.redact(str(error)))) from error
             raise
         except TransientError:

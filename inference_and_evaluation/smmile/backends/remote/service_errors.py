@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from smmile.backends.interface import ErrorInfo, ErrorType, Failure
-from smmile.backends.remote.retries import LONGEST_WAIT, TransientError, retry_after
+from smmile.backends.remote.retries import LONGEST_WAIT, TransientError, UnreachableError, retry_after
 from smmile.backends.remote.service import Service
 from smmile.errors import UsageError, one_line
 
@@ -41,6 +41,9 @@ _RENAMED = {"max_tokens": "max_completion_tokens"}
 # A larger token count is an error of the service.
 _MOST_TOKENS = 1e9
 
+# An error's body is read and searched up to here, in bytes.
+LONGEST_ERROR = 65_536
+
 
 def error_outcome(
     service: Service, status: int, body: object, headers: Mapping[str, str], available_models: str = ""
@@ -52,6 +55,15 @@ def error_outcome(
     """
     message = service.redact(error_message(body))
     text, shown = f"{_codes(body)} {message}", one_line(message)
+    if 300 <= status < 400:
+        target = re.match(r"((?:https?:)?//)(?:[^/?#]*@)?([^/?#]+)", headers.get("location", ""))
+        where = "".join(target.groups()) if target else "another path"
+        raise UsageError(
+            f"{service.name} redirects to {one_line(service.redact(where))} (HTTP {status}), which is not "
+            f"followed; if that is the right address, give it with {service.address_flag}"
+        )
+    if status == 407:
+        raise UsageError(f"{service.proxy or 'a proxy'} does not accept the credentials ({shown})")
     if status == 401:
         raise UsageError(f"{service.name} does not accept the credentials; {service.credentials_hint}")
     if status == 402 or _NO_QUOTA.search(text):
@@ -120,22 +132,38 @@ def failure(kind: ErrorType, message: str) -> Failure:
 
 def error_message(body: object) -> str:
     """The message in an error's body: most have a message, FastAPI a detail, others plain text."""
-    if isinstance(body, Mapping):
-        for name in ("message", "detail", "error"):
-            if body.get(name):
-                return error_message(body[name])
-    return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    inner: object = body
+    while isinstance(inner, Mapping):
+        body = inner
+        inner = next((body[name] for name in ("message", "detail", "error") if body.get(name)), None)
+    try:
+        text = inner if isinstance(inner, str) else json.dumps(inner or body, ensure_ascii=False)
+    except RecursionError:
+        text = "nested too deeply"
+    return text[:LONGEST_ERROR]
 
 
-def describe_cause(error: Exception) -> str:
-    """The cause of a client's error, in brackets; empty if it has none."""
-    cause = error.__cause__
-    return f"({type(cause).__name__}: {cause})".replace(": )", ")") if cause else ""
+def connection_outcome(service: Service, error: BaseException) -> Failure:
+    """The failure that an error of the HTTP client, without a whole response, means for its request.
 
-
-def is_connect_error(error: Exception) -> bool:
-    """Whether a client's error is that no connection could be made."""
-    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+    Raises UsageError and TransientError as `error_outcome` does, and UnreachableError.
+    """
+    kind = type(error).__name__
+    reason = one_line(service.redact(f"({kind}: {error})".replace(": )", ")")))
+    if kind == "ResponseTooLargeError":
+        return failure("server", str(error))
+    if kind not in ("ConnectError", "ConnectTimeout", "ProxyError"):
+        raise TransientError(failure("server", f"no complete response {reason}")) from error
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        raise UsageError(
+            f"{service.name} has no trusted certificate {reason}; name its authority's in SSL_CERT_FILE"
+        )
+    if service.proxy:
+        raise UnreachableError(
+            f"{service.proxy} gives no connection to {service.name} {reason}; correct or unset "
+            f"{service.proxy.variable}"
+        ) from error
+    raise UnreachableError(f"{service.name} does not answer {reason}; {service.connection_hint}") from error
 
 
 def token_count(usage: object, *names: str) -> int | None:

@@ -114,7 +114,9 @@ def read_ratings(file: Path) -> RatingsFile:
 def _read(file: Path, kind: type[_File], what: str) -> _File:
     try:
         content = msgspec.json.decode(file.read_bytes(), type=kind)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UsageError(f"{one_line(file)}, {what}, cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{one_line(file.name)} is not {what} ({error})") from error
     if content.schema_version != REVIEW_VERSION:
         raise UsageError(

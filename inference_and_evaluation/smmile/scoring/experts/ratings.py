@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smmile.errors import UsageError, one_line, pluralize
@@ -48,7 +48,8 @@ class RatedRun:
     """A run, its answers that were drawn by problem id, and the judge's verdicts where there are any.
 
     `errors` are the problems without an answer. `strata` are the verdicts by which a review drew answers;
-    None where they are not known, or there were none. A verdict of None is an unscored answer.
+    None where they are not known, or there were none. A verdict of None is an unscored answer. `judge` is
+    as in `Scores`.
     """
 
     results: RunResults
@@ -56,6 +57,7 @@ class RatedRun:
     errors: frozenset[str]
     verdicts: Mapping[str, int | None] | None
     strata: Mapping[str, int | None] | None
+    judge: str | None
 
     @property
     def is_sample(self) -> bool:
@@ -103,8 +105,15 @@ def read_all_ratings(folder: Path, files: Sequence[Path], key_file: Path | None 
         raise UsageError("give either files that review pages saved or CSV files, not both")
     runs = {name.stem: (name, file) for name, file in result_files(folder).items()}
     if True in are_labels:
-        return _read_labels(files, runs)
-    return _read_review(files, read_review_key(key_file or folder / "review" / "review_key.json"), runs)
+        found = _read_labels(files, runs)
+    else:
+        key = read_review_key(key_file or folder / "review" / "review_key.json")
+        found = _read_review(files, key, runs)
+    judges = sorted({run.judge for run in found.runs if run.judge})
+    if len(judges) > 1:
+        line = f"runs of different judges ({one_line('; '.join(judges), 300)}) are not pooled"
+        found = replace(found, warnings=[*found.warnings, line])
+    return found
 
 
 _Runs = Mapping[str, tuple[RunName, Path]]
@@ -124,20 +133,21 @@ def _rated_run(
         scores = METRICS["llm"].score(results, ScoringOptions())
     except UsageError as error:
         warnings.append(str(error))
-    verdicts = verdicts_of(scores) if scores else None
+    verdicts, judge = (verdicts_of(scores), scores.judge) if scores else (None, None)
+    run = RatedRun(results, answers, errors, verdicts, None, judge)
     if reviewed is None:
-        return RatedRun(results, answers, errors, verdicts, None)
+        return run
     if verdicts_hash(scores) == reviewed.verdicts_hash:
         strata = {one.problem_id: (verdicts or {}).get(one.problem_id) for one in records}
-        return RatedRun(results, answers, errors, verdicts, strata)
+        return replace(run, strata=strata)
     if reviewed.verdicts_hash:  # else the judge came later
-        now = f"now {one_line(scores.judge or '', 80)}" if scores else "now there are none"
+        now = f"now {one_line(judge or '', 80)}" if scores else "now there are none"
         warnings.append(
             f"the judge's verdicts on {one_line(results.file.name)} are not those by which the review drew "
             f"its answers (then {one_line(reviewed.judge or '', 80)}; {now}); the accuracy by experts is "
             "less exact"
         )
-    return RatedRun(results, answers, errors, verdicts, None)
+    return run
 
 
 def _read_review(files: Sequence[Path], key: ReviewKey, there: _Runs) -> Ratings:
@@ -185,7 +195,7 @@ def _read_review(files: Sequence[Path], key: ReviewKey, there: _Runs) -> Ratings
             answers.setdefault(drawn.stem, {})[drawn.problem_id] = answer
     runs: list[RatedRun] = []
     skipped: list[str] = []
-    warnings: list[str] = []
+    warnings = [f"no ratings of expert {one}" for one in range(1, key.experts + 1) if one not in given]
     for one in key.runs:
         try:
             if one.stem not in there:
@@ -264,7 +274,9 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         text = io.StringIO(file.read_text(encoding="utf-8-sig"), newline="")
         rows = list(csv.reader(text, strict=True))
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise UsageError(f"{one_line(file)} cannot be read ({error.strerror})") from error
+    except (ValueError, csv.Error) as error:
         raise UsageError(f"{name} is not a readable CSV file in UTF-8 ({error})") from error
     columns = [column.strip().lower() for column in rows[0]] if rows else []
     if len(rows) < 2 or not {*_COLUMNS} <= {*columns} or len({*columns}) < len(columns):
