@@ -29,10 +29,13 @@ def main() -> int:
     args = _parser().parse_args()
 
     from smmile.errors import UsageError
+    from smmile.inference.ranks import Rank, leave_to_first
     from smmile.results.reading import result_files
     from smmile.scoring.evaluation import lone_evaluations
     from smmile.scoring.selection import Selection
 
+    if leave_to_first(Rank.from_environment()):
+        return cli.EXIT_OK
     there = result_files(args.results_dir)
     for warning in there.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -178,7 +181,9 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
                 cases.values(),
                 args.results_dir,
                 options,
-                make_budget=lambda job: budgets.make(job, verdicts, jobs[len(verdicts) + 1 :]),
+                make_budget=lambda judge, ledger: budgets.make(
+                    judge, ledger, [*verdicts, *jobs[len(verdicts) + 1 :]]
+                ),
                 **how,
             )
         )

@@ -1048,6 +1048,78 @@ def test_a_run_stops_before_it_exceeds_the_maximum_cost(server: FakeService, tmp
         assert len(server.chats) == 4, name
 
 
+def priced(folder: Path, output: float) -> list[object]:
+    """The words for a model whose prompts cost 10 dollars per million tokens, its responses `output`."""
+    prices = folder / "prices.json"
+    table = {"mine": {"input": 10, "output": output}}
+    prices.write_text(json.dumps({"as_of": "2026-01-31", "dollars_per_million_tokens": table}))
+    return ["--model", "mine", "--prices", prices, "--name", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("script", "answer", "cost"),
+    [
+        (CLAUDE, claude_says("no", stop="refusal", tokens=100_000), 1.0),
+        (GPT, says(None, finish="content_filter"), 0.0001),
+        (CLAUDE, Answer(200, claude_says("half").body, cut=True), 2.56),
+        (CLAUDE, Answer(200, b"{]"), 2.56),
+        (LLAMA, ollama_says("late", delay=1.5), 2.56),
+        (CLAUDE, claude_fails(500, "oh"), 0.0),
+        (CLAUDE, claude_fails(429, "slow down"), 0.0),
+    ],
+)
+def test_every_attempt_that_may_have_been_billed_counts_after_restarts(
+    script: str, answer: Answer, cost: float, server: FakeService, tmp_path: Path
+) -> None:
+    """A response of 512 tokens is expected where the service does not report what it counted."""
+    data = questions(tmp_path / "data", 1)
+    server.fault = lambda _asked: answer
+    words = [*priced(tmp_path, 5000 if cost == 2.56 else 0), "--max-retries", 1, "--timeout", 1]
+    words += ["--dataset-path", data, "--max_new_tokens", 512]
+    for _ in range(2):
+        assert ask(script, tmp_path / "out", *words, "--max-cost", 100).code == 3
+    usage = result(tmp_path / "out", "mine_ICL_open")["run"]["usage"]
+    served = len(server.chats)
+    assert usage["dollars"] == pytest.approx(served * cost, rel=0.02)
+    assert usage["spent"]["attempts"] == (served if cost else 0)
+    assert usage["spent"]["estimated"] == (served if cost == 2.56 else 0)
+    if cost:
+        limited = ask(script, tmp_path / "out", *words, "--max-cost", served * cost * 1.01)
+        assert "dollars are spent" in last_line(limited.err)
+        assert len(server.chats) == served
+
+
+def test_a_request_in_flight_when_a_run_is_killed_counts(server: FakeService, tmp_path: Path) -> None:
+    data = questions(tmp_path / "data", 9)
+    server.fault = lambda _asked: claude_says(
+        "yes", tokens=100_000, delay=0.0 if len(server.chats) < 3 else 9
+    )
+    words = ["--dataset-path", data, "--output-dir", tmp_path / "out", *priced(tmp_path, 0)]
+    words += ["--max-cost", 5.5, "--concurrency", 2]
+    process = subprocess.Popen(script_command(CLAUDE, *words), cwd=SCRIPTS, stderr=subprocess.DEVNULL)
+    server.wait_for_chats(4)
+    process.kill()
+    process.wait()
+    server.fault = lambda _asked: claude_says("yes", tokens=100_000)
+    assert ask(CLAUDE, tmp_path / "out", *words).code == 2
+    assert len(server.chats) == 5  # a dollar each, those in flight included
+
+
+def test_of_several_processes_the_first_sends_all_requests(
+    server: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    second = ask(CLAUDE, tmp_path, "--limit", 2)
+    assert (second.code, second.err, server.chats) == (0, "", [])
+    assert second.out == "process 1 of 2 has nothing to do: process 0 sends all requests\n"
+    judge = run_here("evaluate_LLMJudge.py", tmp_path / "nowhere")
+    assert (judge.code, judge.out) == (0, second.out)
+    monkeypatch.setenv("RANK", "0")
+    assert ask(CLAUDE, tmp_path, "--limit", 2).code == 0
+    assert result(tmp_path, "claude-3-7-sonnet_ICL_open")["run"]["hardware"]["processes"] == 1
+
+
 def test_the_price_table_that_is_included_has_a_date_and_the_papers_models(tmp_path: Path) -> None:
     for script in (CLAUDE, GPT):
         finished = ask(script, tmp_path, "--dry-run")

@@ -54,7 +54,7 @@ class Run:
     def answered(self, folder: Path) -> int:
         """How many answers are in the journal."""
         partial = folder / f"{self.stem}.partial.jsonl"
-        return max(0, partial.read_bytes().count(b"\n") - 1) if partial.exists() else 0
+        return partial.read_bytes().count(b'"problem_id"') if partial.exists() else 0
 
     def wait_for_answers(self, folder: Path, process: subprocess.Popen[str]) -> None:
         while self.answered(folder) == 0:

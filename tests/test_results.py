@@ -8,7 +8,7 @@ import pytest
 
 from conftest import SUITE
 from smmile.backends.interface import ErrorInfo, ErrorType, ImageChange
-from smmile.backends.prices import Price
+from smmile.backends.prices import Price, Spending
 from smmile.data.problems import Skipped
 from smmile.results.schema import (
     DatasetInfo,
@@ -28,7 +28,7 @@ from smmile.task import Perturbation
     [
         ("## `run`", Run, (Perturbation, Hardware)),
         ("`run.dataset`:", DatasetInfo, (Skipped,)),
-        ("`run.usage`:", Usage, (Price,)),
+        ("`run.usage`:", Usage, (Price, Spending)),
         ("## `records`", Record, (ErrorInfo, TurnData, TextData, ImageData, ImageChange)),
     ],
 )

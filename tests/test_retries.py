@@ -96,6 +96,11 @@ def test_a_local_server_gets_retries_once_it_has_answered() -> None:
         ({"retry-after": "nan"}, None),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, None),
         ({"retry-after-ms": "soon", "retry-after": "7"}, 7),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e999"}, None),
+        ({"retry-after": "1" * 300}, None),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, None),
+        ({"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
     ],
 )
 def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], expected: float | None) -> None:

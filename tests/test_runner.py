@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -592,7 +593,7 @@ def test_an_invalid_journal_line_affects_only_its_problem(tmp_path: Path) -> Non
     with pytest.raises(Interrupted):
         go(tmp_path, Scripted(d=KeyboardInterrupt()))
     lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
-    partial_of(tmp_path).write_bytes(lines[0] + b"rubbish\n" + b"".join(lines[2:]))
+    partial_of(tmp_path).write_bytes(b"".join(lines[:2]) + b"rubbish\n" + b"".join(lines[3:]))
     backend = Scripted()
     go(tmp_path, backend)
     assert backend.asked == ["a", "d"]
@@ -648,3 +649,72 @@ def test_a_run_stopped_before_its_first_answer_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(Interrupted, match="0 of 5"):
         go(tmp_path, Scripted(a=KeyboardInterrupt()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_made_the_answers_is_saved_before_them(tmp_path: Path) -> None:
+    """A kill after any line keeps it."""
+    with pytest.raises(Interrupted):
+        go(tmp_path, Scripted(d=KeyboardInterrupt()))
+    lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if b"problem_id" in line)
+    for number in range(first + 1, len(lines) + 1):
+        partial_of(tmp_path).write_bytes(b"".join(lines[:number]))
+        [backend] = [json.loads(line)["backend"] for line in lines[:number] if b'"backend"' in line]
+        assert (backend["devices"], backend["generation"]) == (["a desk"], {"do_sample": False})
+    partial_of(tmp_path).write_bytes(b"".join(lines[: first + 1]))
+    kept = Scripted(a=AssertionError("asked again"))
+    assert go(tmp_path, kept).result.run.hardware.devices == ("a desk",)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_run_stops_when_its_folder_is_deleted_and_keeps_its_answers(
+    blocked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder cannot be made again, the answers are in a temporary one."""
+    folder, rescue = tmp_path / "results", tmp_path / "temporary"
+    rescue.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(rescue))
+    go(folder, Scripted(), plan=a_plan(limit=1))
+
+    class Deleting(Scripted):
+        def _one(self, request: Request) -> Response | Failure:
+            if request.conversation.texts[-1] == "c":
+                shutil.rmtree(folder)
+                if blocked:
+                    folder.write_text("a file in its place")
+            return super()._one(request)
+
+    backend = Deleting()
+    with pytest.raises(UsageError, match=r"was deleted or replaced during the run.* kept in") as stopped:
+        go(folder, backend)
+    assert backend.asked == ["b", "c"]
+    kept = [file for file in tmp_path.rglob("*.partial.jsonl") if str(file) in str(stopped.value)]
+    assert kept[0].is_relative_to(rescue if blocked else folder)
+    if blocked:
+        folder.unlink()
+        folder.mkdir()
+        kept[0].rename(partial_of(folder))
+    rest = Scripted()
+    assert len(go(folder, rest).result.records) == 5
+    assert rest.asked == ["d"]
+
+
+def test_a_journal_that_this_version_cannot_read_is_never_replaced(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(tmp_path, Scripted(c=KeyboardInterrupt()))
+    header, *lines = partial_of(tmp_path).read_bytes().splitlines(keepends=True)
+    newer = msgspec.json.encode(json.loads(header) | {"schema_version": 3}) + b"\n"
+    strange = b'{"problem": "p1", "answer": "of a later version"}\n'
+    for content, run in (
+        (newer + b"".join(lines), a_run()),
+        (newer, a_run(seed=1)),
+        (header + strange, a_run()),
+        (header + strange, a_run(seed=1)),
+        (header + b"damaged\n", a_run(seed=1)),
+    ):
+        partial_of(tmp_path).write_bytes(content)
+        with pytest.raises(UsageError, match="--overwrite") as refused:
+            go(tmp_path, Scripted(), run=run)
+        assert partial_of(tmp_path).name in str(refused.value)
+        assert partial_of(tmp_path).read_bytes() == content
+    go(tmp_path, Scripted(), overwrite=True)

@@ -73,13 +73,14 @@ class Response:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request has no response, and what it cost nevertheless."""
+    """Why a request has no response, and what it cost nevertheless; nothing if it is `unbilled`."""
 
     error: ErrorInfo
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float | None = None
     images_changed: tuple[ImageChange, ...] = ()
+    unbilled: bool = False
 
 
 Answered = tuple[Request, Response | Failure]

@@ -1,10 +1,11 @@
-"""What tokens cost: the dated table of the suite, or the user's own."""
+"""What tokens cost, by the suite's dated table or the user's own, and what was spent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -24,6 +25,54 @@ class Price:
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float:
         """The cost of this many tokens, in dollars."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Attempts at requests that may have been billed, and the tokens that they are charged for.
+
+    `estimated` attempts count the highest number of tokens expected, because the service did not report
+    them. Of the others, `prompt_ratio` is the highest ratio of reported to estimated prompt tokens (at
+    least 1), and `longest_response` the most completion tokens.
+    """
+
+    attempts: int = 0
+    estimated: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_ratio: float = 1.0
+    longest_response: int = 0
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(
+            self.attempts + other.attempts,
+            self.estimated + other.estimated,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            max(self.prompt_ratio, other.prompt_ratio),
+            max(self.longest_response, other.longest_response),
+        )
+
+
+class Ledger(Protocol):
+    """A list of attempts, on disk after the next write. Its methods may be called from any thread."""
+
+    @property
+    def spent(self) -> Spending | None:
+        """The sum of all attempts; None if there is none."""
+        ...
+
+    def begin(self, most: Spending) -> int:
+        """Add an attempt with the `most` that it may cost; returns its number."""
+        ...
+
+    def end(self, attempt: int, cost: Spending) -> None:
+        """Replace what an attempt may cost by what it did cost."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything is on disk. Raises UsageError if it cannot be written."""
+        ...
 
 
 def cost_estimate(model: str, price: Price | None, prompt_tokens: int, completion_tokens: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from smmile.backends.interface import Backend, ImageChange
-from smmile.backends.prices import Price, cost_estimate, find_price, require_price
+from smmile.backends.prices import cost_estimate, find_price, require_price
 from smmile.backends.remote.backend import bytes_without_images
 from smmile.backends.remote.budget import Budget, Estimator
 from smmile.backends.remote.client import ClientOptions, Provider, connect, provider_info
@@ -23,7 +23,6 @@ from smmile.inference.script import RunContext, RunSpecification, run_inference
 from smmile.prompting.choice import read_choice
 from smmile.prompting.conversation import Conversation, Recipe
 from smmile.prompting.options import Options
-from smmile.results.schema import Usage
 
 # The length of a response in estimates if it has no limit, in tokens.
 _LONG_RESPONSE = 4_096
@@ -62,15 +61,12 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     fields = {name: value for name, value in (dict(model.fields) | overrides).items() if value is not None}
 
     def make_backend(context: RunContext) -> Backend:
-        budget = None
-        if price is not None and args.max_cost is not None:
-            budget = _budget(args.max_cost, price, estimator, longest, context.plan, context.spent)
         return connect(
             model.provider,
             args.model,
             ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries),
             fields,
-            budget=budget,
+            budget=Budget(context.ledger, estimator, longest, price, args.max_cost),
             detail=model.detail,
             follow_up=model.follow_up and partial(_follow_up, model.follow_up, context.plan),
         )
@@ -109,27 +105,13 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         price=price,
         preview=preview,
         highest_cost=highest_cost if price is not None or info.is_paid else None,
+        shared=False,
     )
     return run_inference(args, specification)
 
 
 def _follow_up(follow_up: FollowUp, plan: Plan, key: str, response: str) -> str | None:
     return follow_up(plan.groups[key][0].options, response)
-
-
-def _budget(
-    limit: float, price: Price, estimator: Estimator, longest: int, plan: Plan, spent: Usage
-) -> Budget:
-    """A budget that starts with the cost of earlier answers, and how far that is above the estimates."""
-    estimates = [estimator.prompt_tokens(request.conversation) for request in plan.requests]
-    expected = spent.unique_requests * sum(estimates) / len(estimates)
-    longest = max(longest, (spent.completion_tokens or 0) // max(1, spent.unique_requests))
-    if spent.prompt_tokens is None:  # the service did not report it
-        return Budget(
-            limit, price.dollars(expected, longest * spent.unique_requests), price, estimator, longest
-        )
-    correction = spent.prompt_tokens / max(1.0, expected)
-    return Budget(limit, spent.dollars or 0.0, price, estimator, longest, correction)
 
 
 def _image_changes(requests: list[PlannedProblem], rules: ImageRules) -> Iterator[str]:

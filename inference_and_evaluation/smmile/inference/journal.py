@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from smmile.backends.interface import BackendInfo
+from smmile.backends.prices import Spending
 from smmile.errors import UsageError, one_line
 from smmile.files import cannot_write
-from smmile.results.schema import SCHEMA_VERSION, differences
+from smmile.results.schema import READABLE_VERSIONS, SCHEMA_VERSION, differences
 
 Entry = TypeVar("Entry")
 
@@ -31,19 +36,43 @@ class _Header(msgspec.Struct):
     identity: dict[str, Any] = {}
     started_at: str = ""
     run: dict[str, Any] = {}
-    backend: BackendInfo | None = None  # as the last line that describes it says
-
-
-class JournalContent(NamedTuple, Generic[Entry]):
-    """What is in a journal: whether it replaces the result file, its entries, and what made them."""
-
-    replaces_result: bool
-    entries: list[Entry]
-    backend: BackendInfo | None
 
 
 class _BackendLine(msgspec.Struct):
+    """What made the entries that follow, and those before."""
+
     backend: BackendInfo
+
+
+class _AttemptLine(msgspec.Struct):
+    """What an attempt may have cost. The last line of an attempt counts; 0 is all before the journal."""
+
+    attempt: int
+    spent: Spending
+
+
+@dataclass
+class JournalContent(Generic[Entry]):
+    """What a journal has, the cost of each attempt, and the length of its complete lines in bytes.
+
+    Without a header it has nothing.
+    """
+
+    header: _Header | None = None
+    entries: list[Entry] = field(default_factory=list)
+    backend: BackendInfo | None = None
+    attempts: dict[int, Spending] = field(default_factory=dict)
+    length: int = 0
+
+    @property
+    def replaces_result(self) -> bool:
+        """Whether an older result file is ignored."""
+        return self.header is not None and self.header.replaces_result
+
+    @property
+    def spent(self) -> Spending | None:
+        """The sum of all attempts; None if there is none."""
+        return _total(self.attempts)
 
 
 # The last line of a journal whose process has finished its share.
@@ -54,7 +83,11 @@ class Journal(Generic[Entry]):
     """The journal of a run, or of one process's share of it, locked while this object is open.
 
     The kernel releases the lock when the process ends, so a journal that can be locked can be continued.
-    A last line truncated by a kill or a full disk is dropped.
+    A last line truncated by a kill or a full disk is dropped. It is also the ledger of the run's attempts,
+    which other threads write while this one writes entries.
+
+    If the file is deleted or replaced while it is open, the next write puts what is in memory where it can,
+    `other_entries` included (those of the run that are in other files), and raises UsageError.
     """
 
     started_at: str
@@ -83,29 +116,31 @@ class Journal(Generic[Entry]):
         if another process is running this run, or if a file belongs to a different run or is not writable.
         """
         self.file = file
+        self.other_entries: Sequence[Entry] = ()
         self._end = -1
+        self._lock, self._queued = threading.Lock(), deque[bytes]()
+        self._moved = ""
         self._descriptor = _open_locked(file, elsewhere)
         reader = _Reader(identity, entry_type, reads_version_1, elsewhere)
         claimed: dict[Path, int] = {}
         try:
             claimed = {share: _open_locked(share, elsewhere) for share in shares}
-            header, self.entries, self._end = (
-                (None, [], 0) if overwrite else reader.read(_content(self._descriptor), file)
-            )
+            own = JournalContent[Entry]() if overwrite else reader.read(_content(self._descriptor), file)
+            self._end = own.length
             earlier = []
             if not overwrite:
                 earlier = [reader.read(_content(fd), share) for share, fd in claimed.items()]
-            if header is None:
-                replaced = any(found is not None and found.replaces_result for found, *_ in earlier)
-                replaced = replaced or (overwrite if replaces_result is None else replaces_result)
-                header = _Header(SCHEMA_VERSION, replaced, dict(identity), started_at)
-                self._append(msgspec.json.encode(header) + b"\n")
+            self.entries, self.backend, self._attempts = own.entries, own.backend, own.attempts
+            self._numbers = count(max(own.attempts, default=0) + 1)
+            replaced = any(found.replaces_result for found in earlier)
+            replaced = replaced or (overwrite if replaces_result is None else replaces_result)
+            new = _Header(SCHEMA_VERSION, replaced, dict(identity), started_at)
+            self._header = header = own.header or new
+            if own.header is None:
+                self._append(_line(header))
             self._empty = self._end if not self.entries else 0
-            self.append([entry for _, entries, _ in earlier for entry in entries])
-            self.backend = header.backend
-            for found, *_ in earlier:
-                if found is not None and found.backend is not None:
-                    self.describe(found.backend)
+            for found in earlier:
+                self.append(found.entries, found.backend)
             for share in claimed:
                 share.unlink(missing_ok=True)
         except BaseException:
@@ -119,21 +154,43 @@ class Journal(Generic[Entry]):
         self.started_at = header.started_at
         self.replaces_result = header.replaces_result
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Add entries; they are on disk when this returns.
+    @property
+    def spent(self) -> Spending | None:
+        """The sum of all attempts; None if there is none."""
+        return _total(self._attempts)
+
+    def carry(self, spent: Spending) -> None:
+        """Begin the list of attempts, if it is empty, with what was spent before this journal."""
+        if spent.attempts and not self._attempts:
+            self.end(0, spent)
+
+    def begin(self, most: Spending) -> int:
+        """See `Ledger`."""
+        number = next(self._numbers)
+        self.end(number, most)
+        return number
+
+    def end(self, attempt: int, cost: Spending) -> None:
+        """See `Ledger`."""
+        self._attempts[attempt] = cost
+        self._queued.append(_line(_AttemptLine(attempt, cost)))
+
+    def flush(self) -> None:
+        """Return when everything is on disk; several threads that wait for it share one sync."""
+        self._append(b"")
+
+    def append(self, entries: Sequence[Entry], backend: BackendInfo | None = None) -> None:
+        """Add entries and, before them, what made them; they are on disk when this returns.
 
         Raises UsageError if they cannot be written; earlier entries are kept.
         """
-        if entries:
-            self._append(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
-            self.entries += entries
-
-    def describe(self, backend: BackendInfo) -> None:
-        """Save what made the latest entries, besides what made earlier ones."""
-        merged = self.backend.merged(backend) if self.backend else backend
-        if merged != self.backend:
-            self._append(msgspec.json.encode(_BackendLine(merged)) + b"\n")
-            self.backend = merged
+        description = b""
+        merged = self.backend.merged(backend) if self.backend and backend else backend or self.backend
+        if merged is not None and merged != self.backend:
+            self.backend, description = merged, _line(_BackendLine(merged))
+        self.entries += entries
+        if entries or description:
+            self._append(description + b"".join(map(_line, entries)))
 
     def finish(self) -> None:
         """Mark this process's share as finished."""
@@ -148,24 +205,70 @@ class Journal(Generic[Entry]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Check the file, not `entries`: an interrupt may occur between writing and counting an answer.
-        if os.fstat(self._descriptor).st_size <= self._empty:
-            self.file.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        try:
+            if kind is not None:
+                self.flush()
+        except UsageError:
+            if self._moved:
+                raise
+        finally:
+            # Check the file, not `entries`: an interrupt may occur between writing and counting an answer.
+            is_empty = os.fstat(self._descriptor).st_size <= self._empty
+            has_spent = any(cost.attempts for cost in self._attempts.values())
+            if is_empty and not has_spent and _is_same_file(self._descriptor, self.file):
+                self.file.unlink()
+            os.close(self._descriptor)
 
     def _append(self, content: bytes) -> None:
-        written = 0
+        with self._lock:
+            attempts = b"".join(self._queued.popleft() for _ in range(len(self._queued)))
+            only_attempts = not content and self._end == self._empty
+            content = attempts + content
+            try:
+                if content:
+                    os.ftruncate(self._descriptor, self._end)
+                    _write(self._descriptor, content)
+            except BaseException as error:
+                # Keep the complete lines that were written.
+                self._queued.appendleft(attempts)
+                written = max(0, os.fstat(self._descriptor).st_size - self._end)
+                self._end += content.rfind(b"\n", 0, written) + 1
+                if not isinstance(error, OSError):
+                    raise
+                if self._moved or _is_same_file(self._descriptor, self.file):
+                    os.ftruncate(self._descriptor, self._end)
+                    raise cannot_write(self.file, error) from error
+            else:
+                self._end += len(content)
+            if only_attempts:
+                self._empty = self._end
+            if not self._moved and not _is_same_file(self._descriptor, self.file):
+                self._move()
+            if self._moved:
+                raise UsageError(self._moved)
+
+    def _move(self) -> None:
+        """Continue in a new file with all that is in memory: at the same place, else a temporary folder."""
+        lost = one_line(self.file)
+        lines: list[object] = [self._header, *([_BackendLine(self.backend)] if self.backend else [])]
+        lines += [_AttemptLine(number, cost) for number, cost in list(self._attempts.items())]
+        content = b"".join(map(_line, chain(lines, self.other_entries, self.entries)))
         try:
-            os.ftruncate(self._descriptor, self._end)
-            while written < len(content):
-                written += os.write(self._descriptor, content[written:])
-            os.fsync(self._descriptor)
-        except OSError as error:
-            # Keep the complete lines that were written.
-            whole = content.rfind(b"\n", 0, written) + 1
-            os.ftruncate(self._descriptor, self._end + whole)
-            raise cannot_write(self.file, error) from error
-        self._end += len(content)
+            descriptor = _write_new(self.file, content)
+        except OSError:
+            try:
+                self.file = Path(tempfile.mkdtemp(prefix="smmile_")) / self.file.name
+                descriptor = _write_new(self.file, content)
+            except OSError as error:
+                raise cannot_write(self.file, error) from error
+        os.close(self._descriptor)
+        self._descriptor, self._end = descriptor, len(content)
+        place = one_line(self.file)
+        again = "repeat" if place == lost else "move it back and repeat"
+        self._moved = (
+            f"{lost} was deleted or replaced during the run, which has stopped; all answers are kept in "
+            f"{place}: {again} the command to continue"
+        )
 
 
 def read_journal(
@@ -183,12 +286,8 @@ def read_journal(
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        return JournalContent(False, [], None)
-    reader = _Reader(identity, entry_type, reads_version_1, elsewhere)
-    header, entries, _ = reader.read(content, file)
-    if header is None:
-        return JournalContent(False, entries, None)
-    return JournalContent(header.replaces_result, entries, header.backend)
+        return JournalContent()
+    return _Reader(identity, entry_type, reads_version_1, elsewhere).read(content, file)
 
 
 def is_finished(file: Path) -> bool:
@@ -245,8 +344,31 @@ def _open_locked(file: Path, elsewhere: str) -> int:
 def _is_same_file(descriptor: int, file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
+    except OSError:  # it or its folder is gone
         return False
+
+
+def _write_new(file: Path, content: bytes) -> int:
+    """Write a file that does not exist yet; returns its descriptor. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+    _write(descriptor, content)
+    return descriptor
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    written = 0
+    while written < len(content):
+        written += os.write(descriptor, content[written:])
+    os.fsync(descriptor)
+
+
+def _line(content: object) -> bytes:
+    return msgspec.json.encode(content) + b"\n"
+
+
+def _total(attempts: Mapping[int, Spending]) -> Spending | None:
+    return sum(attempts.values(), Spending()) if attempts else None
 
 
 def _content(descriptor: int) -> bytes:
@@ -268,17 +390,18 @@ class _Reader(Generic[Entry]):
         self._identity, self._type = identity, entry_type
         self._reads_version_1, self._elsewhere = reads_version_1, elsewhere
 
-    def read(self, content: bytes, file: Path) -> tuple[_Header | None, list[Entry], int]:
-        """The header, the entries, and the length of the complete lines in bytes.
+    def read(self, content: bytes, file: Path) -> JournalContent[Entry]:
+        """What is in a journal.
 
-        An invalid line stays in the file, and its problem is sent again. The journal of a different run
-        is ignored if it has no entries; otherwise raises UsageError.
+        A damaged line, which is no JSON, stays in the file, and its problem is sent again. The journal of a
+        different run is ignored if it is empty. Raises UsageError otherwise, and if another version of the
+        suite wrote the journal.
         """
         lines = content.splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()
         if not lines:
-            return None, [], 0
+            return JournalContent()
         try:
             header = msgspec.json.decode(lines[0], type=_Header)
         except ValueError as error:
@@ -286,19 +409,40 @@ class _Reader(Generic[Entry]):
                 f"{one_line(file)} does not begin like a journal of this suite ({error}); "
                 "move it away, or start again with --overwrite"
             ) from error
-        entries = []
-        for line in lines[1:]:
-            with suppress(ValueError):
-                if line.startswith(b'{"backend":'):
-                    header.backend = msgspec.json.decode(line, type=_BackendLine).backend
-                else:
-                    entries.append(msgspec.json.decode(line, type=self._type))
+        content_of = JournalContent[Entry](header, length=sum(map(len, lines)))
         found = self._differences(header)
-        if found and entries:
+        if header.schema_version not in READABLE_VERSIONS:
+            version = header.schema_version
+            raise _unreadable(
+                file, f"schema_version {version}, which this version of the suite cannot read"
+            )
+        damaged = 0
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                self._read_line(line, content_of)
+            except msgspec.ValidationError as error:
+                what = (
+                    f"a line {number} that this version of the suite cannot read ({one_line(error, 120)})"
+                )
+                raise _unreadable(file, what) from error
+            except (ValueError, RecursionError):
+                damaged += 1
+        if not found:
+            return content_of
+        if content_of.entries or content_of.attempts or damaged:
             raise UsageError(
                 f"{one_line(file)} {found}; --overwrite starts again, another {self._elsewhere} keeps both"
             )
-        return (None, [], 0) if found else (header, entries, sum(map(len, lines)))
+        return JournalContent()
+
+    def _read_line(self, line: bytes, into: JournalContent[Entry]) -> None:
+        if line.startswith(b'{"backend":'):
+            into.backend = msgspec.json.decode(line, type=_BackendLine).backend
+        elif line.startswith(b'{"attempt":'):
+            attempt = msgspec.json.decode(line, type=_AttemptLine)
+            into.attempts[attempt.attempt] = attempt.spent
+        elif line != _FINISHED:
+            into.entries.append(msgspec.json.decode(line, type=self._type))
 
     def _differences(self, header: _Header) -> str:
         """Why a journal cannot be continued; empty if it can."""
@@ -310,3 +454,10 @@ class _Reader(Generic[Entry]):
             theirs = {name: known.get(name) for name in self._identity}
         found = differences(self._identity, theirs)
         return f"belongs to a different run: {'; '.join(found)}" if found else ""
+
+
+def _unreadable(file: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{one_line(file)} has {what}; use the version that wrote it, move the file away, or start again "
+        "with --overwrite"
+    )

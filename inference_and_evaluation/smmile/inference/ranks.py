@@ -58,6 +58,13 @@ class Rank:
 ONLY_PROCESS = Rank()
 
 
+def leave_to_first(rank: Rank) -> bool:
+    """Whether another process does the work of a run that is not shared; if so, a line says it."""
+    if not rank.is_first:
+        print(f"process {rank.index} of {rank.count} has nothing to do: process 0 sends all requests")
+    return not rank.is_first
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The files of one run in its folder; `stem` is the result file's name without its suffix."""
@@ -137,10 +144,10 @@ def open_journal(
             replaces_result, known, started_at = main.replaces_result, list(main.entries), main.started_at
         barrier.wait()  # the first has read the earlier journals
         if not rank.is_first:
-            replaces_result, known, backend = read_journal(files.journal, identity, entry_type)
+            found = read_journal(files.journal, identity, entry_type)
+            replaces_result, known, backend = found.replaces_result, found.entries, found.backend
         own = opened(files.of_rank(rank.index), overwrite=True, replaces_result=replaces_result)
-        if backend is not None:
-            own.describe(backend)
+        own.append((), backend)
         barrier.wait()  # every journal is open
         yield own, known
 

@@ -10,8 +10,16 @@ from pathlib import Path
 
 from msgspec.structs import replace as change
 
-from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
-from smmile.backends.prices import Price
+from smmile.backends.interface import (
+    Answered,
+    Backend,
+    BackendInfo,
+    ErrorInfo,
+    Failure,
+    Request,
+    Response,
+)
+from smmile.backends.prices import Ledger, Price, Spending
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.files import check_replaceable, make_folder, sync_folder, write_whole
 from smmile.inference.journal import Journal, read_journal
@@ -82,14 +90,15 @@ def now() -> str:
 def run_plan(
     plan: Plan,
     run: Run,
-    connect: Callable[[Usage], Backend],
+    connect: Callable[[Ledger], Backend],
     read_choice: ChoiceReader,
     folder: Path,
     options: RunOptions,
 ) -> Outcome | None:
     """Answer every problem of `plan` that has no answer in `folder` yet, and write the result file.
 
-    `connect` makes the back end, given the usage so far, and is called only if there is a request to send.
+    `connect` makes the back end, given a ledger for what its requests cost, and is called only if there is
+    a request to send.
     `read_choice` extracts the chosen letter from a response. With several processes, each handles its
     share, and all but the first return None. Raises UsageError if the folder is not writable, is in use by
     another copy of the run, or contains a different run, and Interrupted if the run is stopped; answers are
@@ -107,8 +116,7 @@ def run_plan(
             if rank.count > 1:
                 for other in responses_of_others(opened.files, rank, opened.identity, Record):
                     opened.add(other.entries)
-                    if other.backend:
-                        opened.journal.describe(other.backend)
+                    opened.journal.append((), other.backend)
                 # The unfinished share of a process that died.
                 sender.send(opened.pending(retry_errors=False), ONLY_PROCESS)
         except KeyboardInterrupt as error:
@@ -131,6 +139,7 @@ class _OpenRun:
     ) -> None:
         self.plan, self.run, self.options, self.files = plan, run, options, files
         self.identity, self.journal, self.earlier = run.identity(), journal, earlier
+        self.price = options.price or (earlier.run.usage.price if earlier else None)
         self.records: dict[str, Record] = {}
         self.outdated = 0
         self._read_choice = read_choice
@@ -161,14 +170,14 @@ class _OpenRun:
             if not self._is_answered(group[0]) and (retry_errors or group[0].problem_id not in self.records)
         ]
 
-    def save(self, batch: Sequence[Answered]) -> list[Record]:
+    def save(self, batch: Sequence[Answered], made_by: BackendInfo) -> list[Record]:
         """Save a batch for all problems that share its requests; returns their records."""
         records: list[Record] = []
         for request, outcome in batch:
             sent, *others = self.plan.groups[request.key]
             records.append(record_of(sent, outcome, self._read_choice))
             records += [record_of(item, outcome, self._read_choice, sent.problem_id) for item in others]
-        self.journal.append(records)
+        self.journal.append(records, made_by)
         self.add(records)
         return records
 
@@ -191,7 +200,6 @@ class _OpenRun:
 
     def usage(self) -> Usage:
         """The usage of the records so far; a shared response counts once."""
-        price = self.options.price or (self.earlier.run.usage.price if self.earlier else None)
         sent: dict[str, Record] = {}
         for problem_id, record in self.records.items():
             sent.setdefault(record.shared_with or problem_id, record)
@@ -200,18 +208,29 @@ class _OpenRun:
             known = [count for count in counts if count is not None]
             return sum(known) if known else None
 
-        prompt = total(record.prompt_tokens for record in sent.values())
-        completion = total(record.completion_tokens for record in sent.values())
-        price = None if prompt is None else price
+        spent = self.journal.spent
+        price = None if spent is None else self.price
         return Usage(
             requests=len(self.records),
             unique_requests=len({record.request_key for record in self.records.values()}),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
+            prompt_tokens=total(record.prompt_tokens for record in sent.values()),
+            completion_tokens=total(record.completion_tokens for record in sent.values()),
             seconds=round(sum(record.seconds or 0.0 for record in sent.values()), 3),
-            dollars=round(price.dollars(prompt or 0, completion or 0), 6) if price else None,
+            dollars=round(price.dollars(spent.prompt_tokens, spent.completion_tokens), 6)
+            if price and spent
+            else None,
             price=price,
+            spent=spent,
         )
+
+    def spent_before(self) -> Spending:
+        """What was spent before this journal; in files of earlier versions, on the records alone."""
+        if self.earlier and self.earlier.run.usage.spent:
+            return self.earlier.run.usage.spent
+        known = self.usage()
+        if self.price is None or known.prompt_tokens is None:
+            return Spending()
+        return Spending(known.unique_requests, 0, known.prompt_tokens, known.completion_tokens or 0)
 
     def interruption(self) -> str:
         """The message for an interrupted run."""
@@ -254,6 +273,8 @@ def _open_run(
         opened = _OpenRun(plan, run, read_choice, options, files, journal, earlier)
         opened.add(earlier.records if earlier else ())
         opened.add(known)
+        journal.carry(opened.spent_before())
+        journal.other_entries = tuple(opened.records.values()) if options.rank.is_first else ()
         opened.share_known_responses()
         yield opened
 
@@ -301,7 +322,7 @@ def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
 class _Sender:
     """Sends requests to a back end, which it connects on first use."""
 
-    def __init__(self, opened: _OpenRun, connect: Callable[[Usage], Backend]) -> None:
+    def __init__(self, opened: _OpenRun, connect: Callable[[Ledger], Backend]) -> None:
         self._opened, self._connect = opened, connect
         self.backend: Backend | None = None
 
@@ -311,16 +332,14 @@ class _Sender:
             return
         if self.backend is None:
             self._opened.check_replaceable()
-            self.backend = self._connect(self._opened.usage())
+            self.backend = self._connect(self._opened.journal)
         label = self._opened.files.stem.removeprefix("result_")
         if rank.count > 1:
             label += f", process {rank.index} of {rank.count}"
         with Progress(self._opened.problems_of(requests), label) as progress:
             for batch in answers(self.backend, requests):
-                records = self._opened.save(batch)
-                self._opened.journal.describe(
-                    replace(self.backend.describe(), software=self._opened.run.software)
-                )
+                made_by = replace(self.backend.describe(), software=self._opened.run.software)
+                records = self._opened.save(batch, made_by)
                 progress.advance(len(records), sum(record.status == "error" for record in records))
 
 
@@ -409,6 +428,7 @@ def _response_in(record: Record) -> Response:
 def _finish(opened: _OpenRun, sent: int) -> Outcome:
     """Write the result file and remove the journals."""
     files, earlier = opened.files, opened.earlier
+    opened.journal.flush()
     result = _result(opened)
     if earlier is None or _without_times(earlier) != _without_times(result):
         write_whole(files.result, encode_result_file(result))
@@ -450,6 +470,6 @@ def _result(opened: _OpenRun) -> ResultFile:
 
 
 def _without_times(result: ResultFile) -> ResultFile:
-    usage = Usage(dollars=result.run.usage.dollars)
+    usage = Usage(dollars=result.run.usage.dollars, spent=result.run.usage.spent)
     run = replace(result.run, started_at="", finished_at="", usage=usage, software={}, hardware=Hardware())
     return replace(result, run=run)

@@ -15,20 +15,20 @@ import msgspec
 
 from smmile import cli
 from smmile.backends.interface import Backend
-from smmile.backends.prices import Price
+from smmile.backends.prices import Ledger, Price
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import ProblemSet
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.files import make_folder, write_whole
 from smmile.inference.loaded import Loaded
 from smmile.inference.plan import Plan, make_plan
-from smmile.inference.ranks import Rank
+from smmile.inference.ranks import ONLY_PROCESS, Rank, leave_to_first
 from smmile.inference.runner import ChoiceReader, Outcome, RunOptions, run_plan
 from smmile.prompting.choice import read_choice
 from smmile.prompting.conversation import Conversation, Recipe
 from smmile.results.reading import relative_paths
 from smmile.results.run_names import RunName, file_safe
-from smmile.results.schema import DatasetInfo, Hardware, Run, Usage
+from smmile.results.schema import DatasetInfo, Hardware, Run
 from smmile.task import Perturbation
 
 # Libraries that affect how data sets and images are decoded; every run records their versions.
@@ -40,14 +40,14 @@ _MOST_LINES = 5  # for problems that are skipped for one reason
 class RunContext:
     """The run that a back end is connected for.
 
-    `revision` is the version of the checkpoint, `spent` the usage of known responses, `sample` which of
+    `revision` is the version of the checkpoint, `ledger` the list of what requests cost, `sample` which of
     several responses to a request is drawn, and `loaded` what earlier runs of the process have loaded.
     """
 
     problems: ProblemSet
     plan: Plan
     revision: str | None
-    spent: Usage
+    ledger: Ledger
     loaded: Loaded
     sample: int = 1
 
@@ -63,7 +63,8 @@ class RunSpecification:
     of its tokens, and `preview` yields more lines for `--dry-run`. `highest_cost` estimates the dollars
     that conversations may cost at most (None: not known); there is none where they cost nothing. Without
     `share`, identical requests are sent separately, as random draws must be. `sample` is the number of one
-    of several runs that differ only in their random draws; their requests are the same.
+    of several runs that differ only in their random draws; their requests are the same. Several processes
+    share a run's requests only if it is `shared`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class RunSpecification:
     highest_cost: Callable[[Sequence[Conversation]], float | None] | None = None
     share: bool = True
     sample: int | None = None
+    shared: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,13 @@ def run_inference(
     if args.collect_run is not None:
         args.collect_run(args, specification)
         return cli.EXIT_OK
-    loaded = loaded or Loaded()
-    options = RunOptions(
-        args.overwrite,
-        args.csv or args.csv_safe,
-        specification.price,
-        Rank.from_environment(),
-        args.csv_safe,
-    )
+    loaded, rank = loaded or Loaded(), Rank.from_environment()
+    if not specification.shared:
+        if leave_to_first(rank):
+            return cli.EXIT_OK
+        rank = ONLY_PROCESS
+    write_csv = args.csv or args.csv_safe
+    options = RunOptions(args.overwrite, write_csv, specification.price, rank, args.csv_safe)
     prepared = prepare_run(args, specification, loaded)
     problems, plan, run, folder = prepared.problems, prepared.plan, prepared.run, prepared.folder
     if options.rank.is_first:
@@ -162,8 +163,8 @@ def run_inference(
     outcome = run_plan(
         plan,
         replace(run, checkpoint_revision=revision),
-        lambda spent: specification.connect(
-            RunContext(problems, plan, revision, spent, loaded, specification.sample or 1)
+        lambda ledger: specification.connect(
+            RunContext(problems, plan, revision, ledger, loaded, specification.sample or 1)
         ),
         specification.read_choice,
         folder,
@@ -229,11 +230,16 @@ def _report(outcome: Outcome, plan: Plan) -> int:
         f"{len(result.run.dataset.skipped)} skipped; {sent}"
     )
     usage = result.run.usage
+    costs = []
     if usage.prompt_tokens is not None:
-        spent = ""
-        if usage.price and usage.dollars is not None:
-            spent = f", {usage.dollars:.4f} dollars at the prices of {one_line(usage.price.as_of)}"
-        print(f"{usage.prompt_tokens} prompt and {usage.completion_tokens or 0} completion tokens{spent}")
+        costs.append(f"{usage.prompt_tokens} prompt and {usage.completion_tokens or 0} completion tokens")
+    if usage.price and usage.spent and usage.dollars is not None:
+        costs.append(f"{usage.dollars:.4f} dollars at the prices of {one_line(usage.price.as_of)}")
+        if usage.spent.estimated:
+            attempts = pluralize(usage.spent.attempts, "attempt")
+            costs.append(f"estimated for {usage.spent.estimated} of {attempts}")
+    if costs:
+        print(", ".join(costs))
     warnings = []
     if outcome.outdated:
         answers = pluralize(outcome.outdated, "earlier answer")

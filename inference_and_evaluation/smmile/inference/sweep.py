@@ -87,8 +87,10 @@ def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[Swee
 
 def run_sweep(runs: Sequence[SweepRun]) -> int:
     """Run or continue all `runs`; returns the exit code. A run that fails does not stop the others."""
-    loaded, codes = Loaded(), list[int]()
-    report = print if Rank.from_environment().is_first else lambda *_, **_options: None
+    loaded, codes, rank = Loaded(), list[int](), Rank.from_environment()
+    if rank.count > 1:  # what the first process does alone comes last, so that no process waits for it
+        runs = sorted(runs, key=lambda run: not run.specification.shared)
+    report = print if rank.is_first else lambda *_, **_options: None
     for number, run in enumerate(runs, start=1):
         report(f"run {number} of {len(runs)}: {run.label}", file=sys.stderr, flush=True)
         codes.append(cli.exit_code(partial(run_inference, run.args, run.specification, loaded)))

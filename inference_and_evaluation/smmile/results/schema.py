@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from smmile.backends.interface import BackendInfo, ErrorInfo, ImageChange
-from smmile.backends.prices import Price
+from smmile.backends.prices import Price, Spending
 from smmile.data.problems import Skipped
 from smmile.errors import UsageError, one_line
 from smmile.prompting.conversation import Conversation, Role, TextPart
@@ -22,7 +22,7 @@ from smmile.results.run_names import RunName
 from smmile.task import InferenceMode, Perturbation, TaskFormat
 
 SCHEMA_VERSION = 2
-_READABLE_VERSIONS = (1, 2)
+READABLE_VERSIONS = (1, 2)
 
 
 class TextData(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
@@ -115,9 +115,11 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens, time and cost of a run's responses.
+    """Tokens, time and cost of a run.
 
-    `seconds` is the sum over its unique requests; `dollars` is the cost of their tokens at `price`.
+    Tokens and `seconds` are sums over the unique requests of its records. `spent` is everything that may
+    have been billed, also for attempts without a record (None: nothing was sent to a service), and
+    `dollars` its cost at `price`.
     """
 
     requests: int = 0
@@ -127,6 +129,7 @@ class Usage:
     seconds: float = 0.0
     dollars: float | None = None
     price: Price | None = None
+    spent: Spending | None = None
 
 
 @dataclass(frozen=True)
@@ -256,10 +259,10 @@ class _Version(msgspec.Struct):
 
 def _check_version(file: Path, content: bytes) -> None:
     version = msgspec.json.decode(content, type=_Version).schema_version
-    if version not in _READABLE_VERSIONS:
+    if version not in READABLE_VERSIONS:
         raise UsageError(
             f"{one_line(file.name)} has schema_version {version}; this version of the suite reads "
-            f"{' and '.join(map(str, _READABLE_VERSIONS))}: update it"
+            f"{' and '.join(map(str, READABLE_VERSIONS))}: update it"
         )
 
 

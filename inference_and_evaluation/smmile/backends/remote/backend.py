@@ -57,8 +57,8 @@ class RemoteBackend(ABC):
         budget: Budget | None = None,
     ) -> None:
         self._make_client, self._service, self._fields = make_client, service, fields
-        self._concurrency, self._budget = concurrency, budget
-        self._retries = RetryPolicy(service, max_retries, timeout)
+        self._concurrency = concurrency
+        self._retries = RetryPolicy(service, max_retries, timeout, budget)
         self._answered_by: set[str] = set()
 
     def describe(self) -> BackendInfo:
@@ -79,7 +79,7 @@ class RemoteBackend(ABC):
 
         Raises UsageError, which stops the run, for refused credentials, a spent quota or an unknown model.
         """
-        return answer_concurrently(requests, self._session, self._concurrency, self._budget)
+        return answer_concurrently(requests, self._session, self._concurrency)
 
     @abstractmethod
     async def _answer(self, client: Any, request: Request) -> Response | Failure:
@@ -139,7 +139,8 @@ class SdkBackend(RemoteBackend):
             except TooLargeError as error:
                 return failure("request", str(error))
             started = time.perf_counter()
-            outcome = await self._retries.run(partial(self._post, client, body, fields))
+            post = partial(self._post, client, body, fields)
+            outcome = await self._retries.run(post, request.conversation)
         seconds = round(time.perf_counter() - started, 3)
         return replace(outcome, seconds=seconds, images_changed=changes)
 

@@ -1,12 +1,14 @@
-"""Keeps a run within --max-cost: reserves what a request may cost, then records what it did cost."""
+"""Records what every attempt at a request may cost and did cost, and keeps a run within --max-cost."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from smmile.backends.interface import Failure, Request, Response
-from smmile.backends.prices import Price
+from smmile.backends.interface import Failure, Response
+from smmile.backends.prices import Ledger, Price, Spending
 from smmile.data.images import StoredImage, UnreadableImageError, image_size
 from smmile.errors import UsageError
 from smmile.prompting.conversation import Conversation
@@ -43,63 +45,104 @@ class Estimator:
         return self._known[image.sha256]
 
 
-class Budget:
-    """Lets a request begin only if all requests in flight stay within `limit`, whatever they cost.
+@dataclass(frozen=True)
+class Reservation:
+    """An attempt in flight: its number in the ledger, its estimated prompt tokens, its highest cost."""
 
-    `limit` and `spent` are dollars; `spent` is the cost of answers from earlier processes. Each request
-    reserves its estimated prompt times `correction`, and a response of `max_new_tokens`. Where the service
-    counts more than that, later requests reserve more; the first request therefore goes out alone.
+    number: int
+    estimate: int
+    most: Spending
+
+
+class Budget:
+    """Lets an attempt begin only if all attempts in flight stay within `limit`, whatever they cost.
+
+    Each is in `ledger` before it is sent, with the most that it may cost: its estimated prompt, times the
+    highest ratio of what the service counted to estimates, and the longest response (`max_new_tokens`, or
+    what the service counted). The first attempt goes out alone, as nothing is known of the ratio before.
+    `limit` and `spent_elsewhere`, which counts towards it, are dollars; without a limit nothing waits.
     Use from one event loop.
     """
 
     def __init__(
         self,
-        limit: float,
-        spent: float,
-        price: Price,
+        ledger: Ledger,
         estimator: Estimator,
         max_new_tokens: int,
-        correction: float = 1.0,
+        price: Price | None = None,
+        limit: float | None = None,
+        spent_elsewhere: float = 0.0,
     ) -> None:
-        self._limit, self._spent, self._price = limit, spent, price
-        self._estimator, self._longest = estimator, max_new_tokens
-        self._correction = max(1.0, correction)
-        self._reserved: dict[str, float] = {}
-        self._has_usage = False
-        self._changed = asyncio.Condition()
+        self._ledger, self._estimator, self._max_new_tokens = ledger, estimator, max_new_tokens
+        self._price = price or Price(0.0, 0.0, "")
+        self._limit, self._elsewhere = math.inf if limit is None else limit, spent_elsewhere
+        self._spent = ledger.spent or Spending()
+        self._has_usage = limit is None or self._spent.attempts > self._spent.estimated
+        self._in_flight: list[int] = []  # estimated prompt tokens
+        self._changed = asyncio.Event()
 
-    async def reserve(self, request: Request) -> None:
-        """Wait until `request` may begin. Raises UsageError if it might exceed the limit."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._reserved or self._may_begin(request))
-            if not self._may_begin(request):
-                raise UsageError(
-                    f"--max-cost {self._limit:g}: {self._spent:.4f} dollars are spent, and the next "
-                    f"request may cost {self._cost(request):.4f} more; finished answers are kept, raise "
-                    "--max-cost to continue"
-                )
-            self._reserved[request.key] = self._cost(request)
+    async def reserve(self, conversation: Conversation) -> Reservation:
+        """Wait until an attempt at `conversation` may begin.
 
-    async def settle(self, request: Request, outcome: Response | Failure) -> None:
-        """Replace what `request` reserved by what it cost; where the service does not say, by the same."""
-        async with self._changed:
-            reserved = self._reserved.pop(request.key)
-            prompt, completion = outcome.prompt_tokens, outcome.completion_tokens or 0
-            if prompt is not None:
-                estimate = max(1, self._estimator.prompt_tokens(request.conversation))
-                self._correction = max(self._correction, prompt / estimate)
-                self._longest = max(self._longest, completion)
-                self._spent += self._price.dollars(prompt, completion)
-            elif isinstance(outcome, Response) or outcome.error.type == "timeout":
-                self._spent += reserved
-            self._has_usage |= prompt is not None or isinstance(outcome, Response)
-            self._changed.notify_all()
+        Raises UsageError if it might exceed the limit, or if the ledger cannot be written.
+        """
+        estimate = max(1, self._estimator.prompt_tokens(conversation))
+        while self._in_flight and not self._may_begin(estimate):
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._may_begin(estimate):
+            raise UsageError(
+                f"--max-cost {self._limit:g}: {self._dollars_spent:.4f} dollars are spent, and the next "
+                f"request may cost {self._highest_cost([estimate]):.4f} more; finished answers are kept, "
+                "raise --max-cost to continue"
+            )
+        self._in_flight.append(estimate)
+        most = Spending(1, 1, math.ceil(estimate * self._spent.prompt_ratio), self._longest)
+        attempt = Reservation(self._ledger.begin(most), estimate, most)
+        try:
+            await asyncio.to_thread(self._ledger.flush)
+        except BaseException:
+            self.settle(attempt, None)
+            raise
+        return attempt
 
-    def _may_begin(self, request: Request) -> bool:
-        if self._reserved and not self._has_usage:
+    def settle(self, attempt: Reservation, outcome: Response | Failure | None) -> None:
+        """Record what `attempt` cost: nothing (None), what the service counted, or else the most."""
+        cost = Spending()
+        if outcome is not None and not (isinstance(outcome, Failure) and outcome.unbilled):
+            cost = _cost(attempt, outcome)
+            self._has_usage |= cost.estimated == 0 or isinstance(outcome, Response)
+        self._ledger.end(attempt.number, cost)
+        self._spent += cost
+        self._in_flight.remove(attempt.estimate)
+        self._changed.set()
+
+    @property
+    def _longest(self) -> int:
+        return max(self._max_new_tokens, self._spent.longest_response)
+
+    @property
+    def _dollars_spent(self) -> float:
+        spent = self._spent
+        return self._elsewhere + self._price.dollars(spent.prompt_tokens, spent.completion_tokens)
+
+    def _highest_cost(self, estimates: list[int]) -> float:
+        tokens = sum(estimates) * self._spent.prompt_ratio
+        return self._price.dollars(tokens, len(estimates) * self._longest)
+
+    def _may_begin(self, estimate: int) -> bool:
+        if self._in_flight and not self._has_usage:
             return False
-        return self._spent + sum(self._reserved.values()) + self._cost(request) <= self._limit
+        return self._dollars_spent + self._highest_cost([*self._in_flight, estimate]) <= self._limit
 
-    def _cost(self, request: Request) -> float:
-        tokens = self._estimator.prompt_tokens(request.conversation) * self._correction
-        return self._price.dollars(tokens, self._longest)
+
+def _cost(attempt: Reservation, outcome: Response | Failure) -> Spending:
+    prompt, completion = outcome.prompt_tokens, outcome.completion_tokens
+    return Spending(
+        1,
+        int(prompt is None or completion is None),
+        attempt.most.prompt_tokens if prompt is None else prompt,
+        attempt.most.completion_tokens if completion is None else completion,
+        max(1.0, (prompt or 0) / attempt.estimate),
+        completion or 0,
+    )

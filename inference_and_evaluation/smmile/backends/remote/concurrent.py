@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 from smmile.backends.interface import Answered, ErrorInfo, Failure, Request, Response
-from smmile.backends.remote.budget import Budget
 from smmile.backends.remote.redaction import redact_error, redact_response
 from smmile.backends.remote.retries import UnreachableError
 from smmile.errors import UsageError, one_line
@@ -49,15 +48,13 @@ def answer_concurrently(
     requests: Sequence[Request],
     open_session: Callable[[], AbstractAsyncContextManager[Session]],
     concurrency: int,
-    budget: Budget | None = None,
 ) -> Iterator[Sequence[Answered]]:
     """Answer all requests, at most `concurrency` at a time; yields answers in batches, in any order.
 
     The calls run in an event loop in its own thread, where the session is opened and closed, and continue
-    while the consumer works on a batch. A request begins only if its possible cost is within `budget`.
-    Raises UsageError after the answers that came before it, also if the service cannot be reached, at first
-    or any more. When the consumer is interrupted or leaves, requests in flight are cancelled and the thread
-    has ended before this returns.
+    while the consumer works on a batch. Raises UsageError after the answers that came before it, also if
+    the service cannot be reached, at first or any more. When the consumer is interrupted or leaves,
+    requests in flight are cancelled and the thread has ended before this returns.
     """
     if not requests:
         return
@@ -75,12 +72,7 @@ def answer_concurrently(
     async def work(session: Session) -> None:
         for request in remaining:
             await open_slots.acquire()
-            if budget:
-                await budget.reserve(request)
-            outcome = await answer_one(session, request)
-            if budget:
-                await budget.settle(request, outcome)
-            arrived.put((request, outcome))
+            arrived.put((request, await answer_one(session, request)))
 
     async def answer_one(session: Session, request: Request) -> Response | Failure:
         nonlocal unreachable

@@ -23,7 +23,7 @@ from smmile.backends.remote.service import (
 )
 from smmile.backends.remote.service_errors import connection_outcome, error_outcome, failure
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.prompting.conversation import Conversation
+from smmile.prompting.conversation import Conversation, TextPart, Turn
 
 if TYPE_CHECKING:
     import ollama
@@ -59,24 +59,26 @@ class OllamaChat(RemoteBackend):
 
     async def _answer(self, client: ollama.AsyncClient, request: Request) -> Response | Failure:
         started = time.perf_counter()
-        messages = _messages(request.conversation)
-        outcome = await self._retries.run(partial(self._chat, client, messages))
+        conversation = request.conversation
+        outcome = await self._retries.run(partial(self._chat, client, conversation), conversation)
         if self._follow_up and isinstance(outcome, Response) and outcome.text.strip():
             question = self._follow_up(request.key, outcome.text)
             if question is not None:
-                messages.append({"role": "assistant", "content": replace_surrogates(outcome.text)})
-                messages.append({"role": "user", "content": question})
-                outcome = _joined(outcome, await self._retries.run(partial(self._chat, client, messages)))
+                said = Turn("assistant", (TextPart(replace_surrogates(outcome.text)),))
+                asked = Turn("user", (TextPart(question),))
+                longer = Conversation((*conversation.turns, said, asked))
+                second = await self._retries.run(partial(self._chat, client, longer), longer)
+                outcome = _joined(outcome, second)
         return replace(outcome, seconds=round(time.perf_counter() - started, 3))
 
-    async def _chat(self, client: ollama.AsyncClient, messages: list[dict[str, str]]) -> Response | Failure:
+    async def _chat(self, client: ollama.AsyncClient, conversation: Conversation) -> Response | Failure:
         import httpx
         import ollama
 
         try:
             response: ollama.ChatResponse = await client.chat(
                 self._service.model,
-                messages,
+                _messages(conversation),
                 options=self._fields or None,
                 format=dict(self._response_schema) if self._response_schema else None,
             )

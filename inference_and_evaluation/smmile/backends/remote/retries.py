@@ -10,7 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
@@ -22,9 +22,11 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from smmile.backends.interface import ErrorInfo, Failure
+from smmile.backends.interface import ErrorInfo, Failure, Response
+from smmile.backends.remote.budget import Budget
 from smmile.backends.remote.service import Service
 from smmile.errors import UsageError, one_line, pluralize
+from smmile.prompting.conversation import Conversation
 
 # A service that requests a longer pause stops the run. In seconds.
 LONGEST_WAIT = 120.0
@@ -33,6 +35,12 @@ LONGEST_WAIT = 120.0
 _FIRST_WAIT, _LAST_WAIT = 0.5, 8.0
 
 _SECONDS_BETWEEN_NOTES = 10.0
+
+# A request for a longer pause (300 years) is a mistake, and ignored. In seconds.
+_LONGEST_CREDIBLE_WAIT = 1e10
+
+# What an attempt that was interrupted may have cost.
+_UNKNOWN = Failure(ErrorInfo("internal", "interrupted"))
 
 _Outcome = TypeVar("_Outcome")
 
@@ -56,17 +64,28 @@ class UnreachableError(Exception):
 class RetryPolicy:
     """Repeats attempts at requests to one service, and reports on stderr every ten seconds that it does.
 
-    Each attempt, with its whole response, may take `timeout` seconds. Use from one event loop.
+    Each attempt, with its whole response, may take `timeout` seconds, and is within `budget`. Use from one
+    event loop.
     """
 
-    def __init__(self, service: Service, max_retries: int, timeout: float | None = None) -> None:
-        self._service, self._max_retries, self._timeout = service, max_retries, timeout
-        self._has_connected = False
+    def __init__(
+        self,
+        service: Service,
+        max_retries: int,
+        timeout: float | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self._service, self._max_retries = service, max_retries
+        self._timeout, self._budget = timeout, budget
+        self._has_connected: bool | None = None  # None: nothing is known yet
         self._retries, self._last_note = 0, time.monotonic()
 
-    async def run(self, attempt: Callable[[], Awaitable[_Outcome]]) -> _Outcome | Failure:
+    async def run(
+        self, attempt: Callable[[], Awaitable[_Outcome]], conversation: Conversation | None = None
+    ) -> _Outcome | Failure:
         """What `attempt` returns, or the last attempt's Failure.
 
+        `conversation` is what it sends to the model; None for requests that are not billed.
         `attempt` raises TransientError or UnreachableError where a retry may help. Raises UnreachableError
         if the last attempt could not connect. A local server or a proxy that refuses the first connection
         is not running: raises UsageError at once.
@@ -79,25 +98,43 @@ class RetryPolicy:
             reraise=True,
         )
         try:
-            return await retrying(self._try_once, attempt)
+            return await retrying(self._try_once, attempt, conversation)
         except TransientError as error:
             return error.failure
 
-    async def _try_once(self, attempt: Callable[[], Awaitable[_Outcome]]) -> _Outcome:
+    async def _try_once(
+        self, attempt: Callable[[], Awaitable[_Outcome]], conversation: Conversation | None
+    ) -> _Outcome:
+        reservation = None
+        if self._budget is not None and conversation is not None:
+            reservation = await self._budget.reserve(conversation)
+        billed: Response | Failure | None = _UNKNOWN
         try:
             async with asyncio.timeout(self._timeout):
                 outcome = await attempt()
+            billed = outcome if isinstance(outcome, Response | Failure) else None
         except TimeoutError:
             self._has_connected = True  # connecting has a shorter limit
             message = f"no complete response within --timeout {self._timeout:g} seconds"
             raise TransientError(Failure(ErrorInfo("timeout", message))) from None
         except UnreachableError as error:
+            billed, self._has_connected = None, self._has_connected or False
             if (self._service.is_local or self._service.proxy) and not self._has_connected:
                 raise UsageError(one_line(self._service.redact(str(error)))) from error
             raise
-        except TransientError:
+        except UsageError:
+            billed = None
+            raise
+        except asyncio.CancelledError:
+            billed = None if self._has_connected is False else _UNKNOWN
+            raise
+        except TransientError as error:
+            billed = error.failure
             self._has_connected = True
             raise
+        finally:
+            if self._budget is not None and reservation is not None:
+                self._budget.settle(reservation, billed)
         self._has_connected = True
         return outcome
 
@@ -122,7 +159,7 @@ def _wait(state: RetryCallState) -> float:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds from now that a response's headers request to wait; None if they do not."""
+    """The seconds from now that a response's headers request to wait; None if none or an absurd number."""
     forms: tuple[tuple[str, Callable[[str], float]], ...] = (
         ("retry-after-ms", lambda text: float(text) / 1000),
         ("retry-after", float),
@@ -131,13 +168,13 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     for name, read in forms:
         try:
             seconds = read(headers.get(name, ""))
-        except ValueError:
+        except (ValueError, OverflowError):  # a date's year may be any number
             continue
-        return seconds if seconds > 0 else None
+        return seconds if 0 < seconds <= _LONGEST_CREDIBLE_WAIT else None
     return None
 
 
 def _seconds_until(text: str) -> float:
-    """The seconds until an HTTP date. Raises ValueError if it is none."""
+    """The seconds until an HTTP date. Raises ValueError or OverflowError if it is none."""
     date = parsedate_to_datetime(text)
-    return (date - datetime.now(date.tzinfo)).total_seconds()
+    return date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time()

@@ -38,6 +38,11 @@ _UNSUPPORTED = re.compile(
 _OPTIONAL = ("temperature", "logprobs", "seed")
 _RENAMED = {"max_tokens": "max_completion_tokens"}
 
+# Errors of requests that the service may have worked on, and bills (Microsoft, "Manage costs for Azure
+# OpenAI"), and statuses of gateways that waited for the service.
+_MAYBE_BILLED = ("content_filter", "context_overflow", "timeout")
+_GATEWAY_TIMEOUTS = (502, 504, 520, 524)
+
 # A larger token count is an error of the service.
 _MOST_TOKENS = 1e9
 
@@ -75,7 +80,9 @@ def error_outcome(
             f"{service.name} has no model {one_line(service.model)} ({status}: {shown}){available_models}; "
             f"{service.model_hint}"
         )
-    outcome = failure(error_type(status, text), f"HTTP {status}: {message}")
+    kind = error_type(status, text)
+    unbilled = kind not in _MAYBE_BILLED and status not in _GATEWAY_TIMEOUTS
+    outcome = Failure(ErrorInfo(kind, f"HTTP {status}: {message}"), unbilled=unbilled)
     if status not in (408, 429) and status < 500:
         return outcome
     wait = retry_after(headers)

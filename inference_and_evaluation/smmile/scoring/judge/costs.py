@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smmile.backends.prices import Price, cost_estimate, find_price, require_price
-from smmile.backends.remote.budget import Budget, Estimator
+from smmile.backends.prices import Ledger, Price, cost_estimate, find_price, require_price
+from smmile.backends.remote.budget import Budget
 from smmile.errors import one_line, pluralize
-from smmile.scoring.judge.judging import Job, Judge, JudgeRecord, Verdicts, conversation, longest_response
+from smmile.scoring.judge.judging import ESTIMATOR, Job, Judge, Verdicts, longest_response
 
 
 @dataclass(frozen=True)
@@ -34,31 +34,19 @@ class JudgeBudgets:
         """The price of a judge's tokens, if it is known."""
         return self.prices[judge.name]
 
-    def make(self, job: Job, earlier: Sequence[Verdicts], later: Sequence[Job]) -> Budget | None:
-        """The budget of one judge: what is left after its known responses and those of the other judges."""
-        price = self.price(job.judge)
-        if self.max_cost is None or price is None:
-            return None
-        spent = self._cost(job.judge, job.known.values())
-        spent += sum(self._cost(verdicts.judge, verdicts.records.values()) for verdicts in earlier)
-        spent += sum(self._cost(other.judge, other.known.values()) for other in later)
-        return Budget(self.max_cost, spent, price, _ESTIMATOR, longest_response(job.judge))
-
-    def _cost(self, judge: Judge, records: Iterable[JudgeRecord]) -> float:
-        """The cost of `records`; without reported usage, what the budget reserved for them."""
-        price = self.price(judge) or _FREE
-        dollars = 0.0
-        for record in records:
-            if record.prompt_tokens is not None:
-                dollars += price.dollars(record.prompt_tokens, record.completion_tokens or 0)
-            elif record.error is None or record.error.type in ("empty", "timeout"):
-                prompt = _ESTIMATOR.prompt_tokens(conversation(record.case, judge.prompt))
-                dollars += price.dollars(prompt, longest_response(judge))
-        return dollars
+    def make(self, judge: Judge, ledger: Ledger, others: Sequence[Job | Verdicts]) -> Budget:
+        """The budget of one judge: what is left after all that its file and those of `others` cost."""
+        elsewhere = sum(
+            (self.price(other.judge) or _FREE).dollars(
+                other.spent.prompt_tokens, other.spent.completion_tokens
+            )
+            for other in others
+        )
+        longest = longest_response(judge)
+        return Budget(ledger, ESTIMATOR, longest, self.price(judge), self.max_cost, elsewhere)
 
 
 _FREE = Price(0.0, 0.0, "")
-_ESTIMATOR = Estimator(lambda _size: 0)
 
 
 def _price(judge: Judge, price_file: Path | None) -> Price | None:
@@ -72,7 +60,7 @@ def describe_job(job: Job, price: Price | None) -> Iterator[str]:
     left_out = f", {job.not_sent} more beyond --limit" if job.not_sent else ""
     decided = len(job.cases) - len(job.pending) - job.not_sent
     yield f"{name}: {pluralize(len(job.pending), 'request')} to send, {decided} known from before{left_out}"
-    prompt = sum(_ESTIMATOR.prompt_tokens(request.conversation) for request in job.requests)
+    prompt = sum(ESTIMATOR.prompt_tokens(request.conversation) for request in job.requests)
     if price is not _FREE:
         longest = len(job.pending) * longest_response(job.judge)
         yield f"{name}: {cost_estimate(job.judge.model, price, prompt, longest)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -12,11 +12,12 @@ from typing import Literal, get_args
 import msgspec
 
 from smmile.backends.interface import Backend, ErrorInfo, Failure, Request, Response
+from smmile.backends.prices import Ledger, Spending
 from smmile.backends.remote import client
-from smmile.backends.remote.budget import Budget
+from smmile.backends.remote.budget import Budget, Estimator
 from smmile.backends.remote.client import ClientOptions, Provider
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.inference.journal import Journal, is_held, read_journal
+from smmile.inference.journal import Journal, JournalContent, is_held, read_journal
 from smmile.inference.progress import Progress
 from smmile.inference.runner import Interrupted, answers, now
 from smmile.prompting.conversation import Conversation, TextPart, Turn
@@ -31,6 +32,8 @@ _CONSTRAINED: Mapping[Provider, Mapping[str, object]] = {
     "openai": {"max_tokens": _MAX_TOKENS, "temperature": 0, "seed": _SEED},
     "anthropic": {"max_tokens": _MAX_TOKENS, "temperature": 0},
 }
+# Of a prompt, which is text.
+ESTIMATOR = Estimator(lambda _size: 0)
 # Of the three only ollama can restrict any of its models to a bare digit.
 _ONLY_A_DIGIT: dict[str, object] = {"type": "integer", "enum": [0, 1]}
 
@@ -82,7 +85,7 @@ class Judge:
         return {**self.fields, "constrained": self.constrained and self.provider == "ollama"}
 
 
-def connect(judge: Judge, options: ClientOptions, budget: Budget | None = None) -> Backend:
+def connect(judge: Judge, options: ClientOptions, budget: Budget) -> Backend:
     """The judge's back end. Raises UsageError where a key or an address is missing."""
     return client.connect(
         judge.provider,
@@ -146,7 +149,7 @@ def longest_response(judge: Judge) -> int:
 class Job:
     """The `cases` for a judge, of which `known` are decided in its file and `pending` are not.
 
-    `not_sent` counts further undecided cases that a limit leaves out.
+    `not_sent` counts further undecided cases that a limit leaves out. `spent` is what the file cost so far.
     """
 
     judge: Judge
@@ -154,6 +157,7 @@ class Job:
     known: Mapping[str, JudgeRecord]
     pending: tuple[Case, ...]
     not_sent: int
+    spent: Spending
 
     @property
     def requests(self) -> list[Request]:
@@ -166,13 +170,31 @@ def conversation(case: Case, prompt: PromptName) -> Conversation:
     return Conversation((Turn("user", (TextPart(judge_prompt(case, prompt)),)),))
 
 
-def _job(judge: Judge, cases: Iterable[Case], records: Iterable[JudgeRecord], limit: int | None) -> Job:
+def _job(
+    judge: Judge,
+    cases: Iterable[Case],
+    records: Sequence[JudgeRecord],
+    spent: Spending | None,
+    limit: int | None,
+) -> Job:
     wanted = {case.key: case for case in cases}
     known: dict[str, JudgeRecord] = {}
     _add(known, (record for record in records if record.request_key in wanted))
     undecided = [case for key, case in wanted.items() if key not in known or known[key].status == "error"]
     pending = tuple(undecided[:limit])
-    return Job(judge, wanted, known, pending, len(undecided) - len(pending))
+    spent = spent or sum((_spent_on(record, judge) for record in records), Spending())
+    return Job(judge, wanted, known, pending, len(undecided) - len(pending), spent)
+
+
+def _spent_on(record: JudgeRecord, judge: Judge) -> Spending:
+    """What a record cost in a file of an earlier version, which has no list of attempts."""
+    prompt, completion = record.prompt_tokens, record.completion_tokens or 0
+    if prompt is not None:
+        return Spending(1, 0, prompt, completion, longest_response=completion)
+    if record.error is not None and record.error.type not in ("empty", "timeout"):
+        return Spending()
+    prompt = ESTIMATOR.prompt_tokens(conversation(record.case, judge.prompt))
+    return Spending(1, 1, prompt, longest_response(judge))
 
 
 def preview(
@@ -186,25 +208,27 @@ def preview(
 ) -> Job:
     """What `ask` would send. Raises UsageError as `ask`, naming the flag if only the decoding differs."""
 
-    def saved(constrained: bool) -> list[JudgeRecord]:
+    def saved(constrained: bool) -> JournalContent[JudgeRecord]:
         identity = _identity(replace(judge, constrained=constrained), _service(judge, options))
         file = folder / judge.file_name
-        return read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder").entries
+        return read_journal(file, identity, JudgeRecord, reads_version_1=True, elsewhere="folder")
 
+    if overwrite:
+        return _job(judge, cases, (), None, limit)
     try:
-        records = [] if overwrite else saved(judge.constrained)
+        content = saved(judge.constrained)
     except UsageError as error:
         with suppress(UsageError):
             saved(not judge.constrained)
             flag = "--no-constrain" if judge.constrained else "--constrain"
             error = UsageError(f"{error}, {flag} continues it")
         raise error from None
-    return _job(judge, cases, records, limit)
+    return _job(judge, cases, content.entries, content.spent, limit)
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The records of a judge by case key, and how many requests were sent this time.
+    """The records of a judge by case key, the number of requests sent this time, and what its file cost.
 
     `left_out` names decoding settings that the model does not accept.
     """
@@ -212,6 +236,7 @@ class Verdicts:
     judge: Judge
     records: Mapping[str, JudgeRecord]
     sent: int
+    spent: Spending
     left_out: tuple[str, ...] = ()
 
     @property
@@ -228,7 +253,7 @@ def ask(
     *,
     overwrite: bool = False,
     limit: int | None = None,
-    make_budget: Callable[[Job], Budget | None] = lambda _job: None,
+    make_budget: Callable[[Judge, Ledger], Budget],
 ) -> Verdicts:
     """Have `judge` decide the `cases` that it has not decided in `folder` yet, at most `limit` of them.
 
@@ -249,9 +274,10 @@ def ask(
         elsewhere="folder",
     )
     with journal:
-        job = _job(judge, cases, journal.entries, limit)
+        job = _job(judge, cases, journal.entries, journal.spent, limit)
+        journal.carry(job.spent)
         known = dict(job.known)
-        backend = connect(judge, options, make_budget(job)) if job.pending else None
+        backend = connect(judge, options, make_budget(judge, journal)) if job.pending else None
         try:
             if backend:
                 with Progress(len(job.pending), judge.name) as progress:
@@ -262,6 +288,7 @@ def ask(
                         journal.append(records)
                         _add(known, records)
                         progress.advance(len(records))
+                journal.flush()
         except KeyboardInterrupt as error:
             done = sum(record.status == "ok" for record in known.values())
             again = " without --overwrite" if overwrite else ""
@@ -269,7 +296,8 @@ def ask(
                 f"interrupted: {one_line(judge.name)} has judged {done} of {len(job.cases)} answers; they "
                 f"are kept, and the same command{again} continues from there"
             ) from error
-    return Verdicts(judge, known, len(job.pending), _left_out(judge, backend))
+        spent = journal.spent or job.spent
+    return Verdicts(judge, known, len(job.pending), spent, _left_out(judge, backend))
 
 
 def _service(judge: Judge, options: ClientOptions) -> str:
