@@ -1,4 +1,4 @@
-"""A service on loopback that logs every request, bills what it does not refuse, and misbehaves on demand."""
+"""A service on loopback that logs requests, bills what it does not refuse, and misbehaves on demand."""
 
 from __future__ import annotations
 
