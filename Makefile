@@ -2,7 +2,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 
-.PHONY: setup demo test test-slow clean
+.PHONY: setup demo test test-slow chaos clean
 
 setup: .venv/installed  ## the environment, in .venv
 	@echo "The environment is ready. Activate it: source .venv/bin/activate"
@@ -50,6 +50,12 @@ test: .venv/installed-dev  ## style, types and all tests but the slow ones
 
 test-slow: .venv/installed-dev  ## the slow tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+
+# make chaos MINUTES=5 CHAOS="--seed 2"; docs/reliability.md explains it.
+MINUTES ?= 60
+
+chaos: .venv/installed-dev  ## kills, crashes, faults, full disks and broken files, at random
+	@PYTHONPATH=inference_and_evaluation:tests $(BIN)/python -m chaos --minutes $(MINUTES) $(CHAOS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache results_demo

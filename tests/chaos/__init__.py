@@ -1,0 +1,1 @@
+"""Kills, crashes, faults, full disks and broken files, at random and seeded: `make chaos`."""
