@@ -19,7 +19,7 @@ from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line, pluralize
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.runner import ChoiceReader
-from smmile.inference.script import RunContext, RunSpecification, run_inference
+from smmile.inference.script import RunContext, RunSpecification
 from smmile.prompting.choice import read_choice
 from smmile.prompting.conversation import Conversation, Recipe
 from smmile.prompting.options import Options
@@ -49,8 +49,8 @@ class ApiModel:
     read_choice: ChoiceReader = read_choice
 
 
-def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
-    """Run `model` as the command line says; returns the exit code. Raises UsageError."""
+def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecification:
+    """What to run for `model` as the command line says. Raises UsageError."""
     info = provider_info(model.provider, args.base_url)
     price = find_price(args.model, args.prices)
     require_price(args.model, price, args.max_cost)
@@ -94,7 +94,7 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     if model.recipe.shows_images:
         limits = asdict(info.rules).items()
         generation["image_limits"] = {name: value for name, value in limits if value and name != "source"}
-    specification = RunSpecification(
+    return RunSpecification(
         name=args.name or model.name,
         recipe=model.recipe,
         connect=make_backend,
@@ -107,7 +107,6 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         highest_cost=highest_cost if price is not None or info.is_paid else None,
         shared=False,
     )
-    return run_inference(args, specification)
 
 
 def _follow_up(follow_up: FollowUp, plan: Plan, key: str, response: str) -> str | None:
