@@ -1,21 +1,28 @@
 """Measures local models: one conversation at a time against batches, on this machine.
 
     python benchmarks/bench_local.py [--write]
+    python benchmarks/bench_local.py --part lists [--write]  # one minute
 
 Makes a tiny and a half-billion-weight Qwen2.5-VL with random weights in a temporary folder (1.5 GB) and
-has each answer the demo set with 64 new tokens, in one process per model: batch size 1, then auto. With
---write the table goes into docs/benchmarks.md. Takes about ten minutes on two cores.
+has each answer the demo set with 64 new tokens, in one process per model: batch size 1, then auto. The
+second command measures both modes and formats as one command with lists against four commands. With --write
+the table goes into docs/benchmarks.md. Takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import product
+from operator import eq
 from pathlib import Path
 
 from document import machine, markdown_table, write_section
@@ -124,14 +131,72 @@ def line(folder: Path, model: str, mode: str, dtype: str) -> tuple[str, ...]:
     return shown
 
 
+def lists_table(folder: Path, bases: int, orders: int) -> str:
+    """Both modes and formats of a small SMMILE++: one command with lists against four commands."""
+    from bench_gpu import save_checkpoint, triplet
+
+    save_checkpoint("tiny", folder / "tiny")
+    (folder / "data").mkdir()
+    rows = []
+    for base in range(bases):
+        triplets = [triplet(6 * base + place) for place in range(6)]
+        for place, each in enumerate(triplets):
+            (folder / "data" / f"{base}-{place}.jpg").write_bytes(each.image.read())
+        for order in range(orders):
+            shown = [*random.Random(order).sample(range(5), 5), 5]
+            for number, place in enumerate(shown, start=1):
+                file, each = f"{base}-{place}.jpg", triplets[place]
+                rows.append((file, f"{base}_perm_{order}", number, each.question, each.answer))
+    with (folder / "data" / "metadata.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("file_name", "problem_id", "order", "question", "answer"), *rows])
+    both = [("ICL", "0-shot"), ("open", "mcqa")]
+    found: dict[str, tuple[float, float]] = {}
+    for name, commands in (("four commands", list(product(*both))), ("one command, lists", [both])):
+        before, started = sum(os.times()[2:4]), time.perf_counter()
+        for mode, task_format in commands:
+            words = ["--checkpoint", folder / "tiny", "--dataset-path", folder / "data"]
+            words += ["--name", "tiny", "--max_new_tokens", 8, "--output-dir", folder / name]
+            for flag, values in (("--inference_mode", mode), ("--task_format", task_format)):
+                words += [flag, *([values] if isinstance(values, str) else values)]
+            subprocess.run(
+                [sys.executable, "inference_hf.py", *map(str, words)],
+                cwd=SUITE / "inference_and_evaluation",
+                capture_output=True,
+                check=True,
+            )
+        found[name] = time.perf_counter() - started, sum(os.times()[2:4]) - before
+    same, count = 0, 0
+    for result in (folder / "four commands").glob("result_*.json"):
+        pair = [json.loads((folder / name / result.name).read_text())["records"] for name in found]
+        texts = [[record["full_response"] for record in records] for records in pair]
+        same, count = same + sum(map(eq, *texts)), count + len(texts[0])
+    cells: list[tuple[str, ...]] = [
+        (name, f"{wall:.1f} s", f"{cpu:.1f} s") for name, (wall, cpu) in found.items()
+    ]
+    return (
+        f"Measured on {machine()}: both modes and formats of {bases * orders} problems ({bases} in "
+        f"{orders} orders, six JPEGs of 1000x800 each), a tiny Qwen2.5-VL, 8 new tokens, float32. "
+        f"{same} of {count} answers are equal.\n\n"
+        + markdown_table(("both modes, both formats", "time", "CPU time"), cells)
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--part", choices=("batches", "lists"), default="batches")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         checkpoint, mode, dtype = args.measure
         print(json.dumps(measure(Path(checkpoint), mode, dtype)))
+        return 0
+    if args.part == "lists":
+        with tempfile.TemporaryDirectory() as temporary:
+            text = lists_table(Path(temporary), 5, 4)
+        print(text)
+        if args.write:
+            write_section("benchmarks/bench_local.py --part lists", text)
         return 0
     head = ("model", "conversations", "type", "one at a time", "batches (auto)", "ratio")
     with tempfile.TemporaryDirectory() as temporary:

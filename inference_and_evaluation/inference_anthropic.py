@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_anthropic.py --inference_mode ICL --task_format mcqa --dry-run"
 
@@ -10,8 +13,8 @@ EXAMPLE = "python inference_anthropic.py --inference_mode ICL --task_format mcqa
 PUBLISHED = {"claude-3-7-sonnet-20250219": "claude-3-7-sonnet"}
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
     parser.add_argument(
@@ -21,9 +24,11 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         help="cache prefixes that requests share; examples: also each problem's examples, for a run in the "
         "other format within five minutes",
     )
-    args = parser.parse_args()
+    return parser
 
-    from smmile.inference.api_models import ApiModel, run_api_model
+
+def specifications(args: argparse.Namespace) -> Specifications:
+    from smmile.inference.api_models import ApiModel, api_specification
     from smmile.prompting.conversation import Recipe
     from smmile.prompting.prompts import prompt
 
@@ -35,8 +40,8 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         fields={"max_tokens": args.max_new_tokens, "temperature": 0},
         cache_prompts=args.cache_prompts,
     )
-    return run_api_model(args, model)
+    return [api_specification(args, model)]
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

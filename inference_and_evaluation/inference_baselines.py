@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_baselines.py --baseline nearest --task_format mcqa --dataset demo"
 
@@ -17,8 +19,8 @@ METHODS = {
 }
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--baseline",
         **cli.any_case(*METHODS),
@@ -27,25 +29,31 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         "nearest: the answer of the example with the most similar image",
     )
     cli.add_inference_flags(parser)
-    args = parser.parse_args()
-    if args.inference_mode == "0-shot":
-        parser.error(
-            "baselines need in-context examples, which 0-shot does not have; use --inference_mode ICL"
-        )
-    if args.shots == 0 and args.noise is None:
-        parser.error("baselines need in-context examples, and --shots 0 shows none; use --shots 1 or more")
-    if args.baseline == "nearest" and args.images in ("none", "query-only", "examples-only"):
-        parser.error(
-            "the nearest baseline compares the query's image with the examples', "
-            f"and --images {args.images} does not show both; use another baseline"
-        )
+    return parser
 
+
+def specifications(args: argparse.Namespace) -> Specifications:
     from smmile.backends import baselines
     from smmile.backends.interface import Backend
-    from smmile.inference.script import RunContext, RunSpecification, run_inference
+    from smmile.errors import UsageError
+    from smmile.inference.script import RunContext, RunSpecification
     from smmile.prompting.balanced_options import balanced_options
     from smmile.prompting.conversation import Recipe
     from smmile.prompting.options import Options, make_options
+
+    if "0-shot" in args.inference_mode:
+        raise UsageError(
+            "baselines need in-context examples, which 0-shot does not have; use --inference_mode ICL"
+        )
+    if args.shots == 0 and args.noise is None:
+        raise UsageError(
+            "baselines need in-context examples, and --shots 0 shows none; use --shots 1 or more"
+        )
+    if args.baseline == "nearest" and args.images in ("none", "query-only", "examples-only"):
+        raise UsageError(
+            "the nearest baseline compares the query's image with the examples', "
+            f"and --images {args.images} does not show both; use another baseline"
+        )
 
     def connect(context: RunContext) -> Backend:
         problem_of = {item.key: item.problem for item in context.plan.problems}
@@ -59,7 +67,7 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
             return baselines.BaselineBackend(lambda key: nearest(problem_of[key]))
         entries = context.problems.entries
         make = balanced_options if args.options == "balanced" else make_options
-        options = make(entries, args.seed) if args.task_format == "mcqa" else None
+        options = make(entries, args.seed) if context.plan.problems[0].options else None
         shown = {item.problem_id: item.problem for item in (*context.plan.problems, *context.plan.others)}
         perturbed = tuple(shown.get(entry.problem_id, entry) for entry in entries)
         problems = replace(context.problems, entries=perturbed)
@@ -69,7 +77,7 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
     def read_choice(response: str, options: Options) -> str | None:
         return options.letter_of(response)
 
-    specification = RunSpecification(
+    baseline = RunSpecification(
         name=args.baseline,
         recipe=Recipe(),
         connect=connect,
@@ -77,8 +85,8 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         generation={"method": METHODS[args.baseline]},
         share=False,
     )
-    return run_inference(args, specification)
+    return [baseline]
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

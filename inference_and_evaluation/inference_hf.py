@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_hf.py --checkpoint HuggingFaceTB/SmolVLM2-2.2B-Instruct --name smolvlm2"
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--checkpoint", required=True, metavar="ID|DIR", help="hub id or folder of an image-text model"
     )
@@ -23,17 +25,22 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
-    args = parser.parse_args()
+    return parser
 
+
+def specifications(args: argparse.Namespace) -> Specifications:
     from smmile.backends.local.checkpoints import is_hub_id
     from smmile.backends.local.inputs import InputSettings
-    from smmile.inference.local_models import Family, run_family
+    from smmile.errors import UsageError
+    from smmile.inference.local_models import Family, family_specifications
 
     folder = Path(args.checkpoint)
     if not args.checkpoint or (not folder.is_dir() and not is_hub_id(args.checkpoint)):
-        parser.error(f"--checkpoint {args.checkpoint!r} is neither a folder nor a hub id such as org/name")
+        raise UsageError(
+            f"--checkpoint {args.checkpoint!r} is neither a folder nor a hub id such as org/name"
+        )
     if folder.is_dir() and args.model_path is not None:
-        parser.error("--checkpoint names a folder already; leave out --model-path")
+        raise UsageError("--checkpoint names a folder already; leave out --model-path")
     if args.trust_remote_code:
         print("warning: --trust-remote-code runs code from the checkpoint on this machine", file=sys.stderr)
     inputs = InputSettings(
@@ -41,9 +48,9 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
     )
     family = Family(model_types=(), dtype="bfloat16", inputs=inputs)
     if folder.is_dir():
-        return run_family(args, family, {folder.resolve().name: folder})
-    return run_family(args, family, {args.checkpoint: args.checkpoint})
+        return family_specifications(args, family, {folder.resolve().name: folder})
+    return family_specifications(args, family, {args.checkpoint: args.checkpoint})
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

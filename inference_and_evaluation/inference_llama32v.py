@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_llama32v.py --inference_mode ICL --gpu-devices 0,1,2,3"
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--published-tokens",
         action="store_true",
@@ -16,10 +19,12 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
-    args = parser.parse_args()
+    return parser
 
+
+def specifications(args: argparse.Namespace) -> Specifications:
     from smmile.backends.local.inputs import InputSettings
-    from smmile.inference.local_models import Family, run_family
+    from smmile.inference.local_models import Family, family_specifications
     from smmile.prompting.conversation import Recipe, Wording
     from smmile.prompting.prompts import prompt
 
@@ -30,8 +35,10 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         recipe=recipe,
         inputs=InputSettings(published_tokens=args.published_tokens),
     )
-    return run_family(args, family, {"llama32_vision_90b": "meta-llama/Llama-3.2-90B-Vision-Instruct"})
+    return family_specifications(
+        args, family, {"llama32_vision_90b": "meta-llama/Llama-3.2-90B-Vision-Instruct"}
+    )
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 if TYPE_CHECKING:
     from smmile.prompting.conversation import Recipe
@@ -37,18 +39,17 @@ def recipe() -> Recipe:
     )
 
 
-def main(
-    description: str = __doc__ or "",
-    example: str = EXAMPLE,
-    task_format: str = "open",
-    make_parser: cli.ParserMaker = cli.Parser,
-) -> int:
-    parser = make_parser(description, example)
+def make_parser(
+    description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open"
+) -> cli.Parser:
+    parser = cli.Parser(description, example)
     cli.add_inference_flags(parser, task_format=task_format, max_new_tokens=None)
     cli.add_api_flags(parser, model=next(iter(PUBLISHED)))
-    args = parser.parse_args()
+    return parser
 
-    from smmile.inference.api_models import ApiModel, run_api_model
+
+def specifications(args: argparse.Namespace) -> Specifications:
+    from smmile.inference.api_models import ApiModel, api_specification
     from smmile.prompting.choice import read_choice
     from smmile.prompting.prompts import prompt
 
@@ -66,8 +67,8 @@ def main(
         fields={} if args.max_new_tokens is None else {"num_predict": args.max_new_tokens},
         follow_up=follow_up,
     )
-    return run_api_model(args, model)
+    return [api_specification(args, model)]
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inference_llama33textonly
+from inference_llama33textonly import specifications
 from smmile import cli
+from smmile.inference.command import run_inference_script
 
 EXAMPLE = "python inference_llama33textonly_mcqa.py --inference_mode ICL"
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    return inference_llama33textonly.main(
-        __doc__ or "", EXAMPLE, task_format="mcqa", make_parser=make_parser
-    )
+def make_parser() -> cli.Parser:
+    return inference_llama33textonly.make_parser(__doc__ or "", EXAMPLE, task_format="mcqa")
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

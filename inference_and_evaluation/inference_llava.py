@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_llava.py --model_name llava_7b --inference_mode ICL"
 
@@ -16,25 +19,25 @@ MODELS = {
 }
 
 
-def main(
-    description: str = __doc__ or "",
-    example: str = EXAMPLE,
-    task_format: str = "open",
-    make_parser: cli.ParserMaker = cli.Parser,
-) -> int:
-    parser = make_parser(description, example)
+def make_parser(
+    description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open"
+) -> cli.Parser:
+    parser = cli.Parser(description, example)
     parser.add_argument("--model_name", **cli.any_case(*MODELS), required=True, help="which model to run")
     cli.add_multi_image_flag(parser, "tiled")
     cli.add_inference_flags(parser, task_format=task_format)
     cli.add_local_model_flags(parser)
-    args = parser.parse_args()
+    return parser
 
+
+def specifications(args: argparse.Namespace) -> Specifications:
     from smmile.backends.local.inputs import InputSettings
-    from smmile.inference.local_models import Family, run_family
+    from smmile.errors import UsageError
+    from smmile.inference.local_models import Family, family_specifications
 
     checkpoint, model_type = MODELS[args.model_name]
     if args.multi_image is not None and model_type != "llava_onevision":
-        parser.error(f"--multi-image is for LLaVA-OneVision; leave it out for {args.model_name}")
+        raise UsageError(f"--multi-image is for LLaVA-OneVision; leave it out for {args.model_name}")
     inputs = {
         "llava": InputSettings(),
         "llava_next": InputSettings(tile_padding="equal"),
@@ -43,8 +46,8 @@ def main(
     if args.multi_image == "single":
         inputs = InputSettings(multi_image="single")
     family = Family(model_types=(model_type,), dtype="float16", inputs=inputs)
-    return run_family(args, family, {args.model_name: checkpoint})
+    return family_specifications(args, family, {args.model_name: checkpoint})
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

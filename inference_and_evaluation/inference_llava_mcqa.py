@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inference_llava
+from inference_llava import specifications
 from smmile import cli
+from smmile.inference.command import run_inference_script
 
 EXAMPLE = "python inference_llava_mcqa.py --model_name llava_7b --inference_mode ICL"
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    return inference_llava.main(__doc__ or "", EXAMPLE, task_format="mcqa", make_parser=make_parser)
+def make_parser() -> cli.Parser:
+    return inference_llava.make_parser(__doc__ or "", EXAMPLE, task_format="mcqa")
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

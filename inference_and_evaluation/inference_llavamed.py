@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_llavamed.py --inference_mode ICL"
 
 
-def main(
-    description: str = __doc__ or "",
-    example: str = EXAMPLE,
-    task_format: str = "open",
-    make_parser: cli.ParserMaker = cli.Parser,
-) -> int:
-    parser = make_parser(description, example)
+def make_parser(
+    description: str = __doc__ or "", example: str = EXAMPLE, task_format: str = "open"
+) -> cli.Parser:
+    parser = cli.Parser(description, example)
     parser.add_argument("--model_name", metavar="NAME", help="ignored; accepted for old command lines")
     cli.add_inference_flags(parser, task_format=task_format)
     cli.add_local_model_flags(parser)
@@ -23,12 +23,14 @@ def main(
         help="keep only the first 2,048 positions (text and image features) of a conversation, as "
         "published; the number is the checkpoint's tokenizer_model_max_length if it states one",
     )
-    args = parser.parse_args()
+    return parser
 
+
+def specifications(args: argparse.Namespace) -> Specifications:
     from smmile.backends.local.inputs import InputSettings
     from smmile.backends.local.llava_original import MISTRAL_INSTRUCT
     from smmile.backends.local.templates import ChatTemplate
-    from smmile.inference.local_models import Family, run_family
+    from smmile.inference.local_models import Family, family_specifications
 
     family = Family(
         model_types=("llava_mistral", "llava"),
@@ -37,8 +39,8 @@ def main(
             template=ChatTemplate(text=MISTRAL_INSTRUCT), published_truncation=args.published_truncation
         ),
     )
-    return run_family(args, family, {"llavamed": "microsoft/llava-med-v1.5-mistral-7b"})
+    return family_specifications(args, family, {"llavamed": "microsoft/llava-med-v1.5-mistral-7b"})
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inference_llavamed
+from inference_llavamed import specifications
 from smmile import cli
+from smmile.inference.command import run_inference_script
 
 EXAMPLE = "python inference_llavamed_mcqa.py --inference_mode ICL"
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    return inference_llavamed.main(__doc__ or "", EXAMPLE, task_format="mcqa", make_parser=make_parser)
+def make_parser() -> cli.Parser:
+    return inference_llavamed.make_parser(__doc__ or "", EXAMPLE, task_format="mcqa")
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_medgemma.py --inference_mode ICL --task_format open"
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
-    args = parser.parse_args()
+    return parser
 
-    from smmile.inference.local_models import Family, run_family
+
+def specifications(args: argparse.Namespace) -> Specifications:
+    from smmile.inference.local_models import Family, family_specifications
     from smmile.prompting.conversation import Recipe, Wording
     from smmile.prompting.prompts import prompt
 
@@ -23,8 +28,8 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         mcqa=Wording(question=prompt("mcqa.stepwise.text")),
     )
     family = Family(model_types=("gemma3",), dtype="bfloat16", recipe=recipe)
-    return run_family(args, family, {"medgemma_4b": "google/medgemma-4b-it"})
+    return family_specifications(args, family, {"medgemma_4b": "google/medgemma-4b-it"})
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 if TYPE_CHECKING:
     from smmile.prompting.conversation import Recipe
@@ -36,17 +38,19 @@ def recipe() -> Recipe:
     )
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
-    args = parser.parse_args()
+    return parser
 
-    from smmile.inference.local_models import Family, run_family
+
+def specifications(args: argparse.Namespace) -> Specifications:
+    from smmile.inference.local_models import Family, family_specifications
 
     family = Family(model_types=("qwen2_vl",), dtype="bfloat16", recipe=recipe(), decoding="greedy")
-    return run_family(args, family, {"MedVLM-R1": "JZPeterPan/MedVLM-R1"})
+    return family_specifications(args, family, {"MedVLM-R1": "JZPeterPan/MedVLM-R1"})
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

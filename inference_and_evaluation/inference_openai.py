@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_openai.py --model gpt-4o --inference_mode ICL --task_format open --dry-run"
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     cli.add_inference_flags(parser)
     cli.add_api_flags(parser, model="gpt-4o")
     parser.add_argument(
@@ -16,9 +19,11 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         action="store_true",
         help="give the examples' answers the role system, as published (default: assistant)",
     )
-    args = parser.parse_args()
+    return parser
 
-    from smmile.inference.api_models import ApiModel, run_api_model
+
+def specifications(args: argparse.Namespace) -> Specifications:
+    from smmile.inference.api_models import ApiModel, api_specification
     from smmile.prompting.conversation import Recipe
     from smmile.prompting.prompts import prompt
 
@@ -35,8 +40,8 @@ def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
         fields={"max_tokens": args.max_new_tokens, "temperature": 0, "logprobs": True},
         detail="high",
     )
-    return run_api_model(args, model)
+    return [api_specification(args, model)]
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

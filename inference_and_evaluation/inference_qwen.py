@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
+
 from smmile import cli
+from smmile.inference.command import Specifications, run_inference_script
 
 EXAMPLE = "python inference_qwen.py --models 7B --inference_mode ICL --task_format mcqa"
 
 SIZES = ("3B", "7B", "32B", "72B")
 
 
-def main(make_parser: cli.ParserMaker = cli.Parser) -> int:
-    parser = make_parser(__doc__ or "", EXAMPLE)
+def make_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__ or "", EXAMPLE)
     parser.add_argument(
         "--models",
-        nargs="+",
-        action=cli.CommaList,
-        const=cli.one_of(*SIZES, "all"),
+        **cli.several(*SIZES, "all"),
         default=["all"],
-        metavar="SIZE",
         help=f"model sizes: {', '.join(SIZES)} or all (default: all)",
     )
     cli.add_inference_flags(parser)
     cli.add_local_model_flags(parser)
-    args = parser.parse_args()
+    return parser
 
-    from smmile.inference.local_models import Family, run_family
+
+def specifications(args: argparse.Namespace) -> Specifications:
+    from smmile.inference.local_models import Family, family_specifications
 
     family = Family(model_types=("qwen2_5_vl",), dtype="bfloat16", decoding="checkpoint")
-    sizes = SIZES if "all" in args.models else dict.fromkeys(args.models)
-    return run_family(args, family, {f"qwen{size}": f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in sizes})
+    sizes = SIZES if "all" in args.models else args.models
+    models = {f"qwen{size}": f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in sizes}
+    return family_specifications(args, family, models)
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_inference_script(make_parser, specifications)

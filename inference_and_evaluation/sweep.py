@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from smmile import cli
 
 if TYPE_CHECKING:
-    from smmile.inference.sweep import SweepRun
+    from smmile.inference.runs import InferenceRun
 
 EXAMPLE = "python sweep.py ../experiments/paper_table3.toml --dry-run"
 
@@ -35,13 +35,15 @@ def main() -> int:
     if args.file.suffix != ".toml":
         parser.error(f"{args.file} is not a .toml file; give that first, and then flags for its runs")
 
+    from smmile.inference.loaded import Loaded
     from smmile.inference.ranks import Rank
-    from smmile.inference.sweep import read_sweep, run_sweep
+    from smmile.inference.runs import run_all
+    from smmile.inference.sweep import read_sweep
 
     runs = read_sweep(args.file, Path(__file__).parent, more)
     if args.dry_run:
         return show_forecasts(runs)
-    code = cli.EXIT_OK if args.report_only else run_sweep(runs)
+    code = cli.EXIT_OK if args.report_only else run_all(runs, Loaded())
     if Rank.from_environment().is_first:
         folders = dict.fromkeys(run.folder for run in runs)
         reported = [show_report(folder, required=args.report_only) for folder in folders]
@@ -73,23 +75,24 @@ def show_report(folder: Path, *, required: bool) -> int:
     return cli.EXIT_SOME_ERRORS if required and found.unscored else cli.EXIT_OK
 
 
-def show_forecasts(runs: Sequence[SweepRun]) -> int:
+def show_forecasts(runs: Sequence[InferenceRun]) -> int:
     """Print what every run would send and may cost; returns the exit code."""
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.inference.loaded import Loaded
-    from smmile.inference.sweep import forecast
+    from smmile.inference.runs import forecast
     from smmile.reporting.tables import text_table
 
     loaded, rows, errors = Loaded(), list[list[str]](), list[str]()
     requests, to_send, costs = 0, 0, list[float | None]()
     for run in runs:
         try:
-            plan, pending, cost = forecast(run, loaded)
+            plan, pending = forecast(run, loaded)
         except UsageError as error:
             errors.append(f"error: {run.label}: {one_line(error, 2000)}")
             continue
-        requests, to_send, costs = requests + len(plan.groups), to_send + pending, [*costs, cost]
-        numbers = (len(plan.problems), len(plan.skipped_among(plan.chosen)), len(plan.groups), pending)
+        cost = run.highest_cost(pending)
+        requests, to_send, costs = requests + len(plan.groups), to_send + len(pending), [*costs, cost]
+        numbers = (len(plan.problems), len(plan.skipped_among(plan.chosen)), len(plan.groups), len(pending))
         rows.append([run.label, *map(str, numbers), dollars(cost)])
     print(text_table(("Run", "Problems", "Skipped", "Requests", "To send", "Dollars"), rows, 1))
     total = dollars(None if None in costs else sum(filter(None, costs)))

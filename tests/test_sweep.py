@@ -1,11 +1,13 @@
-"""Sweeps: files of models and conditions, one load per model, going on after anything."""
+"""Several runs of one command, as lists or sweeps: one load per model, going on after anything."""
 
 from __future__ import annotations
 
 import json
 import signal
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 
 from conftest import SCRIPTS, SUITE, Finished, row, run_here, save_parquet, says_in_one_line, script_command
 from fake_service import Answer, Asked, FakeService, fails, running, says
+from smmile import cli
+from smmile.inference.runs import different_runs, runs_of
 from smmile.inference.sweep import read_sweep
 from smmile.results.run_names import RunName
 from test_killed import without_times
@@ -177,6 +181,63 @@ def test_a_dry_run_fails_where_a_run_has_no_problem_left(tmp_path: Path) -> None
     assert len(results(tmp_path / "results")) == 2
 
 
+# Lists on a command line.
+
+BOTH = ("--inference_mode", "ICL", "0-shot", "--task_format", "open,mcqa")
+
+
+def test_lists_give_the_files_of_separate_commands(tmp_path: Path) -> None:
+    model = ["--baseline", "random", "--dataset", "demo", "--noise", "random", "--limit", 4]
+    for more in (["--dry-run"], []):
+        words = [*model, *more, "--task-format", "open", "mcqa"]
+        finished = run_here("inference_baselines.py", *words, "--output-dir", tmp_path / "list")
+        assert finished.code == 0, finished.err
+        assert finished.out.count("nothing was sent") == 2 * len(more)
+        for task_format in ("open", "mcqa"):
+            words = [*model, *more, "--task-format", task_format, "--output-dir", tmp_path / "apart"]
+            assert run_here("inference_baselines.py", *words).code == 0
+    assert len(results(tmp_path / "list")) == 2
+    assert results(tmp_path / "list") == results(tmp_path / "apart")
+    for file in (tmp_path / "list").glob("requests_*"):
+        assert file.read_bytes() == (tmp_path / "apart" / file.name).read_bytes()
+
+
+def test_each_data_set_has_its_own_rows_and_folder() -> None:
+    import inference_qwen
+
+    words = [*BOTH, "--dataset", "smmile", "AUGMENTED", "demo", "demo", "--models", "3B", "7B"]
+    args = inference_qwen.make_parser().parse_args(words)
+    runs = different_runs(runs_of(args, inference_qwen.specifications(args)))
+    assert [run.label for run in runs[::4]] == ["qwen3B_ICL_open"] * 3 + ["qwen7B_ICL_open"] * 3
+    assert len(runs) == 24
+    names = ["smmile", "augmented", "demo"]
+    assert [cli.dataset_source(run.args).name for run in runs[:12:4]] == names
+    assert [run.folder.name for run in runs[:12:4]] == ["results", "results_augmented", "results_demo"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (BOTH, ["baselines need in-context examples"]),
+        (["--dataset", "smmile", "demo"], ["two runs", "result_majority_ICL_open.json"]),
+        (["--dataset", "smmile", "--augmented"], ["--dataset smmile and --augmented"]),
+        (["--dataset", "smmile,augmented", "--dataset-path", "."], ["names 2 data sets", "--dataset-path"]),
+        (["--dataset", "demo", "smile"], ["'smile'", "smmile, augmented, demo"]),
+        (["--dataset", ","], ["--dataset: it is empty"]),
+        (["--dataset=demo", "--task_format", "mcqa", "open", "--options=balanced"], ["--task_format mcqa"]),
+        (["--dataset=demo", "--task_format=mcqa,open", "--problem=x"], ["majority_ICL_mcqa", "problem x"]),
+        (["--dataset=demo", "--task_format=mcqa,open", "--seed=1"], ["majority_ICL_open", "seed"]),
+    ],
+)
+def test_a_mistake_in_one_run_of_a_list_is_one_line_before_anything_runs(
+    words: list[str], parts: list[str], tmp_path: Path
+) -> None:
+    base = ["--baseline", "majority", "--output-dir", tmp_path]
+    assert run_here("inference_baselines.py", *base, "--dataset", "demo").code == 0  # with another seed
+    says_in_one_line(run_here("inference_baselines.py", *base, *words), *parts)
+    assert list(results(tmp_path)) == ["majority_ICL_open"]
+
+
 # Running.
 
 
@@ -216,6 +277,12 @@ def test_one_load_serves_all_conditions_of_a_model_and_changes_no_answer(
     assert len(loads) == 5
     separate = results(apart)
     assert {run: content for run, content in results(together).items() if run in separate} == separate
+    listed = [*words[:-1], tmp_path / "listed", *BOTH]
+    assert run_here("inference_hf.py", *listed).code == 0
+    assert len(loads) == 6
+    found = results(tmp_path / "listed")
+    assert len(found) == 4
+    assert all(separate[run] == found[run] for run in ("one_ICL_open", "one_0-shot_mcqa"))
     first, second = separate["one_ICL_open"]["records"], separate["one_ICL_open_repeat-2"]["records"]
     assert first != second  # another seed
 
@@ -256,6 +323,12 @@ def api_sweep(folder: Path, server: FakeService, problems: int) -> Path:
     )
 
 
+def flags_of(file: Path) -> list[str]:
+    """The flags above models and conditions as words of a command line, without lists."""
+    content = tomllib.loads(file.read_text()).items()
+    return [f"--{key}={value}" for key, value in content if not isinstance(value, list)]
+
+
 def test_an_api_sweep_counts_cost_and_asks_again_only_for_what_failed(
     server: FakeService, tmp_path: Path
 ) -> None:
@@ -282,6 +355,25 @@ def test_an_api_sweep_counts_cost_and_asks_again_only_for_what_failed(
     assert len(server.chats) == 16
 
 
+def test_the_worst_exit_code_counts_and_a_cost_limit_is_for_each_run(
+    server: FakeService, tmp_path: Path
+) -> None:
+    def fault(asked: Asked) -> Answer:
+        answer = fails(400, "no", "x") if "Question 1, 2" in asked.question else says("yes")
+        return replace(
+            answer, body=answer.body | {"usage": {"prompt_tokens": 2000, "completion_tokens": 1}}
+        )
+
+    server.fault = fault
+    file = api_sweep(tmp_path, server, 3)
+    words = [*flags_of(file), *BOTH, "--max-cost", 6]
+    finished = run_here("inference_openai.py", "--model", "m", *words)
+    assert finished.code == 3, finished.err
+    assert "4 runs, 0 without errors" in finished.out
+    spent = [run["run"]["usage"]["dollars"] for run in results(tmp_path / "results").values()]
+    assert max(spent) < 6 < sum(spent)
+
+
 def answered(folder: Path) -> int:
     """How many answers are in the result files and journals of a folder."""
     whole = sum(len(content["records"]) for content in results(folder).values())
@@ -294,16 +386,16 @@ def test_a_sweep_ended_in_the_middle_goes_on_and_asks_nothing_twice(
     number: signal.Signals, server: FakeService, tmp_path: Path
 ) -> None:
     file = api_sweep(tmp_path, server, 4)
-    for chats in (2, 14):  # in the first run, then in the third
+    lists = script_command("inference_openai.py", "--model", "m", *flags_of(file), *BOTH)
+    # In the first run, then in the third; a sweep and lists continue each other's runs.
+    for chats, command in ((2, script_command("sweep.py", file)), (14, lists)):
 
         def fault(asked: Asked, last: int = chats) -> Answer:
             """The last request has no answer before the sweep is ended."""
             return says(f"re: {asked.question}", delay=60.0 * (len(server.chats) == last))
 
         server.fault = fault
-        process = subprocess.Popen(
-            script_command("sweep.py", file), cwd=SCRIPTS, stderr=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(command, cwd=SCRIPTS, stderr=subprocess.PIPE, text=True)
         server.wait_for_chats(chats)
         process.send_signal(number)
         _, err = process.communicate()

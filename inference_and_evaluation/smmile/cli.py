@@ -74,10 +74,9 @@ class Parser(argparse.ArgumentParser):
         return {flag[2:]: action for flag, action in named.items() if flag.startswith("--")}
 
     def error(self, message: str) -> NoReturn:
-        """Leave with the mistake in one line."""
-        message = re.sub(r"//[^/\s@]*@", "//***@", message)  # a password in a URL
-        print(f"error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE)
+        """Raises UsageError with the mistake."""
+        message = re.sub(r"//[^/\s@]*@", "//***@", message.removeprefix("argument "))  # a password in a URL
+        raise UsageError(f"{one_line(message)} (see {self.prog} --help)")
 
 
 def _set_environment(args: argparse.Namespace) -> None:
@@ -97,15 +96,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         shown = action.help or ""
         if action.default in (None, False, argparse.SUPPRESS) or "default" in shown:
             return shown
-        return f"{shown} (default: %(default)s)"
+        default = ", ".join(action.default) if isinstance(action.default, list) else "%(default)s"
+        return f"{shown} (default: {default})"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        shown = super()._format_args(action, default_metavar)
+        return shown.partition(" ")[0] + " …" if action.nargs == "+" else shown
 
 
 def _plain(flag: str) -> str:
     return flag.replace("_", "-") if flag.startswith("--") else flag
-
-
-# What a script's `main` makes its parser with: from a description and an example.
-ParserMaker = Callable[[str, str], Parser]
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
@@ -160,13 +160,13 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def add_dataset_flags(parser: Parser) -> None:
+def add_dataset_flags(parser: Parser, *, takes_several: bool = False) -> None:
     """The flags that say which problems a script works on."""
     group = parser.add_argument_group("data set")
     group.add_argument(
         "--dataset",
-        **any_case("augmented", "demo"),
-        help="augmented: SMMILE++; demo: the small built-in set (default: SMMILE)",
+        **(several if takes_several else any_case)("smmile", "augmented", "demo"),
+        help="augmented: SMMILE++; demo: the small built-in set (default: smmile)",
     )
     group.add_argument(
         "--augmented",
@@ -224,12 +224,13 @@ def dataset_source(args: argparse.Namespace) -> DatasetSource:
     from smmile.data.dataset import DatasetSource
 
     named = {
-        "--dataset demo": args.dataset == "demo",
+        f"--dataset {args.dataset}": args.dataset == "demo"
+        or (args.augmented and args.dataset == "smmile"),
         "--dataset-path": args.dataset_path is not None,
         "--dataset-id": args.dataset_id is not None,
     }
     given = [flag for flag, present in named.items() if present]
-    given += ["--augmented"] if args.augmented and args.dataset == "demo" else []
+    given += ["--augmented"] if args.augmented and args.dataset in ("smmile", "demo") else []
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} name two data sets; give one of them")
     if args.dataset_revision is not None and given and given[0] != "--dataset-id":
@@ -256,17 +257,17 @@ def add_inference_flags(
     """The flags of every inference script; `task_format` and `max_new_tokens` are the script's defaults."""
     parser.add_argument(
         "--inference_mode",
-        **any_case("ICL", "0-shot"),
-        default="ICL",
-        help="with in-context examples, or the query alone",
+        **several("ICL", "0-shot"),
+        default=["ICL"],
+        help="with in-context examples, the query alone, or both; a run for each value",
     )
     parser.add_argument(
         "--task_format",
-        **any_case("open", "mcqa"),
-        default=task_format,
-        help="open-ended, or multiple choice",
+        **several("open", "mcqa"),
+        default=[task_format],
+        help="open-ended, multiple choice, or both",
     )
-    add_dataset_flags(parser)
+    add_dataset_flags(parser, takes_several=True)
     group = parser.add_argument_group("run")
     group.add_argument(
         "--output-dir",
@@ -293,7 +294,6 @@ def add_inference_flags(
         metavar="N",
         help="which of several repeats: 2 adds 1 to the seed (but of options), repeat-2 to the file's name",
     )
-    parser.set_defaults(collect_run=None)  # a sweep takes the runs of a script instead of running them
     group.add_argument(
         "--max_new_tokens",
         type=positive,
@@ -637,8 +637,13 @@ def any_case(*choices: str) -> dict[str, Any]:
     return {"type": one_of(*choices), "choices": choices}
 
 
-class CommaList(argparse.Action):
-    """Stores values separated by blanks or commas; `const` converts each of them, as a flag's type does."""
+def several(*choices: str) -> dict[str, Any]:
+    """The options of a flag that takes one or more of `choices`, separated by blanks or commas."""
+    return {"nargs": "+", "action": _Several, "const": choices, "metavar": f"{{{','.join(choices)}}}"}
+
+
+class _Several(argparse.Action):
+    """Stores values of the choices in `const`, each once."""
 
     def __call__(
         self,
@@ -647,10 +652,11 @@ class CommaList(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Store the converted values."""
         texts = [text.strip() for value in values for text in value.split(",") if text.strip()]
+        if not texts:
+            parser.error(f"argument {option_string}: it is empty")
         try:
-            setattr(namespace, self.dest, [self.const(text) for text in texts])
+            setattr(namespace, self.dest, list(dict.fromkeys(map(one_of(*self.const), texts))))
         except argparse.ArgumentTypeError as error:
             parser.error(f"argument {option_string}: {error}")
 

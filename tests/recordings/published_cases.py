@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,15 +120,13 @@ def family_of(command: str) -> Family:
     script, *words = command.split()
     found: list[Family] = []
 
-    def note(_args: object, family: Family, _models: Mapping[str, object]) -> int:
+    def note(_args: object, family: Family, _models: Mapping[str, object]) -> list[object]:
         found.append(family)
-        return 0
+        return []
 
-    with (
-        mock.patch.object(local_models, "run_family", note),
-        mock.patch.object(sys, "argv", [script, *words]),
-    ):
-        importlib.import_module(script.removesuffix(".py")).main()
+    module = importlib.import_module(script.removesuffix(".py"))
+    with mock.patch.object(local_models, "family_specifications", note):
+        module.specifications(module.make_parser().parse_args(words))
     return found[0]
 
 

@@ -21,7 +21,7 @@ from smmile.data.images import UnreadableImageError
 from smmile.errors import one_line, pluralize
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.runner import ChoiceReader
-from smmile.inference.script import RunContext, RunSpecification, run_inference
+from smmile.inference.script import RunContext, RunSpecification
 from smmile.prompting.choice import read_choice
 from smmile.prompting.conversation import Conversation, Recipe
 from smmile.prompting.options import Options
@@ -53,8 +53,8 @@ class ApiModel:
     cache_prompts: CachePrompts = "shared"
 
 
-def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
-    """Run `model` as the command line says; returns the exit code. Raises UsageError."""
+def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecification:
+    """What to run for `model` as the command line says. Raises UsageError."""
     info = provider_info(model.provider, args.base_url)
     is_own = args.prices is None and _is_on_this_machine(model.provider, args.base_url)
     is_paid = info.is_paid and not is_own
@@ -110,7 +110,7 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
     if model.recipe.shows_images:
         limits = asdict(info.rules).items()
         generation["image_limits"] = {name: value for name, value in limits if value and name != "source"}
-    specification = RunSpecification(
+    return RunSpecification(
         name=args.name or model.name,
         recipe=model.recipe,
         connect=make_backend,
@@ -123,7 +123,6 @@ def run_api_model(args: argparse.Namespace, model: ApiModel) -> int:
         highest_cost=highest_cost if price is not None or is_paid else None,
         shared=False,
     )
-    return run_inference(args, specification)
 
 
 def _is_on_this_machine(provider: Provider, base_url: str | None) -> bool:

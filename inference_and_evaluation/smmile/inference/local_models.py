@@ -1,4 +1,4 @@
-"""Runs the local models of a family, or sends their conversations to a server."""
+"""The local models of a family as specifications of runs: on this machine, or on a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from smmile.backends.local.loading import Dtype
 from smmile.backends.local.quantization import QUANTIZATIONS
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
-from smmile.inference.loaded import Loaded
 from smmile.inference.local_flags import (
     check_server_flags,
     decoding_settings,
@@ -35,7 +34,7 @@ from smmile.inference.local_flags import (
 )
 from smmile.inference.plan import Plan
 from smmile.inference.ranks import Rank
-from smmile.inference.script import RunContext, RunSpecification, run_inference
+from smmile.inference.script import RunContext, RunSpecification
 from smmile.prompting.conversation import Recipe
 
 if TYPE_CHECKING:
@@ -62,26 +61,27 @@ class Family:
     inputs: InputSettings = field(default_factory=InputSettings)
 
 
-def run_family(args: argparse.Namespace, family: Family, models: Mapping[str, str | Path]) -> int:
-    """Run each of `models` (result name: hub id or folder) in turn; returns the exit code.
+def family_specifications(
+    args: argparse.Namespace, family: Family, models: Mapping[str, str | Path]
+) -> list[RunSpecification]:
+    """Each of `models` (result name: hub id or folder), every sample of it a run of its own.
 
-    If a checkpoint cannot be loaded, the next model still runs. Raises UsageError.
+    A dry run is done once, as the requests of all samples are the same. Raises UsageError.
     """
     check_server_flags(args)
     family = replace(family, inputs=input_settings(args, family.inputs))
     decoding = decoding_settings(args, family.decoding)
-    models = _named_models(args, models)
-    loaded = Loaded()
-    codes = []
-    for name, checkpoint in models.items():
-        try:
-            codes += _run_samples(args, _specification(args, family, decoding, name, checkpoint), loaded)
-        except CheckpointError as error:
-            if len(models) == 1:
-                raise
-            print(f"error: {name}: {one_line(error, 2000)}", file=sys.stderr)
-            codes.append(cli.EXIT_USAGE)
-    return cli.worst_code(codes)
+    found = [
+        _specification(args, family, decoding, name, checkpoint)
+        for name, checkpoint in _named_models(args, models).items()
+    ]
+    if args.num_samples == 1 or args.dry_run:
+        return found
+    return [
+        replace(one, name=f"{one.name}-sample{number}", sample=number)
+        for one in found
+        for number in range(1, args.num_samples + 1)
+    ]
 
 
 def _named_models(args: argparse.Namespace, models: Mapping[str, str | Path]) -> Mapping[str, str | Path]:
@@ -105,21 +105,6 @@ def _named_models(args: argparse.Namespace, models: Mapping[str, str | Path]) ->
         [(name, checkpoint)] = models.items()
         return {f"{name}-{checkpoint_label(args.adapter)}": checkpoint}
     return models
-
-
-def _run_samples(args: argparse.Namespace, specification: RunSpecification, loaded: Loaded) -> list[int]:
-    """Run every sample of a model, each a run of its own; returns their exit codes.
-
-    A dry run is done once, as the requests of all samples are the same.
-    """
-    if args.num_samples == 1 or args.dry_run:
-        return [run_inference(args, specification, loaded)]
-    return [
-        run_inference(
-            args, replace(specification, name=f"{specification.name}-sample{number}", sample=number), loaded
-        )
-        for number in range(1, args.num_samples + 1)
-    ]
 
 
 def _specification(

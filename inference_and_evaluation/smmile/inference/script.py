@@ -130,18 +130,13 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
     return PreparedRun(source, problems, plan, run, folder)
 
 
-def run_inference(
-    args: argparse.Namespace, specification: RunSpecification, loaded: Loaded | None = None
-) -> int:
+def run_inference(args: argparse.Namespace, specification: RunSpecification, loaded: Loaded) -> int:
     """Run `specification` with the flags of an inference script; returns the exit code.
 
-    `loaded` is what earlier runs of the process have loaded. Where the arguments have `collect_run`, the
-    run is handed to it instead. Raises UsageError for errors that the user can fix.
+    `loaded` is what earlier runs of the process have loaded. Raises UsageError for errors that the user can
+    fix.
     """
-    if args.collect_run is not None:
-        args.collect_run(args, specification)
-        return cli.EXIT_OK
-    loaded, rank = loaded or Loaded(), Rank.from_environment()
+    rank = Rank.from_environment()
     if not specification.shared:
         if leave_to_first(rank):
             return cli.EXIT_OK

@@ -5,23 +5,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from smmile import cli
-from smmile.errors import UsageError, one_line, pluralize
-from smmile.inference.loaded import Loaded
-from smmile.inference.plan import Plan
-from smmile.inference.ranks import Rank
-from smmile.inference.runner import unanswered_requests
-from smmile.inference.script import RunSpecification, prepare_run, recorded_perturbations, run_inference
-from smmile.results.run_names import RunName
+from smmile.errors import UsageError, one_line
+from smmile.inference.runs import InferenceRun, different_runs, runs_of
 
 # Flags that say how a sweep is run, not what is run.
 _NOT_FOR_FILES = ("help", "dry-run", "overwrite")
@@ -31,31 +23,7 @@ Table = dict[str, Any]
 Flags = Mapping[str, argparse.Action]
 
 
-@dataclass(frozen=True)
-class SweepRun:
-    """One run of a sweep: the flags as its script parses them, and what the script runs with them."""
-
-    args: argparse.Namespace
-    specification: RunSpecification
-
-    @property
-    def name(self) -> RunName:
-        """The run's name, from which those of its files follow."""
-        names = [perturbation.name for perturbation in recorded_perturbations(self.args)]
-        return RunName.of(self.specification.name, self.args.inference_mode, self.args.task_format, names)
-
-    @property
-    def label(self) -> str:
-        """The run's name in messages and tables."""
-        return self.name.stem.removeprefix("result_")
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the run's files."""
-        return cli.output_folder(self.args)
-
-
-def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[SweepRun]:
+def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[InferenceRun]:
     """The runs that a sweep's file asks for, those of one model together.
 
     `scripts` is the folder of the inference scripts. `more` are words that follow the flags of every run.
@@ -63,58 +31,22 @@ def read_sweep(file: Path, scripts: Path, more: Sequence[str] = ()) -> list[Swee
     """
     shown = cli.shown_path(file)
     known = sorted(script.name for script in scripts.glob("inference_*.py"))
-    runs: dict[tuple[Path, str], SweepRun] = {}
     try:
         common, conditions, models = _tables(_with_models(file), known)
-        for (script, flags), condition in product(models, conditions):
-            for run in _runs_of(script, common | condition | flags, more):
-                same_file = runs.setdefault((run.folder.resolve(), run.name.stem), run)
-                if same_file.args != run.args:
-                    raise UsageError(
-                        f"two runs would write {run.name.stem}.json; leave out one of them, or give it "
-                        "another name or output-dir"
-                    )
+        runs = different_runs(
+            run
+            for (script, flags), condition in product(models, conditions)
+            for run in _runs_of(script, common | condition | flags, more)
+        )
     except UsageError as error:
         raise UsageError(f"{shown}: {error}") from error
     for flag in ("gpu_devices", "hf_cache_dir"):
-        if len({getattr(run.args, flag) for run in runs.values()}) > 1:
+        if len({getattr(run.args, flag) for run in runs}) > 1:
             name = flag.replace("_", "-")
             raise UsageError(
                 f"{shown}: all runs share one {name}; give it once, above models and conditions"
             )
-    return _by_model(runs.values())
-
-
-def run_sweep(runs: Sequence[SweepRun]) -> int:
-    """Run or continue all `runs`; returns the exit code. A run that fails does not stop the others."""
-    loaded, codes, rank = Loaded(), list[int](), Rank.from_environment()
-    if rank.count > 1:  # what the first process does alone comes last, so that no process waits for it
-        runs = sorted(runs, key=lambda run: not run.specification.shared)
-    report = print if rank.is_first else lambda *_, **_options: None
-    for number, run in enumerate(runs, start=1):
-        report(f"run {number} of {len(runs)}: {run.label}", file=sys.stderr, flush=True)
-        codes.append(cli.exit_code(partial(run_inference, run.args, run.specification, loaded)))
-    failures = {cli.EXIT_SOME_ERRORS: "some problems failed", cli.EXIT_USAGE: "stopped by an error"}
-    report(f"{pluralize(len(runs), 'run')}, {codes.count(cli.EXIT_OK)} without errors")
-    for run, code in zip(runs, codes, strict=True):
-        if code in failures:
-            report(f"{run.label}: {failures[code]}", file=sys.stderr)
-    return cli.worst_code(codes)
-
-
-def forecast(run: SweepRun, loaded: Loaded) -> tuple[Plan, int, float | None]:
-    """The plan of `run`, how many of its requests have no answer, and what these may cost at most.
-
-    The cost is in dollars (None: not known). Sends and changes nothing. Raises UsageError where the run
-    would.
-    """
-    prepared = prepare_run(run.args, run.specification, loaded)
-    pending = prepared.plan.requests
-    if not run.args.overwrite:
-        pending = unanswered_requests(prepared.plan, prepared.run, prepared.folder)
-    cost = run.specification.highest_cost
-    dollars = cost([request.conversation for request in pending]) if cost and pending else 0.0
-    return prepared.plan, len(pending), dollars
+    return runs
 
 
 def _with_models(file: Path) -> Table:
@@ -196,46 +128,11 @@ def _closest(name: str, known: Sequence[str]) -> str:
     return f"; the closest is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]}"
 
 
-class _TableParser(cli.Parser):
-    """Parses words that follow from its flags in place of the command line; a mistake is a UsageError."""
-
-    def __init__(
-        self, words: Callable[[Flags], list[str]], namespace: argparse.Namespace, *texts: str
-    ) -> None:
-        super().__init__(*texts)
-        self._words, self._namespace = words, namespace
-
-    def parse_args(self, *_: Any) -> argparse.Namespace:  # type: ignore[override]
-        return super().parse_args(self._words(self.flags), self._namespace)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
-
-
-def _runs_of(script: str, table: Table, more: Sequence[str]) -> list[SweepRun]:
+def _runs_of(script: str, table: Table, more: Sequence[str]) -> Iterator[InferenceRun]:
     """The runs that a script would do with the flags of `table` and then the words `more`."""
-    main: Callable[..., int] = importlib.import_module(script.removesuffix(".py")).main
-    runs: list[SweepRun] = []
-    left: list[list[str]] | None = None
-
-    def next_words(flags: Flags) -> list[str]:
-        nonlocal left
-        if left is None:
-            left = _command_lines(script, table, flags)
-        return [*left.pop(0), *more]
-
-    def collect(args: argparse.Namespace, specification: RunSpecification) -> None:
-        runs.append(SweepRun(argparse.Namespace(**vars(args) | {"collect_run": None}), specification))
-
-    while left is None or left:
-        main(make_parser=partial(_TableParser, next_words, argparse.Namespace(collect_run=collect)))
-    return runs
-
-
-def _by_model(runs: Iterable[SweepRun]) -> list[SweepRun]:
-    """The runs with those of one model one after another, so that it is loaded once."""
-    groups: dict[object, list[SweepRun]] = {}
-    for run in runs:
-        model = run.specification
-        groups.setdefault(model.weights or model.checkpoint or model.name, []).append(run)
-    return list(chain(*groups.values()))
+    module = importlib.import_module(script.removesuffix(".py"))
+    parser: cli.Parser = module.make_parser()
+    parser.prog = script
+    for words in _command_lines(script, table, parser.flags):
+        args = parser.parse_args([*words, *more])
+        yield from runs_of(args, module.specifications(args))
