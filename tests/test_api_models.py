@@ -1038,14 +1038,17 @@ def test_a_run_stops_before_it_exceeds_the_maximum_cost(server: FakeService, tmp
     replies = {
         "long": ({"input_tokens": 1, "output_tokens": 2000}, 41.0),
         "silent": (None, 11.0),  # 512 tokens, for all that is known
+        "zeros": ({"input_tokens": 0, "output_tokens": 0}, 11.0),  # no prompt has 0
     }
     for name, (usage, limit) in replies.items():
         body = claude_says("yes").body | {"usage": usage}
         server.fault = lambda _asked, body=body: Answer(200, body)  # type: ignore[misc]
         server.asked.clear()
-        for _ in range(3):
-            assert ask(CLAUDE, out, *words, limit, "--name", name, "--concurrency", 2).code == 2
+        for _ in range(2):
+            finished = ask(CLAUDE, out, *words, limit, "--name", name, "--concurrency", 2)
+            assert finished.code == 2
         assert len(server.chats) == 4, name
+        assert ("(4 of 4 attempts estimated" in last_line(finished.err)) is (name != "long")
 
 
 def priced(folder: Path, output: float) -> list[object]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from PIL import Image
 
 from conftest import SCRIPTS, SUITE, encoded, make_image, stored
 from fake_service import Answer, Asked, FakeService, fails, lists, running, says
-from smmile.backends.interface import BackendInfo, Failure, Request, Response
+from smmile.backends.interface import Answered, BackendInfo, Failure, Request, Response
 from smmile.backends.remote.concurrent import Session, answer_concurrently
 from smmile.backends.remote.openai_chat import OpenAIChat
 from smmile.backends.remote.openai_services import connect_to_server
@@ -29,6 +29,7 @@ from smmile.backends.remote.service import Service, find_proxy, parse_address
 from smmile.data.images import StoredImage
 from smmile.data.problems import Problem, Triplet
 from smmile.errors import UsageError
+from smmile.inference.runner import save_answers
 from smmile.prompting.conversation import (
     Conversation,
     ImagePart,
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
     import openai
 
 KEY = "sk-very-secret-0123456789"
-LOOPBACK = ("localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "[::1]", "0.0.0.0")
+LOOPBACK = (
+    *("localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "127.1", "0.0.0.0"),
+    *("[::1]", "[::ffff:127.0.0.1]"),
+)
 FIELDS = {"max_tokens": 512, "temperature": 0, "seed": 42}
 
 
@@ -348,8 +352,8 @@ def test_an_error_that_every_request_would_get_stops_the_run_at_once(
     answer: Answer, parts: list[str]
 ) -> None:
     names = [f"q{number}" for number in range(20)]
-    script = {"q2": [replace(answer, delay=0.3)]}  # q0 and q1 are answered by then
-    server = FakeService(script, models=lists("served-a", "b"), held=names[3:])
+    script = {"q2": [replace(answer, delay=0.3)], "q3": [says("paid", delay=0.5)]}  # q3 is in flight then
+    server = FakeService(script, models=lists("served-a", "b"), held=names[4:])
     kept: list[str] = []
     started = time.monotonic()
     with running(server):
@@ -357,15 +361,15 @@ def test_an_error_that_every_request_would_get_stops_the_run_at_once(
         with pytest.raises(UsageError) as stopped:
             kept.extend(request.key for batch in batches for request, _ in batch)
     assert time.monotonic() - started < 10
-    assert sorted(kept) == ["q0", "q1"]
-    assert len(server.chats) <= 4  # no more than was in flight
+    assert sorted(kept) == ["q0", "q1", "q3"]
+    assert len(server.chats) == 4
     for part in parts:
         assert part in str(stopped.value)
     assert KEY[:12] not in str(stopped.value)
 
 
 def test_a_short_password_in_a_url_leaves_responses_alone_and_is_in_no_error() -> None:
-    """Only a secret of 16 characters or more, which cannot be a word, is removed from a response."""
+    """Only a secret of 16 characters or more that cannot be a word is removed from a response."""
     finding = "The finding is pneumonia."
     with running(FakeService({"q": [says(finding)], "e": [fails(400, "pneumonia?")]})) as server:
         backend = connect(server.url.replace("//", "//user:pneumonia@"))
@@ -375,11 +379,13 @@ def test_a_short_password_in_a_url_leaves_responses_alone_and_is_in_no_error() -
     assert response.text == finding
     assert isinstance(failure, Failure)
     assert failure.error.message == "HTTP 400: ***?"
-    for length, text in ((15, "x" * 15), (16, "***")):
-        with running(FakeService({"q": [says("x" * length)]})) as server:
-            response = outcomes(a_backend(server, key="x" * length), requests_for("q"))["q"]
+    word = "immunohistochemistry"
+    for key, text in (("x" * 14 + "1", "x" * 14 + "1"), ("x" * 15 + "1", "***"), (f"{word}, of", word)):
+        with running(FakeService({"q": [says(key.split(",")[0])]})) as server:
+            response = outcomes(a_backend(server, key=key), requests_for("q"))["q"]
         assert isinstance(response, Response)
         assert response.text == text
+    assert redact_error(f"{word}.", (word,)) == "***."
 
 
 def test_a_short_key_is_in_no_metadata() -> None:
@@ -551,6 +557,44 @@ def test_nothing_keeps_running_when_the_consumer_leaves(way: str) -> None:
     assert time.monotonic() - started < 2
     assert sorted(cancelled) == ["b", "c", "d"]
     assert closed == [True]
+    assert "requests" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("where", ["while it waits", "while it saves"])
+def test_an_interrupted_run_saves_the_answers_that_have_arrived(where: str) -> None:
+    async def ask(request: Request) -> Response:
+        if request.key == "a":
+            return Response("a")
+        await asyncio.sleep(0.05 if request.key in "bc" else 60)
+        return Response(request.key)
+
+    class Remote:
+        def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+            return answer_concurrently(requests, by(ask), 4)
+
+        def describe(self) -> BackendInfo:
+            return BackendInfo()
+
+    saved: list[str] = []
+
+    def save(batch: Sequence[Answered]) -> None:
+        saved.extend(request.key for request, _ in batch)
+        if saved == ["a"]:
+            time.sleep(0.3)  # b and c arrive
+            if where == "while it saves":
+                raise KeyboardInterrupt
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            save_answers(Remote(), requests_for(*"abcde"), save)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(saved) == ["a", "b", "c"]
     assert "requests" not in [thread.name for thread in threading.enumerate()]
 
 

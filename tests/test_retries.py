@@ -117,6 +117,8 @@ def test_retry_after_may_be_a_date() -> None:
     [
         ("http://localhost:11434", True),
         ("http://127.0.0.1", True),
+        ("http://127.1:8000", True),
+        ("http://[::ffff:127.0.0.1]", True),
         ("http://user:key@[::1]:8000/v1", True),
         ("http://0.0.0.0:8000", True),
         ("http://10.1.2.3", True),

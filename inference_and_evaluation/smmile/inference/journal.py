@@ -285,18 +285,20 @@ class Journal(Generic[Entry]):
             os.close(self._descriptor)
 
     def _append(self, content: bytes) -> None:
+        if content:
+            self._queued.append(content)
         with self._lock:
-            attempts = b"".join(self._queued.popleft() for _ in range(len(self._queued)))
-            content = attempts + content
+            content = b"".join(self._queued.popleft() for _ in range(len(self._queued)))
             try:
                 if content:
                     os.ftruncate(self._descriptor, self._end)
                     _write(self._descriptor, content)
             except BaseException as error:
-                # Keep the complete lines that were written.
-                self._queued.appendleft(attempts)
+                # Keep the complete lines that were written; the next write adds the others.
                 written = max(0, os.fstat(self._descriptor).st_size - self._end)
-                self._end += content.rfind(b"\n", 0, written) + 1
+                complete = content.rfind(b"\n", 0, written) + 1
+                self._end += complete
+                self._queued.extendleft(reversed(content[complete:].splitlines(keepends=True)))
                 if not isinstance(error, OSError):
                     raise
                 if self._moved or _is_same_file(self._descriptor, self.file):
@@ -324,6 +326,7 @@ class Journal(Generic[Entry]):
             except OSError as error:
                 raise cannot_write(self.file, error) from error
         os.close(self._descriptor)
+        self._queued.clear()
         self._descriptor, self._end = descriptor, len(content)
         place = one_line(self.file)
         again = "repeat" if place == lost else "move it back and repeat"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace as change
 
-from smmile.backends.interface import Answered, Backend, BackendInfo, ErrorInfo, Failure, Request, Response
+from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Ledger, Price, Spending
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.files import check_replaceable, make_folder, sync_folder, write_whole
@@ -18,6 +19,7 @@ from smmile.inference.journal import Journal, JournalKind, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
 from smmile.inference.ranks import ONLY_PROCESS, Rank, RunFiles, open_journal, responses_of_others
+from smmile.prompting.conversation import Conversation
 from smmile.prompting.final_answer import final_answer
 from smmile.prompting.options import Options
 from smmile.results.published_csv import encode_csv
@@ -33,6 +35,9 @@ from smmile.results.schema import (
     turns_as_data,
 )
 
+# Errors whose requests may have been billed.
+_BILLED_ERRORS = ("content_filter", "refusal", "timeout", "empty", "context_overflow")
+
 ChoiceReader = Callable[[str, Options], str | None]
 
 
@@ -44,6 +49,7 @@ class Interrupted(KeyboardInterrupt):
 class RunOptions:
     """Settings that do not change a run's identity. `price` is that of its tokens.
 
+    `most` is what an attempt at a conversation may be charged at most; None where attempts cost nothing.
     With `csv_safe` the CSV file has no cells that a spreadsheet takes for formulas.
     """
 
@@ -52,6 +58,7 @@ class RunOptions:
     price: Price | None = None
     rank: Rank = ONLY_PROCESS
     csv_safe: bool = False
+    most: Callable[[Conversation], Spending] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,7 @@ class _OpenRun:
         self.price = options.price or (earlier.run.usage.price if earlier else None)
         self.records: dict[str, Record] = {}
         self.outdated = 0
+        self.spent_before = Spending()
         self._connect, self._read_choice = connect, read_choice
         self._backend: Backend | None = None
 
@@ -176,21 +184,18 @@ class _OpenRun:
             label += f", process {rank.index} of {rank.count}"
         total = sum(len(self.plan.groups[request.key]) for request in requests)
         with Progress(total, label) as progress:
-            for batch in answers(self._backend, requests):
-                made_by = replace(self._backend.describe(), software=self.run.software)
-                records = self._save(batch, made_by)
-                progress.advance(len(records), sum(record.status == "error" for record in records))
+            save_answers(self._backend, requests, partial(self._save, self._backend, progress))
 
-    def _save(self, batch: Sequence[Answered], made_by: BackendInfo) -> list[Record]:
-        """Save a batch for all problems that share its requests; returns their records."""
+    def _save(self, backend: Backend, progress: Progress, batch: Sequence[Answered]) -> None:
+        """Save and show a batch for all problems that share its requests."""
         records: list[Record] = []
         for request, outcome in batch:
             sent, *others = self.plan.groups[request.key]
             records.append(record_of(sent, outcome, self._read_choice))
             records += [record_of(item, outcome, self._read_choice, sent.problem_id) for item in others]
-        self.journal.append(records, made_by)
+        self.journal.append(records, replace(backend.describe(), software=self.run.software))
         self.add(records)
-        return records
+        progress.advance(len(records), sum(record.status == "error" for record in records))
 
     def share_known_responses(self) -> None:
         """Copy known responses to problems with an identical request."""
@@ -228,14 +233,19 @@ class _OpenRun:
             spent=spent,
         )
 
-    def spent_before(self) -> Spending:
-        """What was spent before this journal; in files of earlier versions, on the records alone."""
-        if self.earlier and self.earlier.run.usage.spent:
-            return self.earlier.run.usage.spent
-        known = self.usage()
-        if self.price is None or known.prompt_tokens is None:
-            return Spending()
-        return Spending(known.unique_requests, 0, known.prompt_tokens, known.completion_tokens or 0)
+    def carry_spending(self, in_journal: Iterable[Record]) -> None:
+        """Begin the ledger with what was spent before it; files of earlier versions have only records."""
+        most, earlier = self.options.most, self.earlier
+        if earlier and earlier.run.usage.spent:
+            self.spent_before = earlier.run.usage.spent
+        elif most is not None:
+            items = {item.problem_id: item for item in (*self.plan.others, *self.plan.problems)}
+            any_item = next(iter(items.values()), None)
+            for record in (*(earlier.records if earlier else ()), *in_journal):
+                item = items.get(record.problem_id, any_item)
+                if item is not None and record.shared_with is None:
+                    self.spent_before += _spent_on(record, most(item.conversation))
+        self.journal.carry(self.spent_before)
 
     def interruption(self) -> str:
         """The message for an interrupted run."""
@@ -280,7 +290,7 @@ def _open_run(
         opened = _OpenRun(plan, run, connect, read_choice, options, files, journal, earlier)
         opened.add(earlier.records if earlier else ())
         opened.add(known)
-        journal.carry(opened.spent_before())
+        opened.carry_spending(known)
         journal.other_entries = tuple(opened.records.values()) if options.rank.is_first else ()
         opened.share_known_responses()
         yield opened
@@ -326,15 +336,34 @@ def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
     ]
 
 
-def answers(backend: Backend, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
+def save_answers(
+    backend: Backend, requests: Sequence[Request], save: Callable[[Sequence[Answered]], None]
+) -> None:
+    """Give `save` every answer; when interrupted also those that have arrived, as they may be billed."""
+    batches = _answers(backend, requests)
+    try:
+        for batch in batches:
+            save(batch)
+    except KeyboardInterrupt as error:
+        save(batches.throw(error))
+        raise
+
+
+def _answers(backend: Backend, requests: Sequence[Request]) -> Generator[Sequence[Answered], None, None]:
     """The back end's answers; a request without one, silently or because of an error, has failed."""
     left = {request.key: request for request in requests}
     message = "the back end gave no answer"
     try:
-        for batch in backend.answer(requests):
+        batches = backend.answer(requests)
+        for batch in batches:
             for request, _ in batch:
                 left.pop(request.key, None)
-            yield batch
+            try:
+                yield batch
+            except KeyboardInterrupt as error:
+                if isinstance(batches, Generator):
+                    yield batches.throw(error)
+                raise
     except UsageError:
         raise
     except Exception as error:
@@ -396,6 +425,16 @@ def record_of(
     )
 
 
+def _spent_on(record: Record, most: Spending) -> Spending:
+    """What a record cost in a file of an earlier version, which has no list of attempts."""
+    prompt, completion = record.prompt_tokens, record.completion_tokens or 0
+    if prompt:
+        ratio = max(1.0, prompt / max(1, most.prompt_tokens))
+        return Spending(1, 0, prompt, completion, ratio, completion)
+    is_billed = record.error is None or record.error.type in _BILLED_ERRORS
+    return most if is_billed else Spending()
+
+
 def _response_in(record: Record) -> Response:
     return Response(
         record.full_response or "",
@@ -413,7 +452,10 @@ def _finish(opened: _OpenRun, sent: int) -> Outcome:
     files, earlier = opened.files, opened.earlier
     opened.journal.flush()
     result = _result(opened)
-    if earlier is None or _without_times(earlier) != _without_times(result):
+    compared = result
+    if earlier and not earlier.run.usage.spent and opened.journal.spent in (None, opened.spent_before):
+        compared = replace(result, run=replace(result.run, usage=earlier.run.usage))  # nothing was sent
+    if earlier is None or _without_times(earlier) != _without_times(compared):
         write_whole(files.result, encode_result_file(result))
     else:
         result = earlier

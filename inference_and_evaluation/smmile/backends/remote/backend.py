@@ -37,6 +37,9 @@ from smmile.prompting.conversation import Conversation, TextPart, Turn
 # A service that answers under more names than this makes them up.
 _MOST_NAMES = 10
 
+# What is in flight when an error ends the run may take this long, in seconds.
+_LONGEST_GRACE = 30.0
+
 
 class RemoteBackend(ABC):
     """A model of a service, called through its official asynchronous client.
@@ -58,7 +61,7 @@ class RemoteBackend(ABC):
         budget: Budget | None = None,
     ) -> None:
         self._make_client, self._service, self._fields = make_client, service, fields
-        self._concurrency = concurrency
+        self._concurrency, self._grace = concurrency, min(timeout, _LONGEST_GRACE)
         self._retries = RetryPolicy(service, max_retries, timeout, budget)
         self._answered_by: set[str] = set()
 
@@ -80,7 +83,7 @@ class RemoteBackend(ABC):
 
         Raises UsageError, which stops the run, for refused credentials, a spent quota or an unknown model.
         """
-        return answer_concurrently(requests, self._session, self._concurrency)
+        return answer_concurrently(requests, self._session, self._concurrency, self._grace)
 
     @abstractmethod
     async def _answer(self, client: Any, request: Request) -> Response | Failure:
@@ -93,7 +96,7 @@ class RemoteBackend(ABC):
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
         async with self._make_client() as client:
-            yield Session(partial(self._answer, client), self._service.all_secrets)
+            yield Session(partial(self._answer, client), self._service.all_secrets, self._retries.stop)
 
 
 class SdkBackend(RemoteBackend):

@@ -109,10 +109,17 @@ class Budget:
             self._changed.clear()
             await self._changed.wait()
         if not self._may_begin(prompt):
+            spent = self._spent
+            guessed = (
+                f" ({spent.estimated} of {spent.attempts} attempts estimated at their most, as the service "
+                "reported nothing or the run was killed)"
+                if spent.estimated
+                else ""
+            )
             raise UsageError(
-                f"--max-cost {self._limit:g}: {self._dollars_spent:.4f} dollars are spent, and the next "
-                f"request may cost {self._price.cost(self._most(prompt)):.4f} more; finished answers are "
-                "kept, raise --max-cost to continue"
+                f"--max-cost {self._limit:g}: {self._dollars_spent:.4f} dollars are spent{guessed}, and the "
+                f"next request may cost {self._price.cost(self._most(prompt)):.4f} more; finished answers "
+                "are kept, raise --max-cost to continue"
             )
         self._in_flight.append(prompt)
         most = self._most(prompt)
@@ -152,7 +159,9 @@ class Budget:
 
 
 def _cost(attempt: Reservation, outcome: Response | Failure) -> Spending:
-    prompt, completion = outcome.prompt_tokens, outcome.completion_tokens
+    prompt, completion = outcome.prompt_tokens or None, outcome.completion_tokens
+    if prompt is None and not completion:  # no prompt has 0 tokens
+        completion = None
     return Spending(
         1,
         int(prompt is None or completion is None),

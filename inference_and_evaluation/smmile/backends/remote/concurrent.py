@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -30,11 +30,13 @@ class Session:
     """An open client: how to answer one request, and the secrets to redact.
 
     `answer` may raise UsageError, which stops everything, or UnreachableError. What it raises and
-    returns may contain secrets, and a Failure's message several lines.
+    returns may contain secrets, and a Failure's message several lines. `stop` lets no request begin any
+    more, and returns the tasks that have one in flight.
     """
 
     answer: Callable[[Request], Awaitable[Response | Failure]]
     secrets: tuple[str, ...] = ()
+    stop: Callable[[], Collection[object]] = tuple
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,15 @@ def answer_concurrently(
     requests: Sequence[Request],
     open_session: Callable[[], AbstractAsyncContextManager[Session]],
     concurrency: int,
+    grace: float = 30.0,
 ) -> Iterator[Sequence[Answered]]:
     """Answer all requests, at most `concurrency` at a time; yields answers in batches, in any order.
 
     The calls run in an event loop in its own thread, where the session is opened and closed, and continue
     while the consumer works on a batch. Raises UsageError after the answers that came before it, also if
-    the service cannot be reached, at first or any more. When the consumer is interrupted or leaves,
-    requests in flight are cancelled and the thread has ended before this returns.
+    the service cannot be reached, at first or any more; what is in flight then has `grace` seconds to end,
+    as it may be billed. When the consumer is interrupted or leaves, requests in flight are cancelled and
+    the thread has ended before this returns; an interrupted consumer gets the answers that have arrived.
     """
     if not requests:
         return
@@ -63,16 +67,36 @@ def answer_concurrently(
     open_slots = asyncio.Semaphore(_MOST_OPEN * concurrency)
     remaining = iter(requests)
     unreachable: int | None = None  # in a row; None: nothing has come back yet
+    errors: list[Exception] = []  # that end everything
 
     async def answer_all() -> None:
-        async with open_session() as session, asyncio.TaskGroup() as workers:
-            for _ in range(min(concurrency, len(requests))):
-                workers.create_task(work(session))
+        async with open_session() as session:
+            workers = [asyncio.create_task(work(session)) for _ in range(min(concurrency, len(requests)))]
+            try:
+                await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+                if errors:
+                    in_flight = session.stop()
+                    for worker in workers:
+                        if worker not in in_flight:
+                            worker.cancel()
+                    await asyncio.wait(workers, timeout=grace)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+        if errors:
+            raise errors[0]
 
     async def work(session: Session) -> None:
         for request in remaining:
             await open_slots.acquire()
-            arrived.put((request, await answer_one(session, request)))
+            if errors:
+                return
+            try:
+                arrived.put((request, await answer_one(session, request)))
+            except Exception as error:
+                errors.append(error)
+                raise
 
     async def answer_one(session: Session, request: Request) -> Response | Failure:
         nonlocal unreachable
@@ -89,48 +113,59 @@ def answer_concurrently(
 
     def run() -> None:
         error: BaseException | None = None
+        everything = answer_all()
         try:
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(answer_all())
-        except BaseExceptionGroup as group:
-            error = group.exceptions[0]
+                runner.run(everything)
         except BaseException as other:  # of any kind: the consumer's thread raises it
             error = other
+        everything.close()  # in case it never began
         arrived.put(_End(error))
 
     def release(number: int) -> None:
         for _ in range(number):
             open_slots.release()
 
-    thread = threading.Thread(target=run, name="requests", daemon=True)
-    end: _End | None = None
-    try:
-        thread.start()
-        while end is None:
-            batch, end = _take(arrived)
-            with suppress(RuntimeError):  # the loop is closed: nothing is left to begin
-                loop.call_soon_threadsafe(release, len(batch))
-            if batch:
-                yield batch
-    finally:
+    def end_thread() -> None:
         with suppress(RuntimeError):  # the loop is closed: nothing is left to cancel
             loop.call_soon_threadsafe(_cancel_all, loop)
         with suppress(RuntimeError):  # it was never started
             thread.join()
+
+    thread = threading.Thread(target=run, name="requests", daemon=True)
+    end: _End | None = None
+    batch: list[Answered] = []
+    try:
+        thread.start()
+        while end is None:
+            end = _take(arrived, batch)
+            with suppress(RuntimeError):  # the loop is closed: nothing is left to begin
+                loop.call_soon_threadsafe(release, len(batch))
+            if batch:
+                taken, batch = batch, []
+                yield taken
+    except KeyboardInterrupt:
+        end_thread()
+        if not arrived.empty():
+            _take(arrived, batch)
+        if batch:  # they may be billed
+            yield batch
+        raise
+    finally:
+        end_thread()
     if end.error is not None:
         raise end.error
 
 
-def _take(arrived: SimpleQueue[Answered | _End]) -> tuple[list[Answered], _End | None]:
-    """Everything that has arrived; waits for the first item."""
-    batch: list[Answered] = []
+def _take(arrived: SimpleQueue[Answered | _End], batch: list[Answered]) -> _End | None:
+    """Move everything that has arrived to `batch`; waits for the first item."""
     while True:
         item = arrived.get()
         if isinstance(item, _End):
-            return batch, item
+            return item
         batch.append(item)
         if arrived.empty():
-            return batch, None
+            return None
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

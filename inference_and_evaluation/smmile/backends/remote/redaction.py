@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from urllib.parse import quote
 
 # Errors and logs lose every secret that is not trivially short. A response loses only what cannot be a
 # word: a short password such as "pneumonia" may well be part of an answer.
 _SHORTEST_IN_ERRORS, _SHORTEST_IN_RESPONSES = 4, 16
+_WORD = re.compile(r"[\"'(]?([A-Za-z]?[a-z]+|[A-Z]+)(['-]([A-Za-z]?[a-z]+|[A-Z]+))*[\"').,;:!?]*")
 
 
 def redact_error(text: str, secrets: tuple[str, ...]) -> str:
@@ -17,8 +19,9 @@ def redact_error(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def redact_response(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` of a model with `***` for every secret of 16 characters or more."""
-    return _redact(text, secrets, _SHORTEST_IN_RESPONSES)
+    """`text` of a model with `***` for every secret of 16 characters or more that is no word."""
+    keys = (part for secret in secrets for part in secret.split() if not _WORD.fullmatch(part))
+    return _redact(text, tuple(keys), _SHORTEST_IN_RESPONSES)
 
 
 def _redact(text: str, secrets: tuple[str, ...], shortest: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -18,7 +18,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
     wait_exponential_jitter,
 )
 
@@ -75,6 +74,13 @@ class RetryPolicy:
         self._timeout, self._budget = timeout, budget
         self._has_connected: bool | None = None  # None: nothing is known yet
         self._retries, self._last_note = 0, time.monotonic()
+        self._in_flight: set[object] = set()
+        self._is_stopped = False
+
+    def stop(self) -> Collection[object]:
+        """Let no attempt begin any more; returns the tasks whose attempt is in flight."""
+        self._is_stopped = True
+        return self._in_flight
 
     async def run(
         self,
@@ -92,7 +98,7 @@ class RetryPolicy:
         is not running: raises UsageError at once.
         """
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._max_retries + 1),
+            stop=lambda state: self._is_stopped or state.attempt_number > self._max_retries,
             retry=retry_if_exception_type((TransientError, UnreachableError)),
             wait=_wait,
             before_sleep=self._note_retry,
@@ -109,10 +115,14 @@ class RetryPolicy:
         conversation: Conversation | None,
         writes_cache: bool,
     ) -> _Outcome:
+        if self._is_stopped:
+            raise asyncio.CancelledError
         reservation = None
         if self._budget is not None and conversation is not None:
             reservation = await self._budget.reserve(conversation, writes_cache=writes_cache)
         billed: Response | Failure | None = _UNKNOWN
+        task = asyncio.current_task()
+        self._in_flight.add(task)
         try:
             async with asyncio.timeout(self._timeout):
                 outcome = await attempt()
@@ -129,14 +139,12 @@ class RetryPolicy:
         except UsageError:
             billed = None
             raise
-        except asyncio.CancelledError:
-            billed = None if self._has_connected is False else _UNKNOWN
-            raise
         except TransientError as error:
             billed = error.failure
             self._has_connected = True
             raise
         finally:
+            self._in_flight.discard(task)
             if self._budget is not None and reservation is not None:
                 self._budget.settle(reservation, billed)
         self._has_connected = True

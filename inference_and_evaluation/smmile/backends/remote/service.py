@@ -6,6 +6,7 @@ import base64
 import ipaddress
 import os
 import re
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -125,10 +126,12 @@ def is_this_machine(address: SplitResult) -> bool:
 def _host(address: SplitResult) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
     """The host of a URL, and as an IP address if it is one."""
     host = (address.hostname or "").rstrip(".")
-    try:
-        return host, ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host, None
+    with suppress(ValueError, OSError):
+        if re.fullmatch(r"[\d.]+", host):  # 127.1 is an address, too
+            return host, ipaddress.ip_address(socket.inet_aton(host))
+        ip = ipaddress.ip_address(host.partition("%")[0])
+        return host, getattr(ip, "ipv4_mapped", None) or ip
+    return host, None
 
 
 def login_secrets(address: SplitResult) -> tuple[str, ...]:

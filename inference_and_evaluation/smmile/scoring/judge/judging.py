@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from smmile.backends.interface import Backend, ErrorInfo, Failure, Request, Response
+from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Ledger, Spending
 from smmile.backends.remote import client
 from smmile.backends.remote.budget import Budget, Estimator
@@ -19,7 +19,7 @@ from smmile.backends.remote.client import ClientOptions, Provider
 from smmile.errors import UsageError, one_line, replace_surrogates
 from smmile.inference.journal import Journal, JournalContent, JournalKind, is_held, read_journal
 from smmile.inference.progress import Progress
-from smmile.inference.runner import Interrupted, answers, now
+from smmile.inference.runner import Interrupted, now, save_answers
 from smmile.prompting.conversation import Conversation, TextPart, Turn
 from smmile.results.run_names import file_safe
 from smmile.scoring.judge.cases import Case, PromptName, judge_prompt, prompt_fingerprint
@@ -272,13 +272,16 @@ def ask(
         try:
             if backend:
                 with Progress(len(job.pending), judge.name) as progress:
-                    for batch in answers(backend, job.requests):
+
+                    def save(batch: Sequence[Answered]) -> None:
                         records = [
                             JudgeRecord.of(job.cases[request.key], outcome) for request, outcome in batch
                         ]
                         journal.append(records)
                         _add(known, records)
                         progress.advance(len(records))
+
+                    save_answers(backend, job.requests, save)
                 journal.flush()
         except KeyboardInterrupt as error:
             done = sum(record.status == "ok" for record in known.values())
