@@ -162,6 +162,21 @@ def test_there_are_no_published_scores_of_another_set(flag: str, tmp_path: Path,
     )
 
 
+def test_runs_on_two_data_sets_or_parts_of_one_are_seen(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    words = ["--dataset", "demo", "--output-dir", tmp_path / "r", "--baseline"]
+    assert run_here("inference_baselines.py", *words, "majority").code == 0
+    assert run_here("inference_baselines.py", *words, "nearest", "--limit", 2).code == 0
+    parts = analyse(tmp_path / "r")
+    assert "data sets" not in parts.err
+    assert "Problems" in parts.out.split("omitted")[0]
+    words[:2] = ["--dataset-path", data]
+    assert run_here("inference_baselines.py", *words, "random").code in (0, 3)
+    assert f"these runs are on 2 data sets ({data.name}, demo)" in analyse(tmp_path / "r").err
+
+
 def test_the_full_table_has_the_published_scores_of_all_its_runs(tmp_path: Path) -> None:
     plus_plus(tmp_path, {"a": [True, False]}, "m")
     plus_plus(tmp_path, {"a": [True, True]}, "n")

@@ -79,8 +79,8 @@ def cost_estimate(model: str, price: Price | None, prompt_tokens: int, completio
     """The sentence of a dry run on what requests to `model` may cost; `completion_tokens` at most."""
     if price is None:
         return (
-            f"no cost estimate: the price table does not have {one_line(model)} "
-            f"(about {prompt_tokens} prompt tokens; give a table that does with --prices FILE)"
+            f"cost unknown: the price table has no {one_line(model)}; give --prices FILE "
+            f"(about {prompt_tokens} prompt tokens)"
         )
     return (
         f"estimated cost: about {price.dollars(prompt_tokens, 0):.2f} dollars for {prompt_tokens} prompt "
