@@ -112,7 +112,7 @@ def test_errors_are_those_of_the_scripts(tmp_path: Path, demo: Path) -> None:
         smmile.load_results(demo, models=["nearst"])
     with pytest.raises(UsageError, match="nothing to compare"):
         smmile.compare(demo, models=["nearest"], metric="em")
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="'dmo' is neither smmile, augmented, demo nor a folder"):
         smmile.load_problems("dmo")
 
 

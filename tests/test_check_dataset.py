@@ -132,13 +132,13 @@ def test_an_edited_folder_is_read_again(tmp_path: Path) -> None:
         ("{root}/secret.png", "is outside the folder"),
         ("link.png", "is outside the folder"),
         ("linked/secret.png", "is outside the folder"),
-        ("file://{root}/secret.png", "is no file of the folder"),
-        ("loop.png", "is no file of the folder"),
-        ("pipe.png", "is no file of the folder"),
-        ("images", "is no file of the folder"),
-        ("absent.png", "is no file of the folder"),
-        ("x" * 5000, "is no file of the folder"),
-        ("nul\0.png", "is no file of the folder"),
+        ("file://{root}/secret.png", "is not in the folder"),
+        ("loop.png", "is not in the folder"),
+        ("pipe.png", "is not in the folder"),
+        ("images", "is not in the folder"),
+        ("absent.png", "is not in the folder"),
+        ("x" * 5000, "is not in the folder"),
+        ("nul\0.png", "is not in the folder"),
         ("", "is empty"),
         ("empty.png", "does not decode"),
         ("text.png", "does not decode"),
@@ -176,7 +176,7 @@ def test_a_folder_of_images_works_with_other_scripts(tmp_path: Path) -> None:
     plusplus = tmp_path / "plusplus"
     built = run_here("build_plusplus.py", "--dataset-path", folder, "--output", plusplus)
     assert built.code == 0
-    assert "left out problem p1: the file_name in line 3: 'absent.png' is no file" in built.err
+    assert "left out problem p1: the file_name in line 3: 'absent.png' is not in the folder" in built.err
     assert len(load_outlines(DatasetSource("augmented", path=plusplus))) == 6
     assert check(plusplus)[0] == 0
 
@@ -254,10 +254,10 @@ def test_every_fault_is_listed_and_hostile_text_is_escaped(tmp_path: Path) -> No
     assert "blanks at an end, sent and compared as they are: line 2 " in out
     assert "line 6, order: is '\\x1b]0;x\\x07', not a whole number" in out
     assert "line 6, question: is empty" in out
-    assert "line 6, file_name: '\\u202eno' is no file" in out
+    assert "line 6, file_name: '\\u202eno' is not in the folder" in out
     assert re.search("line 10, question: is empty.* line 11, order: is 'x'", out)
     assert "line 15, cells: are 11, and the header has 8" in out
-    assert "line 16, file_name: 'absent.png' is no file" in out
+    assert "line 16, file_name: 'absent.png' is not in the folder" in out
 
 
 def test_warnings_do_not_change_the_exit_code(tmp_path: Path) -> None:
@@ -296,6 +296,13 @@ def test_other_data_sets_are_checked_too(data: Path, tmp_path: Path) -> None:
     assert "row 5, image: is stored as a path, which is not followed; use save_to_disk" in check(folder)[1]
     says_in_one_line(run_here("check_dataset.py", data, "--dataset-path", data), "name two data sets")
     says_in_one_line(run_here("check_dataset.py", tmp_path / "none"), "does not exist")
+    (tmp_path / "labelled").mkdir()
+    (tmp_path / "labelled" / "labels.csv").write_text(
+        "file_name,problem_id,order,question,answer\na.png,p,1,q,a\n"
+    )
+    says_in_one_line(
+        run_here("check_dataset.py", tmp_path / "labelled"), "rename that file to metadata.csv"
+    )
 
 
 def test_a_link_to_another_folder_is_not_followed(tmp_path: Path) -> None:

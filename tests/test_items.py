@@ -176,7 +176,9 @@ def test_published_runs_are_compared_with_chance_by_problems(shared: Path, tmp_p
         name = f"result_{model}_ICL_mcqa.csv"
         shutil.copy(shared / "data" / "published_results_augmented" / name, tmp_path)
     before = run_here("compare.py", tmp_path, "--average", "problems")
-    assert "not compared, as their options by problem are not known" in " ".join(before.out.split())
+    assert "Not compared with chance, as published files do not hold their options" in " ".join(
+        before.out.split()
+    )
     data_set = shared / "data" / "smmile_plusplus_recovered"
     words = ["--dataset", "augmented", "--dataset-path", data_set]
     assert run_here("evaluate_MCQA.py", tmp_path, *words).code == 0

@@ -156,7 +156,7 @@ def test_a_dry_run_counts_and_prices_what_is_not_judged_yet(judge: Judge, tmp_pa
     assert " dollars for " in first.out
     assert "nothing was sent" in first.out
     unknown = run_here(SCRIPT, tmp_path, "--judge", "openai/unpriced", "--dry-run")
-    assert "no cost estimate" in unknown.out
+    assert "cost unknown" in unknown.out
     assert (judge.chats, [file.name for file in tmp_path.iterdir()]) == ([], ["result_m_ICL_open.csv"])
 
     limited = run_here(SCRIPT, tmp_path, *priced, "--limit", 2)

@@ -151,10 +151,30 @@ def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
     assert "SMMILE++" in (tmp_path / "latex_table.tex").read_text()
 
 
-def test_there_are_no_published_scores_of_another_set(tmp_path: Path) -> None:
-    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path]
-    assert run_here("inference_baselines.py", *words).code == 0
-    says_in_one_line(analyse(tmp_path, "--with-published"), "no published scores on demo")
+@pytest.mark.parametrize("flag", ["--dataset", "--dataset-path"])
+def test_there_are_no_published_scores_of_another_set(flag: str, tmp_path: Path, data: Path) -> None:
+    given = "demo" if flag == "--dataset" else data
+    words = ["--baseline", "majority", flag, given, "--output-dir", tmp_path / "r"]
+    assert run_here("inference_baselines.py", *words).code in (0, 3)
+    name = given if given == "demo" else data.name
+    says_in_one_line(
+        analyse(tmp_path / "r", "--with-published"), f"no published scores on {name}: its problems"
+    )
+
+
+def test_runs_on_two_data_sets_or_parts_of_one_are_seen(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    words = ["--dataset", "demo", "--output-dir", tmp_path / "r", "--baseline"]
+    assert run_here("inference_baselines.py", *words, "majority").code == 0
+    assert run_here("inference_baselines.py", *words, "nearest", "--limit", 2).code == 0
+    parts = analyse(tmp_path / "r")
+    assert "data sets" not in parts.err
+    assert "Problems" in parts.out.split("omitted")[0]
+    words[:2] = ["--dataset-path", data]
+    assert run_here("inference_baselines.py", *words, "random").code in (0, 3)
+    assert f"these runs are on 2 data sets ({data.name}, demo)" in analyse(tmp_path / "r").err
 
 
 def test_the_full_table_has_the_published_scores_of_all_its_runs(tmp_path: Path) -> None:

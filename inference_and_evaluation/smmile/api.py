@@ -43,7 +43,7 @@ def load_results(
     problems = ProblemsOfRuns(Path(folder), None if dataset is None else _source(dataset))
     found = read_export(Path(folder), Selection(_names(models), inference_mode, perturbed), problems)
     for message in found.messages:
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message.removeprefix("warning: "), stacklevel=2)
     return results_table(found.runs)
 
 
@@ -133,4 +133,7 @@ def _source(dataset: str | Path, image_dir: str | Path | None = None) -> Dataset
     for name in get_args(DatasetName):
         if dataset == name:
             return DatasetSource(name, image_dir=images)
+    if not Path(dataset).exists():
+        known = ", ".join(get_args(DatasetName))
+        raise UsageError(f"'{one_line(dataset)}' is neither {known} nor a folder")
     return DatasetSource("smmile", Path(dataset), image_dir=images)

@@ -111,8 +111,8 @@ def cost_estimate(
     """
     if price is None:
         return (
-            f"no cost estimate: the price table does not have {one_line(model)} "
-            f"(about {prompt_tokens} prompt tokens; give a table that does with --prices FILE)"
+            f"cost unknown: the price table has no {one_line(model)}; give --prices FILE "
+            f"(about {prompt_tokens} prompt tokens)"
         )
     caching = ""
     if cached or written:

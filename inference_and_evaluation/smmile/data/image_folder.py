@@ -175,7 +175,7 @@ def _image_file(root: Path, row: MetadataRow) -> Path | Fault | None:
             return file
     except (OSError, ValueError, RuntimeError):  # a name too long or with a null character, a loop of links
         pass
-    return _fault(row, "is no file of the folder", "correct the name, or add the image")
+    return _fault(row, "is not in the folder", "correct the name, or add the image")
 
 
 def _fault(row: MetadataRow, what: str, fix: str) -> Fault:

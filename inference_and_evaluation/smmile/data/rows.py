@@ -80,6 +80,10 @@ def check_columns(columns: Iterable[str], source: str, image: str = "image") -> 
             f"data set {source} has images, but no metadata.csv or metadata.jsonl beside them; "
             "docs/data.md says what it contains"
         )
+    if image in missing and "file_name" in present:
+        raise UsageError(
+            f"data set {source} has a CSV file with a column file_name: rename that file to metadata.csv"
+        )
     if missing:
         raise UsageError(
             f"data set {source}: no column {', '.join(missing)} (it has {', '.join(sorted(present))}); "

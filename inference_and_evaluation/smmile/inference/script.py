@@ -63,9 +63,9 @@ class RunSpecification:
     of its tokens, and `preview` yields more lines for `--dry-run`, given the requests without an answer.
     `highest_cost` estimates the dollars that conversations may cost at most (None: not known), and `most`
     gives what one may be charged at most; there is none where they cost nothing. Without `share`, identical
-    requests are sent separately, as random draws must be. `sample` is the number of one of several runs that
-    differ only in their random draws; their requests are the same. Several processes share a run's requests
-    only if it is `shared`.
+    requests are sent separately, as random draws must be. `sample` is the number of one of several runs
+    that differ only in their random draws; their requests are the same. Several processes share a run's
+    requests only if it is `shared`.
     """
 
     name: str

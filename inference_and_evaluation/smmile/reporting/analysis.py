@@ -108,7 +108,8 @@ def results_table(
         title += "Macro: the mean of the base problems' accuracies, each with equal weight.\n"
     if line := judges_line([analysis.scores for analysis in analyses], published=bool(published)):
         title += f"{textwrap.fill(f'Warning: {line}', 79)}\n"
-    secondary = ["Base problems", "Of answered %", "Answered %", "Problems"]
+    secondary = ["Base problems", "Of answered %", "Answered %"]
+    secondary.append("Problems" if len({row[3] for row in rows}) == 1 else "± bootstrap")
     secondary += ["95 % interval", "Macro 95 % interval", "± bootstrap"] if clustered else []
     table = text_table(head, rows, text_columns=3, secondary=secondary, layout=layout)
     return f"{title}\n{table}"

@@ -504,6 +504,12 @@ def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout 
     return "\n".join(_sections(comparison, show_pairs, layout))
 
 
+_HEAD = """\
+Errors and missing answers {treated}.
+Differences: first minus second, in percentage points. Notes are at the end.
+"""
+
+
 _HOW = """\
 Differences are in percentage points, first minus second, with 95 % intervals,
 over the problems that both runs have with the same query and true answer. p:
@@ -526,7 +532,7 @@ few to say either.
 
 def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Iterator[str]:
     treated = "are left out" if comparison.answered_only else "count as incorrect, as published"
-    yield f"Errors and missing answers {treated}.\n{_HOW}"
+    yield _HEAD.format(treated=treated)
     if comparison.other_queries:
         yield (
             textwrap.fill(
@@ -547,6 +553,7 @@ def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Itera
     judges = {ranking.judge for ranking in comparison.rankings} - {None}
     for ranking in comparison.rankings:
         yield _ranking_text(ranking, layout, named=len(judges) > 1)
+    yield _HOW
 
 
 def _contrasts_text(found: ContrastList, layout: Layout) -> str:
@@ -595,11 +602,10 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
     if rows:
         parts.append(text_table(head, rows, text_columns=1, secondary=("Problems", "p"), layout=layout))
     if found.missing:
-        why = "their options are not known; evaluate_MCQA.py reads the mean number of options"
-        if found.average == "problems":
-            why = "their options by problem are not known; evaluate_MCQA.py finds them"
         names = one_line(", ".join(found.missing))
-        parts.append(textwrap.fill(f"not compared, as {why}: {names}", 79) + "\n")
+        line = f"Not compared with chance, as published files do not hold their options: {names}. Run "
+        line += "evaluate_MCQA.py on this folder with --dataset-path DIR, then this again."
+        parts.append(textwrap.fill(line, 79, break_on_hyphens=False) + "\n")
     return "\n".join(parts)
 
 

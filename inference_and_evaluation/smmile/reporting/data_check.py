@@ -40,6 +40,7 @@ def check_report(rows: Sequence[Row], *, source: DatasetSource, places: int | No
         skipped += [f"  {_fault_line(member.row, fault)}" for member, fault in faults]
     warnings: dict[str, list[str]] = {}
     lost, bad = len(rows) - len(named), 0
+    unread: set[str] = set()
     for problem_id, members in problems.items():
         faults = list(find_faults(members)) or [(members[0], _ALONE)] * (len(members) == 1)
         if faults:
@@ -48,6 +49,8 @@ def check_report(rows: Sequence[Row], *, source: DatasetSource, places: int | No
             faults.sort(key=lambda found: found[0].row.number)
             skipped += [f"    {_fault_line(member.row, fault)}" for member, fault in faults]
             lost, bad = lost + len(members), bad + 1
+            if faults[0][1] is not _ALONE:
+                unread.add(problem_id)
         else:
             members.sort(key=lambda member: int(float(str(member.row.order))))
             for kind, where in _warnings(one_line(problem_id, 60), members):
@@ -61,7 +64,11 @@ def check_report(rows: Sequence[Row], *, source: DatasetSource, places: int | No
         lines.append(f"  {kind}: {', '.join(found[:places])}{more}")
     lines += [""] if warnings else []
     some = f"{lost} of the rows, in {bad} of the problems"
-    lines += [*_summary(problems), "", f"A run skips {some if skipped else 'no row'}."]
+    lines += [
+        *_summary({key: problems[key] for key in problems if key not in unread}),
+        "",
+        f"A run skips {some if skipped else 'no row'}.",
+    ]
     return "\n".join(map(_wrapped, lines)) + "\n", not skipped
 
 
@@ -108,8 +115,10 @@ def _summary(problems: Mapping[str, Sequence[InspectedRow]]) -> Iterator[str]:
     if examples := [len(members) - 1 for members in problems.values()]:
         median = statistics.median(examples)
         yield f"  examples per problem: {min(examples)} to {max(examples)}, median {median:g}"
-    names = [members[-1].row.flags.get("speciality", "None") for members in problems.values()]
-    yield f"  specialities: {_counts(names)}"
+    names = [members[-1].row.flags.get("speciality") for members in problems.values()]
+    known = [name for name in names if name not in (None, "", "None")]
+    without = [f"without: {len(names) - len(known)}"] if len(known) < len(names) else []
+    yield f"  specialities: {', '.join([*filter(None, [_counts(known)]), *without])}"
     found = [member for members in problems.values() for member in members]
     images = {one.image.sha256: one.image for one in found if one.image and not one.image_defect}.values()
     if images:

@@ -1,7 +1,8 @@
 """The published scores, to compare a user's own with.
 
 `published_scores.csv` holds them, counted from the result files published with the paper (repository
-`eth-medical-ai-lab/smmile`, CC BY 4.0). They are figures, not answers.
+`eth-medical-ai-lab/smmile`, CC BY 4.0). They are figures, not answers. `smmile_problem_ids.csv` has the ids
+of SMMILE's problems, from the same files.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from smmile.task import InferenceMode
 PublishedSet = Literal["SMMILE", "SMMILE++"]
 
 _FILE = Path(__file__).with_name("published_scores.csv")
+_IDS = Path(__file__).with_name("smmile_problem_ids.csv")
 _SETS: dict[str, PublishedSet] = {HUB_IDS["smmile"]: "SMMILE", HUB_IDS["augmented"]: "SMMILE++"}
 
 
@@ -56,16 +58,16 @@ def published_scores(data_set: PublishedSet, mode: InferenceMode | None = None) 
 def published_set(scores: Sequence[Scores]) -> PublishedSet:
     """Which published data set the runs of `scores` are on.
 
-    Result files of the suite name the hub's set. Elsewhere (published files, a local folder) SMMILE++
-    is known by its problem ids, and what is not permuted is taken for SMMILE. Raises UsageError where
-    the runs are on another set, or on both.
+    Runs on the hub's sets name them; others are on SMMILE or SMMILE++ if all their problem ids are. Files
+    that name no data set, as the published ones, are taken for runs on these. Raises UsageError where the
+    runs are on another set, or on both.
     """
     found = {_set_of(run) for run in scores}
     others = sorted(str(run.dataset) for run in scores if _set_of(run) is None)
     if others:
         raise UsageError(
-            f"there are no published scores on {one_line(others[0])}; leave --with-published out, or show "
-            "runs on SMMILE or SMMILE++"
+            f"there are no published scores on {one_line(others[0])}: its problems are not SMMILE's; "
+            "leave out --with-published"
         )
     if len(found) != 1:
         raise UsageError(
@@ -80,6 +82,6 @@ def published_set(scores: Sequence[Scores]) -> PublishedSet:
 def _set_of(scores: Scores) -> PublishedSet | None:
     if scores.dataset in _SETS:
         return _SETS[scores.dataset]
-    if scores.dataset == "demo" or "/" in (scores.dataset or ""):  # another set of the hub
+    if scores.run and not set(scores.clusters) <= set(_IDS.read_text(encoding="ascii").split()):
         return None
     return "SMMILE++" if is_permuted(scores.problem_ids) else "SMMILE"

@@ -44,8 +44,9 @@ def open_report(
     """Read the scores that a command line asks for, under `metrics` (None: all), and print all warnings.
 
     `args` are those of the scoring flags, `--metric` and `--mcqa`. Runs by different judges get a warning,
-    and in a report `across_runs` runs on different problems. Runs of which experts rated a sample are left
-    out, with a warning, except in a report of `samples`. Raises UsageError where there is nothing to show.
+    and in a report `across_runs` runs on different problems or data sets. Runs of which experts rated a
+    sample are left out, with a warning, except in a report of `samples`. Raises UsageError where there is
+    nothing to show.
     """
     options = ScoringOptions(reextract=args.mcqa == "reread")
     found = read_scores(args.results_dir, metrics=metrics, options=options)
@@ -66,6 +67,10 @@ def open_report(
         print(f"warning: {line}", file=sys.stderr)
     if across_runs and (others := other_queries(shown.scores)):
         print(f"warning: {other_queries_line(others)}; comparisons leave them out", file=sys.stderr)
+    sets = {run.run.dataset.fingerprint: one_line(run.dataset) for run in shown.scores if run.run}
+    if across_runs and len(names := sorted(set(sets.values()))) > 1:
+        line = f"these runs are on {len(names)} data sets ({', '.join(names)})"
+        print(f"warning: {line}: their scores do not belong in one table", file=sys.stderr)
     if not shown.scores and not shown.unscored:
         under, scripts = "", ""
         if args.metric:

@@ -141,8 +141,8 @@ function problemsView(given, change) {
   const entries = found.map(([base, summary]) => entryView(base, summary, problemHash(params, base.id), base === open));
   const count = `${found.length} of ${plural(bases.length, "problem")}, answers of ${plural(shown.size, "run")}`;
   return h(open ? "div.problems.has-open" : "div.problems", {},
-    h("aside", { "aria-label": "Search and list" }, problemsForm(fields, params, change),
-      h("p.note", { id: "count" }, count), h("ol.list", { id: "list" }, entries)),
+    h("aside", { "aria-label": "Search and list" }, h("p.note", { id: "count" }, count),
+      problemsForm(fields, params, change), h("ol.list", { id: "list" }, entries)),
     h("div.detail", { id: "detail" }, open ? detailView(open, params, shown, openMetric)
       : h("p.note.hint", {}, found.length ? "Choose a problem, or press → for the first." : "No problem passes these filters.")));
 }
