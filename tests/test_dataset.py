@@ -76,6 +76,10 @@ def test_save_to_disk_and_parquet_load_the_same_data(data: Path, tmp_path: Path)
     dataset.save_to_disk(str(tmp_path / "plain"))
     DatasetDict({"train": dataset, "test": dataset}).save_to_disk(str(tmp_path / "dict"))
     expected = load(data)
+    # What an earlier `save_to_disk` has left, and a file of another kind, are not read.
+    [shard] = (tmp_path / "plain").glob("*.arrow")
+    (tmp_path / "plain" / "data-00000-of-00002.arrow").write_bytes(shard.read_bytes())
+    (tmp_path / "plain" / "a.parquet").write_bytes(b"PAR1 rubbish")
     for name in ("plain", "dict"):
         assert load(tmp_path / name).fingerprint == expected.fingerprint
         assert load(tmp_path / name).entries == expected.entries
@@ -221,7 +225,7 @@ def test_files_of_each_kind_are_read_whatever_else_a_folder_has(data: Path, tmp_
             ({"training.parquet": (data / ROWS).read_bytes(), "test/a.parquet": other}, True),
             ({"train/x.parquet": (data / ROWS).read_bytes(), "val-1.parquet": other, "a.csv": b"a"}, True),
             ({"a.arrow": _arrow_file(table)}, True),
-            ({"a.jsonl": "".join(map(_json_line, without.to_pylist())).encode()}, False),
+            ({"a.ndjson": "".join(map(_json_line, without.to_pylist())).encode()}, False),
             ({"a.csv": without.to_pandas().to_csv(index=False).encode()}, False),
         ]
     ):
@@ -272,6 +276,10 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
             ("README.md", card("http://127.0.0.1:9/a.parquet"), "not followed"),
             ("README.md", card("s3://bucket/a.parquet"), "not followed"),
             ("loader.py", b"raise RuntimeError", "loader.py: scripts are not run"),
+            ("a.jsonl.gz", b"", "a.jsonl.gz: compressed: unpack it"),
+            ("a.tsv", b"", "a.tsv: save it with commas"),
+            ("$HOME.parquet", b"", "$HOME.parquet has $ or :: in its path"),
+            ("a::b.jsonl", b"", "a::b.jsonl has $ or :: in its path"),
             ("a.tar", pickled.getvalue(), "a.tar: archives are not opened"),
             ("a.pkl", b"", "a.pkl: pickles can run programs"),
             ("a.eps", b"%!PS", "a.eps: not a format with rows"),
@@ -284,6 +292,8 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
             load(folder)
 
     for name, target in (
+        ("loop.parquet", Path("loop.parquet")),
+        ("broken.parquet", Path("other.parquet")),
         ("a.parquet", data / ROWS),
         ("metadata.csv", data / ROWS),
         ("data", data / "data"),
@@ -505,8 +515,9 @@ def test_a_damaged_arrow_file_is_a_usage_error(tmp_path: Path) -> None:
     texts = pa.Array.from_buffers(pa.string(), 2, [None, beyond, pa.py_buffer(b"damaged")])
     columns = dict.fromkeys(("question", "answer", "image", "problem_id", "order"), texts)
     table = pa.table(columns)
-    (tmp_path / "state.json").write_text("{}")
-    with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as writer:
+    name = "data-00000-of-00001.arrow"
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pa.ipc.new_stream(tmp_path / name, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(UsageError, match="cannot be read as a data set"):
+    with pytest.raises(UsageError, match="check its saved files"):
         load(tmp_path)
