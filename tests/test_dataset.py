@@ -231,7 +231,7 @@ def test_files_of_each_kind_are_read_whatever_else_a_folder_has(data: Path, tmp_
     ):
         folder = tmp_path / f"set {number}"
         files |= {
-            "README.md": b"---\nconfigs: [unclosed\n---\n",
+            "README.md": b"---\nconfigs:\n- data_dir: .\n---\n[unclosed",
             "loader.py": b"raise RuntimeError",
             ".cache/x.parquet": other,
             "dataset_info.json": b"{}",
@@ -271,7 +271,19 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
         archive.addfile(tarfile.TarInfo("0.pkl"))
     for number, (name, content, part) in enumerate(
         [
-            ("README.md", card(str(data / ROWS)), "README.md: the files that it may name are not followed"),
+            ("README.md", card(str(data / ROWS)), "the files that it may name are not followed outside"),
+            ("README.md", card("../a.parquet"), "not followed"),
+            (
+                "README.md",
+                card("a.parquet"),
+                "README.md names a.parquet, which the folder does not contain",
+            ),
+            ("README.md", b"---\nconfigs: [unclosed\n---\n", "README.md has configs that cannot be read"),
+            (
+                "README.md",
+                b"---\nconfigs: [{config_name: a}, {config_name: b}]\n---",
+                "has the configs a, b;",
+            ),
             ("README.md", card(f"file://{data / ROWS}"), "not followed"),
             ("README.md", card("http://127.0.0.1:9/a.parquet"), "not followed"),
             ("README.md", card("s3://bucket/a.parquet"), "not followed"),
@@ -311,6 +323,24 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": f"../{shard.name}"}]}))
     with pytest.raises(UsageError, match="it contains no data files"):
         load(saved)
+
+
+@pytest.mark.parametrize(
+    "data_files",
+    [
+        "a/*.parquet",
+        ["a/x.parquet"],
+        [{"split": "train", "path": "a/x*"}, {"split": "test", "path": "b/*"}],
+    ],
+)
+def test_the_card_of_a_folder_names_its_files(data_files: Any, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "with card"
+    for name in ("a/x.parquet", "a/b/x.parquet", "b/x.parquet"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((data / ROWS).read_bytes())
+    configs = [{"config_name": "all"}, {"config_name": "one", "default": True, "data_files": data_files}]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n# Rows\n")
+    assert load(folder).entries == load(data).entries
 
 
 def test_a_snapshot_in_the_cache_of_the_hub_is_read(data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The files that hold the rows of a data set folder: found by their names, and inside the folder only.
 
-`datasets` would also read what a README.md or a state.json of the folder names, wherever that is, and
-archives with pickles in them.
+`datasets` would also read what a README.md or a state.json names outside of the folder, and archives with
+pickles in them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from smmile.data.card import card_patterns, matching
 from smmile.data.rows import check_columns
 from smmile.errors import UsageError, one_line, pluralize
 
@@ -52,6 +53,7 @@ def find_data_files(folder: Path) -> tuple[str, list[Path]]:
     """
     root = folder.resolve()
     found = list(_files(root))
+    split, found = _as_the_card_says(root, found, folder)
     kinds = {file: _kind(file) for file in found}
     for kind in _KINDS:
         files = [file for file in found if kinds[file] == kind]
@@ -61,7 +63,7 @@ def find_data_files(folder: Path) -> tuple[str, list[Path]]:
                     f"--dataset-path {one_line(folder)}: {one_line(file.relative_to(root))} {fault}"
                 )
         if files:
-            return kind, _of_one_split(root, files, kind, folder.name)
+            return kind, files if split else _of_one_split(root, files, kind, folder.name)
     if any(file.suffix.lower() in _IMAGES for file in found):
         check_columns(["image"], root.name)  # which says that there is no metadata
     unread = [f"{one_line(file.relative_to(root), 80)}: {_why_unread(file)}" for file in found[:3]]
@@ -80,6 +82,23 @@ def _files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         yield from (Path(place) / name for name in sorted([*names, *links]) if not name.startswith("."))
+
+
+def _as_the_card_says(root: Path, found: list[Path], folder: Path) -> tuple[str | None, list[Path]]:
+    """The split that a README.md names and its files; None and `found` if it names none."""
+    card = root / "README.md"
+    if card not in found or is_saved(root):
+        return None, found
+    try:
+        if fault := _path_fault(root, card, "card"):
+            raise UsageError(f"README.md {fault}")
+        patterns = card_patterns(card)
+        if patterns is None:
+            return None, found
+        split = choose_split(list(patterns), folder.name)
+        return split, matching(root, patterns[split], found)
+    except UsageError as error:
+        raise UsageError(f"--dataset-path {one_line(folder)}: {error}") from error
 
 
 def _path_fault(root: Path, file: Path, kind: str) -> str | None:
