@@ -227,6 +227,7 @@ def test_files_of_each_kind_are_read_whatever_else_a_folder_has(data: Path, tmp_
             ({"a.arrow": _arrow_file(table)}, True),
             ({"a.ndjson": "".join(map(_json_line, without.to_pylist())).encode()}, False),
             ({"a.csv": without.to_pandas().to_csv(index=False).encode()}, False),
+            ({"a.csv": without.drop(["image"]).to_pandas().to_csv(index=False).encode()}, False),
         ]
     ):
         folder = tmp_path / f"set {number}"
@@ -323,6 +324,16 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": f"../{shard.name}"}]}))
     with pytest.raises(UsageError, match="it contains no data files"):
         load(saved)
+
+
+def test_cells_of_csv_files_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "problem_id,order,question,answer,image_url\n007,1,Is it?,None,x.png\n007,2,Is it?,01,x.png\n"
+    )
+    (tmp_path / "x.png").write_bytes(make_image(1))
+    [entry] = load(tmp_path, image_dir=tmp_path).entries
+    assert isinstance(entry, Problem)
+    assert (entry.problem_id, entry.answers) == ("007", ("None", "01"))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def find_data_files(folder: Path) -> tuple[str, list[Path]]:
     are several splits and none is `train`.
     """
     root = folder.resolve()
-    found = list(_files(root))
+    found = list(files_in(root))
     split, found = _as_the_card_says(root, found, folder)
     kinds = {file: _kind(file) for file in found}
     for kind in _KINDS:
@@ -76,7 +76,7 @@ def find_data_files(folder: Path) -> tuple[str, list[Path]]:
     )
 
 
-def _files(root: Path) -> Iterator[Path]:
+def files_in(root: Path) -> Iterator[Path]:
     """The files in a folder, sorted, and its links to other folders; none that are hidden."""
     for place, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
