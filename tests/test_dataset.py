@@ -336,6 +336,19 @@ def test_cells_of_csv_files_are_texts(tmp_path: Path) -> None:
     assert (entry.problem_id, entry.answers) == ("007", ("None", "01"))
 
 
+def test_metadata_is_found_further_down_and_beside_hidden_files(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / "x.png").write_bytes(make_image(1))
+    (inner / "METADATA.CSV").write_text(
+        "file_name,problem_id,order,question,answer\nx.png,p,1,Is it?,Yes\n"
+    )
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.parquet").touch()
+    [entry] = load(tmp_path).entries
+    assert isinstance(entry, Problem)
+
+
 @pytest.mark.parametrize(
     "data_files",
     [
