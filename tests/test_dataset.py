@@ -76,6 +76,10 @@ def test_save_to_disk_and_parquet_load_the_same_data(data: Path, tmp_path: Path)
     dataset.save_to_disk(str(tmp_path / "plain"))
     DatasetDict({"train": dataset, "test": dataset}).save_to_disk(str(tmp_path / "dict"))
     expected = load(data)
+    # What an earlier `save_to_disk` has left, and a file of another kind, are not read.
+    [shard] = (tmp_path / "plain").glob("*.arrow")
+    (tmp_path / "plain" / "data-00000-of-00002.arrow").write_bytes(shard.read_bytes())
+    (tmp_path / "plain" / "a.parquet").write_bytes(b"PAR1 rubbish")
     for name in ("plain", "dict"):
         assert load(tmp_path / name).fingerprint == expected.fingerprint
         assert load(tmp_path / name).entries == expected.entries
@@ -221,13 +225,14 @@ def test_files_of_each_kind_are_read_whatever_else_a_folder_has(data: Path, tmp_
             ({"training.parquet": (data / ROWS).read_bytes(), "test/a.parquet": other}, True),
             ({"train/x.parquet": (data / ROWS).read_bytes(), "val-1.parquet": other, "a.csv": b"a"}, True),
             ({"a.arrow": _arrow_file(table)}, True),
-            ({"a.jsonl": "".join(map(_json_line, without.to_pylist())).encode()}, False),
+            ({"a.ndjson": "".join(map(_json_line, without.to_pylist())).encode()}, False),
             ({"a.csv": without.to_pandas().to_csv(index=False).encode()}, False),
+            ({"a.csv": without.drop(["image"]).to_pandas().to_csv(index=False).encode()}, False),
         ]
     ):
         folder = tmp_path / f"set {number}"
         files |= {
-            "README.md": b"---\nconfigs: [unclosed\n---\n",
+            "README.md": b"---\nconfigs:\n- data_dir: .\n---\n[unclosed",
             "loader.py": b"raise RuntimeError",
             ".cache/x.parquet": other,
             "dataset_info.json": b"{}",
@@ -267,11 +272,27 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
         archive.addfile(tarfile.TarInfo("0.pkl"))
     for number, (name, content, part) in enumerate(
         [
-            ("README.md", card(str(data / ROWS)), "README.md: the files that it may name are not followed"),
+            ("README.md", card(str(data / ROWS)), "the files that it may name are not followed outside"),
+            ("README.md", card("../a.parquet"), "not followed"),
+            (
+                "README.md",
+                card("a.parquet"),
+                "README.md names a.parquet, which the folder does not contain",
+            ),
+            ("README.md", b"---\nconfigs: [unclosed\n---\n", "README.md has configs that cannot be read"),
+            (
+                "README.md",
+                b"---\nconfigs: [{config_name: a}, {config_name: b}]\n---",
+                "has the configs a, b;",
+            ),
             ("README.md", card(f"file://{data / ROWS}"), "not followed"),
             ("README.md", card("http://127.0.0.1:9/a.parquet"), "not followed"),
             ("README.md", card("s3://bucket/a.parquet"), "not followed"),
             ("loader.py", b"raise RuntimeError", "loader.py: scripts are not run"),
+            ("a.jsonl.gz", b"", "a.jsonl.gz: compressed: unpack it"),
+            ("a.tsv", b"", "a.tsv: save it with commas"),
+            ("$HOME.parquet", b"", "$HOME.parquet has $ or :: in its path"),
+            ("a::b.jsonl", b"", "a::b.jsonl has $ or :: in its path"),
             ("a.tar", pickled.getvalue(), "a.tar: archives are not opened"),
             ("a.pkl", b"", "a.pkl: pickles can run programs"),
             ("a.eps", b"%!PS", "a.eps: not a format with rows"),
@@ -284,6 +305,8 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
             load(folder)
 
     for name, target in (
+        ("loop.parquet", Path("loop.parquet")),
+        ("broken.parquet", Path("other.parquet")),
         ("a.parquet", data / ROWS),
         ("metadata.csv", data / ROWS),
         ("data", data / "data"),
@@ -301,6 +324,47 @@ def test_a_data_set_folder_names_no_file_outside_of_it(data: Path, tmp_path: Pat
     (saved / "state.json").write_text(json.dumps({"_data_files": [{"filename": f"../{shard.name}"}]}))
     with pytest.raises(UsageError, match="it contains no data files"):
         load(saved)
+
+
+def test_cells_of_csv_files_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "problem_id,order,question,answer,image_url\n007,1,Is it?,None,x.png\n007,2,Is it?,01,x.png\n"
+    )
+    (tmp_path / "x.png").write_bytes(make_image(1))
+    [entry] = load(tmp_path, image_dir=tmp_path).entries
+    assert isinstance(entry, Problem)
+    assert (entry.problem_id, entry.answers) == ("007", ("None", "01"))
+
+
+def test_metadata_is_found_further_down_and_beside_hidden_files(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (inner / "x.png").write_bytes(make_image(1))
+    (inner / "METADATA.CSV").write_text(
+        "file_name,problem_id,order,question,answer\nx.png,p,1,Is it?,Yes\n"
+    )
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.parquet").touch()
+    [entry] = load(tmp_path).entries
+    assert isinstance(entry, Problem)
+
+
+@pytest.mark.parametrize(
+    "data_files",
+    [
+        "a/*.parquet",
+        ["a/x.parquet"],
+        [{"split": "train", "path": "a/x*"}, {"split": "test", "path": "b/*"}],
+    ],
+)
+def test_the_card_of_a_folder_names_its_files(data_files: Any, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "with card"
+    for name in ("a/x.parquet", "a/b/x.parquet", "b/x.parquet"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((data / ROWS).read_bytes())
+    configs = [{"config_name": "all"}, {"config_name": "one", "default": True, "data_files": data_files}]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n# Rows\n")
+    assert load(folder).entries == load(data).entries
 
 
 def test_a_snapshot_in_the_cache_of_the_hub_is_read(data: Path, tmp_path: Path) -> None:
@@ -505,8 +569,9 @@ def test_a_damaged_arrow_file_is_a_usage_error(tmp_path: Path) -> None:
     texts = pa.Array.from_buffers(pa.string(), 2, [None, beyond, pa.py_buffer(b"damaged")])
     columns = dict.fromkeys(("question", "answer", "image", "problem_id", "order"), texts)
     table = pa.table(columns)
-    (tmp_path / "state.json").write_text("{}")
-    with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as writer:
+    name = "data-00000-of-00001.arrow"
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pa.ipc.new_stream(tmp_path / name, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(UsageError, match="cannot be read as a data set"):
+    with pytest.raises(UsageError, match="check its saved files"):
         load(tmp_path)

@@ -151,12 +151,17 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
             dataset = datasets.concatenate_datasets(shards)
             dataset.data.validate(full=True)  # a damaged file could crash the process
             return dataset, None
+        if kind == "csv":
+            return _csv_dataset(files), None
         _quiet(datasets)
         # A cache of its own, since only `_arrow_rows` can read an image that is stored once for many rows.
         own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile" / folder.resolve().name)
         names = [glob.escape(str(file)) for file in files]
         builder = datasets.load_dataset_builder(kind, data_files={SPLIT: names}, cache_dir=own_cache)
-        return _prepared(builder, folder.name, ImagesOnce()), None
+        dataset = _prepared(builder, folder.name, ImagesOnce())
+        if kind == "json" and "image" not in dataset.column_names and "image_url" in dataset.column_names:
+            dataset = dataset.add_column("image", [None] * len(dataset))
+        return dataset, None
     except UsageError:
         raise
     except Exception as error:  # the libraries raise nearly anything for hostile files
@@ -164,6 +169,25 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
             f"--dataset-path {one_line(folder)} cannot be read as a data set "
             f"({one_line(_root_cause(error))}); check its {kind} files"
         ) from error
+
+
+def _csv_dataset(files: list[Path]) -> datasets.Dataset:
+    """All cells as texts: `datasets` would read the id 007 as 7 and the answer None as empty."""
+    import datasets
+
+    names: dict[str, None] = {}
+    found: list[MetadataRow] = []
+    for file in files:
+        columns, rows = read_metadata(file)
+        for row in rows:
+            if row.faults:
+                fault = row.faults[0]
+                raise UsageError(f"{one_line(file)}: {fault.reason}; {fault.fix}")
+        names |= dict.fromkeys(columns)
+        found += rows
+    if "image_url" in names:
+        names.setdefault("image")
+    return datasets.Dataset.from_dict({name: [row.columns.get(name) for row in found] for name in names})
 
 
 def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from smmile.data.data_files import files_in
 from smmile.data.rows import Fault
 from smmile.errors import UsageError, one_line
 
@@ -40,15 +41,16 @@ class MetadataRow:
 def find_metadata(folder: Path) -> Path | None:
     """The metadata file of a folder of images; None if `folder` is of another kind.
 
-    It is in the folder, or else in its subfolder `train`, or else in the only subfolder with one. Raises
+    It is in the folder, or else in its subfolder `train`, or else the only one further down. Raises
     UsageError if there are several.
     """
-    if any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
+    inside = list(files_in(folder))
+    if any(file.suffix == ".parquet" and folder in (file.parent, file.parent.parent) for file in inside):
         return None
-    inner = sorted(place for place in folder.iterdir() if not place.is_symlink())
-    for places in ([folder], [place for place in inner if place.name == "train"], inner):
-        files = [place / name for place in places for name in METADATA_NAMES]
-        found = [file for file in files if os.path.isfile(file)]  # noqa: PTH113 - it raises nothing
+    named = [file for file in inside if file.name.lower() in METADATA_NAMES]
+    files = [file for file in named if os.path.isfile(file)]  # noqa: PTH113 - it raises nothing
+    for places in ((folder,), (folder / "train",), {file.parent for file in files}):
+        found = [file for file in files if file.parent in places]
         if len(found) > 1:
             names = ", ".join(one_line(file.relative_to(folder)) for file in found)
             raise UsageError(f"data set {one_line(folder.name)} has {names}; keep one of them")
@@ -71,7 +73,7 @@ def read_metadata(file: Path) -> tuple[list[str], list[MetadataRow]]:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(f"{one_line(file)}, line {line}: not UTF-8; save the file as UTF-8") from error
-    rows = list((_csv_rows if file.suffix == ".csv" else _json_rows)(text, file))
+    rows = list((_csv_rows if file.suffix.lower() == ".csv" else _json_rows)(text, file))
     columns = dict.fromkeys(name for row in rows for name in row.columns)
     return list(columns), [
         replace(row, columns=columns | row.columns)

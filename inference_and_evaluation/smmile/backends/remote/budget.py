@@ -118,8 +118,8 @@ class Budget:
             )
             raise UsageError(
                 f"--max-cost {self._limit:g}: {self._dollars_spent:.4f} dollars are spent{guessed}, and "
-                f"the next request may cost {self._price.cost(self._most(prompt)):.4f} more; finished answers "
-                "are kept, raise --max-cost to continue"
+                f"the next request may cost {self._price.cost(self._most(prompt)):.4f} more; "
+                "finished answers are kept, raise --max-cost to continue"
             )
         self._in_flight.append(prompt)
         most = self._most(prompt)

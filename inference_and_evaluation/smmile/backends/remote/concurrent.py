@@ -68,8 +68,14 @@ def answer_concurrently(
     remaining = iter(requests)
     unreachable: int | None = None  # in a row; None: nothing has come back yet
     errors: list[Exception] = []  # that end everything
+    everything: asyncio.Task[None] | None = None
+    is_cancelled = False
 
     async def answer_all() -> None:
+        nonlocal everything
+        everything = asyncio.current_task()
+        if is_cancelled:
+            return
         async with open_session() as session:
             workers = [asyncio.create_task(work(session)) for _ in range(min(concurrency, len(requests)))]
             try:
@@ -113,22 +119,28 @@ def answer_concurrently(
 
     def run() -> None:
         error: BaseException | None = None
-        everything = answer_all()
+        answering = answer_all()
         try:
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(everything)
+                runner.run(answering)
         except BaseException as other:  # of any kind: the consumer's thread raises it
             error = other
-        everything.close()  # in case it never began
+        answering.close()  # in case it never began
         arrived.put(_End(error))
 
     def release(number: int) -> None:
         for _ in range(number):
             open_slots.release()
 
+    def cancel() -> None:
+        nonlocal is_cancelled
+        is_cancelled = True
+        if everything is not None:  # the loop's own tasks end by themselves
+            everything.cancel()
+
     def end_thread() -> None:
         with suppress(RuntimeError):  # the loop is closed: nothing is left to cancel
-            loop.call_soon_threadsafe(_cancel_all, loop)
+            loop.call_soon_threadsafe(cancel)
         with suppress(RuntimeError):  # it was never started
             thread.join()
 
@@ -166,11 +178,6 @@ def _take(arrived: SimpleQueue[Answered | _End], batch: list[Answered]) -> _End 
         batch.append(item)
         if arrived.empty():
             return None
-
-
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
 
 
 async def _outcome(session: Session, request: Request) -> Response | Failure:

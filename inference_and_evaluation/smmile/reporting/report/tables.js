@@ -93,11 +93,11 @@ function strataView(given, change) {
   const rows = new Map();
   for (const one of found) {
     const key = JSON.stringify(one.run);
-    if (!rows.has(key)) rows.set(key, { run: one.run, cells: {} });
-    rows.get(key).cells[one.value] = one;
+    if (!rows.has(key)) rows.set(key, { run: one.run, cells: new Map() });
+    rows.get(key).cells.set(one.value, one);
   }
   const lines = [...rows.values()].map(({ run, cells }) => h("tr", {},
-    h("th", { scope: "row" }, labelOf(run), h("span.mode", {}, run.mode)), values.map((value) => heatCell(cells[value]))));
+    h("th", { scope: "row" }, labelOf(run), h("span.mode", {}, run.mode)), values.map((value) => heatCell(cells.get(value)))));
   const heads = ["Run", ...values].map((value) => h("th", { scope: "col" }, value));
   return view("Strata", fields, params, change,
     h("p.note", {}, "Correct answers in per cent, and the number n of problems. Grey: fewer than 10 problems " +
