@@ -151,15 +151,13 @@ def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
     assert "SMMILE++" in (tmp_path / "latex_table.tex").read_text()
 
 
-@pytest.mark.parametrize("flag", ["--dataset", "--dataset-path"])
-def test_there_are_no_published_scores_of_another_set(flag: str, tmp_path: Path, data: Path) -> None:
-    given = "demo" if flag == "--dataset" else data
-    words = ["--baseline", "majority", flag, given, "--output-dir", tmp_path / "r"]
-    assert run_here("inference_baselines.py", *words).code in (0, 3)
-    name = given if given == "demo" else data.name
-    says_in_one_line(
-        analyse(tmp_path / "r", "--with-published"), f"no published scores on {name}: its problems"
-    )
+def test_there_are_no_published_scores_of_another_set(tmp_path: Path, data: Path) -> None:
+    words = ["--baseline", "majority", "--output-dir"]
+    assert run_here("inference_baselines.py", *words, tmp_path / "demo", "--dataset", "demo").code == 0
+    says_in_one_line(analyse(tmp_path / "demo", "--with-published"), "no published scores on demo")
+    assert run_here("inference_baselines.py", *words, tmp_path, "--dataset-path", data).code in (0, 3)
+    warned = f"warning: {data.name} has problems that are not SMMILE's"
+    assert warned in analyse(tmp_path, "--with-published").err
 
 
 def test_runs_on_two_data_sets_or_parts_of_one_are_seen(

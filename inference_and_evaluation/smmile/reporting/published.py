@@ -8,6 +8,7 @@ of SMMILE's problems, from the same files.
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,21 +59,29 @@ def published_scores(data_set: PublishedSet, mode: InferenceMode | None = None) 
 def published_set(scores: Sequence[Scores]) -> PublishedSet:
     """Which published data set the runs of `scores` are on.
 
-    Runs on the hub's sets name them; others are on SMMILE or SMMILE++ if all their problem ids are. Files
-    that name no data set, as the published ones, are taken for runs on these. Raises UsageError where the
-    runs are on another set, or on both.
+    Result files of the suite name the hub's set. Elsewhere (published files, a local folder) SMMILE++
+    is known by its problem ids, and what is not permuted is taken for SMMILE; a warning names folders with
+    problems that SMMILE lacks. Raises UsageError where the runs are on another set, or on both.
     """
     found = {_set_of(run) for run in scores}
     others = sorted(str(run.dataset) for run in scores if _set_of(run) is None)
     if others:
         raise UsageError(
-            f"there are no published scores on {one_line(others[0])}: its problems are not SMMILE's; "
-            "leave out --with-published"
+            f"there are no published scores on {one_line(others[0])}: leave out --with-published, or show "
+            "runs on SMMILE or SMMILE++"
         )
     if len(found) != 1:
         raise UsageError(
             "these runs are on SMMILE and on SMMILE++; for --with-published keep those of each set in a "
             "folder of its own, or choose some with --model"
+        )
+    known = set(_IDS.read_text(encoding="ascii").split())
+    foreign = {run.dataset or "" for run in scores if run.run and not set(run.clusters) <= known}
+    if foreign:
+        print(
+            f"warning: {one_line(', '.join(sorted(foreign)))} has problems that are not SMMILE's: "
+            "do not compare its scores with the published ones",
+            file=sys.stderr,
         )
     [only] = found
     assert only is not None
@@ -82,6 +91,6 @@ def published_set(scores: Sequence[Scores]) -> PublishedSet:
 def _set_of(scores: Scores) -> PublishedSet | None:
     if scores.dataset in _SETS:
         return _SETS[scores.dataset]
-    if scores.run and not set(scores.clusters) <= set(_IDS.read_text(encoding="ascii").split()):
+    if scores.dataset == "demo" or "/" in (scores.dataset or ""):  # another set of the hub
         return None
     return "SMMILE++" if is_permuted(scores.problem_ids) else "SMMILE"
