@@ -10,6 +10,7 @@ import runpy
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,8 @@ def import_everything() -> None:
     for module in pkgutil.walk_packages(smmile.__path__, "smmile."):
         if not any(part in module.name for part in _LEFT_OUT):
             importlib.import_module(module.name)
+    # Its own lock is shared with forks: one killed while it holds that would stop all others.
+    importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
 
 
 @dataclass(frozen=True)
