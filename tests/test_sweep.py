@@ -128,6 +128,7 @@ def test_a_models_own_flags_outweigh_conditions_and_these_the_rest(tmp_path: Pat
         (['models = [{script = "../../evil.py"}]'], ["there is no script ../../evil.py"]),
         (['models = [{models = "3B"}]'], ["script"]),
         (["models = [", "x"], ["sweep.toml: it is not TOML", "line 2"]),
+        (["x = " + "[" * 3000], ["sweep.toml: it is not TOML", "recursion"]),
         (['models = "gone.toml"'], ["sweep.toml: models gone.toml: it cannot be read"]),
         (['models = ["sweep.toml"]'], ["sweep.toml: models must be a list of tables"]),
         (["seed = [1, 2]", BASELINES], ["two runs", "result_nearest_ICL_open.json", "output-dir"]),

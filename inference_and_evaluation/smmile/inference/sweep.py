@@ -69,7 +69,7 @@ def _content(file: Path) -> Table:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"it cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"it is not TOML ({one_line(error)})") from error
 
 
