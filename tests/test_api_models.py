@@ -844,7 +844,7 @@ def test_a_response_without_a_choice_gets_one_follow_up_question(
     server.fault = lambda _asked: ollama_says("No idea.")
     assert ask(LLAMA, out, "--dataset-path", data).code == 0
     assert len(server.chats) == 4
-    # Without an answer to the second the problem has none, and both are asked again.
+    # Without an answer to the second the problem has none, and both are repeated.
     server.fault = lambda asked: (
         ollama_fails(400, "no") if asked.question == FOLLOW_UP else ollama_says(thoughts)
     )

@@ -686,7 +686,7 @@ def test_what_made_the_answers_is_saved_before_them(tmp_path: Path) -> None:
         [backend] = [json.loads(line)["backend"] for line in lines[:number] if b'"backend"' in line]
         assert (backend["devices"], backend["generation"]) == (["a desk"], {"do_sample": False})
     partial_of(tmp_path).write_bytes(b"".join(lines[: first + 1]))
-    kept = Scripted(a=AssertionError("asked again"))
+    kept = Scripted(a=AssertionError("repeated"))
     assert go(tmp_path, kept).result.run.hardware.devices == ("a desk",)
 
 

@@ -135,7 +135,7 @@ class Case:
             report.violation("key shown", " … ".join(line for line in lines if KEY in line))
 
     def check_answers(self, before: dict[str, str], after: dict[str, str], served: list[Served]) -> None:
-        """Nothing saved is lost or asked again, and what was answered and not saved was in flight."""
+        """Nothing saved is lost or repeated, and what was answered and not saved was in flight."""
         report = self.report
         if lost := [key for key, text in before.items() if after.get(key) != text]:
             report.violation("lost", f"{len(lost)} saved answers, such as that to {lost[0]}")
