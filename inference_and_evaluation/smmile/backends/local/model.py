@@ -146,7 +146,8 @@ class LocalModel:
         )
         if self._encodes_alone:
             limit = settings.cache_bytes or self._free_memory() * _CACHE_SHARE[hardware.kind]
-            self._inputs.encode_alone(ImageCache(limit), self._model.dtype, with_pixels=with_pixels)
+            self._images = ImageCache(limit)
+            self._inputs.encode_alone(self._images, self._model.dtype, with_pixels=with_pixels)
         self._model.generation_config = generation_config(
             checkpoint, settings.decoding, self._model, self._tokenizer
         )
@@ -273,6 +274,8 @@ class LocalModel:
             if prepared.images:
                 encode(self._model, prepared.images)
                 inputs |= encoder_outputs(self._model, prepared.images)
+            if self._encodes_alone:
+                self._images.trim()
             output = generate(self._model, inputs, limit, drawer)
         length = inputs["input_ids"].shape[1]
         if not torch.equal(output[:, :length], inputs["input_ids"]):
