@@ -336,9 +336,7 @@ def _vision_config(tower: Path | None) -> CLIPVisionConfig:
     if tower is None or not (tower / "config.json").is_file():
         return CLIPVisionConfig(**_CLIP_LARGE_336)
     read_json(one_line(tower), tower, "config.json")
-    return CLIPVisionConfig.from_pretrained(
-        tower
-    )  # also finds the tower in the configuration of a full CLIP
+    return CLIPVisionConfig.from_pretrained(tower)  # which may be the configuration of a full CLIP
 
 
 def _image_processor(config: Mapping[str, Any], tower: Path | None, side: int) -> PilBackend:
