@@ -36,7 +36,8 @@ _UNREAD = {
     **dict.fromkeys((".md", ".yaml", ".yml"), "the files that it may name are not followed"),
 }
 
-_LFS = b"version https://git-lfs.github.com/spec/"
+# How the file begins that git leaves in place of one in git-lfs.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 # As `datasets` reads the split off a file's name, else off those of its folders.
 _SHARD = re.compile(r"(?:.*/)?data/(\w+)-\d{5}-of-\d{5}\.")
@@ -117,20 +118,15 @@ def _path_fault(root: Path, file: Path, kind: str) -> str | None:
     if not target.is_file():
         return "is a broken link or no file; remove it, or copy the file into the folder"
     try:
-        if is_lfs_pointer(target):
-            return "is a pointer of git-lfs, not the file itself; run git lfs pull in the folder"
+        with target.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                return "is a pointer of git-lfs, not the file itself; run git lfs pull in the folder"
     except OSError as error:
         return f"cannot be read ({error.strerror}); change who may read it"
     # `datasets` would expand environment variables and chained URLs.
     if kind != SAVED and ("$" in str(file) or "::" in str(file)):
         return "has $ or :: in its path, which cannot be read; rename it"
     return None
-
-
-def is_lfs_pointer(file: Path) -> bool:
-    """Whether git has left the pointer of git-lfs in place of a file."""
-    with file.open("rb") as stream:
-        return stream.read(len(_LFS)) == _LFS
 
 
 def is_saved(folder: Path) -> bool:

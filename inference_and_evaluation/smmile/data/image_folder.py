@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from smmile.data.data_files import files_in, is_lfs_pointer
+from smmile.data.data_files import LFS_POINTER, files_in
 from smmile.data.rows import Fault
 from smmile.errors import UsageError, one_line
 
@@ -144,12 +144,12 @@ def with_images(folder: Path, rows: Sequence[MetadataRow]) -> Iterator[MetadataR
             found.append(file)
             if isinstance(file, Path) and file not in spans:
                 try:
-                    if is_lfs_pointer(file):
-                        found[-1] = _fault(row, "is a pointer of git-lfs", "run git lfs pull in the folder")
-                        continue
                     content = file.read_bytes()
                 except OSError as error:
                     found[-1] = _fault(row, f"cannot be read ({error.strerror})", "change who may read it")
+                    continue
+                if content.startswith(LFS_POINTER):
+                    found[-1] = _fault(row, "is a pointer of git-lfs", "run git lfs pull in the folder")
                     continue
                 spans[file] = store.tell(), len(content)
                 store.write(content)
