@@ -271,11 +271,13 @@ class LocalModel:
             inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
             if self._positions is not None:
                 inputs = llava_original.image_features(self._model, inputs)
-            if prepared.images:
-                encode(self._model, prepared.images)
-                inputs |= encoder_outputs(self._model, prepared.images)
-            if self._encodes_alone:
-                self._images.trim()
+            try:
+                if prepared.images:
+                    encode(self._model, prepared.images)
+                    inputs |= encoder_outputs(self._model, prepared.images)
+            finally:  # also where memory runs out
+                if self._encodes_alone:
+                    self._images.trim()
             output = generate(self._model, inputs, limit, drawer)
         length = inputs["input_ids"].shape[1]
         if not torch.equal(output[:, :length], inputs["input_ids"]):
