@@ -90,9 +90,6 @@ def _parser() -> cli.Parser:
         "--overwrite", action="store_true", help="judge everything again instead of reusing saved verdicts"
     )
     group.add_argument(
-        "--replace", action="store_true", help="replace evaluations by several judges, and keep those aside"
-    )
-    group.add_argument(
         "--base-url",
         type=cli.not_empty,
         metavar="URL",
@@ -144,13 +141,6 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
             broken.add(name)
             print(f"skipped: {error}", file=sys.stderr)
     others = {run.name: by for run in runs if (by := made_by_others(run, judges)) is not None}
-    if (several := [name.stem for name, (_, counts) in others.items() if counts]) and not args.replace:
-        labels = one_line("; ".join(dict.fromkeys(label for label, counts in others.values() if counts)))
-        raise UsageError(
-            f"already evaluated by several judges ({labels}): {pluralize(len(several), 'run')}, such as "
-            f"{one_line(several[0])}; --replace keeps these evaluations as ….previous1 and writes new "
-            "ones, --model selects other runs"
-        )
     found = [case_of(record) for run in runs for record in run.records]
     cases = {case.key: case for case in found if case}
     print(
@@ -194,7 +184,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         file = evaluation_file(run.file, METRICS["llm"])
         if run.name in others:
             kept = one_line(keep_previous(file).name)
-            print(f"the evaluation by {others[run.name][0] or 'others'} is kept as {kept}", file=sys.stderr)
+            print(f"the evaluation by {others[run.name] or 'others'} is kept as {kept}", file=sys.stderr)
         write_whole(file, msgspec.json.encode(judged[-1].file), durable=False)
 
     # The file compares all runs, the terminal shows the chosen ones.

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SUITE = Path(__file__).resolve().parents[1]
 SCRIPTS = SUITE / "inference_and_evaluation"
 SHARED = SUITE.parent / "shared"
+# What git leaves in place of a file without git-lfs.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 # Set before any library reads them. No test uses the hub (a server on loopback stands in for it) or the
 # user's cache, and several test processes share the cores.

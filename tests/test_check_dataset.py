@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from conftest import encoded, four_problems, make_image, row, run_here, save_parquet, says_in_one_line
+from conftest import (
+    LFS_POINTER,
+    encoded,
+    four_problems,
+    make_image,
+    row,
+    run_here,
+    save_parquet,
+    says_in_one_line,
+)
 from smmile.data.dataset import DatasetSource, load_outlines, load_problems
 from smmile.data.problems import Defect, Problem, ProblemSet
 
@@ -97,11 +106,13 @@ def test_texts_are_read_as_written(tmp_path: Path) -> None:
     assert [entry.flags[name] for name in ("speciality", "flag_x")] == ["radiology", "None"]
 
 
-def test_what_spreadsheets_add_is_no_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_spreadsheets_add_is_no_row(delimiter: str, tmp_path: Path) -> None:
     file = save_images(tmp_path, four_problems()) / "metadata.csv"
     before = load(tmp_path).fingerprint
     text = file.read_text().replace("file_name,", " file_name ,", 1)
-    file.write_text("\n".join(line + ",," for line in text.splitlines()) + "\n\n,,,,,,,,,\n")
+    text = "\n".join(line + ",," for line in text.splitlines()) + "\n\n,,,,,,,,,\n"
+    file.write_text(text.replace(",", delimiter))
     assert load(tmp_path).fingerprint == before
 
 
@@ -142,6 +153,7 @@ def test_an_edited_folder_is_read_again(tmp_path: Path) -> None:
         ("", "is empty"),
         ("empty.png", "does not decode"),
         ("text.png", "does not decode"),
+        ("pointer.png", "is a pointer of git-lfs"),
     ],
 )
 def test_an_image_is_a_file_of_the_folder(name: str, what: str, tmp_path: Path) -> None:
@@ -154,6 +166,7 @@ def test_an_image_is_a_file_of_the_folder(name: str, what: str, tmp_path: Path) 
     os.mkfifo(folder / "pipe.png")
     (folder / "empty.png").touch()
     (folder / "text.png").write_text("no image")
+    (folder / "pointer.png").write_bytes(LFS_POINTER)
     entries = load(folder).entries
     assert [isinstance(entry, Defect) for entry in entries] == [False, True, False, False]
     assert isinstance(entries[1], Defect)
@@ -184,7 +197,6 @@ def test_a_folder_of_images_works_with_other_scripts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"file_name;problem_id;order\n", ["metadata.csv does not separate its columns by commas"]),
         (b"file_name,problem_id,order,question,answer\n", ["has no rows"]),
         (b"", ["no column question, answer, file_name, problem_id, order"]),
         (b"file_name,problem_id,order,question\na.png,p,1,q\n", ["no column answer", "file_name"]),

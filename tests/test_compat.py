@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SCRIPTS, SUITE, four_problems, save_parquet
+from conftest import SCRIPTS, four_problems, save_parquet
 from smmile import compat
 from smmile.data.arrow_images import ImagesOnce
 
@@ -131,59 +131,6 @@ def test_a_processor_is_loaded_without_its_video_part(tiny: Tiny) -> None:
     assert compat.without_video(transformers.LlavaProcessor) is transformers.LlavaProcessor
 
 
-def test_the_parts_of_a_processor_are_put_in_their_places() -> None:
-    """Whatever the order of the parts, each loaded one is where the class expects it."""
-
-    class Kind:
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return ["video_processor", "image_processor", "feature_extractor", "tokenizer"]
-
-        @classmethod
-        def _get_arguments_from_pretrained(cls, folder: str) -> list[str]:
-            return [f"{part} of {folder}" for part in cls.get_attributes()]
-
-    parts = compat.without_video(Kind)._get_arguments_from_pretrained("here")
-    assert parts[1::2] == ["image_processor of here", "tokenizer of here"]
-    assert all(isinstance(part, compat.AbsentPart) for part in parts[::2])
-
-
-def test_no_placeholder_is_left_in_a_users_text() -> None:
-    """The mark moves into the token. transformers' own code drops it, and the token stays plain text."""
-    from transformers.processing_utils import _CONTROL_TOKEN_START, _MARKED_RE
-    from transformers.utils.chat_template_utils import encode_marked_chat
-
-    from tiny_checkpoints import tokenizer
-
-    seen: dict[str, Any] = {}
-
-    class Kind:
-        def __call__(self, images: Any = None, text: Any = None, **how: Any) -> None:
-            seen["call"] = (images, text, how)
-
-    adapted = compat.ignoring_escaped_placeholders(Kind)()
-    marked = marked_placeholder("<image>")
-    assert _MARKED_RE.search(marked)
-    adapted(text=[f"<image> What is {marked}?"], images=[1], videos=None)
-    images, [text], how = seen["call"]
-    assert (images, how) == ([1], {"videos": None})
-    assert text == f"<image> What is <{_CONTROL_TOKEN_START}image>?"
-    adapted(text=marked)
-    assert seen["call"][1] == f"<{_CONTROL_TOKEN_START}image>"
-
-    words = tokenizer(["<s>", "</s>", "<pad>", "<image>"], bos="<s>", eos="</s>", pad="<pad>")
-    ids = encode_marked_chat(words, text)
-    assert ids.count(words.convert_tokens_to_ids("<image>")) == 1
-    assert words.decode(ids) == "<image> What is <image>?"
-
-
-def marked_placeholder(token: str) -> str:
-    """A control token as transformers marks it where a user typed it."""
-    from transformers import processing_utils
-
-    return f"{processing_utils._CONTROL_TOKEN_START}{token}{processing_utils._CONTROL_TOKEN_END}"
-
-
 def test_the_tokens_of_images_are_counted_before_processing(tiny: Tiny) -> None:
     import transformers
     from PIL import Image
@@ -198,68 +145,6 @@ def test_the_tokens_of_images_are_counted_before_processing(tiny: Tiny) -> None:
     ids = processor(text=[text], images=images)["input_ids"][0]
     token = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert sum(count(image_sizes=sizes).num_image_tokens) == list(ids).count(token) > 0
-
-
-def test_onevision_tiles_every_image_of_a_flat_list(tiny: Tiny) -> None:
-    import transformers
-    from PIL import Image
-
-    bare = compat.without_video(transformers.LlavaOnevisionProcessor)
-    processor = bare.from_pretrained(tiny("llava_onevision"), backend="pil")
-    nested = [[Image.new("RGB", (112, 112))] * 2, [Image.new("RGB", (112, 112))]]
-    found = processor.image_processor(nested, return_tensors="pt")
-    assert found["batch_num_images"].tolist() == [2, 1], "transformers counts images in another way now"
-    assert [bool(image[1:].any()) for image in found["pixel_values"]] == [False, False, True]
-    compat.tile_every_image(processor)
-    found = processor.image_processor(nested, return_tensors="pt")
-    assert found["batch_num_images"].tolist() == [1, 1, 1]
-    assert [bool(image[1:].any()) for image in found["pixel_values"]] == [True, True, True]
-
-
-@pytest.mark.parametrize("checkpoint", ["llava_next", "llava_onevision"])
-def test_images_are_padded_equally_for_tiling(checkpoint: str, tiny: Tiny) -> None:
-    """The method is still there, takes (height, width) pairs, and decides the padding."""
-    import numpy as np
-
-    bare = compat.without_video(compat.processor_class(checkpoint))
-    processor = bare.from_pretrained(tiny(checkpoint), backend="pil")
-    images = processor.image_processor
-    assert images._get_padding_size((51, 112), (56, 112)) == ((2, 3), (0, 0))
-    compat.pad_tiles_equally(processor)
-    assert images._get_padding_size((51, 112), (56, 113)) == ((2, 2), (0, 0))
-    white = np.full((3, 51, 112), 255, dtype=np.uint8)
-    patches = images.get_image_patches(white, [[56, 112]], (56, 56), 56, 3)
-    assert [patch.shape for patch in patches[1:]] == [(3, 55, 56)] * 2
-
-
-def test_what_a_processor_takes_of_images_can_come_from_elsewhere(tiny: Tiny) -> None:
-    """It gets lists of lists, and the inputs and the texts for placeholders that it returns are used."""
-    import torch
-    from PIL import Image
-
-    processor = compat.without_video(compat.processor_class("qwen2_vl")).from_pretrained(
-        tiny("qwen2_vl"), backend="pil"
-    )
-    images = [Image.new("RGB", (30 * place, 40)) for place in (1, 2, 3)]
-    given: list[object] = []
-
-    def process(shown: Any, **how: Any) -> tuple[dict[str, Any], list[str]]:
-        given.extend([shown, how["return_tensors"]])
-        return {"image_grid_thw": torch.ones(3, 3)}, ["<|image_pad|>" * count for count in (1, 3, 2)]
-
-    own = compat.replace_image_processing(processor, process)
-    turns = [
-        [{"role": "user", "content": [{"type": "image", "image": image} for image in each]}]
-        for each in (images[:2], images[2:])
-    ]
-    how: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
-    made = processor.apply_chat_template(turns, processor_kwargs={"padding": True}, **how)
-    assert given == [[images[:2], images[2:]], "pt"]
-    assert (made["input_ids"] == processor.image_token_id).sum(1).tolist() == [4, 2]
-    assert set(made) == {"input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw"}
-    inputs, placeholders = own([images[:1]], return_tensors="pt")
-    grid = inputs["image_grid_thw"][0]
-    assert placeholders == ["<|image_pad|>" * (int(grid.prod()) // 4)]
 
 
 def test_image_processors_with_a_budget_of_pixels() -> None:
@@ -279,39 +164,6 @@ def test_image_processors_with_a_budget_of_pixels() -> None:
     for name in ("CLIP", "Gemma3", "Idefics3", "LlavaOnevision", "Pixtral"):
         images = getattr(transformers, f"{name}ImageProcessorPil")()
         assert compat.pixels_per_unit_of_budget(images) is None, name
-
-
-def test_a_last_processor_sees_the_scores_after_all_others_and_decides(tiny: Tiny) -> None:
-    import torch
-    from transformers import AutoModelForImageTextToText, GenerationConfig
-
-    model = AutoModelForImageTextToText.from_pretrained(tiny("llava_llama"), dtype=torch.float32).eval()
-    model.generation_config = GenerationConfig(do_sample=True, top_k=3, pad_token_id=3, eos_token_id=2)
-    left = []
-
-    def only_77(ids: Any, scores: Any) -> Any:
-        left.append(scores.isfinite().sum(1).tolist())
-        return torch.full_like(scores, -float("inf")).index_fill_(1, torch.tensor([77]), 0.0)
-
-    ids = torch.tensor([[1, 50, 60], [1, 70, 80]])
-    out = compat.generate_with_last_processor(model, only_77, input_ids=ids, max_new_tokens=2)
-    assert out.tolist() == [[1, 50, 60, 77, 77], [1, 70, 80, 77, 77]]
-    assert left == [[3, 3], [3, 3]]
-
-
-def test_a_renamed_checkpoint_is_saved_under_its_new_names(tiny: Tiny, tmp_path: Path) -> None:
-    from safetensors import safe_open
-    from transformers import LlavaForConditionalGeneration
-
-    from smmile.backends.local.llava_original import load_original_llava_model
-
-    model = load_original_llava_model(tiny("original_llava"))
-    assert not hasattr(model, "_weight_conversions")
-    model.save_pretrained(tmp_path)
-    with safe_open(tmp_path / "model.safetensors", framework="pt") as saved:
-        assert not [name for name in saved.keys() if "mm_projector" in name]  # noqa: SIM118
-    plain = LlavaForConditionalGeneration.from_pretrained(tmp_path, key_mapping={"^no_such_name": "x"})
-    assert hasattr(plain, "_weight_conversions"), "transformers keeps the renaming elsewhere now"
 
 
 def test_architectures_with_masks_that_flash_attention_drops_are_those_listed() -> None:
@@ -363,23 +215,3 @@ def test_transformers_itself_knows_no_more_quantizations() -> None:
     for config in ({"quant_method": "fp8"}, {"quant_method": "modelopt"}, {"load_in_4bit": True}):
         assert compat.knows_quantization(config) is AutoHfQuantizer.supports_quant_method(config)
     assert not compat.knows_quantization({})
-
-
-def test_a_sentencepiece_models_vocabulary_and_merges(tiny: Tiny) -> None:
-    from sentencepiece import SentencePieceProcessor
-
-    file = str(tiny("original_llava") / "tokenizer.model")
-    trained = SentencePieceProcessor(model_file=file)
-    vocabulary, merges = compat.sentencepiece_vocabulary(file)
-    assert vocabulary == {trained.id_to_piece(number): number for number in range(len(trained))}
-    assert all(first + second in vocabulary for first, second in merges)
-    assert len(merges) > 50
-
-
-def test_the_pinned_versions_are_those_seen() -> None:
-    pinned = dict(
-        line.split("==")
-        for line in (SUITE / "requirements.txt").read_text().splitlines()
-        if "==" in line and not line.startswith("#")
-    )
-    assert {name: pinned[name] for name in compat.SEEN_WITH} == compat.SEEN_WITH

@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from conftest import four_problems, make_image, row, run_here, save_parquet, says_in_one_line
+from conftest import (
+    LFS_POINTER,
+    four_problems,
+    make_image,
+    row,
+    run_here,
+    save_parquet,
+    says_in_one_line,
+)
 from smmile.data.dataset import DatasetSource, load_problems
 from smmile.data.missing_images import candidate_names, find_image
 from smmile.data.problems import Defect, Problem, ProblemSet
@@ -197,6 +205,10 @@ def save_nothing(folder: Path) -> None:
         (
             lambda folder: (folder.mkdir(), (folder / "train.parquet").write_bytes(b"PAR1 rubbish")),
             ["cannot be read as a data set"],
+        ),
+        (
+            lambda folder: (folder.mkdir(), (folder / "train.parquet").write_bytes(LFS_POINTER)),
+            ["train.parquet is a pointer of git-lfs, not the file itself; run git lfs pull"],
         ),
     ],
 )

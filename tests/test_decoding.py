@@ -441,7 +441,11 @@ def test_a_config_that_cannot_be_used_is_refused_in_one_line(
 
 @pytest.mark.parametrize(
     ("script", "checkpoint"),
-    [("inference_llava.py --model_name llava_7b", "llava_llama"), ("inference_medr1.py", "qwen2_vl")],
+    [
+        ("inference_llava.py --model_name llava_7b", "llava_llama"),
+        ("inference_medr1.py", "qwen2_vl"),
+        ("inference_qwen.py --models 3B", "qwen2_5_vl"),
+    ],
 )
 def test_a_broken_config_is_refused_for_greedy_models_too(
     script: str, checkpoint: str, tiny: Tiny, tmp_path: Path

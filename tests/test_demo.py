@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from smmile.data import demo
+from conftest import SCRIPTS
 from smmile.data.dataset import DatasetSource, load_problems
 from smmile.data.demo import demo_rows, save_demo
 from smmile.data.problems import Problem
@@ -38,17 +38,10 @@ def test_the_demo_contains_edge_cases() -> None:
     assert any(row["flag_cognitive_process"] == "reasoning classification" for row in demo_rows())
 
 
-def test_images_are_distinct_and_deterministic() -> None:
-    first = demo_rows()
-    demo._images.cache_clear()
-    assert first == demo_rows()
-    images = [row["image"]["bytes"] for row in first]  # type: ignore[index]
-    assert len(set(images)) == len(images)
-
-
-def test_a_saved_demo_loads_as_the_same_data_set(tmp_path: Path) -> None:
+def test_the_demo_and_a_saved_copy_load_as_the_same_data_set(tmp_path: Path) -> None:
     save_demo(tmp_path / "demo")
-    saved = load_problems(DatasetSource("smmile", path=tmp_path / "demo"))
-    drawn = load_problems(DatasetSource("demo"))
-    assert saved.fingerprint == drawn.fingerprint
-    assert saved.entries == drawn.entries
+    demo = load_problems(DatasetSource("demo"))
+    for folder in (tmp_path / "demo", SCRIPTS / "smmile" / "data" / "demo_set"):
+        loaded = load_problems(DatasetSource("smmile", path=folder))
+        assert loaded.fingerprint == demo.fingerprint
+        assert loaded.entries == demo.entries

@@ -43,6 +43,20 @@ SOME_QUICK = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each image has been decoded, by its hash."""
+    found: Counter[str] = Counter()
+    decode = StoredImage.decode
+
+    def counted(image: StoredImage) -> Any:
+        found[image.sha256] += 1
+        return decode(image)
+
+    monkeypatch.setattr(StoredImage, "decode", counted)
+    return found
+
+
 def requests_of(command: str) -> list[Request]:
     found = {case.name: case.conversation for case in cases(family_of(command))}
     return [Request(name, found[name]) for name in CASES]
@@ -97,19 +111,11 @@ def test_an_image_alone_has_the_pixels_that_it_has_in_a_conversation(
 
 @SOME_QUICK
 def test_each_image_is_prepared_and_encoded_once_and_answers_stay_the_same(
-    command: str, checkpoint: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    command: str, checkpoint: str, tiny: Tiny, decoded: Counter[str]
 ) -> None:
     requests = requests_of(command)
     expected = answers(model_of(command, tiny(checkpoint), 0, size=1), requests)
     assert len({response.text for response in expected.values()}) == len(requests)
-    decoded: Counter[str] = Counter()
-    decode = StoredImage.decode
-
-    def counted(image: StoredImage) -> Any:
-        decoded[image.sha256] += 1
-        return decode(image)
-
-    monkeypatch.setattr(StoredImage, "decode", counted)
     for limit in (None, 1):  # enough for all, and nothing is kept
         model = model_of(command, tiny(checkpoint), limit, size=3)
         passes: list[object] = []
@@ -125,6 +131,19 @@ def test_each_image_is_prepared_and_encoded_once_and_answers_stay_the_same(
             assert len(passes) == len(distinct) or checkpoint == "mllama"
         else:
             assert min(decoded.values()) >= 2
+
+
+def test_pixels_that_wait_to_be_encoded_push_out_no_features(tiny: Tiny, decoded: Counter[str]) -> None:
+    command = "inference_qwen.py --models 3B"
+    requests = requests_of(command)[:2]
+    model = model_of(command, tiny("qwen2_5_vl"), None)
+    images = model.prepare(requests).images
+    expected = answers(model, requests)
+    features = sum(image.bytes for image in {id(image): image for image in images}.values())
+    model = model_of(command, tiny("qwen2_5_vl"), features)
+    decoded.clear()
+    assert answers(model, requests) == answers(model, requests) == expected
+    assert set(decoded.values()) == {1}
 
 
 def conversation(*contents: bytes) -> Conversation:

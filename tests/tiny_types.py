@@ -80,7 +80,7 @@ def save_type(name: str, folder: Path) -> Path:
     parts = TYPES[name]()
     torch.manual_seed(parts.seed)
     config = AutoConfig.for_model(parts.model_type, **parts.config)
-    if missing_packages(name):  # no model can be made, and none is loaded
+    if missing_packages(name) or OUTCOMES[name].refusal:  # no model can be made, or none is loaded
         config.save_pretrained(folder)
         save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
     else:
@@ -424,30 +424,6 @@ def gemma4() -> TinyType:
     )
 
 
-def paligemma() -> TinyType:
-    """Its checkpoints are base models, without a chat template."""
-    tokens = (*COMMON, "<image>", *(f"<loc{place:04}>" for place in range(4)))
-    return TinyType(
-        "paligemma",
-        {
-            "text_config": text(model_type="gemma", head_dim=16),
-            "vision_config": SIGLIP_VISION,
-            "image_token_index": tokens.index("<image>"),
-            "projection_dim": 64,
-            "hidden_size": 64,
-        },
-        tokens,
-        {
-            "image_processor_type": "SiglipImageProcessor",
-            "size": {"height": 56, "width": 56},
-            "image_seq_length": 16,
-        },
-        {"processor_class": "PaliGemmaProcessor"},
-        "",
-        {"image_token": "<image>"},
-    )
-
-
 def lfm2_vl() -> TinyType:
     places = ("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>")
     return TinyType(
@@ -697,32 +673,6 @@ def llava_like(kind: str, **other: Any) -> TinyType:
     )
 
 
-def got_ocr2() -> TinyType:
-    places = ("<imgpad>", "<img>", "</img>", "<|im_start|>", "<|im_end|>")
-    return TinyType(
-        "got_ocr2",
-        {
-            "text_config": text(model_type="qwen2"),
-            "vision_config": {
-                "hidden_size": 32,
-                "output_channels": 16,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": 64,
-                "patch_size": 16,
-                "window_size": 2,
-                "global_attn_indexes": [1],
-                "mlp_dim": 48,
-            },
-            "image_token_index": len(COMMON),
-        },
-        (*COMMON, *places),
-        {"image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 64, "width": 64}},
-        {"processor_class": "GotOcr2Processor"},
-        "",
-    )
-
-
 def perception_lm() -> TinyType:
     tokens = (*COMMON, "<|image|>", "<|video|>")
     return TinyType(
@@ -883,75 +833,16 @@ def hunyuan_vl() -> TinyType:
     )
 
 
-def without_template(kind: str, processor: str, image_processor: str, **config: Any) -> TinyType:
-    """Types whose checkpoints are no chat models."""
+def refused(kind: str, processor: str, image_processor: str = "CLIPImageProcessor") -> TinyType:
+    """Types whose checkpoints are no chat models: no model is made of the default config."""
     return TinyType(
         kind,
-        config,
+        {},
         (*COMMON, "<image>"),
         {"image_processor_type": image_processor, "size": {"height": 56, "width": 56}},
         {"processor_class": processor},
         "",
         {"image_token": "<image>"},
-    )
-
-
-def blip2() -> TinyType:
-    former = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
-    former |= {"intermediate_size": 32, "encoder_hidden_size": 32}
-    opt = {"model_type": "opt", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return without_template(
-        "blip-2",
-        "Blip2Processor",
-        "BlipImageProcessor",
-        vision_config=VISION,
-        qformer_config=former,
-        text_config=opt | {"ffn_dim": 32, "vocab_size": VOCABULARY, "word_embed_proj_dim": 32},
-    )
-
-
-def chameleon() -> TinyType:
-    vq: dict[str, Any] = {"embed_dim": 8, "num_embeddings": 8, "latent_channels": 32, "resolution": 32}
-    vq |= {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1}
-    return without_template(
-        "chameleon",
-        "ChameleonProcessor",
-        "ChameleonImageProcessor",
-        **text(),
-        vq_config=vq,
-        vocabulary_map={"<image>": len(COMMON)}
-        | {f"IMGIMG{letter}Z": 50 + place for place, letter in enumerate("ABCDEFGH")},
-    )
-
-
-def kosmos2() -> TinyType:
-    return without_template(
-        "kosmos-2",
-        "Kosmos2Processor",
-        "CLIPImageProcessor",
-        text_config={
-            "vocab_size": VOCABULARY,
-            "embed_dim": 32,
-            "layers": 1,
-            "ffn_dim": 32,
-            "attention_heads": 2,
-        },
-        vision_config=VISION,
-        latent_query_num=4,
-    )
-
-
-def florence2() -> TinyType:
-    bart = {"model_type": "bart", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1}
-    bart |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": VOCABULARY}
-    vision: dict[str, Any] = {"depths": [1], "patch_size": [7], "patch_stride": [4], "patch_padding": [3]}
-    vision |= {"patch_prenorm": [False], "embed_dim": [32], "num_heads": [2], "num_groups": [2]}
-    return without_template(
-        "florence2",
-        "Florence2Processor",
-        "CLIPImageProcessor",
-        text_config=bart | {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
-        vision_config=vision | {"projection_dim": 32},
     )
 
 
@@ -975,7 +866,7 @@ TYPES: dict[str, Callable[[], TinyType]] = {
     "glm_ocr": lambda: glm("glm_ocr", "Glm46V", head_dim=16),
     "gemma3n": gemma3n,
     "gemma4": gemma4,
-    "paligemma": paligemma,
+    "paligemma": lambda: refused("paligemma", "PaliGemmaProcessor", "SiglipImageProcessor"),
     "lfm2_vl": lfm2_vl,
     "cohere2_vision": cohere2_vision,
     "llama4": llama4,
@@ -987,15 +878,15 @@ TYPES: dict[str, Callable[[], TinyType]] = {
     "lighton_ocr": lighton_ocr,
     "vipllava": lambda: llava_like("vipllava", vision_feature_layers=[-1, -2]),
     "llava_next_video": lambda: llava_like("llava_next_video"),
-    "got_ocr2": got_ocr2,
+    "got_ocr2": lambda: refused("got_ocr2", "GotOcr2Processor", "GotOcr2ImageProcessor"),
     "phi4_multimodal": phi4_multimodal,
     "exaone4_5": exaone4_5,
     "ernie4_5_vl_moe": ernie,
     "hunyuan_vl": hunyuan_vl,
-    "blip-2": blip2,
-    "chameleon": chameleon,
-    "kosmos-2": kosmos2,
-    "florence2": florence2,
+    "blip-2": lambda: refused("blip-2", "Blip2Processor", "BlipImageProcessor"),
+    "chameleon": lambda: refused("chameleon", "ChameleonProcessor", "ChameleonImageProcessor"),
+    "kosmos-2": lambda: refused("kosmos-2", "Kosmos2Processor"),
+    "florence2": lambda: refused("florence2", "Florence2Processor"),
     "llava_interleave": lambda: llava_like(
         "llava",
         text_config=text(model_type="qwen2"),

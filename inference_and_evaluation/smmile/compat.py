@@ -331,7 +331,6 @@ def pixels_per_unit_of_budget(image_processor: Any) -> int | None:
     processor's module shows the meaning.
     """
     import inspect
-    import sys
 
     resize = getattr(sys.modules[type(image_processor).__module__], "smart_resize", None)
     size = getattr(image_processor, "size", None)

@@ -36,6 +36,9 @@ _UNREAD = {
     **dict.fromkeys((".md", ".yaml", ".yml"), "the files that it may name are not followed"),
 }
 
+# How the file begins that git leaves in place of one in git-lfs.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 # As `datasets` reads the split off a file's name, else off those of its folders.
 _SHARD = re.compile(r"(?:.*/)?data/(\w+)-\d{5}-of-\d{5}\.")
 _SPLITS = {
@@ -54,7 +57,8 @@ def find_data_files(folder: Path) -> tuple[str, list[Path]]:
     root = folder.resolve()
     found = list(files_in(root))
     split, found = _as_the_card_says(root, found, folder)
-    kinds = {file: _kind(file) for file in found}
+    saved = {place: _saved_names(place) for place in {file.parent for file in found} if is_saved(place)}
+    kinds = {file: _kind(file, saved.get(file.parent)) for file in found}
     for kind in _KINDS:
         files = [file for file in found if kinds[file] == kind]
         for file in files:
@@ -113,6 +117,12 @@ def _path_fault(root: Path, file: Path, kind: str) -> str | None:
         )
     if not target.is_file():
         return "is a broken link or no file; remove it, or copy the file into the folder"
+    try:
+        with target.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                return "is a pointer of git-lfs, not the file itself; run git lfs pull in the folder"
+    except OSError as error:
+        return f"cannot be read ({error.strerror}); change who may read it"
     # `datasets` would expand environment variables and chained URLs.
     if kind != SAVED and ("$" in str(file) or "::" in str(file)):
         return "has $ or :: in its path, which cannot be read; rename it"
@@ -124,13 +134,13 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def _kind(file: Path) -> str | None:
-    """The kind of a file with rows; None for any other."""
+def _kind(file: Path, saved: set[str] | None) -> str | None:
+    """The kind of a file with rows; None for any other. `saved` are the names in a state.json beside it."""
     if file.name in _NO_ROWS or file.is_dir():
         return None
     kind = _ENDINGS.get(file.suffix.lower())
-    if kind == "arrow" and is_saved(file.parent):
-        return SAVED if file.name in _saved_names(file.parent) else None
+    if kind == "arrow" and saved is not None:
+        return SAVED if file.name in saved else None
     return kind
 
 

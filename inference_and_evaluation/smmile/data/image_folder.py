@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from smmile.data.data_files import files_in
+from smmile.data.data_files import LFS_POINTER, files_in
 from smmile.data.rows import Fault
 from smmile.errors import UsageError, one_line
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def read_metadata(file: Path) -> tuple[list[str], list[MetadataRow]]:
 
 
 def _csv_rows(text: str, file: Path) -> Iterator[MetadataRow]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first = text.partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=first.count)  # a spreadsheet's own for the country
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         head = [name.strip() for name in next(reader, [])]
         while head and not head[-1]:
@@ -91,17 +94,13 @@ def _csv_rows(text: str, file: Path) -> Iterator[MetadataRow]:
         if repeated := {name for name in head if name and head.count(name) > 1}:
             names = ", ".join(one_line(name) for name in sorted(repeated))
             raise UsageError(f"{one_line(file)} has several columns {names}; keep one of each")
-        if len(head) == 1 and (";" in head[0] or "\t" in head[0]):
-            raise UsageError(
-                f"{one_line(file)} does not separate its columns by commas; save it with commas"
-            )
         yield MetadataRow(1, {name: None for name in head if name})  # the columns of a file without rows
         for cells in reader:
             faults = []
             line = reader.line_num - sum(cell.count("\n") for cell in cells)
             if any(cells[len(head) :]):
                 what = f"are {len(cells)}, and the header has {len(head)}"
-                fix = 'put texts with commas in double quotes ("…")'
+                fix = f'put texts with {_DELIMITERS[delimiter]} in double quotes ("…")'
                 faults.append(Fault("cells", what, fix, f"the cells in line {line} {what}"))
             padded = [*cells, *[""] * len(head)]
             columns: dict[str, object] = {
@@ -148,6 +147,9 @@ def with_images(folder: Path, rows: Sequence[MetadataRow]) -> Iterator[MetadataR
                     content = file.read_bytes()
                 except OSError as error:
                     found[-1] = _fault(row, f"cannot be read ({error.strerror})", "change who may read it")
+                    continue
+                if content.startswith(LFS_POINTER):
+                    found[-1] = _fault(row, "is a pointer of git-lfs", "run git lfs pull in the folder")
                     continue
                 spans[file] = store.tell(), len(content)
                 store.write(content)

@@ -288,6 +288,20 @@ def stored_tensors(name: str, file: Path) -> dict[str, Stored]:
         ) from error
 
 
+def check_weights(name: str, found: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if a model has weights that are not those of the checkpoint `name`.
+
+    `found` is what `from_pretrained` reports with `output_loading_info`.
+    """
+    for what, words in (("missing_keys", "lacks"), ("mismatched_keys", "has other shapes of")):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(what) or ())
+        if keys:
+            raise CheckpointError(
+                f"checkpoint {name} {words} {len(keys)} of the model's weights "
+                f"({one_line(', '.join(keys[:3]), 200)}); download it again"
+            )
+
+
 def read_json(name: str, folder: Path, file: str) -> dict[str, Any]:
     """The object in a JSON file of the checkpoint `name`. Raises CheckpointError if there is none."""
     try:

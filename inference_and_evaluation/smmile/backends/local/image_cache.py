@@ -70,18 +70,27 @@ class ImageCache:
 
         Those that are not kept come from `prepare`, called in several threads. Raises what it raises.
         """
-        with self._lock, ThreadPoolExecutor(_THREADS) as pool:
-            missing = {image.sha256: image for image in images if image.sha256 not in self._kept}
-            # Those before one that fails are kept.
-            for key, made in zip(missing, pool.map(prepare, missing.values()), strict=True):
-                self._kept[key] = made
-            for image in images:
-                self._kept.move_to_end(image.sha256)
-            found = [self._kept[image.sha256] for image in images]
+        needed = {image.sha256: image for image in images}
+        with self._lock:
+            found = {key: self._kept.pop(key) for key in needed if key in self._kept}
+            self._kept |= found  # as the latest used
+        missing = [image for key, image in needed.items() if key not in found]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for image, made in zip(missing, pool.map(prepare, missing), strict=True):
+                found[image.sha256] = made
+                with self._lock:  # each at once, so that those before one that fails are kept
+                    self._kept[image.sha256] = made
+        return [found[image.sha256] for image in images]
+
+    def trim(self) -> None:
+        """Release the images that were not used for the longest time, where they exceed the limit.
+
+        To be called when the features of a batch are made: its pixels may take more than these.
+        """
+        with self._lock:
             taken = sum(image.bytes for image in self._kept.values())
             while self._kept and taken > self._limit:
                 taken -= self._kept.popitem(last=False)[1].bytes
-            return found
 
 
 def joined_sizes(images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:

@@ -9,21 +9,21 @@ to do what the original code did around the model (haotian-liu/LLaVA, `mm_utils.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smmile import compat
 from smmile.backends.local.checkpoints import (
     CheckpointError,
+    check_weights,
     find_checkpoint,
     is_hub_id,
     read_json,
     stored_tensors,
     weight_files,
 )
-from smmile.errors import one_line, pluralize
+from smmile.errors import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +69,6 @@ RENAMED = {
     "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
     "model.vision_tower.vision_tower.vision_model.": "model.vision_tower.",
 }
-# Buffers that old versions saved; transformers computes them itself.
-_NO_PARAMETER = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
-
 # The published `tokenizer_model_max_length`, for checkpoints that do not say theirs.
 PUBLISHED_POSITIONS = 2048
 
@@ -127,37 +124,33 @@ def load_original_llava_processor(folder: Path) -> LlavaProcessor:
 def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForConditionalGeneration:
     """The model, loaded shard by shard without a second copy; `loading` is passed to `from_pretrained`.
 
-    Names and shapes are checked before any weight is read. The vision tower is the checkpoint's own, or if
-    it has none, the one that `mm_vision_tower` names: a folder or a hub id. A warning says if a folder
-    named there has other weights than the checkpoint. If the embeddings have no row for `<image>`, rows of
-    zeros are added. The model's `generation_config` lists the added ids in `suppress_tokens`, so that they
-    are never generated, and the tokenizer's padding id; keep both when you replace it.
+    The vision tower is the checkpoint's own, or if it has none, the one that `mm_vision_tower` names: a
+    folder or a hub id. If the embeddings have no row
+    for `<image>`, rows of zeros are added. The model's `generation_config` lists the added ids in
+    `suppress_tokens`, so that they are never generated, and the tokenizer's padding id; keep both when you
+    replace it.
 
     Raises:
-        CheckpointError: A shard is missing or broken; a parameter is missing, unexpected or of another
-            shape; or the configuration is not supported.
+        CheckpointError: A shard is missing or broken; a parameter is missing or of another shape; or the
+            configuration is not supported.
     """
     from transformers import LlavaForConditionalGeneration
 
     tokenizer = _tokenizer(folder)
-    settings, stored = _read_config(folder), _stored_shapes(folder)
+    settings, has_tower = _read_config(folder), _has_tower(folder)
     tower = _tower_folder(folder, settings)
     config = _llava_config(settings, _vision_config(tower), tokenizer.image_token_id)
-    has_tower = _has_tower(stored)
-    expected = _expected_shapes(config)
-    if not has_tower:
-        expected = {name: shape for name, shape in expected.items() if not name.startswith(_TOWER)}
-    _compare(folder, expected, stored)
     model, report = LlavaForConditionalGeneration.from_pretrained(
         folder,
         config=config,
         key_mapping={f"^{re.escape(original)}": ours for original, ours in RENAMED.items()},
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # refused below
         output_loading_info=True,
         **loading,
     )
     missing = [key for key in report["missing_keys"] if has_tower or ".vision_tower." not in key]
-    _check(folder, {"did not fill": missing})
+    check_weights(one_line(folder), {**report, "missing_keys": missing})
     if not has_tower:
         assert tower is not None
         try:
@@ -165,12 +158,6 @@ def load_original_llava_model(folder: Path, **loading: Any) -> LlavaForCondition
         except CheckpointError as error:
             raise _no_tower(folder, error) from error
         model.model.vision_tower.load_state_dict(weights)
-    elif tower is not None and any(tower.glob("model*.safetensors")) and _differs(tower, model):
-        print(
-            f"warning: {one_line(folder)}: the checkpoint has other weights of the vision tower than "
-            f"{one_line(tower)}, which its config.json names; the checkpoint's are used",
-            file=sys.stderr,
-        )
     compat.save_under_current_names(model)
     _add_image_token(model, tokenizer.image_token_id)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -287,9 +274,11 @@ def _llava_config(config: Mapping[str, Any], vision: CLIPVisionConfig, image_tok
     )
 
 
-def _has_tower(stored: Collection[str]) -> bool:
-    """Whether a checkpoint with these parameters has weights of its vision tower."""
-    return any(name.startswith(_TOWER) for name in stored)
+def _has_tower(folder: Path) -> bool:
+    """Whether a checkpoint has weights of its vision tower. Raises CheckpointError if a file is broken."""
+    name = one_line(folder)
+    keys = [key for file in weight_files(name, folder) for key in stored_tensors(name, file)]
+    return any(key.startswith(_TOWER) for key in keys)
 
 
 def _tower_folder(folder: Path, config: Mapping[str, Any]) -> Path | None:
@@ -302,7 +291,7 @@ def _tower_folder(folder: Path, config: Mapping[str, Any]) -> Path | None:
     local = folder / name  # an absolute path is kept
     if name and local.is_dir():
         return local
-    if _has_tower(_stored_shapes(folder)):
+    if _has_tower(folder):
         return None
     try:
         if not is_hub_id(name):
@@ -332,20 +321,12 @@ def _tower_weights(tower: Path, model: LlavaForConditionalGeneration) -> Mapping
         config=model.config.vision_config,
         dtype=model.dtype,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    _check(tower, {"lacks": report["missing_keys"]})
+    check_weights(one_line(tower), report)
     weights: Mapping[str, torch.Tensor] = loaded.state_dict()
     return weights
-
-
-def _differs(tower: Path, model: LlavaForConditionalGeneration) -> bool:
-    """Whether the folder `tower` has other weights than the vision tower of `model`."""
-    import torch
-
-    own = model.model.vision_tower.state_dict()
-    named = _tower_weights(tower, model)
-    return not all(torch.equal(own[name].cpu(), weight) for name, weight in named.items())
 
 
 def _vision_config(tower: Path | None) -> CLIPVisionConfig:
@@ -355,9 +336,7 @@ def _vision_config(tower: Path | None) -> CLIPVisionConfig:
     if tower is None or not (tower / "config.json").is_file():
         return CLIPVisionConfig(**_CLIP_LARGE_336)
     read_json(one_line(tower), tower, "config.json")
-    return CLIPVisionConfig.from_pretrained(
-        tower
-    )  # also finds the tower in the configuration of a full CLIP
+    return CLIPVisionConfig.from_pretrained(tower)  # which may be the configuration of a full CLIP
 
 
 def _image_processor(config: Mapping[str, Any], tower: Path | None, side: int) -> PilBackend:
@@ -426,62 +405,6 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         extra_special_tokens={"image_token": IMAGE_TOKEN},
     )
-
-
-def _expected_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of the model, by its original name."""
-    import torch
-    from transformers import LlavaForConditionalGeneration
-
-    with torch.device("meta"):
-        parameters = LlavaForConditionalGeneration(config).state_dict()
-    return {_original_name(name): tuple(parameter.shape) for name, parameter in parameters.items()}
-
-
-def _original_name(name: str) -> str:
-    for original, ours in RENAMED.items():
-        if name.startswith(ours):
-            return original + name.removeprefix(ours)
-    return name
-
-
-def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in the shards; reads only their headers."""
-    name = one_line(folder)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(name, folder):
-        shapes |= {key: tensor.shape for key, tensor in stored_tensors(name, file).items()}
-    return {key: shape for key, shape in shapes.items() if not _NO_PARAMETER.search(key)}
-
-
-def _compare(
-    folder: Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
-) -> None:
-    common = expected.keys() & stored.keys()
-    _check(
-        folder,
-        {
-            "lacks": expected.keys() - common,
-            "adds": stored.keys() - common,
-            "has, in a shape that differs from its config.json,": {
-                f"{name} {list(stored[name])} instead of {list(expected[name])}"
-                for name in common
-                if stored[name] != expected[name]
-            },
-        },
-    )
-
-
-def _check(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
-    """Raise CheckpointError if there are any wrong names; shows up to three of each kind."""
-    kinds = []
-    for what, names in wrong.items():
-        if names:
-            shown = ", ".join(one_line(name, 120) for name in sorted(names)[:3])
-            more = ", …" if len(names) > 3 else ""
-            kinds.append(f"{what} {pluralize(len(names), 'parameter')}: {shown}{more}")
-    if kinds:
-        raise CheckpointError(f"{folder} {'; '.join(kinds)}")
 
 
 def _add_image_token(model: LlavaForConditionalGeneration, image_token_id: int) -> None:

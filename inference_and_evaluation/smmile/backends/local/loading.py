@@ -14,7 +14,7 @@ from smmile import compat
 from smmile.backends.local import llava_original
 from smmile.backends.local.adapters import add_adapter
 from smmile.backends.local.attention import attention_choices
-from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, loading_errors
+from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, check_weights, loading_errors
 from smmile.backends.local.host_memory import free_host_memory
 from smmile.backends.local.processors import brings_code, check_packages
 from smmile.backends.local.quantization import (
@@ -221,7 +221,13 @@ def _load_model(checkpoint: Checkpoint, **loading: Any) -> Any:
         output_loading_info=True,
         **loading,
     )
-    _check_weights(checkpoint.name, found)
+    if scales := unread_scales(found.get("unexpected_keys") or ()):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.name} holds {len(scales)} scales of quantized weights that "
+            f"transformers does not read ({one_line(min(scales), 100)}); use its unquantized version or a "
+            "server (--server)"
+        )
+    check_weights(checkpoint.name, found)
     return model
 
 
@@ -244,21 +250,6 @@ def _refusal(checkpoint: Checkpoint, settings: LoadSettings, error: Exception) -
         f"checkpoint {checkpoint.name} cannot be loaded {why}; check that it is complete and a model for "
         "this script"
     )
-
-
-def _check_weights(name: str, found: Mapping[str, Any]) -> None:
-    if scales := unread_scales(found.get("unexpected_keys") or ()):
-        raise CheckpointError(
-            f"checkpoint {name} holds {len(scales)} scales of quantized weights that transformers does not "
-            f"read ({one_line(min(scales), 100)}); use its unquantized version or a server (--server)"
-        )
-    for what, words in (("missing_keys", "lacks"), ("mismatched_keys", "has other shapes of")):
-        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(what) or ())
-        if keys:
-            raise CheckpointError(
-                f"checkpoint {name} {words} {len(keys)} of the model's weights "
-                f"({one_line(', '.join(keys[:3]), 200)}); download it again"
-            )
 
 
 def device_list(names: Sequence[str]) -> str:

@@ -146,7 +146,8 @@ class LocalModel:
         )
         if self._encodes_alone:
             limit = settings.cache_bytes or self._free_memory() * _CACHE_SHARE[hardware.kind]
-            self._inputs.encode_alone(ImageCache(limit), self._model.dtype, with_pixels=with_pixels)
+            self._images = ImageCache(limit)
+            self._inputs.encode_alone(self._images, self._model.dtype, with_pixels=with_pixels)
         self._model.generation_config = generation_config(
             checkpoint, settings.decoding, self._model, self._tokenizer
         )
@@ -270,9 +271,13 @@ class LocalModel:
             inputs = {name: self._to_device(value) for name, value in prepared.inputs.items()}
             if self._positions is not None:
                 inputs = llava_original.image_features(self._model, inputs)
-            if prepared.images:
-                encode(self._model, prepared.images)
-                inputs |= encoder_outputs(self._model, prepared.images)
+            try:
+                if prepared.images:
+                    encode(self._model, prepared.images)
+                    inputs |= encoder_outputs(self._model, prepared.images)
+            finally:  # also where memory runs out
+                if self._encodes_alone:
+                    self._images.trim()
             output = generate(self._model, inputs, limit, drawer)
         length = inputs["input_ids"].shape[1]
         if not torch.equal(output[:, :length], inputs["input_ids"]):

@@ -157,11 +157,10 @@ def judged_run(results: RunResults, decisions: Decisions) -> JudgedRun:
     return JudgedRun(scores, file, cases)
 
 
-def made_by_others(run: RunResults, judges: Sequence[Judge]) -> tuple[str, bool] | None:
-    """Who made the evaluation of `run`, and whether they are several judges whose verdicts still count.
+def made_by_others(run: RunResults, judges: Sequence[Judge]) -> str | None:
+    """The label of the judges who made the evaluation of `run`; empty where it cannot be read.
 
-    None where there is no evaluation, or these `judges` made it with their prompt and decoding. The name is
-    empty where it cannot be read.
+    None where there is no evaluation, or these `judges` made it with their prompt and decoding.
     """
     file = evaluation_file(run.file, METRICS["llm"])
     if not file.exists():
@@ -172,9 +171,9 @@ def made_by_others(run: RunResults, judges: Sequence[Judge]) -> tuple[str, bool]
         ours = {judge.name: {"name": judge.name} | judge.decoding() for judge in judges}
         if (theirs, content.prompt_sha256) == (ours, prompt_fingerprint(judges[0].prompt)):
             return None
-        return read_judged(run.name, file, run).label, len(theirs) > 1
+        return read_judged(run.name, file, run).label
     except UsageError:
-        return "", False
+        return ""
 
 
 def _case_keys(records: Sequence[Record]) -> dict[str, str]:

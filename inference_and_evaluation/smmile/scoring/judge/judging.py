@@ -113,11 +113,6 @@ class JudgeRecord(msgspec.Struct, frozen=True):
     completion_tokens: int | None = None
     seconds: float | None = None
 
-    @property
-    def case(self) -> Case:
-        """The case that was judged."""
-        return Case(self.question, self.true_answer, self.generated_answer)
-
     @classmethod
     def of(cls, case: Case, outcome: Response | Failure) -> JudgeRecord:
         """The record of the outcome for `case`."""
@@ -182,19 +177,7 @@ def _job(
     _add(known, (record for record in records if record.request_key in wanted))
     undecided = [case for key, case in wanted.items() if key not in known or known[key].status == "error"]
     pending = tuple(undecided[:limit])
-    spent = spent or sum((_spent_on(record, judge) for record in records), Spending())
-    return Job(judge, wanted, known, pending, len(undecided) - len(pending), spent)
-
-
-def _spent_on(record: JudgeRecord, judge: Judge) -> Spending:
-    """What a record cost in a file of an earlier version, which has no list of attempts."""
-    prompt, completion = record.prompt_tokens, record.completion_tokens or 0
-    if prompt is not None:
-        return Spending(1, 0, prompt, completion, longest_response=completion)
-    if record.error is not None and record.error.type not in ("empty", "timeout"):
-        return Spending()
-    prompt = ESTIMATOR.prompt_tokens(conversation(record.case, judge.prompt))
-    return Spending(1, 1, prompt, longest_response(judge))
+    return Job(judge, wanted, known, pending, len(undecided) - len(pending), spent or Spending())
 
 
 def preview(
@@ -266,7 +249,6 @@ def ask(
         keep_previous(file)
     with Journal(file, _kind(judge, options), started_at=now(), overwrite=False) as journal:
         job = _job(judge, cases, journal.entries, journal.spent, limit)
-        journal.carry(job.spent)
         known = dict(job.known)
         backend = connect(judge, options, make_budget(judge, journal)) if job.pending else None
         try:
@@ -302,7 +284,7 @@ def _kind(judge: Judge, options: ClientOptions) -> JournalKind[JudgeRecord]:
     sent = {"temperature": None, **judge.decoding(), "seed": _SEED if judge.constrained else None}
     prompt = prompt_fingerprint(judge.prompt)
     identity = {"model": judge.name, "service": service, **sent, "prompt": prompt}
-    return JournalKind(identity, JudgeRecord, reads_version_1=True, elsewhere="folder")
+    return JournalKind(identity, JudgeRecord, elsewhere="folder")
 
 
 def keep_previous(file: Path) -> Path:
