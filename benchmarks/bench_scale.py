@@ -13,6 +13,8 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice, permutations
 from pathlib import Path
 
@@ -78,33 +80,34 @@ class Bench:
         journal = folder / f"{RESULT}.partial.jsonl"
 
         def watch(process: subprocess.Popen[bytes]) -> None:
-            if journal.exists():
-                self.journal_bytes = max(self.journal_bytes, journal.stat().st_size)
-                if journal.stat().st_size >= stop_at:
+            with suppress(FileNotFoundError):
+                size = journal.stat().st_size
+                self.journal_bytes = max(self.journal_bytes, size)
+                if size >= stop_at:
                     process.kill()
 
         words = ["--baseline", "random", "--dataset-path", str(self._work / "data_set")]
-        return self._measure(
-            "inference_baselines.py", *words, "--output-dir", str(folder), *flags, watch=watch
-        )
+        return self._measure(watch, "inference_baselines.py", *words, "--output-dir", str(folder), *flags)
 
     def score(self, script: str) -> Measured:
         """A scoring script on the finished run."""
-        return self._measure(script, str(self._work / "whole"))
+        return self._measure(lambda _process: None, script, str(self._work / "whole"))
 
-    def _measure(self, *command: str, **how: object) -> Measured:
-        return measure([sys.executable, *command], self._work / "home", scripts=self._scripts, **how)  # type: ignore[arg-type]
+    def _measure(self, watch: Callable[[subprocess.Popen[bytes]], None], *command: str) -> Measured:
+        found = measure([sys.executable, *command], self._work / "home", self._scripts, watch)
+        print(f"{self.problems:,} problems, {command[0]}: {shown(found)}", file=sys.stderr, flush=True)
+        return found
 
     def row(self) -> tuple[tuple[str, ...], Measured]:
         """The row of the table, and what the run took."""
-        first, dry, whole = self.run("dry", "--dry-run"), self.run("dry", "--dry-run"), self.run("whole")
+        dry, whole = self.run("dry", "--dry-run"), self.run("whole")
         self.run("killed", stop_at=self.journal_bytes / 2)
         continued = self.run("killed")
         scored = self.score("evaluate_EM.py"), self.score("variance_analysis.py")
         result = (self._work / "whole" / f"{RESULT}.json").stat().st_size
         row = (
             f"{self.problems:,} ({self.image_bytes / 1e6:,.0f} MB of images)",
-            *map(shown, (first, dry)),
+            shown(dry),
             f"{shown(whole)}: {self.problems / whole.cpu_seconds:,.0f} a CPU second",
             shown(continued),
             f"{self.journal_bytes / 1e6:,.1f} / {result / 1e6:,.1f} MB",
@@ -131,7 +134,7 @@ def main() -> int:
         runs.append(whole)
         print(*row, sep="; ", flush=True)
     head = (
-        "problems", "first dry run", "dry run", "run", "continued after a kill half-way",
+        "problems", "first dry run", "run", "continued after a kill half-way",
         "journal / result file", "evaluate_EM.py", "variance_analysis.py",
     )  # fmt: skip
     more = args.problems[-1] - args.problems[0]

@@ -16,8 +16,8 @@ import msgspec
 from smmile.files import cannot_write
 from smmile.results.schema import Record
 
-# Fewer bytes of records stay in memory: about 5,000 problems.
-_BYTES_IN_MEMORY = 16_000_000
+# Fewer bytes of records stay in memory, such as those of 1,000 problems.
+_BYTES_IN_MEMORY = 4_000_000
 
 
 class RecordStore:

@@ -239,12 +239,6 @@ class ResultFile:
 class _FileData(msgspec.Struct):
     schema_version: int
     run: dict[str, Any]
-    records: Sequence[Record]
-
-
-class _EncodedFileData(msgspec.Struct):
-    schema_version: int
-    run: dict[str, Any]
     records: Sequence[msgspec.Raw]
 
 
@@ -269,11 +263,14 @@ def result_file_parts(
     yield (b"[]" if opening == b"[" else b"\n ]") + end
 
 
-def read_result_file(file: Path) -> ResultFile:
-    """Read a JSON result file. Raises UsageError if it is invalid or its schema is newer."""
-    with _reading(file):
-        data = msgspec.json.decode(_content(file), type=_FileData)
-        return ResultFile(run_from_data(data.run), tuple(data.records), data.schema_version)
+def read_result_file(file: Path, *, turns: bool = True) -> ResultFile:
+    """Read a JSON result file; without `turns`, the records lack them, most of their memory.
+
+    Raises UsageError if it is invalid or its schema is newer.
+    """
+    run, records, version = read_result_stream(file)
+    kept = records if turns else (msgspec.structs.replace(record, turns=None) for record in records)
+    return ResultFile(run, tuple(kept), version)
 
 
 def read_result_stream(file: Path) -> tuple[Run, Iterator[Record], int]:
@@ -284,11 +281,15 @@ def read_result_stream(file: Path) -> tuple[Run, Iterator[Record], int]:
 
     def records() -> Iterator[Record]:
         with _reading(file):
-            for record in data.records:
-                yield msgspec.json.decode(record, type=Record)
+            for number, encoded in enumerate(data.records, start=1):
+                try:
+                    record = msgspec.json.decode(encoded, type=Record)
+                except msgspec.ValidationError as error:
+                    raise ValueError(f"record {number}: {error}") from error
+                yield record
 
     with _reading(file):
-        data = msgspec.json.decode(_content(file), type=_EncodedFileData)
+        data = msgspec.json.decode(_content(file), type=_FileData)
         return run_from_data(data.run), records(), data.schema_version
 
 
