@@ -13,6 +13,8 @@ import argparse
 import io
 import json
 import os
+import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -61,10 +63,11 @@ for run in range(64):
 
 @dataclass(frozen=True)
 class Measured:
-    """One process: wall seconds, and its peak of anonymous memory in MB."""
+    """One process: wall seconds, its peak of anonymous memory in MB, and CPU seconds."""
 
     seconds: float
     megabytes: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,24 @@ class Line:
     plain: str
 
 
-def measure(command: Sequence[str], home: Path) -> Measured:
-    """Run `command` and watch its anonymous memory. Raises where it fails."""
+def measure(
+    command: Sequence[str],
+    home: Path,
+    scripts: Path = SCRIPTS,
+    watch: Callable[[subprocess.Popen[bytes]], None] = lambda _process: None,
+) -> Measured:
+    """Run `command` and watch its anonymous memory. Raises where it fails.
+
+    `watch` is called every 10 ms with the process, and may kill it.
+    """
     environment = os.environ | {
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(SCRIPTS),
+        "PYTHONPATH": str(scripts),
     }
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), _cpu_seconds_of_children()
     process = subprocess.Popen(
-        list(command), cwd=SCRIPTS, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        list(command), cwd=scripts, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     peak = 0
     while process.poll() is None:
@@ -97,12 +108,18 @@ def measure(command: Sequence[str], home: Path) -> Measured:
         for field in status.splitlines():
             if field.startswith("RssAnon:"):
                 peak = max(peak, int(field.split()[1]))
+        watch(process)
         time.sleep(0.01)
     _, error = process.communicate()
     seconds = time.perf_counter() - started
-    if process.returncode != 0:
+    if process.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"{command} failed: {error.decode()[-2000:]}")
-    return Measured(seconds, peak / 1024)
+    return Measured(seconds, peak / 1024, _cpu_seconds_of_children() - cpu_before)
+
+
+def _cpu_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def median_seconds(command: Sequence[str], home: Path, runs: int = 5) -> float:
@@ -110,17 +127,17 @@ def median_seconds(command: Sequence[str], home: Path, runs: int = 5) -> float:
     return statistics.median(measure(command, home).seconds for _ in range(runs))
 
 
-def make_images() -> Callable[[int], bytes]:
-    """A function that gives JPEG number n, 1000 x 800 pixels, all different by a comment in the file."""
+def make_images(size: tuple[int, int] = (1000, 800)) -> Callable[[int], bytes]:
+    """A function that gives JPEG number n of `size` pixels, all different by a comment in the file."""
     import numpy as np
     from PIL import Image
 
     generator = np.random.default_rng(0)
-    rows, columns = np.mgrid[0:800, 0:1000]
+    rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
     encoded = []
     for number in range(12):
         wave = 127 + 80 * np.sin(columns / (40 + number)) * np.cos(rows / 60)
-        noisy = wave[..., None] + 25 * generator.standard_normal((800, 1000, 3))
+        noisy = wave[..., None] + 25 * generator.standard_normal((size[1], size[0], 3))
         out = io.BytesIO()
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
         encoded.append(out.getvalue())

@@ -57,7 +57,7 @@ def main() -> int:
         if name.task_format != metric.task_format:
             continue
         try:
-            results = read_run(name, file)
+            results = read_run(name, file, turns=False)
             found = metric.score(results, options)
         except UsageError as error:
             if selection.has(name):

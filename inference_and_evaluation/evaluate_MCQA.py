@@ -61,7 +61,7 @@ def main() -> int:
         outlines: Mapping[str, Outline] = {}
         data_set = ""
         try:
-            results = read_run(name, file)
+            results = read_run(name, file, turns=False)
             if results.run is None:
                 source = problems.source(None, tuple(record.problem_id for record in results.records))
                 data_set = source.label

@@ -40,7 +40,9 @@ def test_no_other_module_touches_a_librarys_internals() -> None:
                 assert owner in ("self", "cls", "super()", "argparse"), f"{file}: {owner}.{node.attr}"
 
 
-def test_parquet_converted_in_small_batches_is_what_the_library_converts(tmp_path: Path) -> None:
+def test_parquet_converted_in_small_batches_is_what_the_library_converts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
     from datasets.builder import Key
     from datasets.packaged_modules.parquet.parquet import Parquet
@@ -57,6 +59,9 @@ def test_parquet_converted_in_small_batches_is_what_the_library_converts(tmp_pat
     assert isinstance(builder, Parquet)
     [(_, expected)] = builder._generate_tables([file], [None])
     compat.convert_parquet_in_small_batches(builder)
+    [(_, together)] = builder._generate_tables([file], [None])
+    assert together.to_pylist() == expected.to_pylist()
+    monkeypatch.setattr(compat, "_BYTES_STORED_TOGETHER", 1)
     batches = [table for _, table in builder._generate_tables([file], [None])]
     assert [table.num_rows for table in batches] == [16, 16, 16]
     assert [row for table in batches for row in table.to_pylist()] == expected.to_pylist()

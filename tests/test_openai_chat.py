@@ -114,7 +114,7 @@ def test_a_conversation_arrives_as_it_is() -> None:
         turns.append(Turn("user", (ImagePart(stored(images[index])), TextPart(text))))
         if index < 2:
             turns.append(Turn("assistant", (TextPart(answers[index]),)))
-    request = replace(a_request("?"), conversation=Conversation(tuple(turns)))
+    request = replace(a_request("?"), source=Conversation(tuple(turns)))
     with running(FakeService()) as server:
         [[(_, outcome)]] = a_backend(server, fields=FIELDS | {"logprobs": True, "top_p": 0.5}).answer(
             [request]
@@ -444,7 +444,7 @@ def test_an_image_is_read_when_its_request_begins() -> None:
         request = a_request(f"q{number}")
         image = Watched(str(number), 1, make_image(number))
         parts = (ImagePart(image), TextPart(f"q{number}"))
-        requests.append(replace(request, conversation=Conversation((Turn("user", parts),))))
+        requests.append(replace(request, source=Conversation((Turn("user", parts),))))
     with running(FakeService(held=["q1", "q2"])) as server:
         batches = a_backend(server, concurrency=2).answer(requests)
         assert [request.key for request, _ in next(iter(batches))] == ["q0"]

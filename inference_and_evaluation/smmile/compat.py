@@ -23,6 +23,8 @@ SEEN_WITH = {"datasets": "5.2.0", "transformers": "5.23.0"}
 
 # Rows per batch when parquet files are converted: a few MB of images.
 _ROWS_PER_BATCH = 16
+# They are stored in larger batches, each of which takes memory for every column of a loaded data set.
+_BYTES_STORED_TOGETHER = 8_000_000
 
 
 def convert_parquet_in_small_batches(
@@ -49,10 +51,16 @@ def convert_parquet_in_small_batches(
         for file_index, file in enumerate(files):
             with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
                 batches = parquet.iter_batches(batch_size=_ROWS_PER_BATCH, use_threads=False)
+                tables, size = list[pa.Table](), 0
                 for batch_index, batch in enumerate(batches):
                     table = pa.Table.from_batches([batch])
-                    table = change(table) if change else table
-                    yield Key(file_index, batch_index), builder._cast_table(table)
+                    tables.append(builder._cast_table(change(table) if change else table))
+                    size += tables[-1].nbytes
+                    if size >= _BYTES_STORED_TOGETHER:
+                        yield Key(file_index, batch_index), pa.concat_tables(tables).combine_chunks()
+                        tables, size = [], 0
+                if tables:
+                    yield Key(file_index, -1), pa.concat_tables(tables).combine_chunks()
 
     builder._generate_tables = generate_tables
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -41,24 +41,32 @@ def data_hash(data: object) -> str:
     return hashlib.sha256(json.dumps(msgspec.to_builtins(data), sort_keys=True).encode()).hexdigest()
 
 
-def write_whole(file: Path, content: bytes, *, durable: bool = True) -> None:
+def write_whole(file: Path, content: bytes | Iterable[bytes], *, durable: bool = True) -> None:
     """Replace `file` by `content` atomically; if `durable`, it is on disk when this returns.
 
-    Files that can be recomputed need not be `durable`, which is slow. A link is replaced, not followed, but
-    for /dev/stdout and the like; pipes and terminals are written directly. Raises UsageError if writing
-    fails; the previous file is then unchanged.
+    Content in parts is written part by part. Files that can be recomputed need not be `durable`, which is
+    slow. A link is replaced, not followed, but for /dev/stdout and the like; pipes and terminals are
+    written directly. Raises UsageError if writing fails; the previous file is then unchanged.
     """
+    parts = (content,) if isinstance(content, bytes) else content
     is_stream = file.parent in _STREAMS
     if is_stream and file.is_file():
         file = file.resolve()
     elif file.exists() and not file.is_file() and (is_stream or not file.is_symlink()):
         try:
-            file.write_bytes(content)
+            with file.open("wb") as stream:
+                stream.writelines(parts)
         except OSError as error:
             raise cannot_write(file, error) from error
         return
-    with replacing(file, durable=durable) as stream:
-        stream.write(content)
+    with replacing(file, durable=durable) as draft:
+        draft.writelines(parts)
+
+
+def has_content(file: Path, parts: Iterable[bytes]) -> bool:
+    """Whether `file` contains exactly these parts."""
+    with file.open("rb") as stream:
+        return all(stream.read(len(part)) == part for part in parts) and not stream.read(1)
 
 
 @contextmanager
@@ -116,7 +124,8 @@ def _remove_abandoned_drafts(folder: Path) -> None:
 def check_replaceable(file: Path) -> None:
     """Raise UsageError if `file` could not be replaced by `write_whole`; its content stays the same."""
     if file.is_file():
-        write_whole(file, file.read_bytes(), durable=False)
+        with file.open("rb") as stream:
+            write_whole(file, stream, durable=False)
     elif file.is_dir():
         raise UsageError(f"{one_line(file)} is a folder; move it away")
 

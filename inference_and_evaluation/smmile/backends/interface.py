@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -23,12 +23,20 @@ ErrorType = Literal[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
-    """One conversation to answer; `key` is unique among the requests that a back end is given."""
+    """One conversation to answer; `key` is unique among the requests that a back end is given.
+
+    `source` is the conversation, or makes it, so that those of a large run are not all in memory.
+    """
 
     key: str
-    conversation: Conversation
+    source: Conversation | Callable[[], Conversation]
+
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation, perhaps made for this call."""
+        return self.source() if callable(self.source) else self.source
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -269,23 +270,33 @@ def _arrow_rows(dataset: datasets.Dataset, label: str) -> Iterator[Row]:
 
 
 def _row(columns: Any, image: Any, image_path: str | None = None, **where: Any) -> Row:
-    problem_id = columns["problem_id"]
-    flags = {
-        name: str(value)
+    problem_id, url = columns["problem_id"], columns.get("image_url")
+    flags = tuple(
+        (name, str(value))
         for name, value in columns.items()
         if name == "speciality" or name.startswith("flag_")
-    }
+    )
     return Row(
-        problem_id=None if problem_id is None else str(problem_id),
+        problem_id=None if problem_id is None else sys.intern(str(problem_id)),
         order=columns["order"],
-        question=columns["question"],
-        answer=columns["answer"],
+        question=_shared(columns["question"]),
+        answer=_shared(columns["answer"]),
         image=image,
         image_path=image_path,
-        image_url=None if columns.get("image_url") is None else str(columns["image_url"]),
-        flags=flags,
+        image_url=None if url is None else sys.intern(str(url)),
+        flags=_shared_flags(flags),
         **where,
     )
+
+
+def _shared(cell: object) -> object:
+    """The cell, a text in memory only once: SMMILE++ repeats each a dozen times."""
+    return sys.intern(cell) if type(cell) is str else cell
+
+
+@lru_cache
+def _shared_flags(flags: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return dict(flags)
 
 
 def _root_cause(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from smmile.data.images import StoredImage
 HUB_IDS = {"smmile": "smmile/SMMILE", "augmented": "smmile/SMMILE-plusplus"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Triplet:
     """A question about an image, with its answer; texts are exactly as the experts wrote them.
 
@@ -29,7 +29,7 @@ class Triplet:
         return self.image.sha256 if self.image else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """The rows with one `problem_id`, sorted by `order`: the last is the query, the rest its examples.
 

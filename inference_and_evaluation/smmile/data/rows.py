@@ -34,7 +34,7 @@ class Fault:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of the source, not yet validated.
 
@@ -61,7 +61,7 @@ class Row:
         return f"{self.unit} {self.number}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class InspectedRow:
     """A row with its hashed image, and what is wrong with that."""
 
@@ -103,11 +103,13 @@ def problem_set(
     rows = list(rows)
     shared_names = _shared_names({row.image_url or "" for row in rows if row.image is None})
     by_problem = group_rows(inspect_rows(rows, image_dir, max_pixels), source)
+    del rows  # those of a problem are released when it is made
 
     fingerprint = hashlib.sha256()
     entries: list[Problem | Defect] = []
     missing: list[MissingImage] = []
-    for problem_id, members in by_problem.items():
+    for problem_id in list(by_problem):
+        members = by_problem.pop(problem_id)
         fault = next((fault for _, fault in find_faults(members)), None)
         if not any(_order_faults(members)):
             members = _in_order(members)

@@ -85,7 +85,7 @@ def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecifica
         number = pluralize(len(left), "request")
         yield f"would send {number} to {one_line(args.model)} of {info.service}{known}"
         yield from _image_changes([plan.groups[request.key][0] for request in left], info.rules)
-        tokens = prompt_tokens([request.conversation for request in left])
+        tokens = prompt_tokens(request.conversation for request in left)
         if price is not None or is_paid:
             cached = written = 0
             if price is not None and price.cached_input is not None:
@@ -147,9 +147,10 @@ def _image_changes(requests: list[PlannedProblem], rules: ImageRules) -> Iterato
     changes: dict[tuple[str, str], tuple[ImageChange, int, int]] = {}
     for request in requests:
         problem = one_line(request.problem_id)
-        images = request.conversation.images
+        conversation = request.make_conversation()
+        images = conversation.images
         try:
-            sent = fitter.fit(images, bytes_without_images(request.conversation))
+            sent = fitter.fit(images, bytes_without_images(conversation))
         except (UnreadableImageError, TooLargeError) as error:
             yield f"warning: problem {problem} cannot be sent: {one_line(error)}"
             continue
@@ -165,7 +166,7 @@ def _image_changes(requests: list[PlannedProblem], rules: ImageRules) -> Iterato
             f"to be changed: {first}{more}: {one_line(change.format)} of {_pixels(change.size)}, "
             f"{size} bytes, to {change.sent_format} of {_pixels(change.sent_size)}, {sent_size} bytes"
         )
-    if requests and requests[0].conversation.images:
+    if requests and requests[0].make_conversation().images:
         number = pluralize(len({sha256 for sha256, _ in changes}), "image")
         yield f"{number} would be changed to fit the limits of the service, all others sent as stored"
 

@@ -7,11 +7,11 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -22,6 +22,16 @@ from smmile.files import cannot_write
 from smmile.results.schema import READABLE_VERSIONS, SCHEMA_VERSION, differences
 
 Entry = TypeVar("Entry")
+
+
+class Entries(Protocol[Entry]):
+    """Where entries are kept: a list, or something that keeps them on disk."""
+
+    def append(self, entry: Entry, /) -> None:
+        """Keep an entry."""
+        ...
+
+    def __iter__(self) -> Iterator[Entry]: ...
 
 
 class _Header(msgspec.Struct):
@@ -54,11 +64,13 @@ class _AttemptLine(msgspec.Struct):
 class JournalContent(Generic[Entry]):
     """What a journal has, the cost of each attempt, and the length of its complete lines in bytes.
 
-    Without a header it has nothing.
+    `count` is the number of its entries, `entries` may have those of other journals too. Without a header
+    it has nothing.
     """
 
     header: _Header | None = None
-    entries: list[Entry] = field(default_factory=list)
+    entries: Entries[Entry] = field(default_factory=list)
+    count: int = 0
     backend: BackendInfo | None = None
     attempts: dict[int, Spending] = field(default_factory=dict)
     length: int = 0
@@ -90,34 +102,37 @@ class JournalKind(Generic[Entry]):
     reads_version_1: bool = False
     elsewhere: str = "--output-dir"
 
-    def read(self, content: bytes, file: Path) -> JournalContent[Entry]:
-        """What is in a journal.
+    def read(
+        self, lines: Iterable[bytes], file: Path, entries: Entries[Entry] | None = None
+    ) -> JournalContent[Entry]:
+        """What is in a journal with these `lines`; its entries are added to `entries` (None: a list).
 
         A damaged line, which is no JSON, stays in the file, and its problem is sent again. The journal of a
         different run is ignored if it is empty. Raises UsageError otherwise, and if another version of the
         suite wrote the journal.
         """
-        lines = content.splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        if not lines:
-            return JournalContent()
+        entries = [] if entries is None else entries
+        complete = (line for line in lines if line.endswith(b"\n"))  # the last may not be
+        first = next(complete, None)
+        if first is None:
+            return JournalContent(entries=entries)
         try:
-            header = msgspec.json.decode(lines[0], type=_Header)
+            header = msgspec.json.decode(first, type=_Header)
         except ValueError as error:
             raise UsageError(
                 f"{one_line(file)} does not begin like a journal of this suite ({error}); "
                 "move it away, or start again with --overwrite"
             ) from error
-        content_of = JournalContent[Entry](header, length=sum(map(len, lines)))
         found = self._differences(header)
+        content_of = JournalContent[Entry](header, deque(maxlen=0) if found else entries, length=len(first))
         if header.schema_version not in READABLE_VERSIONS:
             version = header.schema_version
             raise _unreadable(
                 file, f"schema_version {version}, which this version of the suite cannot read"
             )
         damaged = 0
-        for number, line in enumerate(lines[1:], start=2):
+        for number, line in enumerate(complete, start=2):
+            content_of.length += len(line)
             try:
                 self._read_line(line, content_of)
             except msgspec.ValidationError as error:
@@ -129,11 +144,11 @@ class JournalKind(Generic[Entry]):
                 damaged += 1
         if not found:
             return content_of
-        if content_of.entries or content_of.attempts or damaged:
+        if content_of.count or content_of.attempts or damaged:
             raise UsageError(
                 f"{one_line(file)} {found}; --overwrite starts again, another {self.elsewhere} keeps both"
             )
-        return JournalContent()
+        return JournalContent(entries=entries)
 
     def _read_line(self, line: bytes, into: JournalContent[Entry]) -> None:
         if line.startswith(b'{"backend":'):
@@ -142,7 +157,9 @@ class JournalKind(Generic[Entry]):
             attempt = msgspec.json.decode(line, type=_AttemptLine)
             into.attempts[attempt.attempt] = attempt.spent
         elif line != _FINISHED:
-            into.entries.append(msgspec.json.decode(line, type=self.entry_type))
+            entry = msgspec.json.decode(line, type=self.entry_type)
+            into.count += 1
+            into.entries.append(entry)
 
     def _differences(self, header: _Header) -> str:
         """Why a journal cannot be continued; empty if it can."""
@@ -163,14 +180,14 @@ class Journal(Generic[Entry]):
     A last line truncated by a kill or a full disk is dropped. It is also the ledger of the run's attempts,
     which other threads write while this one writes entries.
 
-    If the file is deleted or replaced while it is open, the next write puts what is in memory where it can,
-    `other_entries` included (those of the run that are in other files), and raises UsageError.
+    If the file is deleted or replaced while it is open, the next write puts all `entries` where it can,
+    with those from other files, and raises UsageError.
     """
 
     started_at: str
     replaces_result: bool
     backend: BackendInfo | None
-    entries: list[Entry]
+    entries: Entries[Entry]
 
     def __init__(
         self,
@@ -181,8 +198,9 @@ class Journal(Generic[Entry]):
         overwrite: bool,
         shares: Iterable[Path] = (),
         replaces_result: bool | None = None,
+        entries: Entries[Entry] | None = None,
     ) -> None:
-        """Open the journal at `file`, and read its entries.
+        """Open the journal at `file`, and read its entries into `entries` (None: a list).
 
         The entries of `shares`, journals of the processes of an earlier launch, are moved into it.
         `overwrite` discards all of them. `replaces_result` is written into a new journal (None: same as
@@ -190,7 +208,6 @@ class Journal(Generic[Entry]):
         different run or is not writable.
         """
         self.file = file
-        self.other_entries: Sequence[Entry] = ()
         self._end = -1
         self._lock, self._queued = threading.Lock(), deque[bytes]()
         self._moved = ""
@@ -198,12 +215,14 @@ class Journal(Generic[Entry]):
         claimed: dict[Path, int] = {}
         try:
             claimed = {share: _open_locked(share, kind.elsewhere) for share in shares}
-            own = JournalContent[Entry]() if overwrite else kind.read(_content(self._descriptor), file)
+            lines = () if overwrite else _lines(self._descriptor)
+            own = kind.read(lines, file, entries)
             self._end = own.length
             earlier = []
             if not overwrite:
-                earlier = [kind.read(_content(fd), share) for share, fd in claimed.items()]
+                earlier = [kind.read(_lines(fd), share) for share, fd in claimed.items()]
             self.entries, self.backend, self._attempts = own.entries, own.backend, own.attempts
+            self._is_empty = own.count == 0
             self._numbers = count(max(own.attempts, default=0) + 1)
             replaced = any(found.replaces_result for found in earlier)
             replaced = replaced or (overwrite if replaces_result is None else replaces_result)
@@ -212,7 +231,7 @@ class Journal(Generic[Entry]):
             if own.header is None:
                 self._append(_line(header))
             for found in earlier:
-                self.append(found.entries, found.backend)
+                self.append(list(found.entries), found.backend)
             for share in claimed:
                 share.unlink(missing_ok=True)
         except BaseException:
@@ -260,9 +279,13 @@ class Journal(Generic[Entry]):
         merged = self.backend.merged(backend) if self.backend and backend else backend or self.backend
         if merged is not None and merged != self.backend:
             self.backend, description = merged, _line(_BackendLine(merged))
-        self.entries += entries
-        if entries or description:
-            self._append(description + b"".join(map(_line, entries)))
+        try:
+            for entry in entries:
+                self._is_empty = False
+                self.entries.append(entry)
+        finally:
+            if entries or description:
+                self._append(description + b"".join(map(_line, entries)))
 
     def finish(self) -> None:
         """Mark this process's share as finished."""
@@ -280,7 +303,7 @@ class Journal(Generic[Entry]):
                 raise
         finally:
             has_spent = any(cost.attempts for cost in self._attempts.values())
-            if not self.entries and not has_spent and _is_same_file(self._descriptor, self.file):
+            if self._is_empty and not has_spent and _is_same_file(self._descriptor, self.file):
                 self.file.unlink()
             os.close(self._descriptor)
 
@@ -312,22 +335,21 @@ class Journal(Generic[Entry]):
                 raise UsageError(self._moved)
 
     def _move(self) -> None:
-        """Continue in a new file with all that is in memory: at the same place, else a temporary folder."""
+        """Continue in a new file with all that is known: at the same place, else a temporary folder."""
         lost = one_line(self.file)
         lines: list[object] = [self._header, *([_BackendLine(self.backend)] if self.backend else [])]
         lines += [_AttemptLine(number, cost) for number, cost in list(self._attempts.items())]
-        content = b"".join(map(_line, chain(lines, self.other_entries, self.entries)))
         try:
-            descriptor = _write_new(self.file, content)
+            descriptor = _write_new(self.file, chain(lines, self.entries))
         except OSError:
             try:
                 self.file = Path(tempfile.mkdtemp(prefix="smmile_")) / self.file.name
-                descriptor = _write_new(self.file, content)
+                descriptor = _write_new(self.file, chain(lines, self.entries))
             except OSError as error:
                 raise cannot_write(self.file, error) from error
         os.close(self._descriptor)
         self._queued.clear()
-        self._descriptor, self._end = descriptor, len(content)
+        self._descriptor, self._end = descriptor, os.fstat(descriptor).st_size
         place = one_line(self.file)
         again = "repeat" if place == lost else "move it back and repeat"
         self._moved = (
@@ -336,15 +358,18 @@ class Journal(Generic[Entry]):
         )
 
 
-def read_journal(file: Path, kind: JournalKind[Entry]) -> JournalContent[Entry]:
-    """What another process has written to its journal, if there is one.
+def read_journal(
+    file: Path, kind: JournalKind[Entry], entries: Entries[Entry] | None = None
+) -> JournalContent[Entry]:
+    """What another process has written to its journal, if there is one; see `JournalKind.read`.
 
     Raises UsageError if it belongs to a different run.
     """
     try:
-        return kind.read(file.read_bytes(), file)
+        with file.open("rb") as stream:
+            return kind.read(stream, file, entries)
     except FileNotFoundError:
-        return JournalContent()
+        return JournalContent(entries=[] if entries is None else entries)
 
 
 def is_finished(file: Path) -> bool:
@@ -405,11 +430,16 @@ def _is_same_file(descriptor: int, file: Path) -> bool:
         return False
 
 
-def _write_new(file: Path, content: bytes) -> int:
-    """Write a file that does not exist yet; returns its descriptor. Raises OSError."""
+def _write_new(file: Path, content: Iterable[object]) -> int:
+    """Write a file that does not exist yet, a line for each of `content`; returns its descriptor.
+
+    Raises OSError.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-    _write(descriptor, content)
+    with os.fdopen(os.dup(descriptor), "ab") as stream:
+        stream.writelines(map(_line, content))
+    os.fsync(descriptor)
     return descriptor
 
 
@@ -428,10 +458,10 @@ def _total(attempts: Mapping[int, Spending]) -> Spending | None:
     return sum(attempts.values(), Spending()) if attempts else None
 
 
-def _content(descriptor: int) -> bytes:
+def _lines(descriptor: int) -> Iterator[bytes]:
     os.lseek(descriptor, 0, os.SEEK_SET)
     with os.fdopen(os.dup(descriptor), "rb") as stream:
-        return stream.read()
+        yield from stream
 
 
 def _unreadable(file: Path, what: str) -> UsageError:

@@ -167,7 +167,7 @@ def _specification(
         settings = LocalSettings(
             loading, decoding, family.inputs, batch_size=batch_size, verbose=rank.is_first
         )
-        return LocalModel(found, settings, [request.conversation for request in plan.requests])
+        return LocalModel(found, settings, (request.conversation for request in plan.requests))
 
     source = (checkpoint, args.adapter, loading.trust_remote_code)
     # Runs that differ only in their seeds use the same model.

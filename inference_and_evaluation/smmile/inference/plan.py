@@ -19,7 +19,7 @@ from smmile.results.schema import turns_as_data
 from smmile.task import InferenceMode, Perturbation, TaskFormat
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedProblem:
     """One problem with its request.
 
@@ -31,7 +31,8 @@ class PlannedProblem:
     problem: Problem
     query: Triplet
     options: Options | None
-    conversation: Conversation
+    recipe: Recipe
+    mode: InferenceMode
     request_key: str
     key: str
     reads_final_answer: bool = False
@@ -41,12 +42,21 @@ class PlannedProblem:
         """The problem's id."""
         return self.problem.problem_id
 
-    def as_data(self) -> dict[str, object]:
+    @property
+    def request(self) -> Request:
+        """The request, without its conversation, which takes ten times the memory of the problem."""
+        return Request(self.key, self.make_conversation)
+
+    def make_conversation(self) -> Conversation:
+        """The conversation that is sent."""
+        return build_conversation(self.problem, self.recipe, self.mode, self.options)
+
+    def as_data(self, conversation: Conversation) -> dict[str, object]:
         """The problem's line in the `--dry-run` file."""
         options = self.options
         return {
             "problem_id": self.problem_id,
-            "turns": turns_as_data(self.conversation),
+            "turns": turns_as_data(conversation),
             "options": options and dict(options.texts),
             "shown_order": options and options.shown_order,
             "correct_option": options and options.correct,
@@ -80,12 +90,12 @@ class Plan:
     @property
     def requests(self) -> list[Request]:
         """The requests of the selected problems, deduplicated by `key`."""
-        return [Request(key, group[0].conversation) for key, group in self.groups.items()]
+        return [group[0].request for group in self.groups.values()]
 
     @cached_property
-    def request_keys(self) -> Mapping[str, str]:
-        """The request key of every problem that is not skipped, by problem id."""
-        return {item.problem_id: item.request_key for item in (*self.problems, *self.others)}
+    def planned(self) -> Mapping[str, PlannedProblem]:
+        """The problems that are not skipped, by id."""
+        return {item.problem_id: item for item in (*self.others, *self.problems)}
 
     def skipped_among(self, problem_ids: Collection[str]) -> tuple[Skipped, ...]:
         """The skipped problems among `problem_ids`."""
@@ -155,7 +165,7 @@ def make_plan(
             key = request_key if share else entry.problem_id
             planned.append(
                 PlannedProblem(
-                    shown, entry.query, own_options, conversation, request_key, key, "cot" in flags
+                    shown, entry.query, own_options, recipe, mode, request_key, key, "cot" in flags
                 )
             )
     return Plan(

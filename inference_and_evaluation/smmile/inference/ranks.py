@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from smmile.errors import UsageError, one_line
 from smmile.inference.journal import (
+    Entries,
     Journal,
     JournalContent,
     JournalKind,
@@ -114,9 +115,15 @@ class RunFiles:
 
 @contextmanager
 def open_journal(
-    files: RunFiles, rank: Rank, kind: JournalKind[Entry], *, overwrite: bool, started_at: str
-) -> Iterator[tuple[Journal[Entry], list[Entry]]]:
-    """This process's open journal, and all entries known when the run starts.
+    files: RunFiles,
+    rank: Rank,
+    kind: JournalKind[Entry],
+    entries: Entries[Entry],
+    *,
+    overwrite: bool,
+    started_at: str,
+) -> Iterator[Journal[Entry]]:
+    """This process's open journal; all entries known when the run starts are added to `entries`.
 
     Raises UsageError as `Journal` does, and if the processes cannot connect to each other.
     """
@@ -124,39 +131,55 @@ def open_journal(
 
         def opened_main() -> Journal[Entry]:
             shares = files.abandoned()
-            main = Journal(files.journal, kind, started_at=started_at, overwrite=overwrite, shares=shares)
+            main = Journal(
+                files.journal,
+                kind,
+                started_at=started_at,
+                overwrite=overwrite,
+                shares=shares,
+                entries=entries,
+            )
             return stack.enter_context(main)
 
         if rank.count == 1:
-            journal = opened_main()
-            yield journal, list(journal.entries)
+            yield opened_main()
             return
         barrier = stack.enter_context(_StartBarrier(rank, str(files.result)))
-        replaces_result, known, backend = False, list[Entry](), None
+        replaces_result, backend = False, None
         if rank.is_first:
             main = opened_main()
             backend = main.backend
-            replaces_result, known, started_at = main.replaces_result, list(main.entries), main.started_at
+            replaces_result, started_at = main.replaces_result, main.started_at
         barrier.wait()  # the first has read the earlier journals
         if not rank.is_first:
-            found = read_journal(files.journal, kind)
-            replaces_result, known, backend = found.replaces_result, found.entries, found.backend
+            found = read_journal(files.journal, kind, entries)
+            replaces_result, backend = found.replaces_result, found.backend
         file = files.of_rank(rank.index)
-        own = Journal(file, kind, started_at=started_at, overwrite=True, replaces_result=replaces_result)
+        own = Journal(
+            file,
+            kind,
+            started_at=started_at,
+            overwrite=True,
+            replaces_result=replaces_result,
+            entries=entries,
+        )
         stack.enter_context(own)
         own.append((), backend)
         barrier.wait()  # every journal is open
-        yield own, known
+        yield own
 
 
 def responses_of_others(
-    files: RunFiles, rank: Rank, kind: JournalKind[Entry]
+    files: RunFiles, rank: Rank, kind: JournalKind[Entry], entries: Entries[Entry]
 ) -> Iterator[JournalContent[Entry]]:
-    """The journal of each other process, once it has finished its share or has ended."""
+    """The journal of each other process, once it has finished its share or has ended.
+
+    Its entries are added to `entries`.
+    """
     for file in files.of_other_ranks(rank):
         while is_held(file) and not is_finished(file):
             time.sleep(0.2)
-        yield read_journal(file, kind)
+        yield read_journal(file, kind, entries)
 
 
 @cache

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace as change
 
 from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Ledger, Price, Spending
 from smmile.errors import UsageError, one_line, replace_surrogates
-from smmile.files import check_replaceable, make_folder, sync_folder, write_whole
+from smmile.files import check_replaceable, has_content, make_folder, sync_folder, write_whole
 from smmile.inference.journal import Journal, JournalKind, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
 from smmile.inference.ranks import ONLY_PROCESS, Rank, RunFiles, open_journal, responses_of_others
+from smmile.inference.record_store import RecordStore, hash_of_lines
 from smmile.prompting.conversation import Conversation
 from smmile.prompting.final_answer import final_answer
 from smmile.prompting.options import Options
-from smmile.results.published_csv import encode_csv
+from smmile.results.published_csv import csv_lines
 from smmile.results.schema import (
     Hardware,
     Record,
@@ -30,8 +32,8 @@ from smmile.results.schema import (
     Run,
     Usage,
     differences,
-    encode_result_file,
-    read_result_file,
+    read_result_stream,
+    result_file_parts,
     turns_as_data,
 )
 
@@ -63,22 +65,28 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: its result file, and the number of requests sent this time.
+    """A finished run: its result file, its records, and the number of requests sent this time.
 
     `outdated` counts dropped answers to other requests, such as those with an image that was replaced.
     `stale_csv`: the run's CSV file exists but has other content.
     """
 
     file: Path
-    result: ResultFile
+    run: Run
+    records: RecordStore
     sent: int
     outdated: int
     stale_csv: bool
 
     @property
+    def result(self) -> ResultFile:
+        """The content of the result file, all in memory."""
+        return ResultFile(self.run, tuple(self.records))
+
+    @property
     def errors(self) -> list[Record]:
         """The records of failed problems."""
-        return [record for record in self.result.records if record.status == "error"]
+        return [record for record in self.records if record.status == "error"]
 
 
 def now() -> str:
@@ -112,8 +120,7 @@ def run_plan(
                 opened.journal.finish()
                 return None
             if rank.count > 1:
-                for other in responses_of_others(opened.files, rank, opened.kind):
-                    opened.add(other.entries)
+                for other in responses_of_others(opened.files, rank, opened.kind, opened):
                     opened.journal.append((), other.backend)
                 # The unfinished share of a process that died.
                 opened.send(opened.pending(retry_errors=False), ONLY_PROCESS)
@@ -123,7 +130,9 @@ def run_plan(
 
 
 class _OpenRun:
-    """A run with its open files and its records so far."""
+    """A run with its open files and its records so far, to which its journals add theirs."""
+
+    journal: Journal[Record]
 
     def __init__(
         self,
@@ -133,41 +142,80 @@ class _OpenRun:
         read_choice: ChoiceReader,
         options: RunOptions,
         files: RunFiles,
-        journal: Journal[Record],
-        earlier: ResultFile | None,
     ) -> None:
         self.plan, self.run, self.options, self.files = plan, run, options, files
-        self.kind, self.journal, self.earlier = _kind(run), journal, earlier
-        self.price = options.price or (earlier.run.usage.price if earlier else None)
-        self.records: dict[str, Record] = {}
+        self.kind, self.records = _kind(run), RecordStore(plan.positions, files.folder)
+        self.earlier: Run | None = None  # of the result file
+        self.earlier_records = b""  # their hash
+        self.price = options.price
         self.outdated = 0
         self.spent_before = Spending()
+        self._reads_journals = True
         self._connect, self._read_choice = connect, read_choice
         self._backend: Backend | None = None
 
-    def add(self, records: Iterable[Record]) -> None:
-        """Add known records, except those whose request differs from the problem's current one.
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def append(self, record: Record) -> None:
+        """Add a known record unless the problem has an answer, or now another request.
 
         Raises UsageError for a record of a problem that the data set lacks.
         """
-        for record in records:
-            if record.problem_id not in self.plan.positions:
-                raise UsageError(
-                    f"{one_line(self.files.stem)} has an answer to problem {one_line(record.problem_id)}, "
-                    f"which data set {one_line(self.run.dataset.id)} lacks; correct its id, or start "
-                    "again with --overwrite"
-                )
-            key = self.plan.request_keys.get(record.problem_id, record.request_key)
-            if key != record.request_key:  # a missing image that the user added was replaced
-                self.outdated += 1
-            elif (known := self.records.get(record.problem_id)) is None or known.status == "error":
-                self.records[record.problem_id] = record
+        if self._reads_journals:
+            self._count_spending(record)
+        if self._is_current(record) and not self.records.is_ok(record.problem_id):
+            self.records.put(record)
+
+    def _is_current(self, record: Record) -> bool:
+        """Whether the record's request is the problem's current one. Raises UsageError as `append`."""
+        if record.problem_id not in self.plan.positions:
+            raise UsageError(
+                f"{one_line(self.files.stem)} has an answer to problem {one_line(record.problem_id)}, "
+                f"which data set {one_line(self.run.dataset.id)} lacks; correct its id, or start "
+                "again with --overwrite"
+            )
+        planned = self.plan.planned.get(record.problem_id)
+        if planned is not None and planned.request_key != record.request_key:
+            self.outdated += 1  # a missing image that the user added was replaced
+            return False
+        return True
+
+    def read_earlier_result(self) -> None:
+        """Add the records of the result file, whose answers precede those of the journal.
+
+        Also begins the ledger with what was spent before it; files of earlier versions have only records.
+        """
+        result = None if self.journal.replaces_result else _earlier_result(self.files.result, self.run)
+        if result is not None:
+            earlier, records = result
+            self.earlier, self.price = earlier, self.price or earlier.usage.price
+
+            def lines() -> Iterator[bytes]:
+                for record in records:
+                    if not earlier.usage.spent:
+                        self._count_spending(record)
+                    if self._is_current(record) and (
+                        record.status == "ok" or record.problem_id not in self.records
+                    ):
+                        self.records.put(record)
+                    yield msgspec.json.encode(record) + b"\n"
+
+            self.earlier_records = hash_of_lines(lines())
+            self.spent_before = earlier.usage.spent or self.spent_before
+        self._reads_journals = False
+        self.journal.carry(self.spent_before)
+
+    def _count_spending(self, record: Record) -> None:
+        item = self.plan.planned.get(record.problem_id) or next(iter(self.plan.planned.values()), None)
+        if self.options.most is not None and item is not None and record.shared_with is None:
+            self.spent_before += _spent_on(record, self.options.most(item.make_conversation()))
 
     def pending(self, *, retry_errors: bool = True) -> list[Request]:
         """The requests without a response; with `retry_errors`, failed ones too."""
         return [
-            Request(key, group[0].conversation)
-            for key, group in self.plan.groups.items()
+            group[0].request
+            for group in self.plan.groups.values()
             if not self._is_answered(group[0]) and (retry_errors or group[0].problem_id not in self.records)
         ]
 
@@ -194,58 +242,51 @@ class _OpenRun:
             records.append(record_of(sent, outcome, self._read_choice))
             records += [record_of(item, outcome, self._read_choice, sent.problem_id) for item in others]
         self.journal.append(records, replace(backend.describe(), software=self.run.software))
-        self.add(records)
         progress.advance(len(records), sum(record.status == "error" for record in records))
 
     def share_known_responses(self) -> None:
         """Copy known responses to problems with an identical request."""
         for group in self.plan.groups.values():
             source = next(filter(self._is_answered, group), None)
-            if source is not None:
+            if source is not None and not all(map(self._is_answered, group)):
                 known = self.records[source.problem_id]
                 sent, response = known.shared_with or known.problem_id, _response_in(known)
                 missing = [item for item in group if not self._is_answered(item)]
                 records = [record_of(item, response, self._read_choice, sent) for item in missing]
                 if self.options.rank.is_first:
                     self.journal.append(records)
-                self.add(records)
+                else:
+                    for record in records:
+                        self.append(record)
 
     def usage(self) -> Usage:
         """The usage of the records so far; a shared response counts once."""
-        sent: dict[str, Record] = {}
-        for problem_id, record in self.records.items():
-            sent.setdefault(record.shared_with or problem_id, record)
-
-        def total(counts: Iterable[int | None]) -> int | None:
-            known = [count for count in counts if count is not None]
-            return sum(known) if known else None
-
+        requests, sent = set[str | None](), set[str]()
+        tokens: dict[str, int | None] = {"prompt_tokens": None, "completion_tokens": None}
+        seconds = 0.0
+        for record in self.records:
+            planned = self.plan.planned.get(record.problem_id)
+            requests.add(planned.request_key if planned else record.request_key)
+            source = record.shared_with or record.problem_id
+            if source in sent:
+                continue
+            sent.add(source)
+            seconds += record.seconds or 0.0
+            for name, total in tokens.items():
+                count = getattr(record, name)
+                tokens[name] = total if count is None else (total or 0) + count
         spent = self.journal.spent
         price = None if spent is None else self.price
         return Usage(
             requests=len(self.records),
-            unique_requests=len({record.request_key for record in self.records.values()}),
-            prompt_tokens=total(record.prompt_tokens for record in sent.values()),
-            completion_tokens=total(record.completion_tokens for record in sent.values()),
-            seconds=round(sum(record.seconds or 0.0 for record in sent.values()), 3),
+            unique_requests=len(requests),
+            prompt_tokens=tokens["prompt_tokens"],
+            completion_tokens=tokens["completion_tokens"],
+            seconds=round(seconds, 3),
             dollars=round(price.cost(spent), 6) if price and spent else None,
             price=price,
             spent=spent,
         )
-
-    def carry_spending(self, in_journal: Iterable[Record]) -> None:
-        """Begin the ledger with what was spent before it; files of earlier versions have only records."""
-        most, earlier = self.options.most, self.earlier
-        if earlier and earlier.run.usage.spent:
-            self.spent_before = earlier.run.usage.spent
-        elif most is not None:
-            items = {item.problem_id: item for item in (*self.plan.others, *self.plan.problems)}
-            any_item = next(iter(items.values()), None)
-            for record in (*(earlier.records if earlier else ()), *in_journal):
-                item = items.get(record.problem_id, any_item)
-                if item is not None and record.shared_with is None:
-                    self.spent_before += _spent_on(record, most(item.conversation))
-        self.journal.carry(self.spent_before)
 
     def interruption(self) -> str:
         """The message for an interrupted run."""
@@ -253,7 +294,7 @@ class _OpenRun:
         if not rank.is_first:
             return f"process {rank.index} of {rank.count} was interrupted; its answers are kept"
         for file in self.files.of_other_ranks(rank):
-            self.add(read_journal(file, self.kind).entries)
+            read_journal(file, self.kind, self)
         answered = sum(map(self._is_answered, self.plan.problems))
         again = " without --overwrite" if self.options.overwrite else ""
         return (
@@ -262,8 +303,7 @@ class _OpenRun:
         )
 
     def _is_answered(self, problem: PlannedProblem) -> bool:
-        record = self.records.get(problem.problem_id)
-        return record is not None and record.status == "ok"
+        return self.records.is_ok(problem.problem_id)
 
 
 def _kind(run: Run) -> JournalKind[Record]:
@@ -283,38 +323,48 @@ def _open_run(
     make_folder(folder)
     files = RunFiles(folder, run.name.stem)
     with ExitStack() as stack:
-        journal, known = stack.enter_context(
-            open_journal(files, options.rank, _kind(run), overwrite=options.overwrite, started_at=now())
+        opened = _OpenRun(plan, run, connect, read_choice, options, files)
+        opened.journal = stack.enter_context(
+            open_journal(
+                files, options.rank, opened.kind, opened, overwrite=options.overwrite, started_at=now()
+            )
         )
-        earlier = None if journal.replaces_result else _earlier_result(files.result, run)
-        opened = _OpenRun(plan, run, connect, read_choice, options, files, journal, earlier)
-        opened.add(earlier.records if earlier else ())
-        opened.add(known)
-        opened.carry_spending(known)
-        journal.other_entries = tuple(opened.records.values()) if options.rank.is_first else ()
+        opened.read_earlier_result()
         opened.share_known_responses()
         yield opened
 
 
-def _earlier_result(file: Path, run: Run) -> ResultFile | None:
+def _earlier_result(file: Path, run: Run) -> tuple[Run, Iterator[Record]] | None:
+    """The run in the result file and its records; None without one. Raises UsageError for another run."""
     if not file.exists():
         return None
-    try:
-        earlier = read_result_file(file)
-    except UsageError as error:
-        raise UsageError(f"{error}; move it away, or start again with --overwrite") from error
-    if earlier.schema_version == 1:
+    with _suggesting_overwrite():
+        earlier, records, version = read_result_stream(file)
+
+    def read() -> Iterator[Record]:
+        with _suggesting_overwrite():
+            yield from records
+
+    if version == 1:
         why = (
             "was written by an earlier version of the suite, which did not record requests, so it can be "
             "scored but not continued"
         )
-    elif found := differences(run.identity(), earlier.run.identity()):
+    elif found := differences(run.identity(), earlier.identity()):
         why = f"is of a different run: {'; '.join(found)}"
     else:
-        return earlier
+        return earlier, read()
     raise UsageError(
         f"{one_line(file)} {why}; --overwrite starts again, another --name or --output-dir keeps both"
     )
+
+
+@contextmanager
+def _suggesting_overwrite() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{error}; move it away, or start again with --overwrite") from error
 
 
 def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
@@ -322,18 +372,30 @@ def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
 
     Raises UsageError if the folder contains a different run of this name.
     """
-    files = RunFiles(folder, run.name.stem)
-    journals = [read_journal(file, _kind(run)) for file in (files.journal, *files.abandoned())]
-    records = [record for journal in journals for record in journal.entries]
+    files, answered = RunFiles(folder, run.name.stem), _Answered()
+    journals = [read_journal(file, _kind(run), answered) for file in (files.journal, *files.abandoned())]
     if not any(journal.replaces_result for journal in journals):
-        earlier = _earlier_result(files.result, run)
-        records += earlier.records if earlier else ()
-    answered = {(record.problem_id, record.request_key) for record in records if record.status == "ok"}
+        for record in (_earlier_result(files.result, run) or (run, ()))[1]:
+            answered.append(record)
     return [
-        Request(key, group[0].conversation)
-        for key, group in plan.groups.items()
-        if not any((item.problem_id, item.request_key) in answered for item in group)
+        group[0].request
+        for group in plan.groups.values()
+        if not any((item.problem_id, item.request_key) in answered.keys for item in group)
     ]
+
+
+class _Answered:
+    """The problems and requests of the records that are no errors."""
+
+    def __init__(self) -> None:
+        self.keys = set[tuple[str, str | None]]()
+
+    def append(self, record: Record) -> None:
+        if record.status == "ok":
+            self.keys.add((record.problem_id, record.request_key))
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(())
 
 
 def save_answers(
@@ -388,7 +450,7 @@ def record_of(
         status="error",
         error=ErrorInfo("empty", "the model returned an empty response"),
         request_key=problem.request_key,
-        turns=turns_as_data(problem.conversation),
+        turns=turns_as_data(problem.make_conversation()),
         shared_with=shared_with,
         options=dict(options.texts) if options else None,
         shown_order=options.shown_order if options else None,
@@ -449,52 +511,50 @@ def _response_in(record: Record) -> Response:
 
 def _finish(opened: _OpenRun, sent: int) -> Outcome:
     """Write the result file and remove the journals."""
-    files, earlier = opened.files, opened.earlier
+    files, earlier, records = opened.files, opened.earlier, opened.records
     opened.journal.flush()
-    result = _result(opened)
-    compared = result
-    if earlier and not earlier.run.usage.spent and opened.journal.spent in (None, opened.spent_before):
-        compared = replace(result, run=replace(result.run, usage=earlier.run.usage))  # nothing was sent
-    if earlier is None or _without_times(earlier) != _without_times(compared):
-        write_whole(files.result, encode_result_file(result))
+    run = compared = _finished_run(opened)
+    if earlier and not earlier.usage.spent and opened.journal.spent in (None, opened.spent_before):
+        compared = replace(run, usage=earlier.usage)  # nothing was sent
+    if (
+        earlier is not None
+        and _without_times(earlier) == _without_times(compared)
+        and opened.earlier_records == hash_of_lines(records.lines())
+    ):
+        run = earlier
     else:
-        result = earlier
-    stale_csv, run = False, result.run
-    if opened.options.write_csv or files.csv.is_file():
-        forms = [encode_csv(result.records, run.task_format, safe=safe) for safe in (False, True)]
-        if opened.options.write_csv:
+        write_whole(files.result, result_file_parts(run, records.lines()))
+    stale_csv, write_csv = False, opened.options.write_csv
+    if write_csv or files.csv.is_file():
+        forms = {safe: csv_lines(records, run.task_format, safe=safe) for safe in (False, True)}
+        if write_csv:
             write_whole(files.csv, forms[opened.options.csv_safe])
         else:
-            stale_csv = files.csv.read_bytes() not in forms
+            stale_csv = not any(has_content(files.csv, form) for form in forms.values())
     files.remove_journals(opened.options.rank)
     sync_folder(files.folder)
-    return Outcome(files.result, result, sent, opened.outdated, stale_csv)
+    return Outcome(files.result, run, records, sent, opened.outdated, stale_csv)
 
 
-def _result(opened: _OpenRun) -> ResultFile:
-    """The result file with all known records, including those of problems not selected now."""
+def _finished_run(opened: _OpenRun) -> Run:
+    """The description of the run with all known records, including those of problems not selected now."""
     plan, run, earlier = opened.plan, opened.run, opened.earlier
-    made = [part for part in (earlier and earlier.run.backend, opened.journal.backend) if part]
+    made = [part for part in (earlier and earlier.backend, opened.journal.backend) if part]
     if made:
         info = made[0].merged(made[-1])
         hardware = Hardware.of(run.hardware.machine, opened.options.rank.count, info)
         run = replace(run, hardware=hardware, effective=info.generation, software=info.software)
-    records = sorted(opened.records.values(), key=lambda record: plan.positions[record.problem_id])
-    seen = (
-        plan.chosen | {skip.problem_id for skip in earlier.run.dataset.skipped} if earlier else plan.chosen
-    )
-    skipped = plan.skipped_among(seen - opened.records.keys())
-    run = replace(
+    seen = plan.chosen | {skip.problem_id for skip in earlier.dataset.skipped} if earlier else plan.chosen
+    skipped = tuple(skip for skip in plan.skipped_among(seen) if skip.problem_id not in opened.records)
+    return replace(
         run,
         dataset=replace(run.dataset, skipped=skipped),
-        started_at=earlier.run.started_at if earlier else opened.journal.started_at,
+        started_at=earlier.started_at if earlier else opened.journal.started_at,
         finished_at=now(),
         usage=opened.usage(),
     )
-    return ResultFile(run, tuple(records))
 
 
-def _without_times(result: ResultFile) -> ResultFile:
-    usage = Usage(dollars=result.run.usage.dollars, spent=result.run.usage.spent)
-    run = replace(result.run, started_at="", finished_at="", usage=usage, software={}, hardware=Hardware())
-    return replace(result, run=run)
+def _without_times(run: Run) -> Run:
+    usage = Usage(dollars=run.usage.dollars, spent=run.usage.spent)
+    return replace(run, started_at="", finished_at="", usage=usage, software={}, hardware=Hardware())

@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -224,20 +224,20 @@ def _describe_run(
 
 def _report(outcome: Outcome, plan: Plan) -> int:
     """Print the summary, errors and warnings of a finished run; returns the exit code."""
-    result, errors = outcome.result, outcome.errors
-    for record in errors:
-        assert record.error is not None
-        print(
-            f"problem {one_line(record.problem_id)}: {record.error.type}: {one_line(record.error.message)}",
-            file=sys.stderr,
-        )
+    errors = truncated = 0
+    for record in outcome.records:
+        truncated += record.finish_reason == "length"
+        if record.error is not None:
+            errors += 1
+            shown = f"{record.error.type}: {one_line(record.error.message)}"
+            print(f"problem {one_line(record.problem_id)}: {shown}", file=sys.stderr)
     sent = f"{pluralize(outcome.sent, 'request')} sent" if outcome.sent else "no requests were left to send"
-    with_answer = pluralize(len(result.records) - len(errors), "problem")
+    with_answer = pluralize(len(outcome.records) - errors, "problem")
     print(
-        f"{cli.shown_path(outcome.file)}: {with_answer} answered, {pluralize(len(errors), 'error')}, "
-        f"{len(result.run.dataset.skipped)} skipped; {sent}"
+        f"{cli.shown_path(outcome.file)}: {with_answer} answered, {pluralize(errors, 'error')}, "
+        f"{len(outcome.run.dataset.skipped)} skipped; {sent}"
     )
-    usage = result.run.usage
+    usage = outcome.run.usage
     costs = []
     if usage.prompt_tokens is not None:
         costs.append(f"{usage.prompt_tokens} prompt and {usage.completion_tokens or 0} completion tokens")
@@ -252,11 +252,10 @@ def _report(outcome: Outcome, plan: Plan) -> int:
     if outcome.outdated:
         answers = pluralize(outcome.outdated, "earlier answer")
         warnings.append(f"dropped {answers} to other requests (an image was replaced)")
-    answered = {record.problem_id for record in result.records}
-    if kept := [skip for skip in plan.skipped if skip.problem_id in answered]:
+    if kept := [skip for skip in plan.skipped if skip.problem_id in outcome.records]:
         problems = pluralize(len(kept), "skipped problem")
         warnings.append(f"the earlier answers to {problems} are kept")
-    if truncated := sum(record.finish_reason == "length" for record in result.records):
+    if truncated:
         warnings.append(f"{pluralize(truncated, 'response')} truncated at --max_new_tokens")
     if outcome.stale_csv:
         csv = cli.shown_path(outcome.file.with_suffix(".csv"))
@@ -309,13 +308,22 @@ def _report_skipped(problems: ProblemSet, plan: Plan, image_dir: Path) -> None:
 def _write_requests(plan: Plan, folder: Path, name: RunName) -> None:
     make_folder(folder)
     file = folder / f"{name.stem.replace('result_', 'requests_', 1)}.jsonl"
-    write_whole(file, b"".join(msgspec.json.encode(item.as_data()) + b"\n" for item in plan.problems))
-    images = [image for item in plan.problems for image in item.conversation.images]
+    images, image_bytes = 0, 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal images, image_bytes
+        for item in plan.problems:
+            conversation = item.make_conversation()
+            images += len(conversation.images)
+            image_bytes += sum(image.size for image in conversation.images)
+            yield msgspec.json.encode(item.as_data(conversation)) + b"\n"
+
+    write_whole(file, lines())
     unique = len({item.request_key for item in plan.problems})
     print(
         f"{cli.shown_path(file)}: {pluralize(len(plan.problems), 'problem')}, "
         f"{len(plan.skipped_among(plan.chosen))} skipped, {pluralize(unique, 'unique request')}, "
-        f"{pluralize(len(images), 'image')}, {sum(image.size for image in images)} image bytes; "
+        f"{pluralize(images, 'image')}, {image_bytes} image bytes; "
         "nothing was sent"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from smmile.backends.interface import ErrorInfo
@@ -107,6 +107,11 @@ def spreadsheet_safe(cell: object) -> object:
 
 def encode_csv(records: Iterable[Record], task_format: TaskFormat, *, safe: bool = False) -> bytes:
     """The records in the columns of the published CSV files, UTF-8; if `safe`, without formulas."""
+    return b"".join(csv_lines(records, task_format, safe=safe))
+
+
+def csv_lines(records: Iterable[Record], task_format: TaskFormat, *, safe: bool = False) -> Iterator[bytes]:
+    """The content of `encode_csv`, a record at a time."""
     columns = ["problem_id", "final_question", "true_answer"]
     if task_format == "mcqa":
         columns += ["correct_option", "selected_option", "is_correct"]
@@ -116,6 +121,7 @@ def encode_csv(records: Iterable[Record], task_format: TaskFormat, *, safe: bool
     quoting_writer = csv.DictWriter(out, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     for record in records:
+        yield _taken(out)
         failure = f"ERROR: {record.error.type}: {record.error.message}" if record.error else None
         row: dict[str, object] = {
             "problem_id": record.problem_id,
@@ -134,4 +140,12 @@ def encode_csv(records: Iterable[Record], task_format: TaskFormat, *, safe: bool
         # Python 3.11 does not quote a lone carriage return and then cannot parse the row.
         has_return = any("\r" in str(cell) for cell in row.values())
         (quoting_writer if has_return else writer).writerow(row)
-    return out.getvalue().encode()
+    yield _taken(out)
+
+
+def _taken(out: io.StringIO) -> bytes:
+    """The text in `out`, which is empty afterwards."""
+    text = out.getvalue()
+    out.seek(0)
+    out.truncate()
+    return text.encode()

@@ -38,15 +38,18 @@ class ResultFiles(dict[RunName, Path]):
         self.warnings: list[str] = []
 
 
-def read_run(name: RunName, file: Path) -> RunResults:
-    """The results of the run `name` in `file`. Raises UsageError if it is invalid or empty."""
+def read_run(name: RunName, file: Path, *, turns: bool = True) -> RunResults:
+    """The results of the run `name` in `file`, perhaps without the `turns` of its records.
+
+    Raises UsageError if it is invalid or empty.
+    """
     if any(0xD800 <= ord(character) < 0xE000 for character in file.name):
         raise UsageError(f"the name of {one_line(file.name)} is not UTF-8; rename it")
     run, records, version = None, tuple[Record, ...](), 0
     if file.suffix == ".csv":
         records = tuple(read_published_csv(file))
     else:
-        result = read_result_file(file)
+        result = read_result_file(file, turns=turns)
         run, records, version = result.run, result.records, result.schema_version
     if not records:
         raise UsageError(f"{one_line(file.name)} contains no records")

@@ -6,10 +6,12 @@ explains every field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -17,9 +19,13 @@ from smmile.backends.interface import BackendInfo, ErrorInfo, ImageChange
 from smmile.backends.prices import Price, Spending
 from smmile.data.problems import Skipped
 from smmile.errors import UsageError, one_line
+from smmile.files import encode_json
 from smmile.prompting.conversation import Conversation, Role, TextPart
 from smmile.results.run_names import RunName
 from smmile.task import InferenceMode, Perturbation, TaskFormat
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -233,37 +239,88 @@ class ResultFile:
 class _FileData(msgspec.Struct):
     schema_version: int
     run: dict[str, Any]
-    records: Sequence[Record]
+    records: Sequence[msgspec.Raw]
 
 
 def encode_result_file(result: ResultFile) -> bytes:
     """The bytes of the result file: UTF-8 JSON, indented for reading."""
-    content = _FileData(result.schema_version, run_as_data(result.run), result.records)
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+    return b"".join(
+        result_file_parts(result.run, map(msgspec.json.encode, result.records), result.schema_version)
+    )
 
 
-def read_result_file(file: Path) -> ResultFile:
-    """Read a JSON result file. Raises UsageError if it is invalid or its schema is newer."""
+def result_file_parts(
+    run: Run, records: Iterable[bytes], schema_version: int = SCHEMA_VERSION
+) -> Iterator[bytes]:
+    """The content of a result file in parts; `records` are in JSON."""
+    start, _, end = encode_json(_FileData(schema_version, run_as_data(run), ())).rpartition(b"[]")
+    opening = b"["
+    yield start
+    for record in records:
+        # No string of JSON contains a line break.
+        yield opening + b"\n  " + msgspec.json.format(record, indent=1).replace(b"\n", b"\n  ")
+        opening = b","
+    yield (b"[]" if opening == b"[" else b"\n ]") + end
+
+
+def read_result_file(file: Path, *, turns: bool = True) -> ResultFile:
+    """Read a JSON result file; without `turns`, the records lack them, most of their memory.
+
+    Raises UsageError if it is invalid or its schema is newer.
+    """
+    run, records, version = read_result_stream(file)
+    kept = records if turns else (msgspec.structs.replace(record, turns=None) for record in records)
+    return ResultFile(run, tuple(kept), version)
+
+
+def read_result_stream(file: Path) -> tuple[Run, Iterator[Record], int]:
+    """The run in a JSON result file, its records one at a time, and its schema version.
+
+    Raises UsageError as `read_result_file`, also while the records are read.
+    """
+
+    def records() -> Iterator[Record]:
+        with _reading(file):
+            for number, encoded in enumerate(data.records, start=1):
+                try:
+                    record = msgspec.json.decode(encoded, type=Record)
+                except msgspec.ValidationError as error:
+                    raise ValueError(f"record {number}: {error}") from error
+                yield record
+
+    with _reading(file):
+        data = msgspec.json.decode(_content(file), type=_FileData)
+        return run_from_data(data.run), records(), data.schema_version
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raises UsageError for what is wrong with a result file."""
     try:
-        content = file.read_bytes()
-        _check_version(file, content)
-        data = msgspec.json.decode(content, type=_FileData)
-        return ResultFile(run_from_data(data.run), tuple(data.records), data.schema_version)
+        yield
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{one_line(file.name)} is not a readable result file ({error})") from error
 
 
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
-def _check_version(file: Path, content: bytes) -> None:
+def _content(file: Path) -> Buffer:
+    """The content of a result file, mapped into memory if possible. Raises UsageError if it is newer."""
+    with file.open("rb") as stream:
+        content: Buffer
+        try:
+            content = mmap(stream.fileno(), 0, access=ACCESS_READ)
+        except (OSError, ValueError):  # a file system without, or an empty file
+            content = stream.read()
     version = msgspec.json.decode(content, type=_Version).schema_version
     if version not in READABLE_VERSIONS:
         raise UsageError(
             f"{one_line(file.name)} has schema_version {version}; this version of the suite reads "
             f"{' and '.join(map(str, READABLE_VERSIONS))}: update it"
         )
+    return content
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
 
 
 def run_as_data(run: Run) -> dict[str, Any]:

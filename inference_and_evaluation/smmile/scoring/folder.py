@@ -81,7 +81,7 @@ def read_scores(
         if not of_format:
             continue
         try:
-            results = read_run(name, file)
+            results = read_run(name, file, turns=False)
         except UsageError as error:
             unscored.append(Unscored(name, None, str(error)))
             continue

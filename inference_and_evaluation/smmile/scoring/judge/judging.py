@@ -168,7 +168,7 @@ def conversation(case: Case, prompt: PromptName) -> Conversation:
 def _job(
     judge: Judge,
     cases: Iterable[Case],
-    records: Sequence[JudgeRecord],
+    records: Iterable[JudgeRecord],
     spent: Spending | None,
     limit: int | None,
 ) -> Job:
