@@ -27,6 +27,8 @@ class Job:
 class BatchService(FakeService):
     """Processes a job as soon as it is created; it ends at the look of number `looks`.
 
+    OpenAI's fail if they have more than `room` requests, or if others are waiting for a look.
+
     `fates` says what becomes of a question each time that it is in a job: "" (answered), "expired",
     "missing", "twice", or the HTTP status of an error with the `message`; the last repeats. `at` is called
     at each stage, and may replace the answer. `questions` holds those that were processed, and billed.
@@ -35,6 +37,7 @@ class BatchService(FakeService):
     fates: Mapping[str, Sequence[str]] = field(default_factory=dict)
     message: str = "it failed"
     looks: int = 1
+    room: int = 10**9
     at: Callable[[str], Answer | None] = lambda _stage: None
     jobs: list[Job] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -84,13 +87,21 @@ class BatchService(FakeService):
             if is_claude
             else map(json.loads, self.files[body["input_file_id"]].splitlines())
         )
-        results = [line for request in lines for line in self._processed(request, is_claude)]
+        lines = list(lines)
+        waiting = sum(job.looks < self.looks for job in self.jobs)
+        failed = not is_claude and (len(lines) > self.room or (self.room < 10**9 and waiting))
+        results = (
+            [] if failed else [line for request in lines for line in self._processed(request, is_claude)]
+        )
         number = len(self.jobs)
         total = len({json.loads(line)["custom_id"] for line in results}) if results else 0
         shown: dict[str, Any] = {"id": f"job_{number}", "n": total}
         if not is_claude:
             assert body["completion_window"] == "24h"
             shown |= {"metadata": body["metadata"], "endpoint": body["endpoint"]}
+        if failed:
+            error = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}
+            shown |= {"status": "failed", "errors": {"data": [error]}}
         self.bodies.append(body)
         with self.changed:
             self.jobs.append(Job(shown, results[::-1]))

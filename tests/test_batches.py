@@ -288,6 +288,16 @@ def test_jobs_of_several_runs_are_submitted_before_the_first_is_waited_for(
     assert "4 runs, 4 without errors" in finished.out
 
 
+def test_a_full_queue_gets_smaller_jobs_one_at_a_time(
+    service: BatchService, data: Path, tmp_path: Path
+) -> None:
+    service.room = 1
+    finished = run(GPT, data, tmp_path, "--batch", "--max-retries", 2)
+    assert finished.code == 0, finished.err
+    assert [job.shown["n"] for job in service.jobs] == [0, 0, 1, 1, 1, 1]  # of 4, 2 and 1 requests
+    assert result(tmp_path)["run"]["usage"]["dollars"] == pytest.approx(4 * HALF)
+
+
 def test_azure_has_the_same_interface_and_ollama_none(
     service: BatchService, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

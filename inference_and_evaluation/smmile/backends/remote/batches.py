@@ -102,6 +102,7 @@ class BatchBackend:
         self._answered: list[Answered] = []  # not yielded yet
         self._stop: UsageError | None = None
         self._missed = 0  # looks in a row
+        self._room = 0  # requests in a job, one job at a time, once the service refused more (0: many)
 
     def describe(self) -> BackendInfo:
         """See `Backend`."""
@@ -173,6 +174,8 @@ class BatchBackend:
             job = BatchJob(token, numbers, self._single.fields, previous)
             self._ledger.save_job(job)
             self._create(job, lines[: len(reserved)])
+            if self._room:
+                return
 
     def _build(
         self, requests: Sequence[Request], token: str, lines: list[bytes], built: list[Request]
@@ -189,7 +192,7 @@ class BatchBackend:
             else:
                 line = self._protocol.line(_custom_id(token, request.key), body)
                 size += len(line)
-                if lines and (size > _MOST_BYTES or len(lines) == _MOST_REQUESTS):
+                if lines and (size > _MOST_BYTES or len(lines) == (self._room or _MOST_REQUESTS)):
                     return
                 lines.append(line)
                 built.append(request)
@@ -244,33 +247,29 @@ class BatchBackend:
 
     def _look(self, job: BatchJob, waited: float) -> JobState | None:
         """The state of `job`; None if it is not known now. A job that is not there ends after a while."""
+        name = self._service.name
         if not job.id:
             found = self._find(job)
             if found is None and waited >= SETTLING:
                 lost = failure("server", "the service did not create the batch job")
                 self._give_up(job, self._retry, lost)
-            if not found:
-                return None
-            job = replace(job, id=found)
-            self._ledger.save_job(job)
+            if isinstance(found, str) and found:
+                job = replace(job, id=found)
+                self._ledger.save_job(job)
 
         async def look(client: Any) -> JobState:
             path = f"{self._protocol.path}/{checked_id(job.id)}"
             return self._protocol.state(await _get(client, path))
 
-        name = self._service.name
         not_found = f"{name} has no batch job {job.id}; use the account that it was sent from"
-        state = self._call(look, self._once, not_found)
-        if isinstance(state, JobState):
-            self._missed = 0
-            return state
-        self._missed += 1
-        if self._missed > self._options.max_retries:
+        state = self._call(look, self._once, not_found) if job.id else found
+        self._missed = self._missed + 1 if isinstance(state, Failure) else 0
+        if isinstance(state, Failure) and self._missed > self._options.max_retries:
             reason = one_line(self._service.redact(state.error.message))
             raise UsageError(f"{name} does not answer ({reason}); the same command collects its batch jobs")
-        return None
+        return state if isinstance(state, JobState) else None
 
-    def _find(self, job: BatchJob) -> str | None:
+    def _find(self, job: BatchJob) -> str | Failure | None:
         """The id of a job that was sent; "" if a job that has not ended might be it, None if there is none.
 
         OpenAI lists its token. Of Anthropic's jobs only the results show it, once they have ended; until
@@ -291,7 +290,7 @@ class BatchBackend:
 
         alike = self._call(find, self._once)
         if isinstance(alike, Failure):
-            return ""
+            return alike
         for state in alike:
             if state.token or any(one.custom_id.startswith(job.token) for one in self._results(state)):
                 return state.id
@@ -325,10 +324,12 @@ class BatchBackend:
     def _read(self, job: BatchJob, state: JobState) -> Iterator[Sequence[Answered]]:
         """Yield the outcomes of a job that has ended, and finish it once they are saved."""
         keys = {_custom_id(job.token, key): key for key in job.requests if key in self._left}
-        self._single.fields = job.fields
-        results = (
-            self._results(state) if state.error is None else (Result(one, *state.error) for one in [*keys])
-        )
+        results = self._results(state)
+        if state.error is not None:
+            results = (Result(custom_id, *state.error) for custom_id in list(keys))
+            if state.error[0] == 429:  # too many tokens are queued
+                self._room = max(1, len(job.requests) // 2)
+                time.sleep(LONGEST_PAUSE)
         for result in results:
             if key := keys.pop(result.custom_id, None):  # the first of several counts
                 self._take(key, result, job)
@@ -385,6 +386,8 @@ class BatchBackend:
             with tempfile.TemporaryFile() as file:
                 largest = _LONGEST_LINE + _RESULT_BYTES * state.total
                 done = self._call(partial(self._download, path, file, largest), self._often)
+                if isinstance(done, Failure) and done.error.type == "request":
+                    continue  # deleted
                 if isinstance(done, Failure):
                     reason = one_line(self._service.redact(done.error.message))
                     raise UsageError(
@@ -397,22 +400,27 @@ class BatchBackend:
                         yield self._protocol.result(line)
 
     async def _download(self, path: str, file: IO[bytes], largest: int, client: Any) -> None:
-        """Write the results at `path` to `file`; nothing if the service has deleted them."""
+        """Write the results at `path` to `file`. What is not there for a while fails as a request."""
         from smmile.backends.remote.transport import http_client
 
         sdk = importlib.import_module(self._single.sdk)
         file.seek(0)
         file.truncate()
         async with http_client(self._service, self._options.timeout, largest) as larger:
-            with suppress(sdk.NotFoundError):
+            try:
                 stream = await client.with_options(http_client=larger).get(
-                    path, cast_to=object, stream=True, stream_cls=sdk.AsyncStream[object]
+                    path,
+                    cast_to=object,
+                    options={"headers": {"Accept": "application/binary"}},
+                    stream=True,
+                    stream_cls=sdk.AsyncStream[object],
                 )
                 async for chunk in stream.response.aiter_bytes():
-                    try:
-                        file.write(chunk)
-                    except OSError as error:
-                        raise cannot_write(Path(tempfile.gettempdir()), error) from error
+                    file.write(chunk)
+            except sdk.NotFoundError:
+                raise TransientError(failure("request", "there are none")) from None
+            except OSError as error:
+                raise cannot_write(Path(tempfile.gettempdir()), error) from error
 
     # Calls.
 
@@ -469,10 +477,9 @@ class BatchBackend:
         try:
             time.sleep(_SECOND_THOUGHT)
         except KeyboardInterrupt:
-            for job in jobs:
-                if job.id:
-                    path = f"{self._protocol.path}/{job.id}/cancel"
-                    self._call(partial(_cancel, path), self._once)
+            for found in [job.id or self._find(job) for job in jobs]:
+                if isinstance(found, str) and found:
+                    self._call(partial(_cancel, f"{self._protocol.path}/{found}/cancel"), self._once)
             print("cancelled; the same command collects what was answered before", file=sys.stderr)
 
 
