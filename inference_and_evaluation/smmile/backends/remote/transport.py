@@ -31,19 +31,19 @@ class ResponseTooLargeError(httpx.DecodingError):  # every SDK knows httpx's err
     """A response that is refused for its size."""
 
 
-def http_client(service: Service, timeout: float, largest: int = LARGEST_RESPONSE) -> httpx2.AsyncClient:
+def http_client(service: Service, timeout: float, largest: int | None = None) -> httpx2.AsyncClient:
     """The client for the SDKs of OpenAI and Anthropic. Raises UsageError as `client_settings` does."""
     return httpx2.AsyncClient(**client_settings(httpx2, service, timeout, largest))
 
 
 def client_settings(
-    library: ModuleType, service: Service, timeout: float, largest: int = LARGEST_RESPONSE
+    library: ModuleType, service: Service, timeout: float, largest: int | None = None
 ) -> dict[str, Any]:
     """The arguments for an AsyncClient of `library`: httpx, which ollama uses, or its successor httpx2.
 
     Redirects are not followed: they would take prompts, images and headers to another host. Only connecting
-    has a time limit here; `RetryPolicy` limits an attempt. The `largest` response has so many bytes.
-    Raises UsageError for unusable certificates.
+    has a time limit here; `RetryPolicy` limits an attempt. The `largest` response has so many bytes (None:
+    LARGEST_RESPONSE). Raises UsageError for unusable certificates.
     """
     return {
         "transport": library.AsyncHTTPTransport(
@@ -55,7 +55,7 @@ def client_settings(
         "timeout": (min(timeout / 2, 10.0), None, None, None),
         "follow_redirects": False,
         "headers": {"Accept-Encoding": "gzip"},
-        "event_hooks": {"response": [partial(_limit_body, largest)]},
+        "event_hooks": {"response": [partial(_limit_body, largest or LARGEST_RESPONSE)]},
     }
 
 
