@@ -114,6 +114,11 @@ def test_records_are_those_of_single_requests_at_half_the_price(
     service.looks = 3
     dry = run(script, data, tmp_path / "dry", "--dry-run", "--batch")
     assert "would send 4 requests in batch jobs" in dry.out
+    estimates = [
+        float(one.out.partition("about ")[2].partition(" dollars")[0])
+        for one in (dry, run(script, data, tmp_path / "dry", "--dry-run"))
+    ]
+    assert estimates[0] == pytest.approx(estimates[1] / 2, abs=0.01)
     finished = run(script, data, tmp_path / "batch", "--batch")
     assert finished.code == 3, finished.err
     assert "waiting for 4 requests in 1 batch job" in finished.err
@@ -280,10 +285,10 @@ def test_jobs_of_several_runs_are_submitted_before_the_first_is_waited_for(
             looked.append(len(service.jobs))
 
     service.at = at
-    words = ["--inference_mode", "ICL", "0-shot", "--task_format", "open", "mcqa", "--batch"]
+    words = ["--inference_mode", "ICL", "0-shot", "--task_format", "open", "mcqa", "--batch", "--overwrite"]
     finished = run(GPT, data, tmp_path, *words)
     assert finished.code == 0, finished.err
-    assert looked == [4] * 4
+    assert (looked, len(service.jobs)) == ([4] * 4, 4)
     assert len(list(tmp_path.iterdir())) == 4
     assert "4 runs, 4 without errors" in finished.out
 

@@ -121,8 +121,10 @@ def run_all(runs: Sequence[InferenceRun], loaded: Loaded) -> int:
     for number, (run, code) in enumerate(zip(runs, codes, strict=True)):
         if code == _SUBMITTED:
             report(f"waiting for {run.label}", file=sys.stderr, flush=True)
-            do = partial(run_inference, run.args, run.specification, loaded)
-            codes[number] = cli.exit_code(do)
+            args = argparse.Namespace(
+                **vars(run.args) | {"overwrite": False}
+            )  # its new jobs are in the journal
+            codes[number] = cli.exit_code(partial(run_inference, args, run.specification, loaded))
     failures = {cli.EXIT_SOME_ERRORS: "some problems failed", cli.EXIT_USAGE: "stopped by an error"}
     report(f"{pluralize(len(runs), 'run')}, {codes.count(cli.EXIT_OK)} without errors")
     for run, code in zip(runs, codes, strict=True):
