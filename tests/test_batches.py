@@ -191,6 +191,7 @@ def test_a_field_that_the_model_does_not_take_is_left_out_of_the_next_job(
     assert (found["usage"]["spent"]["attempts"], found["usage"]["dollars"]) == (4, pytest.approx(4 * HALF))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "stage", "answer", "parts"),
     [
@@ -293,6 +294,7 @@ def test_jobs_of_several_runs_are_submitted_before_the_first_is_waited_for(
     assert "4 runs, 4 without errors" in finished.out
 
 
+@pytest.mark.slow
 def test_a_full_queue_gets_smaller_jobs_one_at_a_time(
     service: BatchService, data: Path, tmp_path: Path
 ) -> None:
