@@ -110,7 +110,7 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
     """Have the runs judged, write their evaluations and the comparison, and show them."""
     import msgspec
 
-    from smmile.backends.remote.client import ClientOptions
+    from smmile.backends.remote.client import ClientOptions, check_batch
     from smmile.errors import UsageError, one_line, pluralize
     from smmile.files import check_replaceable, write_whole
     from smmile.reporting.tables import Layout
@@ -131,6 +131,9 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
             "--base-url is one address, but the judges have several providers; set OLLAMA_HOST, "
             "OPENAI_BASE_URL and ANTHROPIC_BASE_URL instead"
         )
+    if args.batch:
+        for judge in judges:
+            check_batch(judge.provider)
     budgets = JudgeBudgets.of(judges, args.prices, args.max_cost)
     runs: list[RunResults] = []
     broken: set[RunName] = set()
@@ -147,12 +150,14 @@ def _judge(args: argparse.Namespace, chosen: Sequence[RunName], files: Mapping[R
         f"{pluralize(len(found), 'answer')}: {pluralize(found.count(None), 'error')}, which are incorrect "
         f"without a judge, and {pluralize(len(cases), 'distinct answer')} to judge"
     )
-    options = ClientOptions(args.base_url, args.concurrency, args.timeout, args.max_retries)
+    options = ClientOptions(
+        args.base_url, args.concurrency, args.timeout, args.max_retries, batch=args.batch
+    )
     how = {"overwrite": args.overwrite, "limit": args.limit}
     jobs = [preview(judge, cases.values(), args.results_dir, options, **how) for judge in judges]
     if args.dry_run:
         for job in jobs:
-            for line in describe_job(job, budgets.price(job.judge)):
+            for line in describe_job(job, budgets.price(job.judge), batch=args.batch):
                 print(line)
         print("nothing was sent")
         return cli.EXIT_SOME_ERRORS if broken else cli.EXIT_OK

@@ -496,6 +496,9 @@ def add_cost_flags(group: argparse._ArgumentGroup) -> None:
         metavar="DOLLARS",
         help="stop before the whole run costs more than this",
     )
+    group.add_argument(
+        "--batch", action="store_true", help="send batch jobs: half the price, results within 24 hours"
+    )
 
 
 def add_remote_flags(group: argparse._ArgumentGroup) -> None:

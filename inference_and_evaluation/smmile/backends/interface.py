@@ -106,6 +106,10 @@ class Failure:
     cache_write_tokens: int = 0
 
 
+class JobsSubmitted(BaseException):
+    """All requests are in batch jobs, and the caller does not wait for results: no error to be handled."""
+
+
 Answered = tuple[Request, Response | Failure]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,12 +17,16 @@ _INCLUDED = Path(__file__).with_name("prices.json")
 # What Anthropic charges for writing to the cache, times the price of input (for five minutes; 2025).
 _CACHE_WRITE = 1.25
 
+# What OpenAI, Azure and Anthropic charge in batch jobs, times the price of single requests (2025).
+_BATCH = 0.5
+
 
 class Price(msgspec.Struct, frozen=True, omit_defaults=True):
     """Dollars per million tokens of a prompt and of a response, on the day `as_of`.
 
     `cached_input` is for prompt tokens that the service reads from its cache (None: as any others), and
-    `cache_write` for those that it writes there (None: 1.25 times `input`).
+    `cache_write` for those that it writes there (None: 1.25 times `input`). Tokens of batch jobs cost
+    `batch` times as much.
     """
 
     input: float
@@ -30,6 +34,7 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
     as_of: str
     cached_input: float | None = None
     cache_write: float | None = None
+    batch: float = _BATCH
 
     def dollars(self, prompt: float, completion: float, cached: float = 0, written: float = 0) -> float:
         """The cost of so many tokens; `cached` and `written` ones are among those of the prompt."""
@@ -41,7 +46,12 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
     def cost(self, spent: Spending) -> float:
         """The dollars that `spent` tokens cost."""
         tokens = (spent.prompt_tokens, spent.completion_tokens, spent.cached_tokens)
-        return self.dollars(*tokens, spent.cache_write_tokens)
+        batched = self.dollars(spent.batch_prompt_tokens, spent.batch_completion_tokens)
+        return self.dollars(*tokens, spent.cache_write_tokens) - (1 - self.batch) * batched
+
+    def batched(self) -> Price:
+        """The price of tokens in batch jobs, where none are counted as cached."""
+        return Price(self.input * self.batch, self.output * self.batch, self.as_of)
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,8 @@ class Spending:
     `estimated` attempts count the highest number of tokens expected, because the service did not report
     them. Of the others, `prompt_ratio` is the highest ratio of reported to estimated prompt tokens (at
     least 1), and `longest_response` the most completion tokens. Of the prompt tokens, `cached_tokens` were
-    read from the service's cache, and `cache_write_tokens` written to it.
+    read from the service's cache, and `cache_write_tokens` written to it. `batch_prompt_tokens` and
+    `batch_completion_tokens` of all were in batch jobs.
     """
 
     attempts: int = 0
@@ -62,6 +73,8 @@ class Spending:
     longest_response: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
+    batch_prompt_tokens: int = 0
+    batch_completion_tokens: int = 0
 
     def __add__(self, other: Spending) -> Spending:
         return Spending(
@@ -73,11 +86,39 @@ class Spending:
             max(self.longest_response, other.longest_response),
             self.cached_tokens + other.cached_tokens,
             self.cache_write_tokens + other.cache_write_tokens,
+            self.batch_prompt_tokens + other.batch_prompt_tokens,
+            self.batch_completion_tokens + other.batch_completion_tokens,
         )
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A batch job of a service, with the numbers of its attempts in the ledger by request key.
+
+    Its `id` is empty until the service has named it. Until then it is found by its random `token`, among
+    the jobs that are newer than `previous`. `fields` are those of its requests besides model and messages.
+    A job without requests is finished.
+    """
+
+    token: str
+    requests: Mapping[str, int]
+    fields: Mapping[str, object] = field(default_factory=dict)
+    previous: str = ""
+    id: str = ""
 
 
 class Ledger(Protocol):
     """A list of attempts, on disk after the next write. Its methods may be called from any thread."""
+
+    @property
+    def attempts(self) -> Mapping[int, Spending]:
+        """What each attempt may cost or did cost, by its number."""
+        ...
+
+    @property
+    def jobs(self) -> Mapping[str, BatchJob]:
+        """The unfinished batch jobs by their tokens."""
+        ...
 
     @property
     def spent(self) -> Spending | None:
@@ -90,6 +131,10 @@ class Ledger(Protocol):
 
     def end(self, attempt: int, cost: Spending) -> None:
         """Replace what an attempt may cost by what it did cost."""
+        ...
+
+    def save_job(self, job: BatchJob) -> None:
+        """Add or replace a batch job; all is on disk when this returns. Raises UsageError as `flush`."""
         ...
 
     def flush(self) -> None:
@@ -139,6 +184,7 @@ class _ModelPrice(msgspec.Struct, forbid_unknown_fields=True):
     output: float
     cached_input: float | None = None
     cache_write: float | None = None
+    batch: float = _BATCH
 
     def __post_init__(self) -> None:
         if not all(price is None or 0 <= price < 1e6 for price in msgspec.structs.astuple(self)):

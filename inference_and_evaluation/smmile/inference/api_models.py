@@ -12,7 +12,7 @@ from smmile.backends.interface import Backend, ImageChange, Request
 from smmile.backends.prices import Spending, cost_estimate, find_price, require_price
 from smmile.backends.remote.backend import bytes_without_images
 from smmile.backends.remote.budget import Budget, Estimator
-from smmile.backends.remote.client import ClientOptions, Provider, connect, provider_info
+from smmile.backends.remote.client import ClientOptions, Provider, check_batch, connect, provider_info
 from smmile.backends.remote.openai_chat import Detail
 from smmile.backends.remote.prefixes import CachePrompts, SharedPrefixes
 from smmile.backends.remote.sent_images import ImageFitter, ImageRules, TooLargeError
@@ -55,11 +55,14 @@ class ApiModel:
 
 def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecification:
     """What to run for `model` as the command line says. Raises UsageError."""
+    if args.batch:
+        check_batch(model.provider)
     info = provider_info(model.provider, args.base_url)
     is_own = args.prices is None and _is_on_this_machine(model.provider, args.base_url)
     is_paid = info.is_paid and not is_own
     price = None if is_own else find_price(args.model, args.prices)
     require_price(args.model, price, args.max_cost)
+    expected = price.batched() if price and args.batch else price
     estimator = Estimator(info.image_tokens)
     longest = args.max_new_tokens or _LONG_RESPONSE
 
@@ -71,7 +74,13 @@ def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecifica
             model.provider,
             args.model,
             ClientOptions(
-                args.base_url, args.concurrency, args.timeout, args.max_retries, model.cache_prompts
+                args.base_url,
+                args.concurrency,
+                args.timeout,
+                args.max_retries,
+                model.cache_prompts,
+                args.batch,
+                context.submit_only,
             ),
             fields,
             budget=Budget(context.ledger, estimator, longest, price, args.max_cost),
@@ -83,26 +92,27 @@ def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecifica
         answered = len(plan.groups) - len(left)
         known = f" ({answered} more are answered)" if answered else ""
         number = pluralize(len(left), "request")
-        yield f"would send {number} to {one_line(args.model)} of {info.service}{known}"
+        jobs = " in batch jobs" if args.batch else ""
+        yield f"would send {number}{jobs} to {one_line(args.model)} of {info.service}{known}"
         yield from _image_changes([plan.groups[request.key][0] for request in left], info.rules)
         tokens = prompt_tokens(request.conversation for request in left)
         if price is not None or is_paid:
             cached = written = 0
-            if price is not None and price.cached_input is not None:
+            if expected is not None and expected.cached_input is not None:
                 cached, written = SharedPrefixes(left, model.cache_prompts).estimated_tokens(
                     estimator.turn_tokens
                 )
             if model.provider != "anthropic":  # others write to their caches at no cost
                 written = 0
-            yield cost_estimate(args.model, price, tokens, len(left) * longest, cached, written)
+            yield cost_estimate(args.model, expected, tokens, len(left) * longest, cached, written)
 
     def prompt_tokens(conversations: Iterable[Conversation]) -> int:
         return sum(map(estimator.prompt_tokens, conversations))
 
     def highest_cost(conversations: Sequence[Conversation]) -> float | None:
-        if price is None:
+        if expected is None:
             return None
-        return price.dollars(prompt_tokens(conversations), len(conversations) * longest)
+        return expected.dollars(prompt_tokens(conversations), len(conversations) * longest)
 
     def most(conversation: Conversation) -> Spending:
         return Spending(1, 1, max(1, estimator.prompt_tokens(conversation)), longest)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from smmile.backends.interface import BackendInfo
-from smmile.backends.prices import Spending
+from smmile.backends.prices import BatchJob, Spending
 from smmile.errors import UsageError, one_line
 from smmile.files import cannot_write
 from smmile.results.schema import READABLE_VERSIONS, SCHEMA_VERSION, differences
@@ -60,12 +60,18 @@ class _AttemptLine(msgspec.Struct):
     spent: Spending
 
 
+class _JobLine(msgspec.Struct):
+    """A batch job. The last line of a job counts; its attempts are before the first."""
+
+    job: BatchJob
+
+
 @dataclass
 class JournalContent(Generic[Entry]):
     """What a journal has, the cost of each attempt, and the length of its complete lines in bytes.
 
-    `count` is the number of its entries, `entries` may have those of other journals too. Without a header
-    it has nothing.
+    `count` is the number of its entries, `entries` may have those of other journals too, and `jobs` are the
+    unfinished batch jobs by their tokens. Without a header it has nothing.
     """
 
     header: _Header | None = None
@@ -73,6 +79,7 @@ class JournalContent(Generic[Entry]):
     count: int = 0
     backend: BackendInfo | None = None
     attempts: dict[int, Spending] = field(default_factory=dict)
+    jobs: dict[str, BatchJob] = field(default_factory=dict)
     length: int = 0
 
     @property
@@ -156,6 +163,8 @@ class JournalKind(Generic[Entry]):
         elif line.startswith(b'{"attempt":'):
             attempt = msgspec.json.decode(line, type=_AttemptLine)
             into.attempts[attempt.attempt] = attempt.spent
+        elif line.startswith(b'{"job":'):
+            _set_job(into.jobs, msgspec.json.decode(line, type=_JobLine).job)
         elif line != _FINISHED:
             entry = msgspec.json.decode(line, type=self.entry_type)
             into.count += 1
@@ -223,6 +232,7 @@ class Journal(Generic[Entry]):
                 earlier = [kind.read(_lines(fd), share) for share, fd in claimed.items()]
             self.entries, self.backend, self._attempts = own.entries, own.backend, own.attempts
             self._is_empty = own.count == 0
+            self._jobs = own.jobs
             self._numbers = count(max(own.attempts, default=0) + 1)
             replaced = any(found.replaces_result for found in earlier)
             replaced = replaced or (overwrite if replaces_result is None else replaces_result)
@@ -250,6 +260,16 @@ class Journal(Generic[Entry]):
         """The sum of all attempts; None if there is none."""
         return _total(self._attempts)
 
+    @property
+    def attempts(self) -> Mapping[int, Spending]:
+        """See `Ledger`."""
+        return self._attempts
+
+    @property
+    def jobs(self) -> Mapping[str, BatchJob]:
+        """See `Ledger`."""
+        return self._jobs
+
     def carry(self, spent: Spending) -> None:
         """Begin the list of attempts, if it is empty, with what was spent before this journal."""
         if spent.attempts and not self._attempts:
@@ -265,6 +285,11 @@ class Journal(Generic[Entry]):
         """See `Ledger`."""
         self._attempts[attempt] = cost
         self._queued.append(_line(_AttemptLine(attempt, cost)))
+
+    def save_job(self, job: BatchJob) -> None:
+        """See `Ledger`."""
+        _set_job(self._jobs, job)
+        self._append(_line(_JobLine(job)))
 
     def flush(self) -> None:
         """Return when everything is on disk; several threads that wait for it share one sync."""
@@ -339,6 +364,7 @@ class Journal(Generic[Entry]):
         lost = one_line(self.file)
         lines: list[object] = [self._header, *([_BackendLine(self.backend)] if self.backend else [])]
         lines += [_AttemptLine(number, cost) for number, cost in list(self._attempts.items())]
+        lines += map(_JobLine, self._jobs.values())
         try:
             descriptor = _write_new(self.file, chain(lines, self.entries))
         except OSError:
@@ -452,6 +478,13 @@ def _write(descriptor: int, content: bytes) -> None:
 
 def _line(content: object) -> bytes:
     return msgspec.json.encode(content) + b"\n"
+
+
+def _set_job(jobs: dict[str, BatchJob], job: BatchJob) -> None:
+    if job.requests:
+        jobs[job.token] = job
+    else:
+        jobs.pop(job.token, None)
 
 
 def _total(attempts: Mapping[int, Spending]) -> Spending | None:

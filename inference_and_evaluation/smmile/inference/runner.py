@@ -14,7 +14,7 @@ from msgspec.structs import replace as change
 
 from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Ledger, Price, Spending
-from smmile.errors import UsageError, one_line, replace_surrogates
+from smmile.errors import UsageError, one_line, pluralize, replace_surrogates
 from smmile.files import check_replaceable, has_content, make_folder, sync_folder, write_whole
 from smmile.inference.journal import Journal, JournalKind, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
@@ -114,6 +114,7 @@ def run_plan(
     with _open_run(plan, run, connect, read_choice, folder, options) as opened:
         rank = options.rank
         pending = opened.pending()
+        opened.check_jobs(pending)
         try:
             opened.send(pending[rank.index :: rank.count], rank)
             if not rank.is_first:
@@ -218,6 +219,23 @@ class _OpenRun:
             for group in self.plan.groups.values()
             if not self._is_answered(group[0]) and (retry_errors or group[0].problem_id not in self.records)
         ]
+
+    def check_jobs(self, pending: Sequence[Request]) -> None:
+        """Raise UsageError if batch jobs hold requests of problems that are not selected now."""
+        sent = {key for job in self.journal.jobs.values() for key in job.requests}
+        sent -= {request.key for request in pending}
+        left_out = [
+            problem_id
+            for problem_id, key in self.plan.request_keys.items()
+            if (problem_id in sent or key in sent)
+            and not ((known := self.records.get(problem_id)) and known.status == "ok")
+        ]
+        if left_out:
+            raise UsageError(
+                f"{pluralize(len(left_out), 'problem')} in batch jobs (such as {one_line(left_out[0])}) "
+                "would be left out by these flags; repeat the command that sent them, with its --limit, "
+                "--problem and --no-share"
+            )
 
     def send(self, requests: Sequence[Request], rank: Rank) -> None:
         """Send `requests` and save the responses as they arrive; connects on first use."""
@@ -368,19 +386,22 @@ def _suggesting_overwrite() -> Iterator[None]:
 
 
 def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
-    """The requests of `plan` that `run_plan` would send now; opens no journal and changes no file.
+    """The requests of `plan` that `run_plan` would send now, without those in batch jobs.
 
-    Raises UsageError if the folder contains a different run of this name.
+    Opens no journal and changes no file. Raises UsageError if the folder contains a different run of this
+    name.
     """
     files, answered = RunFiles(folder, run.name.stem), _Answered()
     journals = [read_journal(file, _kind(run), answered) for file in (files.journal, *files.abandoned())]
     if not any(journal.replaces_result for journal in journals):
         for record in (_earlier_result(files.result, run) or (run, ()))[1]:
             answered.append(record)
+    in_jobs = {key for journal in journals for job in journal.jobs.values() for key in job.requests}
     return [
         group[0].request
-        for group in plan.groups.values()
-        if not any((item.problem_id, item.request_key) in answered.keys for item in group)
+        for key, group in plan.groups.items()
+        if key not in in_jobs
+        and not any((item.problem_id, item.request_key) in answered.keys for item in group)
     ]
 
 

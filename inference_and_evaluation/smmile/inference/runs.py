@@ -11,7 +11,7 @@ from itertools import chain, product
 from pathlib import Path
 
 from smmile import cli
-from smmile.backends.interface import Request
+from smmile.backends.interface import JobsSubmitted, Request
 from smmile.errors import UsageError, pluralize
 from smmile.inference.loaded import Loaded
 from smmile.inference.plan import Plan
@@ -19,6 +19,9 @@ from smmile.inference.ranks import Rank
 from smmile.inference.runner import unanswered_requests
 from smmile.inference.script import RunSpecification, prepare_run, recorded_perturbations, run_inference
 from smmile.results.run_names import RunName
+
+# In place of an exit code: the run's requests are in batch jobs.
+_SUBMITTED = -1
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,28 @@ def run_checked(runs: Iterable[InferenceRun]) -> int:
 
 
 def run_all(runs: Sequence[InferenceRun], loaded: Loaded) -> int:
-    """Run or continue all `runs`; returns the exit code. A run that fails does not stop the others."""
+    """Run or continue all `runs`; returns the exit code. A run that fails does not stop the others.
+
+    The batch jobs of all runs are submitted before the first is waited for.
+    """
     codes, rank = list[int](), Rank.from_environment()
     if rank.count > 1:  # what the first process does alone comes last, so that no process waits for it
         runs = sorted(runs, key=lambda run: not run.specification.shared)
     report = print if rank.is_first else lambda *_, **_options: None
     for number, run in enumerate(runs, start=1):
         report(f"run {number} of {len(runs)}: {run.label}", file=sys.stderr, flush=True)
-        codes.append(cli.exit_code(partial(run_inference, run.args, run.specification, loaded)))
+        do = partial(run_inference, run.args, run.specification, loaded)
+        try:
+            codes.append(cli.exit_code(partial(do, submit_only=getattr(run.args, "batch", False))))
+        except JobsSubmitted:
+            codes.append(_SUBMITTED)
+    for number, (run, code) in enumerate(zip(runs, codes, strict=True)):
+        if code == _SUBMITTED:
+            report(f"waiting for {run.label}", file=sys.stderr, flush=True)
+            args = argparse.Namespace(
+                **vars(run.args) | {"overwrite": False}
+            )  # its new jobs are in the journal
+            codes[number] = cli.exit_code(partial(run_inference, args, run.specification, loaded))
     failures = {cli.EXIT_SOME_ERRORS: "some problems failed", cli.EXIT_USAGE: "stopped by an error"}
     report(f"{pluralize(len(runs), 'run')}, {codes.count(cli.EXIT_OK)} without errors")
     for run, code in zip(runs, codes, strict=True):

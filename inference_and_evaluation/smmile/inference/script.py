@@ -42,6 +42,7 @@ class RunContext:
 
     `revision` is the version of the checkpoint, `ledger` the list of what requests cost, `sample` which of
     several responses to a request is drawn, and `loaded` what earlier runs of the process have loaded.
+    `submit_only`: batch jobs are submitted, and not waited for.
     """
 
     problems: ProblemSet
@@ -50,6 +51,7 @@ class RunContext:
     ledger: Ledger
     loaded: Loaded
     sample: int = 1
+    submit_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,17 @@ def prepare_run(args: argparse.Namespace, specification: RunSpecification, loade
     return PreparedRun(source, problems, plan, run, folder)
 
 
-def run_inference(args: argparse.Namespace, specification: RunSpecification, loaded: Loaded) -> int:
+def run_inference(
+    args: argparse.Namespace,
+    specification: RunSpecification,
+    loaded: Loaded,
+    *,
+    submit_only: bool = False,
+) -> int:
     """Run `specification` with the flags of an inference script; returns the exit code.
 
     `loaded` is what earlier runs of the process have loaded. Raises UsageError for errors that the user can
-    fix.
+    fix, and with `submit_only` JobsSubmitted once all requests are in batch jobs.
     """
     rank = Rank.from_environment()
     if not specification.shared:
@@ -162,7 +170,7 @@ def run_inference(args: argparse.Namespace, specification: RunSpecification, loa
         plan,
         replace(run, checkpoint_revision=revision),
         lambda ledger: specification.connect(
-            RunContext(problems, plan, revision, ledger, loaded, specification.sample or 1)
+            RunContext(problems, plan, revision, ledger, loaded, specification.sample or 1, submit_only)
         ),
         specification.read_choice,
         folder,

@@ -124,6 +124,28 @@ class SdkBackend(RemoteBackend):
         # A prefix can be read once the response to the request that wrote it has begun.
         return super().answer(self._prefixes.spaced(2 * self._concurrency))
 
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """The request's fields besides model and messages that the model accepts, as far as is known."""
+        return self._fields
+
+    @fields.setter
+    def fields(self, accepted: Mapping[str, object]) -> None:
+        self._fields = accepted
+
+    def body(self, conversation: Conversation) -> bytes:
+        """The JSON of a request. Raises UnreadableImageError or TooLargeError."""
+        return self._body(conversation, self._fields)[0]
+
+    def images_changed(self, conversation: Conversation) -> tuple[ImageChange, ...]:
+        """The images that `body` does not send as stored."""
+        sent = self._fitter.fit(conversation.images, bytes_without_images(conversation))
+        return tuple(image.change for image in sent if image.change)
+
+    def read(self, body: object) -> Response | Failure:
+        """The outcome in a successful response's body. Raises TransientError if it is malformed."""
+        return self._checked(json.dumps(body).encode())
+
     @abstractmethod
     def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
         """An image in the service's protocol."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -65,10 +65,14 @@ class Reservation:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """The estimated tokens of a prompt, and whether the service may write it to a cache."""
+    """The estimated tokens of a prompt, and whether the service may write it to a cache.
+
+    `batched`: it is in a batch job.
+    """
 
     estimate: int
-    writes_cache: bool
+    writes_cache: bool = False
+    batched: bool = False
 
 
 class Budget:
@@ -91,12 +95,12 @@ class Budget:
         limit: float | None = None,
         spent_elsewhere: float = 0.0,
     ) -> None:
-        self._ledger, self._estimator, self._max_new_tokens = ledger, estimator, max_new_tokens
+        self.ledger, self._estimator, self._max_new_tokens = ledger, estimator, max_new_tokens
         self._price = price or Price(0.0, 0.0, "")
         self._limit, self._elsewhere = math.inf if limit is None else limit, spent_elsewhere
         self._spent = ledger.spent or Spending()
         self._has_usage = limit is None or self._spent.attempts > self._spent.estimated
-        self._in_flight: list[_Prompt] = []
+        self._in_flight: dict[int, _Prompt] = {}  # by attempt
         self._changed = asyncio.Event()
 
     async def reserve(self, conversation: Conversation, *, writes_cache: bool = False) -> Reservation:
@@ -109,27 +113,44 @@ class Budget:
             self._changed.clear()
             await self._changed.wait()
         if not self._may_begin(prompt):
-            spent = self._spent
-            guessed = (
-                f" ({spent.estimated} of {spent.attempts} attempts estimated at their most, as the service "
-                "reported nothing or the run was killed)"
-                if spent.estimated
-                else ""
-            )
-            raise UsageError(
-                f"--max-cost {self._limit:g}: {self._dollars_spent:.4f} dollars are spent{guessed}, and "
-                f"the next request may cost {self._price.cost(self._most(prompt)):.4f} more; "
-                "finished answers are kept, raise --max-cost to continue"
-            )
-        self._in_flight.append(prompt)
-        most = self._most(prompt)
-        attempt = Reservation(self._ledger.begin(most), prompt, most)
+            raise self._exceeded(prompt)
+        attempt = self._begin(prompt)
         try:
-            await asyncio.to_thread(self._ledger.flush)
+            await asyncio.to_thread(self.ledger.flush)
         except BaseException:
             self.settle(attempt, None)
             raise
         return attempt
+
+    def reserve_batch(self, conversations: Iterable[Conversation]) -> list[Reservation]:
+        """Attempts at as many of the first `conversations` as a batch job may have now.
+
+        They are in the ledger after its next write. Raises UsageError if the first of them might exceed
+        the limit and nothing is in flight.
+        """
+        reserved: list[Reservation] = []
+        left = self._limit - self._dollars_spent - self._price.cost(self._most_in_flight())
+        for conversation in conversations:
+            prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
+            left -= self._price.cost(self._most(prompt))
+            if self._in_flight and (left < 0 or not self._has_usage):
+                break
+            if left < 0:
+                raise self._exceeded(prompt)
+            reserved.append(self._begin(prompt))
+        return reserved
+
+    def resume_batch(self, attempts: Mapping[int, Conversation]) -> list[Reservation]:
+        """The `attempts` of an earlier process, by their numbers, which are in flight again, not spent."""
+        known = self.ledger.attempts
+        spent = [cost for number, cost in known.items() if number not in attempts]
+        self._spent = sum(spent, Spending())
+        resumed = []
+        for number, conversation in attempts.items():
+            prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
+            self._in_flight[number] = prompt
+            resumed.append(Reservation(number, prompt, known.get(number) or self._most(prompt)))
+        return resumed
 
     def settle(self, attempt: Reservation, outcome: Response | Failure | None) -> None:
         """Record what `attempt` cost: nothing (None), what the service counted, or else the most."""
@@ -137,10 +158,30 @@ class Budget:
         if outcome is not None and not (isinstance(outcome, Failure) and outcome.unbilled):
             cost = _cost(attempt, outcome)
             self._has_usage |= cost.estimated == 0 or isinstance(outcome, Response)
-        self._ledger.end(attempt.number, cost)
+        self.ledger.end(attempt.number, cost)
         self._spent += cost
-        self._in_flight.remove(attempt.prompt)
+        del self._in_flight[attempt.number]
         self._changed.set()
+
+    def _begin(self, prompt: _Prompt) -> Reservation:
+        most = self._most(prompt)
+        attempt = Reservation(self.ledger.begin(most), prompt, most)
+        self._in_flight[attempt.number] = prompt
+        return attempt
+
+    def _exceeded(self, prompt: _Prompt) -> UsageError:
+        spent = self._spent
+        guessed = (
+            f" ({spent.estimated} of {spent.attempts} attempts estimated at their most, as the service "
+            "reported nothing or the run was killed)"
+            if spent.estimated
+            else ""
+        )
+        return UsageError(
+            f"--max-cost {self._limit:g}: {self._dollars_spent:.4f} dollars are spent{guessed}, and "
+            f"the next request may cost {self._price.cost(self._most(prompt)):.4f} more; "
+            "finished answers are kept, raise --max-cost to continue"
+        )
 
     @property
     def _dollars_spent(self) -> float:
@@ -149,12 +190,17 @@ class Budget:
     def _most(self, prompt: _Prompt) -> Spending:
         tokens = math.ceil(prompt.estimate * self._spent.prompt_ratio)
         longest = max(self._max_new_tokens, self._spent.longest_response)
-        return Spending(1, 1, tokens, longest, cache_write_tokens=tokens if prompt.writes_cache else 0)
+        written = tokens if prompt.writes_cache else 0
+        batched = (tokens, longest) if prompt.batched else (0, 0)
+        return Spending(1, 1, tokens, longest, 1.0, 0, 0, written, *batched)
+
+    def _most_in_flight(self) -> Spending:
+        return sum(map(self._most, self._in_flight.values()), Spending())
 
     def _may_begin(self, prompt: _Prompt) -> bool:
         if self._in_flight and not self._has_usage:
             return False
-        most = sum(map(self._most, [*self._in_flight, prompt]), Spending())
+        most = self._most_in_flight() + self._most(prompt)
         return self._dollars_spent + self._price.cost(most) <= self._limit
 
 
@@ -162,13 +208,15 @@ def _cost(attempt: Reservation, outcome: Response | Failure) -> Spending:
     prompt, completion = outcome.prompt_tokens or None, outcome.completion_tokens
     if prompt is None and not completion:  # no prompt has 0 tokens
         completion = None
-    return Spending(
-        1,
-        int(prompt is None or completion is None),
+    tokens = (
         attempt.most.prompt_tokens if prompt is None else prompt,
         attempt.most.completion_tokens if completion is None else completion,
-        max(1.0, (prompt or 0) / attempt.prompt.estimate),
-        completion or 0,
-        outcome.cached_tokens,
-        attempt.most.cache_write_tokens if prompt is None else outcome.cache_write_tokens,
     )
+    ratio = max(1.0, (prompt or 0) / attempt.prompt.estimate)
+    if attempt.prompt.batched:  # services differ in whether a cache makes a batch cheaper still
+        caching, batched = (0, 0), tokens
+    else:
+        written = attempt.most.cache_write_tokens if prompt is None else outcome.cache_write_tokens
+        caching, batched = (outcome.cached_tokens, written), (0, 0)
+    estimated = int(prompt is None or completion is None)
+    return Spending(1, estimated, *tokens, ratio, completion or 0, *caching, *batched)

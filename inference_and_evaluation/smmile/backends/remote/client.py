@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from smmile.backends.interface import Backend
 from smmile.backends.remote import anthropic_messages, ollama_chat, openai_chat, openai_services
+from smmile.backends.remote.backend import SdkBackend
+from smmile.backends.remote.batch_protocols import AnthropicBatches, BatchProtocol, OpenAIBatches
 from smmile.backends.remote.budget import Budget, ImageTokens
 from smmile.backends.remote.prefixes import CachePrompts
 from smmile.backends.remote.sent_images import ImageRules
+from smmile.errors import UsageError
 
 Provider = Literal["ollama", "openai", "anthropic"]
 
@@ -21,7 +24,8 @@ class ClientOptions:
 
     Without `base_url` the environment names the service. Up to `concurrency` requests are in flight; each
     attempt, with its whole response, may take `timeout` seconds, and a transient error is retried up to
-    `max_retries` times. `cache_prompts` is what to mark for Anthropic's cache.
+    `max_retries` times. `cache_prompts` is what to mark for Anthropic's cache. `batch`: requests go into
+    batch jobs; with `submit_only`, without waiting for their results.
     """
 
     base_url: str | None
@@ -29,6 +33,8 @@ class ClientOptions:
     timeout: float
     max_retries: int
     cache_prompts: CachePrompts = "shared"
+    batch: bool = False
+    submit_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,12 @@ def provider_info(provider: Provider, base_url: str | None) -> ProviderInfo:
     return ProviderInfo(service, openai_services.IMAGE_RULES, openai_services.image_tokens, True)
 
 
+def check_batch(provider: Provider) -> None:
+    """Raise UsageError if a service has no batch interface."""
+    if provider == "ollama":
+        raise UsageError("ollama has no batch interface; leave out --batch")
+
+
 def connect(
     provider: Provider,
     model: str,
@@ -87,10 +99,10 @@ def connect(
         "budget": budget,
     }
     if provider == "ollama":
-        service, make_client = ollama_chat.connect(model, options, model_flag)
+        ollama, make_ollama = ollama_chat.connect(model, options, model_flag)
         return ollama_chat.OllamaChat(
-            make_client=make_client,
-            service=service,
+            make_client=make_ollama,
+            service=ollama,
             follow_up=follow_up,
             response_schema=response_schema,
             **shared,
@@ -99,8 +111,20 @@ def connect(
         "rules": provider_info(provider, options.base_url).rules,
         "cache_prompts": options.cache_prompts,
     }
+    make_client: Callable[[], Any]
+    single: SdkBackend
+    protocol: BatchProtocol
     if provider == "anthropic":
-        claude, make_claude = anthropic_messages.connect(model, options, model_flag)
-        return anthropic_messages.AnthropicMessages(make_client=make_claude, service=claude, **shared)
-    server, make_server = openai_services.connect(model, options, model_flag)
-    return openai_chat.OpenAIChat(make_client=make_server, service=server, detail=detail, **shared)
+        service, make_client = anthropic_messages.connect(model, options, model_flag)
+        single = anthropic_messages.AnthropicMessages(make_client=make_client, service=service, **shared)
+        protocol = AnthropicBatches()
+    else:
+        service, make_client = openai_services.connect(model, options, model_flag)
+        single = openai_chat.OpenAIChat(make_client=make_client, service=service, detail=detail, **shared)
+        # Azure's paths have no version.
+        protocol = OpenAIBatches(single.path if service.name == "Azure OpenAI" else f"/v1{single.path}")
+    if budget is None or not (options.batch or budget.ledger.jobs):
+        return single
+    from smmile.backends.remote.batches import BatchBackend
+
+    return BatchBackend(single, protocol, make_client, service, budget, options)

@@ -189,15 +189,20 @@ async def _outcome(session: Session, request: Request) -> Response | Failure:
         raise
     except Exception as error:  # the runner's border: the request fails alone
         outcome = Failure(ErrorInfo("internal", f"{type(error).__name__}: {error}"))
+    return redacted(outcome, session.secrets)
+
+
+def redacted(outcome: Response | Failure, secrets: tuple[str, ...]) -> Response | Failure:
+    """`outcome` without secrets; a Failure's message is one line."""
     if isinstance(outcome, Failure):
-        message = one_line(redact_error(outcome.error.message, session.secrets))
+        message = one_line(redact_error(outcome.error.message, secrets))
         return replace(outcome, error=ErrorInfo(outcome.error.type, message))
     reason = outcome.finish_reason
     if reason is not None and reason not in _FINISH_REASONS:
-        reason = redact_error(reason, session.secrets)
+        reason = redact_error(reason, secrets)
     return replace(
         outcome,
-        text=redact_response(outcome.text, session.secrets),
-        follow_up=outcome.follow_up and redact_response(outcome.follow_up, session.secrets),
+        text=redact_response(outcome.text, secrets),
+        follow_up=outcome.follow_up and redact_response(outcome.follow_up, secrets),
         finish_reason=reason,
     )

@@ -7,6 +7,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -30,16 +31,19 @@ class ResponseTooLargeError(httpx.DecodingError):  # every SDK knows httpx's err
     """A response that is refused for its size."""
 
 
-def http_client(service: Service, timeout: float) -> httpx2.AsyncClient:
+def http_client(service: Service, timeout: float, largest: int | None = None) -> httpx2.AsyncClient:
     """The client for the SDKs of OpenAI and Anthropic. Raises UsageError as `client_settings` does."""
-    return httpx2.AsyncClient(**client_settings(httpx2, service, timeout))
+    return httpx2.AsyncClient(**client_settings(httpx2, service, timeout, largest))
 
 
-def client_settings(library: ModuleType, service: Service, timeout: float) -> dict[str, Any]:
+def client_settings(
+    library: ModuleType, service: Service, timeout: float, largest: int | None = None
+) -> dict[str, Any]:
     """The arguments for an AsyncClient of `library`: httpx, which ollama uses, or its successor httpx2.
 
     Redirects are not followed: they would take prompts, images and headers to another host. Only connecting
-    has a time limit here; `RetryPolicy` limits an attempt. Raises UsageError for unusable certificates.
+    has a time limit here; `RetryPolicy` limits an attempt. The `largest` response has so many bytes (None:
+    LARGEST_RESPONSE). Raises UsageError for unusable certificates.
     """
     return {
         "transport": library.AsyncHTTPTransport(
@@ -51,7 +55,7 @@ def client_settings(library: ModuleType, service: Service, timeout: float) -> di
         "timeout": (min(timeout / 2, 10.0), None, None, None),
         "follow_redirects": False,
         "headers": {"Accept-Encoding": "gzip"},
-        "event_hooks": {"response": [_limit_body]},
+        "event_hooks": {"response": [partial(_limit_body, largest or LARGEST_RESPONSE)]},
     }
 
 
@@ -70,8 +74,8 @@ def _certificates() -> ssl.SSLContext:
         ) from None
 
 
-async def _limit_body(response: Any) -> None:
-    response.stream = _LimitedBody(response)
+async def _limit_body(largest: int, response: Any) -> None:
+    response.stream = _LimitedBody(response, largest)
     response.headers.pop("Content-Encoding", None)  # the stream is decompressed
     response.encoding = "utf-8"  # a service may name any of Python's codecs, some of which decompress
 
@@ -79,8 +83,8 @@ async def _limit_body(response: Any) -> None:
 class _LimitedBody(httpx.AsyncByteStream, httpx2.AsyncByteStream):
     """A response's body, decompressed, up to a limit: an error is cut there, any other is refused."""
 
-    def __init__(self, response: Any) -> None:
-        self._stream = response.stream
+    def __init__(self, response: Any, largest: int) -> None:
+        self._stream, self._largest = response.stream, largest
         self._is_error = response.status_code >= 300
         encoding = response.headers.get("Content-Encoding", "").strip().lower() or "identity"
         if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
@@ -88,14 +92,14 @@ class _LimitedBody(httpx.AsyncByteStream, httpx2.AsyncByteStream):
         self._decompressor = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = LONGEST_ERROR if self._is_error else LARGEST_RESPONSE
+        left = LONGEST_ERROR if self._is_error else self._largest
         async for chunk in self._stream:
             try:
                 part = self._decompressor.decompress(chunk, left + 1) if self._decompressor else chunk
             except zlib.error as error:
                 raise httpx.DecodingError(str(error)) from error
             if len(part) > left and not self._is_error:
-                raise ResponseTooLargeError(f"the response is larger than {LARGEST_RESPONSE // 10**6} MB")
+                raise ResponseTooLargeError(f"the response is larger than {self._largest // 10**6} MB")
             yield part[:left]
             left -= len(part)
             if left < 0:

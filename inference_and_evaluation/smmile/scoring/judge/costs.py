@@ -49,8 +49,8 @@ def _price(judge: Judge, price_file: Path | None) -> Price | None:
     return _FREE if price is None and judge.provider == "ollama" else price
 
 
-def describe_job(job: Job, price: Price | None) -> Iterator[str]:
-    """The lines of `--dry-run` about one judge."""
+def describe_job(job: Job, price: Price | None, *, batch: bool = False) -> Iterator[str]:
+    """The lines of `--dry-run` about one judge, whose requests may go into batch jobs."""
     name = one_line(job.judge.name)
     left_out = f", {job.not_sent} more beyond --limit" if job.not_sent else ""
     decided = len(job.cases) - len(job.pending) - job.not_sent
@@ -58,4 +58,5 @@ def describe_job(job: Job, price: Price | None) -> Iterator[str]:
     prompt = sum(ESTIMATOR.prompt_tokens(request.conversation) for request in job.requests)
     if price is not _FREE:
         longest = len(job.pending) * longest_response(job.judge)
+        price = price.batched() if price and batch else price
         yield f"{name}: {cost_estimate(job.judge.model, price, prompt, longest)}"
