@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from smmile.errors import UsageError, one_line
-from smmile.reporting.comparison import ContrastList, at_places, common_problems, condition_contrasts
+from smmile.reporting.comparison import ContrastList, at_places, common_problems, contrast_list
 from smmile.reporting.reports import estimated
 from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
 from smmile.reporting.strata import FEW_PROBLEMS
@@ -42,10 +42,9 @@ class NothingToCompareError(UsageError):
 class EvidenceLoss:
     """What a model loses without a kind of evidence, in per cent, over problems that both runs have.
 
-    `points_lost` is the clean accuracy less that of the run under `condition`, which has not the evidence.
-    `share_lost` are the problems that the latter answers incorrectly, of those `clean_correct` rows that
-    the clean run answers correctly; None without any. Intervals are of 95 %. `chance` and `majority` are
-    the accuracies of guessing among the options and of the majority baseline, None where not known.
+    `points_lost` is the clean accuracy less that under `condition`. `share_lost` is of the `clean_correct`
+    rows that the clean run answers correctly; None without any. `chance` and `majority` are the accuracies
+    of guessing among the options and of the majority baseline, None where not known.
     """
 
     model: str
@@ -209,7 +208,7 @@ def _contrasts(metric: str, runs: Runs, average: Average, missing: Missing) -> I
         else:
             missing.setdefault(f"no clean run ({name.mode}, {name.task_format})", {})[name.label] = None
     for of_model in pairs.values():
-        found = condition_contrasts(metric, of_model, average)
+        found = contrast_list("condition", metric, None, average, of_model)
         if found.missing:
             missing.setdefault("not compared", {}).update(dict.fromkeys(found.missing))
         if found.contrasts:
