@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import Finished, run_here, says_in_one_line
+from made_scores import judged, table_rows
 from smmile.reporting.statistics import (
     accuracy_interval,
     bootstrap_standard_deviation,
@@ -22,26 +23,11 @@ def analyse(folder: Path, *words: object) -> Finished:
     return run_here("variance_analysis.py", folder, *words)
 
 
-def table_rows(folder: Path, name: str = "latex_table.tex") -> dict[str, list[str]]:
-    """The table's cells by the model's name; the rule between the groups under its own name."""
-    lines = (folder / name).read_text().split("\\midrule\n", 1)[1].split("\\bottomrule")[0]
-    rows = {}
-    for line in lines.splitlines():
-        first, *cells = line.removesuffix(" \\\\").split(" & ")
-        rows[first] = cells
-    return rows
-
-
 def plus_plus(folder: Path, scores: dict[str, list[bool]], model: str = "m") -> None:
     """A judged SMMILE++ run: per base problem the scores of its permutations."""
-    accuracies = {
-        f"{base}_perm_{number}": 100.0 * score
-        for base, members in scores.items()
-        for number, score in enumerate(members, start=1)
-    }
-    folder.mkdir(exist_ok=True)
-    file = folder / f"result_{model}_ICL_open_evaluationllm.json"
-    file.write_text(json.dumps({"problem_accuracies": accuracies}))
+    judged(
+        folder, model, {f"{base}_perm_{n}": one for base in scores for n, one in enumerate(scores[base])}
+    )
 
 
 # The statistics against their definitions.
@@ -183,8 +169,7 @@ def test_the_full_table_has_the_published_scores_of_all_its_runs(tmp_path: Path)
     assert analyse(tmp_path, "--with-published", "--model", "m").code == 0
     assert (tmp_path / "evaluation_results.txt").read_text() == full
     # With a run on SMMILE besides there are no published scores of all runs.
-    file = tmp_path / "result_o_ICL_open_evaluationllm.json"
-    file.write_text(json.dumps({"problem_accuracies": {"a": 100}}))
+    judged(tmp_path, "o", {"a": True})
     finished = analyse(tmp_path, "--with-published", "--model", "o")
     assert finished.code == 0, finished.err
     assert " 111 " in finished.out  # SMMILE's
@@ -232,7 +217,14 @@ def test_mean_only_has_no_error_bars(tmp_path: Path) -> None:
     plus_plus(tmp_path, {"a": [True, False]})
     finished = analyse(tmp_path, "--mean-only", "--generate_table")
     assert "±" not in finished.out
-    assert table_rows(tmp_path)["m"] == ["--", "$\\mathbf{50.00}$", "--", "--", "--", "--"]
+    assert table_rows(tmp_path)["m"] == [
+        "--",
+        "$\\mathbf{50.00}$",
+        "--",
+        "--",
+        "--",
+        "--",
+    ]
 
 
 def test_files_land_in_the_folder_unless_a_path_is_given(tmp_path: Path) -> None:
@@ -262,21 +254,6 @@ def test_a_stale_or_broken_judge_file_is_named_and_left_out(tmp_path: Path) -> N
         assert len(finished.err.splitlines()) == 1
         assert " EM " in finished.out
         assert " LLM " not in finished.out
-
-
-def test_a_judge_file_of_other_answers_is_left_out(published: Path) -> None:
-    assert analyse(published).err == ""
-    file = published / "result_qwen72B_ICL_open_evaluationllm.json"
-    other = published / "result_gpt-4o_ICL_open_evaluationllm.json"
-    shutil.copyfile(other, file)
-    finished = analyse(published)
-    assert finished.code == 3
-    assert finished.err == (
-        f"warning: {file.name} scores an earlier version of result_qwen72B_ICL_open.csv and is left "
-        "out; run evaluate_LLMJudge.py again\n"
-    )
-    assert not re.search(r"qwen72B +ICL +LLM", finished.out)
-    assert re.search(r"qwen72B +ICL +EM", finished.out)
 
 
 def test_a_table_never_takes_the_place_of_a_result_file(published: Path) -> None:
