@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from smmile.errors import one_line
+from smmile.errors import UsageError, one_line
 from smmile.files import encode_json, write_whole
 from smmile.reporting.comparison import problem_count
-from smmile.reporting.experiments import Effects, ExperimentReport, NothingToCompareError, experiment_report
+from smmile.reporting.experiments import Effects, ExperimentReport, experiment_report
 from smmile.reporting.figure_plans import experiment_plans
 from smmile.reporting.figures import write_figures
 from smmile.reporting.latex_experiments import experiment_tables
@@ -29,6 +29,10 @@ By rows, by problems (SMMILE++): as in compare.py. Methods: docs/experiments.md
 """
 
 
+class NothingToCompareError(UsageError):
+    """There are no perturbed runs, or none with a clean one."""
+
+
 def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores]:
     """Write the report on the runs in `folder` into it: experiments.txt, .json, tables and figures.
 
@@ -36,12 +40,10 @@ def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores
     NothingToCompareError where no perturbed run has a clean one.
     """
     found = read_scores(folder)
-    try:
-        report = experiment_report(found.scores)
-    except NothingToCompareError as error:
-        raise NothingToCompareError(
-            f"{one_line(folder)}: {error}; a report needs perturbed and clean runs"
-        ) from error
+    report = experiment_report(found.scores)
+    if not report.effects:
+        line = f"{one_line(folder)}: {report.missing[0]}; a report needs perturbed and clean runs"
+        raise NothingToCompareError(line)
     contents: dict[str, bytes] = {
         "experiments.txt": experiment_text(report).encode(),
         "experiments.json": encode_json(report),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from smmile.errors import UsageError, one_line
+from smmile.errors import one_line
 from smmile.reporting.comparison import ContrastList, at_places, common_problems, contrast_list
 from smmile.reporting.reports import estimated
 from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
@@ -32,10 +32,6 @@ EVIDENCE: Mapping[str, tuple[str, ...]] = {
     "Examples": ("0-shot", "shots-0"),
 }
 _OPTIONAL = ("All images", "Images (swapped)")  # not reported as missing
-
-
-class NothingToCompareError(UsageError):
-    """There are no perturbed runs, or none with a clean one."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def experiment_report(scores: Iterable[Scores]) -> ExperimentReport:
 
     A clean run has no perturbation but the same `--options`. Of repeats only the first counts, but in the
     section on these. Where base problems occur more than once (SMMILE++), there are effects by rows and by
-    problems. Raises NothingToCompareError where no perturbed run has a clean one.
+    problems. Where no perturbed run has a clean one there are no effects, and `missing` is why.
     """
     found = sorted((run for run in scores if run.total), key=lambda run: natural_key(run.name))
     effects: list[Effects] = []
@@ -159,7 +155,7 @@ def experiment_report(scores: Iterable[Scores]) -> ExperimentReport:
     lines = tuple(f"{reason}: {one_line(', '.join(names))}" for reason, names in missing.items())
     if not effects:
         reasons = one_line("; ".join(lines), 400) or "there are no perturbed runs that have a score"
-        raise NothingToCompareError(f"nothing to compare: {reasons}")
+        lines = (f"nothing to compare: {reasons}",)
     return ExperimentReport(tuple(effects), lines)
 
 
