@@ -99,17 +99,6 @@ def test_one_run_does_not_show_that_all_or_none_solve_a_problem() -> None:
         assert (found.solved_by_all, found.solved_by_none, found.other_queries) == (("p1",), (), 2)
 
 
-def test_baselines_can_be_analysed_alone(tmp_path: Path) -> None:
-    for model in ("majority", "random"):
-        judged(tmp_path, model, bits("110"))
-    finished, lists = command(tmp_path, "--models", "majority", "random", "--output", "two.json")
-    assert (finished.code, lists) == (0, [])
-    assert json.loads((tmp_path / "two.json").read_text())[0]["models"] == ["majority", "random"]
-    finished, lists = command(tmp_path, "--models", "majority", "random")
-    assert (finished.code, lists) == (0, [])  # the file that covers all models has none
-    assert "no two such runs" in (tmp_path / "items.txt").read_text()
-
-
 def test_baselines_and_perturbed_runs_are_left_out_unless_named(tmp_path: Path) -> None:
     for model in ("m", "n", "majority", "llama33textonly"):
         judged(tmp_path, model, bits("110" if model == "m" else "100"))
@@ -124,6 +113,8 @@ def test_baselines_and_perturbed_runs_are_left_out_unless_named(tmp_path: Path) 
     command(tmp_path, "--models", "m", "majority", "--output", "two.json")
     assert json.loads((tmp_path / "two.json").read_text())[0]["models"] == ["majority", "m"]
     assert (tmp_path / "two.txt").exists()
+    _, [full] = command(tmp_path, "--models", "majority", "llama33textonly")
+    assert full == found  # also where baselines alone are shown
 
 
 def test_too_few_runs_are_one_line(tmp_path: Path) -> None:

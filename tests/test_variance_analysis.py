@@ -119,14 +119,8 @@ def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
     line = next(line for line in finished.out.splitlines() if line.strip().startswith("m "))
     model, mode, metric, problems, accuracy, answered, of_answered, *errors = line.split()
     bootstrap, clustered, low, _, high, macro, macro_error, *_, bases = errors
-    assert (model, mode, metric, problems, accuracy, answered) == (
-        "m",
-        "ICL",
-        "LLM",
-        "240",
-        "50.00",
-        "100.00",
-    )
+    assert (model, mode, metric) == ("m", "ICL", "LLM")
+    assert (problems, accuracy, answered) == ("240", "50.00", "100.00")
     assert float(bootstrap) == pytest.approx(100 * math.sqrt(0.25 / 240), rel=0.05)
     assert (of_answered, macro) == ("50.00", "50.00")
     assert (clustered, bases) == (f"{100 * math.sqrt(0.25 / 10):.2f}", "10")
@@ -280,17 +274,8 @@ def test_a_folder_of_broken_files_alone_leaves_the_old_table(tmp_path: Path) -> 
 
 
 def test_multiple_choice_can_be_shown_as_re_extracted(tmp_path: Path) -> None:
-    words = [
-        "--baseline",
-        "majority",
-        "--dataset",
-        "demo",
-        "--task-format",
-        "mcqa",
-        "--output-dir",
-        tmp_path,
-    ]
-    assert run_here("inference_baselines.py", *words).code == 0
+    words = ["--baseline", "majority", "--dataset", "demo", "--task-format", "mcqa"]
+    assert run_here("inference_baselines.py", *words, "--output-dir", tmp_path).code == 0
     assert "30.77" in analyse(tmp_path).out
     # A result file of the suite has its options: no evaluation is needed.
     assert "30.77" in analyse(tmp_path, "--mcqa", "reread").out

@@ -171,10 +171,9 @@ class Ranking:
 class Comparison:
     """All that a folder's runs say about each other; the content of comparison.json.
 
-    Significance is at `alpha` after Holm. The planned families are `modes` (each model with against without
-    examples), `baselines` (each model with examples against the majority baseline) and `chance`; `models`
-    holds every pair of models, for each metric and mode. `margin` is that of equivalence, in points.
-    `other_queries` counts, by model, the problems of which most runs have another query or true answer.
+    Significance is at `alpha` after Holm. The planned families are `modes`, `baselines` (models against the
+    majority baseline) and `chance`; `models` holds every pair of models, for each metric and mode.
+    `margin` is that of equivalence, in points; `other_queries` as in `reports.other_queries`.
     """
 
     answered_only: bool

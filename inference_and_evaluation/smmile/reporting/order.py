@@ -69,14 +69,11 @@ class OrderVariance:
 class PlaceContrast:
     """Orders of one base problem against each other, by what is in a place of the examples.
 
-    Shares are in per cent, the `difference` (first minus second share) and what follows in points; every
-    one of the `base_problems` has the same weight. `p_holm` is adjusted for all contrasts of the models in
-    the list; None for baselines.
-
-    Of accuracies: `share` is the accuracy of the orders with the query's answer in the place, `other_share`
-    that of orders without. `metric` is None in contrasts of copying: there, of two orders with different
-    answers in the place, `share` says how often a response is the answer that its own order has there,
-    and `other_share` how often it is the one that the other order has there.
+    Shares are in per cent, the `difference` and what follows in points. `share` is the accuracy of orders
+    with the query's answer in the place, `other_share` that of orders without. In contrasts of copying, in
+    which `metric` is None, see `copying_contrast`, they are how often a response is its own order's answer
+    there, and how often the other order's. `p_holm` is adjusted for all models of the list, without
+    baselines, which have none.
     """
 
     run: RunName
