@@ -259,6 +259,13 @@ def compare(
     return Comparison(answered_only, ALPHA, margin, other_queries(runs), *found_lists)
 
 
+def chance_of(run: Scores, average: Average) -> float | None:
+    """The accuracy of guessing, in per cent; None where the options of some problems are not known."""
+    if not all(problem_id in run.chances for problem_id in run.problem_ids):
+        return None
+    return mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
+
+
 def _against_chance(mode: InferenceMode, runs: Sequence[Scores], average: Average) -> ChanceList | None:
     """The multiple-choice models of one mode against chance; None where there are none."""
     tested: list[tuple[Scores, float, float]] = []
@@ -266,11 +273,9 @@ def _against_chance(mode: InferenceMode, runs: Sequence[Scores], average: Averag
     for run in runs:
         if run.metric != "mcqa" or run.name.model in BASELINES or not run.total:
             continue
-        level = run.chance_level
-        if all(problem_id in run.chances for problem_id in run.problem_ids):
-            level = mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
-        elif average == "problems" and run.is_permuted:
-            level = None
+        level = chance_of(run, average)
+        if level is None and not (average == "problems" and run.is_permuted):
+            level = run.chance_level
         if level is None or not 0 < level < 100:
             missing.append(run.name.label)
         else:

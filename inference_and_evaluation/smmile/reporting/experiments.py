@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from smmile.errors import one_line
-from smmile.reporting.comparison import ContrastList, at_places, common_problems, contrast_list
+from smmile.reporting.comparison import ContrastList, at_places, chance_of, common_problems, contrast_list
 from smmile.reporting.reports import estimated
 from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
 from smmile.reporting.strata import FEW_PROBLEMS
@@ -247,11 +247,8 @@ def _loss(
     paired = paired_difference(first.correct, second.correct, first.clusters, average=average)
     correct = [place for place, score in enumerate(first.correct) if score > 0.5]
     lost = [second.correct[place] <= 0.5 for place in correct]
-    of_row = first.clusters
-    clusters = [of_row[place] for place in correct]
-    chance = floor = None
-    if all(one in first.chances for one in first.problem_ids):
-        chance = mean([first.chances[one] for one in first.problem_ids], first.clusters, average) * 100
+    clusters = at_places(first, correct).clusters
+    floor = None
     if majority is not None:
         _, baseline = on_shared_problems([first, majority])
         if baseline.total == first.total:
@@ -270,7 +267,7 @@ def _loss(
         clean_correct=len(correct),
         share_lost=mean(lost, clusters, average) * 100 if lost else None,
         share_interval=accuracy_interval(lost, clusters, average=average).percent if lost else None,
-        chance=chance,
+        chance=chance_of(first, average),
         majority=floor,
     )
 
@@ -311,11 +308,9 @@ def _shots_curves(runs: Runs, average: Average) -> Iterator[ShotsCurve]:
 
 
 def _shots(number: int | None, run: Scores, shared: Scores | None, average: Average) -> Shots:
-    accuracy = interval = None
-    if shared is not None and shared.total:
-        found = estimated(shared, average)
-        accuracy, interval = found.value, (found.low, found.high)
-    return Shots(number, run.total, mean(run.correct, run.clusters, average) * 100, accuracy, interval)
+    found = estimated(shared, average) if shared is not None and shared.total else None
+    on_shared = (found.value, (found.low, found.high)) if found else (None, None)
+    return Shots(number, run.total, mean(run.correct, run.clusters, average) * 100, *on_shared)
 
 
 def _repeats(runs: Runs, average: Average) -> Iterator[Repeats]:

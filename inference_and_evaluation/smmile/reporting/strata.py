@@ -125,16 +125,14 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
     strata = []
     for run in runs:
         known = [
-            (outlines[problem_id], correct)
+            (_flags(outlines[problem_id], run.name), base_problem_id(problem_id), correct)
             for problem_id, correct in zip(run.problem_ids, run.correct, strict=True)
             if problem_id in outlines
         ]
-        values = [(_flags(outline, run.name), outline, correct) for outline, correct in known]
         for flag in flags:
             members: dict[str, list[tuple[str, float]]] = {}
-            for of_problem, outline, correct in values:
+            for of_problem, cluster, correct in known:
                 if flag in of_problem:
-                    cluster = base_problem_id(outline.problem_id)
                     members.setdefault(of_problem[flag], []).append((cluster, correct))
             of_flag = []
             for value, found in members.items():

@@ -117,9 +117,7 @@ def read_content(
 
 
 def _data_set(scores: Scores) -> str:
-    if scores.dataset is None:
-        return HUB_IDS["augmented" if scores.is_permuted else "smmile"]
-    return scores.dataset
+    return scores.dataset or HUB_IDS["augmented" if scores.is_permuted else "smmile"]
 
 
 def _scores(shown: Sequence[Scores]) -> Iterable[PageScore]:
@@ -135,10 +133,8 @@ def _scores(shown: Sequence[Scores]) -> Iterable[PageScore]:
 def _letters(shown: Sequence[Scores]) -> dict[tuple[str, str, str, str], str]:
     """The compact letter display of runs without perturbations, by data set, metric, mode and label."""
     found: dict[tuple[str, str, str, str], str] = {}
-    for data_set in dict.fromkeys(map(_data_set, shown)):
-        clean = [
-            run for run in shown if not run.name.perturbation and not (run.rated and run.rated.is_sample)
-        ]
+    clean = [run for run in shown if not run.name.perturbation and not (run.rated and run.rated.is_sample)]
+    for data_set in dict.fromkeys(map(_data_set, clean)):
         try:
             comparison = compare([run for run in clean if _data_set(run) == data_set], averages=("rows",))
         except UsageError:
