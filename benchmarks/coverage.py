@@ -42,12 +42,12 @@ from smmile.reporting.statistics import (  # noqa: E402
     accuracy_interval,
     clustered_standard_error,
     equivalence_test,
+    intracluster_correlation,
     mcnemar_exact,
     mean,
     paired_difference,
     smallest_detectable_difference,
     standard_error,
-    variance_components,
     wilson_interval,
     within_difference,
 )
@@ -457,10 +457,10 @@ def correlation_coverage(repeats: int) -> str:
             shares = []
             for draw in (beta_binomial, all_or_none):
                 found = (
-                    variance_components(row_scores(draw(accuracy, correlation, generator)), CLUSTERS)
+                    intracluster_correlation(row_scores(draw(accuracy, correlation, generator)), CLUSTERS)
                     for _ in range(repeats)
                 )
-                intervals = [one.interval for one in found if one and one.interval]
+                intervals = [one[1] for one in found if one and one[1]]
                 covered = sum(one.low <= correlation <= one.high for one in intervals)
                 shares.append(shown(covered / len(intervals)))
             cells.append("{} ({})".format(*shares))

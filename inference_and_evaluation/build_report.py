@@ -32,8 +32,9 @@ def main() -> int:
     args = parser.parse_args()
 
     from smmile.errors import UsageError, pluralize
-    from smmile.reporting.report.page import ReportOptions, read_content, report_page
+    from smmile.reporting.report.page import read_content, report_page
     from smmile.reporting.reports import write_report
+    from smmile.scoring.data_sets import ProblemsOfRuns
     from smmile.scoring.folder import read_scores
     from smmile.scoring.selection import Selection
 
@@ -44,8 +45,8 @@ def main() -> int:
     output = args.output or default
     if selection.is_narrow and default.resolve() in (output.resolve(), (folder / output).resolve()):
         raise UsageError("a page with some of the runs needs a name of its own; give it with --output")
-    options = ReportOptions(selection, args.images, args.with_published, cli.given_dataset_source(args))
-    content = read_content(folder, found, options)
+    problems = ProblemsOfRuns(folder, cli.given_dataset_source(args))
+    content = read_content(found, problems, selection, args.images, args.with_published)
     for warning in content.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     page = report_page(content)

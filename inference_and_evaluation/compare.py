@@ -52,7 +52,7 @@ def main() -> int:
 
     from smmile.errors import UsageError
     from smmile.reporting.comparison import Comparison, compare, comparison_text, in_order
-    from smmile.reporting.items import ItemList, analyse_items, items_text
+    from smmile.reporting.items import analyse_items, items_text
     from smmile.reporting.reports import open_report, with_chances, write_text_and_json
     from smmile.reporting.statistics import AVERAGES, Average
     from smmile.reporting.tables import Layout
@@ -66,12 +66,9 @@ def main() -> int:
         if not items:
             raise UsageError("item analysis takes two runs of one metric and mode; --models adds baselines")
         every = analyse_items(report.everything.scores) if report.is_narrow else items
-
-        def chosen(full: bool) -> list[ItemList]:
-            return every if full else items
-
+        by_extent = {True: every, False: items}
         file = args.results_dir / "items.txt"
-        write_text_and_json(file, args.output, lambda full: items_text(chosen(full)), chosen)
+        write_text_and_json(file, args.output, lambda full: items_text(by_extent[full]), by_extent.get)
         print(items_text(items, Layout.of_terminal(), shortened=True), end="")
         return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
     runs = in_order(report.shown.scores, report.selection.models)

@@ -30,9 +30,8 @@ def main() -> int:
     from functools import cache
 
     from smmile.errors import UsageError, one_line
-    from smmile.files import write_whole
     from smmile.reporting.figure_plans import order_plan
-    from smmile.reporting.figures import figure_files
+    from smmile.reporting.figures import write_figures
     from smmile.reporting.order import OrderAnalysis, analyse_order, lacks_places, order_text, ordered_runs
     from smmile.reporting.reports import filter_suffix, open_report, write_text_and_json
     from smmile.reporting.tables import Layout
@@ -75,9 +74,8 @@ def main() -> int:
         if any(one.metric == metric for one in analysis(False).variance)
     }
     print()
-    for file_name, content in figure_files(plans, args.look):
-        write_whole(args.results_dir / file_name, content, durable=False)
-        print(cli.shown_path(args.results_dir / file_name))
+    for figure in write_figures(args.results_dir, plans, args.look):
+        print(cli.shown_path(figure))
     return cli.EXIT_SOME_ERRORS if report.shown.unscored or missing else cli.EXIT_OK
 
 

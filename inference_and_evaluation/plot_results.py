@@ -35,9 +35,9 @@ def main() -> int:
     cli.add_dataset_flags(parser)
     args = parser.parse_args()
 
-    from smmile.files import make_folder, write_whole
+    from smmile.files import make_folder
     from smmile.reporting.figure_plans import DotPlot, HeatMap, heat_map, models_plan, strata_plans
-    from smmile.reporting.figures import figure_files
+    from smmile.reporting.figures import write_figures
     from smmile.reporting.published import published_scores, published_set
     from smmile.reporting.reports import filter_suffix, open_report, with_chances
     from smmile.reporting.strata import stratify_runs
@@ -79,10 +79,9 @@ def main() -> int:
 
     end = "\r" if sys.stderr.isatty() else "\n"
     total = len(plans) * len(set(args.look))
-    for number, (file_name, content) in enumerate(figure_files(plans, args.look, args.format), start=1):
+    for number, figure in enumerate(write_figures(folder, plans, args.look, args.format), start=1):
         print(f"figure {number} of {total}", end=end, file=sys.stderr, flush=True)
-        write_whole(folder / file_name, content, durable=False)
-        print(cli.shown_path(folder / file_name))
+        print(cli.shown_path(figure))
     return cli.EXIT_SOME_ERRORS if report.shown.unscored else cli.EXIT_OK
 
 

@@ -70,13 +70,12 @@ def main() -> int:
     print(f"All runs: {cli.shown_path(file)}")
     if args.plot:
         from smmile.reporting.figure_plans import strata_plans
-        from smmile.reporting.figures import figure_files
+        from smmile.reporting.figures import write_figures
 
         suffix = filter_suffix(args.inference_mode)
         plans = {f"{stem}{suffix}": plan for stem, plan in strata_plans(metric.key, strata).items()}
-        for file_name, figure in figure_files(plans, ("print", "light", "dark")):
-            write_whole(args.results_dir / file_name, figure, durable=False)
-            print(cli.shown_path(args.results_dir / file_name))
+        for figure in write_figures(args.results_dir, plans):
+            print(cli.shown_path(figure))
     return cli.EXIT_SOME_ERRORS if report.shown.unscored or found.missing else cli.EXIT_OK
 
 

@@ -57,8 +57,7 @@ def show_report(folder: Path, *, required: bool) -> int:
     Where there is nothing to report, that is an error if a report is `required`, else a line.
     """
     from smmile.errors import one_line
-    from smmile.reporting.experiment_report import write_experiment_report
-    from smmile.reporting.experiments import NothingToCompareError
+    from smmile.reporting.experiment_report import NothingToCompareError, write_experiment_report
 
     try:
         text, files, found = write_experiment_report(folder)

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,26 +106,20 @@ def test_problems_come_with_their_images_and_a_warning_names_those_left_out(tmp_
     assert len(smmile.load_problems("demo")) == 13
 
 
-def test_errors_are_those_of_the_scripts(tmp_path: Path, demo: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder"):
-        smmile.load_results(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="did you mean nearest"):
-        smmile.load_results(demo, models=["nearst"])
-    with pytest.raises(UsageError, match="nothing to compare"):
-        smmile.compare(demo, models=["nearest"], metric="em")
-    with pytest.raises(UsageError, match="'dmo' is neither smmile, augmented, demo nor a folder"):
-        smmile.load_problems("dmo")
-
-
-def test_wrong_arguments_are_errors_of_one_line(demo: Path) -> None:
-    with pytest.raises(UsageError, match="metric zzz is none of expert, llm, em, mcqa"):
-        smmile.compare(demo, metric="zzz")
-    with pytest.raises(UsageError, match="mcqa x is none of stored, reread"):
-        smmile.compare(demo, mcqa="x")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="equivalence -1 is not a number of points"):
-        smmile.compare(demo, equivalence=-1)
-    with pytest.raises(UsageError, match="nowhere"):
-        smmile.load_results(demo, dataset="/nowhere")
+def test_errors_are_those_of_the_scripts_in_one_line(tmp_path: Path, demo: Path) -> None:
+    wrong: dict[str, Callable[[], object]] = {
+        "there is no folder": lambda: smmile.load_results(tmp_path / "nowhere"),
+        "did you mean nearest": lambda: smmile.load_results(demo, models=["nearst"]),
+        "/nowhere": lambda: smmile.load_results(demo, dataset="/nowhere"),
+        "'dmo' is neither smmile, augmented, demo nor": lambda: smmile.load_problems("dmo"),
+        "nothing to compare": lambda: smmile.compare(demo, models=["nearest"], metric="em"),
+        "metric zzz is none of expert, llm, em, mcqa": lambda: smmile.compare(demo, metric="zzz"),
+        "mcqa x is none of stored, reread": lambda: smmile.compare(demo, mcqa="x"),  # type: ignore[arg-type]
+        "equivalence -1 is not a number of points": lambda: smmile.compare(demo, equivalence=-1),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(UsageError, match=message):
+            call()
     table = smmile.load_results(demo, models="majority")
     assert set(table.model) == {"majority"}
     assert table.perturbations.isna().all()

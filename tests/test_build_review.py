@@ -128,24 +128,6 @@ def test_equal_answers_of_two_runs_are_one_item() -> None:
         assert (second.stem, second.verdict, second.probability) == ("result_twin_0-shot_open", None, 1.0)
 
 
-def test_equal_answers_to_permutations_of_a_problem_are_one_item() -> None:
-    ids = [f"p{number}_perm_{order}" for number in range(4) for order in range(3)]
-    answers = [
-        f"no. {number}" if number < 11 else "another" for number in (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 11)
-    ]
-    records = [
-        Record(one, "Q?", "gold", "ok", generated_answer=answer)
-        for one, answer in zip(ids, answers, strict=True)
-    ]
-    results = RunResults(RunName("m", "ICL", "open"), Path("result_m_ICL_open.json"), None, records)
-    scores = score_verdicts(results, [0, 1, *[0] * 10])
-    key = draw_review([(results, scores)], ReviewPlan(12, 2, 2, 42))
-    assert sorted(len(item.drawn) for item in key.items) == [1, 2, 3, 3, 3]
-    assert {
-        problem_id: verdict for problem_id, (verdict, _) in drawn_of(key, "result_m_ICL_open").items()
-    } == {one: int(one == "p0_perm_1") for one in ids}
-
-
 def test_experts_share_the_items_evenly_each_in_an_order_of_their_own() -> None:
     key = draw_review([a_run("m", [1, 0] * 25), a_run("n", [1, 0] * 25)], ReviewPlan(41, 5, 2, 42))
     assert all(len(set(item.experts)) == 2 for item in key.items)
@@ -537,14 +519,6 @@ def test_a_browser_that_keeps_nothing_says_so(chromium: Chromium, review: Path, 
         page.close(run_before_unload=True)
     assert [one.split(":")[0] for one in chromium.complaints] == ["dialog"]
     chromium.complaints.clear()  # (the browser asks whether to leave)
-
-
-def test_nothing_covers_a_printed_response(chromium: Chromium, review: Path) -> None:
-    page = start(chromium, review)
-    page.emulate_media(media="print")
-    expect(page.locator("footer")).to_be_hidden()
-    expect(page.get_by_role("button", name="Save ratings")).to_be_hidden()
-    expect(page.locator("#response")).to_be_visible()
 
 
 def test_the_page_fits_a_tablet(chromium: Chromium, review: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,57 +107,6 @@ def test_the_counts_are_the_protocols_where_it_tells_them(shared: Path) -> None:
     assert [line["Wrong letters"] for line in table(section(page, "MedVLM-R1"))] == ["4 of 111"] * 2
 
 
-def test_scores_before_the_arrow_are_the_published_ones(shared: Path) -> None:
-    """Also where a run asked other queries, as Qwen2.5-VL-7B did."""
-    page = (SUITE / "docs" / "errata.md").read_text()
-    with (shared / "data" / "published_scores.csv").open(newline="", encoding="utf-8") as stream:
-        published = {
-            (line["dataset"], line["model"], line["inference_mode"]): line["accuracy_percent"]
-            for line in csv.DictReader(stream)
-            if line["metric"] == "mcqa"
-        }
-    lines = [*table(section(page, "Multiple-choice")), *table(section(page, "Twin").split("Run by run")[1])]
-    assert len(lines) == 60
-    for line in lines:
-        run = line["Data set"], line["Model"].replace("\\", ""), line["Mode"]
-        assert float(line["MCQA"].split()[0]) == pytest.approx(float(published[run]), abs=0.0051)
-
-
-def test_what_llava_med_stored_is_that_of_a_plain_count(shared: Path) -> None:
-    stored: Counter[str] = Counter()
-    for mode in ("0-shot", "ICL"):
-        file = shared / "data" / "published_results_more" / f"result_llavamed_{mode}_mcqa.csv"
-        with file.open(newline="", encoding="utf-8") as stream:
-            for line in csv.DictReader(stream):
-                failed = line["selected_option"] == "EXTRACTION_FAILED"
-                invalid = line["generated_answer"].startswith("INVALID_OPTION")
-                stored["none" if failed else "letter" if invalid else "option"] += 1
-    assert stored == {"none": 199, "letter": 21, "option": 2}
-    text = " ".join(section((SUITE / "docs" / "errata.md").read_text(), "Multiple-choice").split())
-    assert "199 are none, 21 are a letter that no option has, and 2 are incorrect options" in text
-
-
-def test_the_committed_twins_are_those_of_the_data_set(shared: Path) -> None:
-    """Options by a plain comparison of the answers' letters and digits, at least in SMMILE's counts."""
-    from datasets import load_dataset
-
-    answers: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for line in load_dataset(str(shared / "data" / "smmile_recovered"), split="train"):
-        answers[line["problem_id"]].append((line["order"], line["answer"]))
-    twins = correct = 0
-    for of_problem in answers.values():
-        texts = {answer for _, answer in of_problem}
-        bare = Counter(re.sub(r"\W", "", text).lower() for text in texts)
-        twins += max(bare.values()) > 1
-        correct += bare[re.sub(r"\W", "", max(of_problem)[1]).lower()] > 1
-    page = (SUITE / "docs" / "errata.md").read_text()
-    smmile, augmented = table(section(page, "Twin").split("Run by run")[0])
-    assert list(smmile.values())[:6] == ["SMMILE", "111", str(twins), str(correct), "46", "51"]
-    assert (twins, correct) == (9, 6)
-    assert list(augmented.values())[:5] == ["SMMILE++", "1038", "132", "60", "168"]
-    assert [line["Points at most, published"] for line in (smmile, augmented)] == ["3.60", "3.56"]
-
-
 def test_pairing_by_id_alone_gives_another_p_value(shared: Path) -> None:
     """Qwen2.5-VL-7B against 72B by the judge, with McNemar's exact test of scipy."""
     from scipy.stats import binomtest
@@ -180,57 +129,6 @@ def test_pairing_by_id_alone_gives_another_p_value(shared: Path) -> None:
     assert f"p {p_value([*small[0]])} over all 111 ids" in " ".join(text.split())
     assert f"p {p_value(same)} over the 93 problems" in " ".join(text.split())
     assert (p_value([*small[0]])[:5], p_value(same)[:4]) == ("0.013", "0.07")
-
-
-def test_llava_meds_empty_answers_are_those_of_a_plain_count(shared: Path) -> None:
-    """By the number of rows that a problem has in the data set; the issue's counts beside."""
-    from datasets import load_dataset
-
-    page = (SUITE / "docs" / "errata.md").read_text()
-    shown = {
-        (line["Data set"], line["Images"]): [line["Problems"], line["Empty, open"], line["Empty, MCQA"]]
-        for line in table(section(page, "LLaVA-Med was shown"))
-    }
-    totals = {"SMMILE": (77, 42), "SMMILE++": (984, 586)}
-    for name, folder, data_set in (
-        ("SMMILE", "published_results_more", "smmile_recovered"),
-        ("SMMILE++", "published_results_augmented", "smmile_plusplus_recovered"),
-    ):
-        rows = load_dataset(str(shared / "data" / data_set), split="train")
-        images = Counter(rows["problem_id"])
-        counts: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
-        for place, ending in ((1, ""), (2, "_mcqa")):
-            file = shared / "data" / folder / f"result_llavamed_ICL{ending}.csv"
-            with file.open(newline="", encoding="utf-8") as stream:
-                for line in csv.DictReader(stream):
-                    count = counts[min(images[line["problem_id"]], 6)]
-                    count[0] += place == 1
-                    count[place] += not line["full_response"].strip()
-        for number, count in counts.items():
-            label = "6 or more" if number == 6 else str(number)
-            assert shown[name, label] == list(map(str, count))
-        beyond = [count for number, count in counts.items() if number > 3]
-        assert (sum(one[0] for one in beyond), sum(one[1] for one in beyond)) == totals[name]
-        assert counts[3][1] == 0
-
-
-def test_accuracies_without_failed_calls_are_those_of_a_plain_count(shared: Path) -> None:
-    stem = shared / "data" / "published_results" / "result_claude-3-7-sonnet_ICL_open"
-    with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
-        answered = [
-            line["problem_id"]
-            for line in csv.DictReader(stream)
-            if not line["generated_answer"].startswith("ERROR")
-        ]
-    judged = json.loads(Path(f"{stem}_evaluationllm.json").read_text())
-    kept = sum(judged["problem_accuracies"][problem_id] for problem_id in answered) / len(answered)
-    page = (SUITE / "docs" / "errata.md").read_text()
-    [line] = [
-        line
-        for line in table(section(page, "Failed"))
-        if (line["Model"], line["Mode"], line["Format"]) == ("claude-3-7-sonnet", "ICL", "open")
-    ]
-    assert line["LLM"] == f"{judged['accuracy']:.2f} → {kept:.2f}"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from conftest import Chromium, Finished, row, run_here, save_parquet, says_in_one_line
+from conftest import Finished, run_here, says_in_one_line
 from smmile.results.reading import read_run, result_files
 from smmile.scoring.evaluation import PAPER_LABEL
 from smmile.scoring.experts.files import (
@@ -155,33 +155,6 @@ def test_two_simulated_experts_are_recovered(tmp_path: Path) -> None:
     assert "m2" in (tmp_path / "expert_report.txt").read_text()
 
 
-@pytest.mark.slow
-def test_two_experts_who_grade_in_a_browser_are_recovered(chromium: Chromium, tmp_path: Path) -> None:
-    accuracies = {("m1", "ICL"): 0.6, ("m2", "ICL"): 0.3}
-    truths = simulate(tmp_path, accuracies, SENSITIVITY, SPECIFICITY, seed=8)
-    rows = [row(f"p{n}", order, "truth", question=f"What is p{n}?") for n in range(111) for order in (1, 2)]
-    words = ["--dataset-path", save_parquet(tmp_path / "data", rows), "--sample", 80]
-    built = run_here("build_review.py", tmp_path, *words)
-    assert (built.code, built.err) == (0, "")
-    rng = random.Random(8)
-    files = []
-    for expert in (1, 2):
-        page = chromium.open(tmp_path / "review" / f"review_expert{expert}.html")
-        page.get_by_role("button", name="Start grading").click()
-        for _ in range(160):
-            model, problem_id = page.inner_text("#response").split()[0], page.inner_text("#question")[8:-1]
-            truth = truths[f"result_{model}_ICL_open"][problem_id]
-            page.keyboard.press("1" if grade(rng, truth) == "correct" else "2")
-        with page.expect_download() as download:
-            page.locator("#done-save").click()
-        files.append(tmp_path / download.value.suggested_filename)
-        download.value.save_as(files[-1])
-    finished = evaluate(tmp_path, *files)
-    assert (finished.code, finished.err) == (0, "")
-    report = recovered(tmp_path, accuracies)
-    assert [one["rated"] for one in report["experts"]] == [160, 160]
-
-
 def small(folder: Path) -> tuple[ReviewKey, list[Path]]:
     """Eight answers of one run, all rated by two experts: they disagree on one and cannot say on one."""
     truth = {f"p{n}": n < 4 for n in range(8)}
@@ -226,21 +199,16 @@ def test_a_review_that_is_graded_in_part(tmp_path: Path) -> None:
     make_run(tmp_path, "a", "ICL", truth, truth)
     key = make_review(tmp_path, 10, experts=1)
 
-    def graded(problem_ids: set[str]) -> Finished:
-        grades: dict[bool, RatingValue] = {True: "correct", False: "incorrect"}
-        return evaluate(
-            tmp_path,
-            rate(
-                tmp_path,
-                key,
-                1,
-                lambda item: grades[truth[item.problem_id]] if item.problem_id in problem_ids else None,
-            ),
-        )
+    def graded(*problem_ids: str) -> Finished:
+        def rating(item: ReviewItem) -> RatingValue | None:
+            grade: RatingValue = "correct" if truth[item.problem_id] else "incorrect"
+            return grade if item.problem_id in problem_ids else None
+
+        return evaluate(tmp_path, rate(tmp_path, key, 1, rating))
 
     # Nothing is known of the answers that the judge found correct, so there is no accuracy.
-    says_in_one_line(graded({"p8", "p9"}), "no run has ratings of answers with each verdict")
-    finished = graded({"p0", "p1", "p8"})
+    says_in_one_line(graded("p8", "p9"), "no run has ratings of answers with each verdict")
+    finished = graded("p0", "p1", "p8")
     assert (finished.code, finished.err) == (0, "")
     [run] = json.loads((tmp_path / "expert_report.json").read_text())["runs"]
     assert (run["rated"], run["experts"]["value"]) == (3, pytest.approx(60))

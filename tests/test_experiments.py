@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import compile_latex, run_here, says_in_one_line
+from made_scores import bits, judged, made_scores
 from smmile.reporting.comparison import Contrast
 from smmile.reporting.experiments import Effects, experiment_report
 from smmile.reporting.figure_plans import experiment_plans
@@ -20,19 +21,14 @@ from smmile.reporting.statistics import (
     tango_interval,
     wilson_interval,
 )
-from smmile.results.run_names import RunName
 from smmile.scoring.scores import Scores
-from test_compare import judged
 from test_plot_results import HOSTILE, assert_no_overlap, texts_of
 
 
 def run(
-    bits: str, perturbation: str = "", model: str = "m", mode: str = "ICL", metric: str = "llm"
+    text: str, perturbation: str = "", model: str = "m", mode: str = "ICL", metric: str = "llm"
 ) -> Scores:
-    """A run on the problems p0, p1 and so on: 1 is correct, 0 incorrect, and - lacks the problem."""
-    there = {f"p{number}": bit == "1" for number, bit in enumerate(bits) if bit != "-"}
-    name = RunName(model, "ICL" if mode == "ICL" else "0-shot", "open", perturbation)
-    return Scores(name, metric, tuple(there), tuple(there.values()), (True,) * len(there))
+    return made_scores(model, bits(text), mode, metric=metric, perturbation=perturbation)
 
 
 def effects(*runs: Scores) -> Effects:
@@ -83,10 +79,11 @@ def test_each_condition_is_paired_with_the_clean_run_of_its_model_mode_and_optio
 
 
 def test_permutations_of_a_problem_are_one_cluster_and_both_averages_are_reported() -> None:
-    def permuted(bits: Mapping[str, str], perturbation: str = "") -> Scores:
-        there = {f"{base}_perm_{n}": bit == "1" for base, row in bits.items() for n, bit in enumerate(row)}
-        name = RunName("m", "ICL", "open", perturbation)
-        return Scores(name, "llm", tuple(there), tuple(there.values()), (True,) * len(there))
+    def permuted(orders: Mapping[str, str], perturbation: str = "") -> Scores:
+        there = {
+            f"{base}_perm_{n}": bit == "1" for base, row in orders.items() for n, bit in enumerate(row)
+        }
+        return made_scores("m", there, perturbation=perturbation)
 
     clean = permuted({"a": "111111", "b": "10", "c": "0000"})
     noisy = permuted({"a": "000111", "b": "10", "c": "0000"}, "labels-random")
@@ -241,7 +238,7 @@ def test_nothing_to_compare_is_one_line(tmp_path: Path) -> None:
     report = ("sweep.py", file, "--output-dir", folder, "--report-only")
     says_in_one_line(run_here(*report), "results: nothing to compare: there are no perturbed runs")
     (folder / "result_majority_ICL_open.json").unlink()
-    judged(folder, "evil\x1b[31m", "ICL", {"p0": True}, "cot")
+    judged(folder, "evil\x1b[31m", {"p0": True}, perturbation="cot")
     says_in_one_line(run_here(*report), "no clean run (ICL, open): evil\\x1b[31m [cot]")
     assert [path.name for path in folder.iterdir()] == [next(folder.iterdir()).name]
 

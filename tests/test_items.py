@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,18 @@ import pytest
 from scipy import stats
 
 from conftest import Finished, run_here, says_in_one_line
+from made_scores import bits as numbered_bits
+from made_scores import judged, made_scores
 from smmile.data.dataset import DatasetSource, load_outlines
 from smmile.reporting.items import ItemList, analyse_items, items_text
-from smmile.results.run_names import RunName
 from smmile.scoring.scores import Scores
 
-
-def run(model: str, correct: Mapping[str, bool]) -> Scores:
-    right = tuple(correct.values())
-    return Scores(RunName(model, "ICL", "open"), "llm", tuple(correct), right, (True,) * len(right))
-
-
-def bits(text: str) -> dict[str, bool]:
-    return {f"p{number}": bit == "1" for number, bit in enumerate(text, start=1)}
+bits = partial(numbered_bits, first=1)
 
 
 def only(runs: list[Scores]) -> ItemList:
     [found] = analyse_items(runs)
     return found
-
-
-def judged(folder: Path, model: str, correct: Mapping[str, bool], tail: str = "ICL_open") -> None:
-    file = folder / f"result_{model}_{tail}_evaluationllm.json"
-    file.write_text(json.dumps({"problem_accuracies": {one: 100.0 * yes for one, yes in correct.items()}}))
 
 
 def command(folder: Path, *words: object) -> tuple[Finished, list[dict[str, Any]]]:
@@ -46,7 +35,7 @@ def command(folder: Path, *words: object) -> tuple[Finished, list[dict[str, Any]
 def test_difficulty_and_discrimination_are_those_of_the_definition() -> None:
     generator = random.Random(1)
     runs = [
-        run(f"m{skill}", {f"p{number}": generator.random() < skill / 10 for number in range(12)})
+        made_scores(f"m{skill}", {f"p{number}": generator.random() < skill / 10 for number in range(12)})
         for skill in range(2, 9)
     ]
     found = only(runs)
@@ -64,7 +53,7 @@ def test_difficulty_and_discrimination_are_those_of_the_definition() -> None:
 
 def test_problems_that_none_or_all_solve_are_listed_and_strong_models_discriminate() -> None:
     texts = {"weak": "0100001", "fair": "0110000", "good": "0111000", "best": "0111110"}
-    found = only([run(model, bits(text)) for model, text in texts.items()])
+    found = only([made_scores(model, bits(text)) for model, text in texts.items()])
     assert (found.solved_by_none, found.solved_by_all) == (("p1",), ("p2",))
     by_id = {item.problem_id: item.discrimination for item in found.items}
     assert (by_id["p4"] or 0) > 0.4
@@ -80,7 +69,7 @@ def test_permutations_are_one_item_with_the_share_of_its_orders() -> None:
     ids = [f"{base}_perm_{number}" for base in "abc" for number in (1, 2)]
     scores = ("110100", "111000", "110010")
     runs = [
-        run(f"m{number}", {one: bit == "1" for one, bit in zip(ids, text, strict=True)})
+        made_scores(f"m{number}", {one: bit == "1" for one, bit in zip(ids, text, strict=True)})
         for number, text in enumerate(scores)
     ]
     found = only(runs)
@@ -91,8 +80,8 @@ def test_permutations_are_one_item_with_the_share_of_its_orders() -> None:
 
 def test_other_queries_are_other_problems() -> None:
     queries = {"p1": ("What?", "a"), "p2": ("What?", "b")}
-    runs = [replace(run(model, bits("10")), queries=queries) for model in "mno"]
-    runs.append(replace(run("q", bits("11")), queries=queries | {"p2": ("Where?", "c")}))
+    runs = [replace(made_scores(model, bits("10")), queries=queries) for model in "mno"]
+    runs.append(replace(made_scores("q", bits("11")), queries=queries | {"p2": ("Where?", "c")}))
     found = only(runs)
     assert found.other_queries == 1
     assert {item.problem_id: item.runs for item in found.items} == {"p1": 4, "p2": 3}
@@ -102,29 +91,18 @@ def test_other_queries_are_other_problems() -> None:
 def test_one_run_does_not_show_that_all_or_none_solve_a_problem() -> None:
     """With as many runs of each query, neither is the usual one."""
     queries = dict.fromkeys(("p1", "p2", "p3", "p4"), ("What?", "a"))
-    first = replace(run("m", bits("1010")), queries=queries)
-    second = replace(run("n", bits("11")), queries={"p1": ("What?", "a"), "p2": ("Where?", "b")})
+    first = replace(made_scores("m", bits("1010")), queries=queries)
+    second = replace(made_scores("n", bits("11")), queries={"p1": ("What?", "a"), "p2": ("Where?", "b")})
     for runs in ([first, second], [second, first]):
         found = only(runs)
         assert {item.problem_id: item.runs for item in found.items} == {"p1": 2, "p3": 1, "p4": 1}
         assert (found.solved_by_all, found.solved_by_none, found.other_queries) == (("p1",), (), 2)
 
 
-def test_baselines_can_be_analysed_alone(tmp_path: Path) -> None:
-    for model in ("majority", "random"):
-        judged(tmp_path, model, bits("110"))
-    finished, lists = command(tmp_path, "--models", "majority", "random", "--output", "two.json")
-    assert (finished.code, lists) == (0, [])
-    assert json.loads((tmp_path / "two.json").read_text())[0]["models"] == ["majority", "random"]
-    finished, lists = command(tmp_path, "--models", "majority", "random")
-    assert (finished.code, lists) == (0, [])  # the file that covers all models has none
-    assert "no two such runs" in (tmp_path / "items.txt").read_text()
-
-
 def test_baselines_and_perturbed_runs_are_left_out_unless_named(tmp_path: Path) -> None:
     for model in ("m", "n", "majority", "llama33textonly"):
         judged(tmp_path, model, bits("110" if model == "m" else "100"))
-    judged(tmp_path, "m", bits("001"), "ICL_open_shots-2")
+    judged(tmp_path, "m", bits("001"), perturbation="shots-2")
     finished, [found] = command(tmp_path)
     assert (finished.code, found["models"], found["solved_by_none"]) == (0, ["m", "n"], ["p3"])
     _, [found] = command(tmp_path, "--perturbed")
@@ -135,6 +113,8 @@ def test_baselines_and_perturbed_runs_are_left_out_unless_named(tmp_path: Path) 
     command(tmp_path, "--models", "m", "majority", "--output", "two.json")
     assert json.loads((tmp_path / "two.json").read_text())[0]["models"] == ["majority", "m"]
     assert (tmp_path / "two.txt").exists()
+    _, [full] = command(tmp_path, "--models", "majority", "llama33textonly")
+    assert full == found  # also where baselines alone are shown
 
 
 def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
@@ -145,7 +125,7 @@ def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
 
 def test_hostile_ids_stay_on_their_line() -> None:
     scores = {"p\x1b[31m\n1" + "x" * 200: False}
-    text = items_text([only([run("m", scores), run("n", scores)])])
+    text = items_text([only([made_scores("m", scores), made_scores("n", scores)])])
     assert "\x1b" not in text
     assert "  p\\x1b[31m\\n1xxx" in text
 

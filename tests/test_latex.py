@@ -8,18 +8,12 @@ from pathlib import Path
 import pytest
 
 from conftest import compile_latex, run_here
+from made_scores import table_rows
 from smmile.reporting.latex import Estimate, latex_escape, latex_table
 from smmile.reporting.published import published_scores
 from smmile.results.run_names import RunName
 
 CELL = re.compile(r"\$(?:\\mathbf\{([\d.]+)\}|([\d.]+)) \\pm \\scriptstyle\{([\d.]+)\}\$")
-
-
-def table_rows(table: str) -> dict[str, list[str]]:
-    """The table's cells by the model's name; the rule between the groups under its own name."""
-    lines = table.split("\\midrule\n", 1)[1].split("\\bottomrule")[0]
-    cells = [line.removesuffix(" \\\\").split(" & ") for line in lines.splitlines()]
-    return {first: others for first, *others in cells}
 
 
 def test_the_papers_table(shared: Path, tmp_path: Path) -> None:
@@ -28,7 +22,7 @@ def test_the_papers_table(shared: Path, tmp_path: Path) -> None:
     published.chmod(0o755)
     finished = run_here("variance_analysis.py", published, "--latex-output", "results_table.tex")
     assert finished.code == 0, finished.err
-    rows = table_rows((published / "results_table.tex").read_text())
+    rows = table_rows(published, "results_table.tex")
     assert list(rows) == [
         "Majority",
         "Random",
@@ -55,7 +49,7 @@ def test_the_papers_table(shared: Path, tmp_path: Path) -> None:
 def estimates(*names: str, error: float | None = 4.7) -> dict[tuple[RunName, str], Estimate]:
     """Made-up scores of the models `names` in every column."""
     return {
-        (RunName(name, mode, "mcqa" if metric == "mcqa" else "open"), metric): Estimate(43.2432, error)
+        (RunName(name, mode, "mcqa" if metric == "mcqa" else "open"), metric): (43.2432, error)
         for name in names
         for metric in ("llm", "em", "mcqa")
         for mode in ("0-shot", "ICL")
@@ -89,9 +83,9 @@ LONG = ("W" * 60, "very-long-name-" * 5, "organisation-model-name-v1.5-72B-instr
 @pytest.mark.parametrize("names", [("m",), HOSTILE, LONG, tuple(f"model-{n}" for n in range(30))])
 @pytest.mark.parametrize("size", ["10pt", "11pt"])
 def test_the_table_compiles_and_fits_the_page(names: tuple[str, ...], size: str, tmp_path: Path) -> None:
-    published: dict[tuple[RunName, str], Estimate] = {}
-    for score in published_scores("SMMILE"):
-        published[score.name, score.metric] = Estimate(score.accuracy, 4.71)
+    scores = published_scores("SMMILE")
+    published = {(score.name, score.metric): (score.accuracy, 4.71) for score in scores}
     table = latex(*names, published=published)
-    assert len(table_rows(table)) == len(names) + 18 + 2
+    (tmp_path / "latex_table.tex").write_text(table)
+    assert len(table_rows(tmp_path)) == len(names) + 18 + 2
     assert compile_latex(tmp_path, table, size).stat().st_size > 10_000

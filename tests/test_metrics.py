@@ -133,19 +133,13 @@ def test_a_new_metric_may_score_multiple_choice(monkeypatch: pytest.MonkeyPatch,
     result = json.loads((tmp_path / "result_random_ICL_mcqa.json").read_text())
     share = [100.0 * (record["selected_option"] == "A") for record in result["records"]]
     finished = run_here("evaluate_EM.py", tmp_path, "--metric", "toy")
-    assert finished.code == 0, finished.err
-    assert finished.out == (tmp_path / "model_comparison_toy.txt").read_text()
-    assert "majority" not in finished.out
+    assert (finished.code, "majority" in finished.out) == (0, False)
     [written] = tmp_path.glob("*_evaluationtoy.json")
     content = json.loads(written.read_text())
     assert list(content["problem_accuracies"].values()) == share
     assert "match" not in content
-    for words in ([], ["--mcqa", "reread"]):
-        finished = run_here("variance_analysis.py", tmp_path, *words)
-        assert finished.code == 0, finished.err
-        assert f" {sum(share) / len(share):.2f}" in next(
-            line for line in finished.out.splitlines() if " Toy " in line
-        )
+    shown = rows(run_here("variance_analysis.py", tmp_path, "--mcqa", "reread").out)
+    assert [cells[4] for cells in shown if "Toy" in cells] == [f"{sum(share) / len(share):.2f}"]
     says_in_one_line(run_here("evaluate_EM.py", tmp_path, "--metric", "toy", "--strict-match"), "toy")
     (tmp_path / "result_random_ICL_mcqa.json").unlink()
     says_in_one_line(run_here("evaluate_EM.py", tmp_path, "--metric", "toy"), "only open-ended runs")
@@ -409,27 +403,3 @@ def test_tables_are_sorted_by_the_column_asked_for(tmp_path: Path) -> None:
         finished = run_here(script, tmp_path, "--sort", "accuracy")
         assert [cells[0] for cells in rows(finished.out)] == ["b", "c", "a"]
         says_in_one_line(run_here(script, tmp_path, "--sort", "acuracy"), "did you mean accuracy")
-
-
-# The data set that runs name.
-
-
-def test_strata_need_no_data_set_flag_where_the_runs_name_it(tmp_path: Path) -> None:
-    baseline(tmp_path, "majority")
-    finished = run_here("stratify.py", tmp_path, "--eval_type", "em")
-    assert (finished.code, finished.err) == (0, "")
-    assert "majority (baseline):ICL" in (tmp_path / "model_stratification_em.json").read_text()
-
-
-def test_strata_find_a_local_data_set_again(data: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "results"
-    base = ["--baseline", "majority", "--dataset-path", data, "--output-dir", folder]
-    assert run_here("inference_baselines.py", *base).code == 0
-    finished = run_here("stratify.py", folder, "--eval_type", "em")
-    assert (finished.code, finished.err) == (0, "")
-    data.rename(tmp_path / "moved")
-    saved = (folder / "model_stratification_em.json").read_bytes()
-    says_in_one_line(run_here("stratify.py", folder, "--eval_type", "em"), "--dataset-path")
-    words = ["--eval_type", "em", "--dataset-path", tmp_path / "moved"]
-    assert run_here("stratify.py", folder, *words).code == 0
-    assert (folder / "model_stratification_em.json").read_bytes() == saved

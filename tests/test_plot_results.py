@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import random
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import Finished, run_here, says_in_one_line
+from made_scores import judged
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import Outline
 from smmile.reporting.figure_plans import DotPlot, Plan, Point, heat_map, models_plan, strata_plans
@@ -38,15 +38,8 @@ HOSTILE = [
 ]
 
 
-def judged(folder: Path, model: str, accuracies: dict[str, float], mode: str = "ICL") -> None:
-    """A judged run, as far as figures need it."""
-    folder.mkdir(exist_ok=True)
-    file = folder / f"result_{model}_{mode}_open_evaluationllm.json"
-    file.write_text(json.dumps({"problem_accuracies": accuracies}))
-
-
 def some(right: int, total: int = 20, suffix: str = "") -> dict[str, float]:
-    return {f"p{number}{suffix}": 100.0 * (number < right) for number in range(total)}
+    return {f"p{number}{suffix}": float(number < right) for number in range(total)}
 
 
 def plot(folder: Path, *words: object) -> Finished:
@@ -96,22 +89,13 @@ def flagged(model: str, flags: dict[str, dict[str, int]]) -> list[Stratum]:
 # What is drawn.
 
 
-def test_every_published_score_is_a_point_with_its_wilson_interval(published: Path, shared: Path) -> None:
+def test_every_published_score_is_a_point_with_its_wilson_interval(published: Path) -> None:
     drawn = points(plan_of(published))
     assert len(drawn) == 48
     [point] = drawn["LLM as a judge", "Qwen2.5-VL-72B", "ICL"]
     interval = wilson_interval(48, 111)
     assert point.accuracy == pytest.approx(43.2432, abs=1e-4)
     assert point.interval == pytest.approx((100 * interval.low, 100 * interval.high))
-    accuracies = sorted(round(point.accuracy, 2) for [point] in drawn.values())
-    models = {file.name.split("_ICL")[0][7:] for file in published.glob("result_*_ICL_mcqa.csv")}
-    with (shared / "data" / "published_scores.csv").open(newline="") as stream:
-        expected = [
-            round(float(line["accuracy_percent"]), 2)
-            for line in csv.DictReader(stream)
-            if line["dataset"] == "SMMILE" and line["model"] in models
-        ]
-    assert accuracies == sorted(expected)
 
 
 def test_rows_are_in_table_order_with_baselines_in_italics(published: Path) -> None:
@@ -123,27 +107,17 @@ def test_rows_are_in_table_order_with_baselines_in_italics(published: Path) -> N
     assert panel.lines == {"majority baseline": pytest.approx(27.027, abs=1e-3)}
 
 
-def test_permutations_of_one_problem_widen_the_interval(tmp_path: Path) -> None:
-    permuted = {f"b{base}_perm_{n}": 100.0 * (base % 2) for base in range(20) for n in range(1, 25)}
-    judged(tmp_path, "m", permuted)
-    plan = plan_of(tmp_path)
-    [point] = points(plan)["LLM as a judge", "m", "ICL"]
-    assert point.interval is not None
-    by_rows, by_problems = wilson_interval(240, 480), wilson_interval(10, 20)
-    assert point.interval[1] - point.interval[0] > 2 * 100 * (by_rows.high - by_rows.low)
-    assert point.interval[0] <= 100 * by_problems.low
-    assert "one cluster" in plan.note
-
-
 def test_permuted_runs_have_a_figure_of_the_macro_average_too(tmp_path: Path) -> None:
     sizes = {"a": 24, "b": 2, "c": 2}
-    judged(tmp_path, "m", {f"{b}_perm_{n}": 100 * (b == "a") for b, s in sizes.items() for n in range(s)})
+    judged(tmp_path, "m", {f"{b}_perm_{n}": b == "a" for b, s in sizes.items() for n in range(s)})
     [run] = read_scores(tmp_path).scores
     [rows] = models_plan([run]).columns[0][0].rows[0].points
     [macro] = models_plan([run], average="problems").columns[0][0].rows[0].points
     assert (rows.accuracy, macro.accuracy) == pytest.approx((100 * 24 / 28, 100 / 3))
     interval = accuracy_interval(run.correct, run.clusters, average="problems")
     assert macro.interval == interval.percent
+    assert rows.interval == accuracy_interval(run.correct, run.clusters).percent
+    assert "one cluster" in models_plan([run]).note
     assert models_plan([run], average="problems").title.startswith("Macro accuracy without")
     for average, drawn in (
         ("problems", ["figure_icl_macro_light.png"]),
@@ -157,11 +131,11 @@ def test_permuted_runs_have_a_figure_of_the_macro_average_too(tmp_path: Path) ->
 def test_chance_is_drawn_from_the_evaluation_of_an_imported_run(tmp_path: Path) -> None:
     file = tmp_path / "result_m_ICL_mcqa_evaluationmcqa.json"
     for level, lines in ((31.5, 1), (None, 0), (1e9, 0)):
-        file.write_text(json.dumps({"problem_accuracies": some(9), "chance_level": level}))
+        file.write_text(json.dumps({"problem_accuracies": {"p0": 100, "p1": 0}, "chance_level": level}))
         assert plot(tmp_path, "--mcqa", "reread", "--look", "light", "--format", "svg").code == 0
         dashed = (tmp_path / "figure_icl_light.svg").read_text().count("stroke-dasharray: 4")
         assert bool(dashed) == bool(lines), level
-    file.write_text(json.dumps({"problem_accuracies": some(9), "chance_level": "x"}))
+    file.write_text(json.dumps({"problem_accuracies": {"p0": 100, "p1": 0}, "chance_level": "x"}))
     finished = plot(tmp_path, "--mcqa", "reread", "--look", "light", "--format", "svg")
     assert finished.code == 3
     assert f"skipped: {file.name} is not a readable evaluation" in finished.err
@@ -190,9 +164,6 @@ def test_published_scores_are_those_of_the_runs_data_set(tmp_path: Path) -> None
     judged(tmp_path / "both", "b", some(9, suffix="_perm_1"))
     says_in_one_line(plot(tmp_path / "both", "--with-published"), "on SMMILE and on SMMILE++", "--model")
     assert plot(tmp_path / "both", "--with-published", "--model", "a", "--look", "light").code == 0
-    words = ["--baseline", "majority", "--dataset", "demo", "--output-dir", tmp_path / "demo"]
-    assert run_here("inference_baselines.py", *words).code == 0
-    says_in_one_line(plot(tmp_path / "demo", "--with-published"), "no published scores on demo")
 
 
 # Strata.
@@ -201,9 +172,12 @@ def test_published_scores_are_those_of_the_runs_data_set(tmp_path: Path) -> None
 def test_strata_have_the_published_accuracies_with_few_problems_greyed(
     published: Path, shared: Path
 ) -> None:
-    plans = strata_plans("llm", published_strata(published, shared))
-    assert len(plans) == 9
+    strata = published_strata(published, shared)
+    plans, by_model = strata_plans("llm", strata), heat_map("llm", strata)
+    assert by_model is not None
+    assert len(plans) == len(by_model.models) == 9
     drawn = points(plans["strata_gpt-4o_llm"])
+    heat = {panel.title: {row.label: row for row in panel.rows} for panel in by_model.panels}
     file = shared / "data" / "published_stratification_llm.json"
     expected = json.loads(file.read_text())["gpt-4o:ICL"]
     for value, panel in (("CT", "Image type"), ("EEG", "Image type"), ("radiology", "Speciality")):
@@ -213,26 +187,18 @@ def test_strata_have_the_published_accuracies_with_few_problems_greyed(
         assert point.accuracy == pytest.approx(expected[f"{column}_accuracy"][value])
         interval = wilson_interval(right, total)
         assert point.interval == pytest.approx((100 * interval.low, 100 * interval.high))
-        assert point.few == (value == "EEG")
+        row = heat[panel][f"{value} ({total})"]
+        assert row.cells[by_model.models.index("GPT-4o")] == point
+        assert point.few == row.few == (value == "EEG")
     rows = [row for panel, row, _ in drawn if panel == "Number of examples"]
     assert rows == [f"{n} ({expected['flag_num_ICL_total'][str(n)]})" for n in (2, 3, 4, 5, 6, 7, 8, 9, 19)]
     assert not any(mode == "0-shot" for panel, _, mode in drawn if panel == "Number of examples")
-
-
-def test_permuted_strata_are_grey_by_their_number_of_base_problems() -> None:
-    outlines = {
-        f"b{base}_perm_{n}": Outline(f"b{base}_perm_{n}", ("x",), {"speciality": "a" if base < 20 else "b"})
-        for base in range(25)
-        for n in range(1, 7)
-    }
-    correct = tuple(int(problem_id[1:].split("_")[0]) % 2 == 0 for problem_id in outlines)
-    name = RunName("m", "ICL", "open")
-    strata = stratify([Scores(name, "llm", tuple(outlines), correct, correct)], outlines)
-    plan = strata_plans("llm", strata)["strata_m_llm"]
-    [many] = points(plan)["Speciality", "a (120)", "ICL"]
-    [few] = points(plan)["Speciality", "b (30)", "ICL"]  # 5 base problems
-    assert (many.few, few.few) == (False, True)
-    assert "fewer than 10 base problems" in plan.note
+    for plan in (plans["strata_gpt-4o_llm"], by_model):
+        texts = texts_of(plan)
+        assert_no_overlap(texts)
+        assert not [text for text, _ in texts if "…" in text]
+    assert_no_overlap(texts_of(plan_of(published, with_published=True)))
+    assert heat_map("mcqa", []) is None
 
 
 # How it is drawn.
@@ -286,14 +252,6 @@ def test_hostile_names_are_shown_literally_and_nothing_overlaps(tmp_path: Path) 
     assert any(text.startswith("[U+7EBF]") for text in shown)
 
 
-def test_nothing_overlaps_in_the_published_figures(published: Path, shared: Path) -> None:
-    assert_no_overlap(texts_of(plan_of(published)))
-    assert_no_overlap(texts_of(plan_of(published, with_published=True)))
-    texts = texts_of(strata_plans("llm", published_strata(published, shared))["strata_gpt-4o_llm"])
-    assert_no_overlap(texts)
-    assert not [text for text, _ in texts if "…" in text]
-
-
 @pytest.mark.parametrize("number_of_flags", [1, 2, 3, 9])
 def test_nothing_overlaps_among_hostile_strata(number_of_flags: int) -> None:
     flags = {
@@ -307,28 +265,6 @@ def test_nothing_overlaps_among_hostile_strata(number_of_flags: int) -> None:
     texts = texts_of(plan)
     assert_no_overlap(texts)
     assert "Many (40 largest of 200)" in [text for text, _ in texts]
-
-
-def test_models_by_stratum_have_the_published_accuracies_with_few_problems_greyed(
-    published: Path, shared: Path
-) -> None:
-    plan = heat_map("llm", published_strata(published, shared))
-    assert plan is not None
-    assert len(plan.models) == 9
-    model = plan.models.index("GPT-4o")
-    file = shared / "data" / "published_stratification_llm.json"
-    expected = json.loads(file.read_text())["gpt-4o:ICL"]
-    panels = {panel.title: {row.label: row for row in panel.rows} for panel in plan.panels}
-    for value, panel, few in (("CT", "Image type", False), ("EEG", "Image type", True)):
-        row = panels[panel][f"{value} ({expected['flag_image_type_total'][value]})"]
-        cell = row.cells[model]
-        assert cell is not None
-        assert cell.accuracy == pytest.approx(expected["flag_image_type_accuracy"][value])
-        assert (cell.few, row.few) == (few, few)
-    texts = texts_of(plan)
-    assert_no_overlap(texts)
-    assert not [text for text, _ in texts if "…" in text]
-    assert heat_map("mcqa", []) is None
 
 
 def test_nothing_overlaps_among_many_hostile_models_by_stratum() -> None:
@@ -421,20 +357,8 @@ def test_every_run_is_drawn_in_three_looks(published: Path, shared: Path, tmp_pa
             {"icl_light.png", "models_by_stratum_em_light.png", "strata_qwen72B_em_light.png"},
         ),
         (
-            ["--metric", "mcqa", "--look", "light", "dark"],
-            {
-                f"{stem}_{look}.png"
-                for stem in ("icl", "models_by_stratum_mcqa")
-                for look in ("light", "dark")
-            },
-        ),
-        (
-            ["--metric", "mcqa", "--look", "dark", "--format", "svg"],
+            ["--inference-mode", "0-shot", "--metric", "mcqa", "--look", "dark", "--format", "svg"],
             {"icl_dark.svg", "models_by_stratum_mcqa_dark.svg"},
-        ),
-        (
-            ["--inference-mode", "0-shot", "--metric", "mcqa", "--look", "print"],
-            {"icl_print.pdf", "models_by_stratum_mcqa_print.pdf"},
         ),
     ],
 )
@@ -454,25 +378,6 @@ def baseline(folder: Path, name: str, *words: object) -> None:
 
 def figures(folder: Path) -> dict[str, bytes]:
     return {file.name.removeprefix("figure_"): file.read_bytes() for file in folder.glob("figure_*")}
-
-
-def test_json_runs_are_drawn_with_their_strata(tmp_path: Path) -> None:
-    for name in ("majority", "random"):
-        baseline(tmp_path, name)
-    assert run_here("stratify.py", tmp_path, "--metric", "em").code == 0
-    finished = plot(tmp_path, "--look", "light")
-    assert finished.code == 0, finished.err
-    assert set(figures(tmp_path)) == {"icl_light.png", "models_by_stratum_em_light.png"}
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_saved_strata_are_not_read(tmp_path: Path) -> None:
-    baseline(tmp_path, "majority")
-    assert plot(tmp_path, "--look", "light").code == 0
-    before = figures(tmp_path)
-    (tmp_path / "model_stratification_em.json").write_text("{")
-    assert plot(tmp_path, "--look", "light").code == 0
-    assert figures(tmp_path) == before
 
 
 def test_a_missing_data_set_is_one_line_and_the_models_are_drawn(tmp_path: Path) -> None:
@@ -516,7 +421,7 @@ BY_STRATUM = ("models_by_stratum_em", "models_by_stratum_mcqa")
 
 def test_chance_is_that_of_the_runs_shown(tmp_path: Path) -> None:
     baseline(tmp_path, "random", "--task-format", "mcqa")
-    other = {"problem_accuracies": some(9), "chance_level": 90.0}
+    other = {"problem_accuracies": {"p0": 100, "p1": 0}, "chance_level": 90.0}
     (tmp_path / "result_a_ICL_mcqa_evaluationmcqa.json").write_text(json.dumps(other))
     records = json.loads((tmp_path / "result_random_ICL_mcqa.json").read_text())["records"]
     expected = sum(100 / len(record["options"]) for record in records) / len(records)
@@ -532,10 +437,7 @@ def test_chance_is_that_of_the_runs_shown(tmp_path: Path) -> None:
 
 
 def test_perturbed_runs_are_drawn_on_request(tmp_path: Path) -> None:
-    judged(tmp_path, "m", some(9))
-    (tmp_path / "result_m_ICL_open_evaluationllm.json").rename(
-        tmp_path / "result_m_ICL_open_shots-2_evaluationllm.json"
-    )
+    judged(tmp_path, "m", some(9), perturbation="shots-2")
     says_in_one_line(plot(tmp_path), "--perturbed")
     assert plot(tmp_path, "--perturbed", "--look", "light").code == 0
     scores = read_scores(tmp_path).scores
@@ -543,11 +445,9 @@ def test_perturbed_runs_are_drawn_on_request(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_is_one_line(tmp_path: Path) -> None:
-    says_in_one_line(plot(tmp_path / "nowhere"), "no folder")
     says_in_one_line(plot(tmp_path), "no result files")
     judged(tmp_path, "m", some(9))
     says_in_one_line(plot(tmp_path, "--metric", "em"), "no scores", "--metric em")
-    says_in_one_line(plot(tmp_path, "--model", "x"), "--model x")
     (tmp_path / "in_the_way").write_text("")
     says_in_one_line(plot(tmp_path, "--output-dir", tmp_path / "in_the_way"), "in_the_way")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import Finished, run_here, says_in_one_line
+from made_scores import judged, table_rows
 from smmile.reporting.statistics import (
     accuracy_interval,
     bootstrap_standard_deviation,
@@ -22,26 +23,11 @@ def analyse(folder: Path, *words: object) -> Finished:
     return run_here("variance_analysis.py", folder, *words)
 
 
-def table_rows(folder: Path, name: str = "latex_table.tex") -> dict[str, list[str]]:
-    """The table's cells by the model's name; the rule between the groups under its own name."""
-    lines = (folder / name).read_text().split("\\midrule\n", 1)[1].split("\\bottomrule")[0]
-    rows = {}
-    for line in lines.splitlines():
-        first, *cells = line.removesuffix(" \\\\").split(" & ")
-        rows[first] = cells
-    return rows
-
-
 def plus_plus(folder: Path, scores: dict[str, list[bool]], model: str = "m") -> None:
     """A judged SMMILE++ run: per base problem the scores of its permutations."""
-    accuracies = {
-        f"{base}_perm_{number}": 100.0 * score
-        for base, members in scores.items()
-        for number, score in enumerate(members, start=1)
-    }
-    folder.mkdir(exist_ok=True)
-    file = folder / f"result_{model}_ICL_open_evaluationllm.json"
-    file.write_text(json.dumps({"problem_accuracies": accuracies}))
+    judged(
+        folder, model, {f"{base}_perm_{n}": one for base in scores for n, one in enumerate(scores[base])}
+    )
 
 
 # The statistics against their definitions.
@@ -133,14 +119,8 @@ def test_permuted_runs_show_the_clustered_error_too(tmp_path: Path) -> None:
     line = next(line for line in finished.out.splitlines() if line.strip().startswith("m "))
     model, mode, metric, problems, accuracy, answered, of_answered, *errors = line.split()
     bootstrap, clustered, low, _, high, macro, macro_error, *_, bases = errors
-    assert (model, mode, metric, problems, accuracy, answered) == (
-        "m",
-        "ICL",
-        "LLM",
-        "240",
-        "50.00",
-        "100.00",
-    )
+    assert (model, mode, metric) == ("m", "ICL", "LLM")
+    assert (problems, accuracy, answered) == ("240", "50.00", "100.00")
     assert float(bootstrap) == pytest.approx(100 * math.sqrt(0.25 / 240), rel=0.05)
     assert (of_answered, macro) == ("50.00", "50.00")
     assert (clustered, bases) == (f"{100 * math.sqrt(0.25 / 10):.2f}", "10")
@@ -183,8 +163,7 @@ def test_the_full_table_has_the_published_scores_of_all_its_runs(tmp_path: Path)
     assert analyse(tmp_path, "--with-published", "--model", "m").code == 0
     assert (tmp_path / "evaluation_results.txt").read_text() == full
     # With a run on SMMILE besides there are no published scores of all runs.
-    file = tmp_path / "result_o_ICL_open_evaluationllm.json"
-    file.write_text(json.dumps({"problem_accuracies": {"a": 100}}))
+    judged(tmp_path, "o", {"a": True})
     finished = analyse(tmp_path, "--with-published", "--model", "o")
     assert finished.code == 0, finished.err
     assert " 111 " in finished.out  # SMMILE's
@@ -232,7 +211,14 @@ def test_mean_only_has_no_error_bars(tmp_path: Path) -> None:
     plus_plus(tmp_path, {"a": [True, False]})
     finished = analyse(tmp_path, "--mean-only", "--generate_table")
     assert "±" not in finished.out
-    assert table_rows(tmp_path)["m"] == ["--", "$\\mathbf{50.00}$", "--", "--", "--", "--"]
+    assert table_rows(tmp_path)["m"] == [
+        "--",
+        "$\\mathbf{50.00}$",
+        "--",
+        "--",
+        "--",
+        "--",
+    ]
 
 
 def test_files_land_in_the_folder_unless_a_path_is_given(tmp_path: Path) -> None:
@@ -264,21 +250,6 @@ def test_a_stale_or_broken_judge_file_is_named_and_left_out(tmp_path: Path) -> N
         assert " LLM " not in finished.out
 
 
-def test_a_judge_file_of_other_answers_is_left_out(published: Path) -> None:
-    assert analyse(published).err == ""
-    file = published / "result_qwen72B_ICL_open_evaluationllm.json"
-    other = published / "result_gpt-4o_ICL_open_evaluationllm.json"
-    shutil.copyfile(other, file)
-    finished = analyse(published)
-    assert finished.code == 3
-    assert finished.err == (
-        f"warning: {file.name} scores an earlier version of result_qwen72B_ICL_open.csv and is left "
-        "out; run evaluate_LLMJudge.py again\n"
-    )
-    assert not re.search(r"qwen72B +ICL +LLM", finished.out)
-    assert re.search(r"qwen72B +ICL +EM", finished.out)
-
-
 def test_a_table_never_takes_the_place_of_a_result_file(published: Path) -> None:
     file = published / "result_gpt-4o_ICL_open.csv"
     before = file.read_bytes()
@@ -303,17 +274,8 @@ def test_a_folder_of_broken_files_alone_leaves_the_old_table(tmp_path: Path) -> 
 
 
 def test_multiple_choice_can_be_shown_as_re_extracted(tmp_path: Path) -> None:
-    words = [
-        "--baseline",
-        "majority",
-        "--dataset",
-        "demo",
-        "--task-format",
-        "mcqa",
-        "--output-dir",
-        tmp_path,
-    ]
-    assert run_here("inference_baselines.py", *words).code == 0
+    words = ["--baseline", "majority", "--dataset", "demo", "--task-format", "mcqa"]
+    assert run_here("inference_baselines.py", *words, "--output-dir", tmp_path).code == 0
     assert "30.77" in analyse(tmp_path).out
     # A result file of the suite has its options: no evaluation is needed.
     assert "30.77" in analyse(tmp_path, "--mcqa", "reread").out

@@ -147,6 +147,4 @@ def pearson(first: Sequence[float], second: Sequence[float]) -> Coefficient:
     if len(first) < 4 or abs(value) > 1 - 1e-12:
         return Coefficient(value, None)
     reach = 1.959963984540054 / math.sqrt(len(first) - 3)
-    return Coefficient(
-        value, Interval(math.tanh(math.atanh(value) - reach), math.tanh(math.atanh(value) + reach))
-    )
+    return Coefficient(value, Interval(*(math.tanh(math.atanh(value) + sign * reach) for sign in (-1, 1))))

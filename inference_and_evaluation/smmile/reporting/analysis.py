@@ -13,7 +13,6 @@ from smmile.reporting.published import PublishedScore
 from smmile.reporting.reports import estimated, judges_line
 from smmile.reporting.statistics import AVERAGES, Average, bootstrap_standard_deviation
 from smmile.reporting.tables import WHOLE, Layout, interval_text, percent, text_table
-from smmile.results.run_names import RunName
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Estimated, Scores
 
@@ -36,9 +35,9 @@ class Analysis:
     def estimate(self, error: ErrorBars | None, average: Average) -> Estimate:
         """The average with these error bars; the published ones are of the average over rows."""
         if average == "problems":
-            return Estimate(self.problems.value, self.problems.standard_error if error else None)
+            return self.problems.value, self.problems.standard_error if error else None
         bars = {"published": self.bootstrap_sd, "clustered": self.rows.standard_error, None: None}
-        return Estimate(self.scores.accuracy, bars[error])
+        return self.scores.accuracy, bars[error]
 
 
 def analyse(scores: Iterable[Scores], *, resamples: int = 1000, seed: int = 42) -> list[Analysis]:
@@ -68,33 +67,28 @@ def results_table(
 ) -> str:
     """The text table: a line per run and metric, then one per `published` score.
 
-    Where runs permute base problems (SMMILE++), the clustered standard error is shown beside the
-    bootstrap over rows, which takes the rows for independent, and the macro average with its error and
-    interval beside the accuracy with its own.
+    Where runs permute base problems (SMMILE++), it has clustered errors and macro averages besides.
     """
     permuted = any(analysis.scores.is_permuted for analysis in analyses)
     clustered = permuted and not mean_only
     head = ["Model", "Mode", "Metric", "Problems", "Accuracy %", "Answered %", "Of answered %"]
-    head += [] if mean_only else ["± bootstrap"]
-    head += ["± clustered", "95 % interval"] if clustered else []
-    head += ["Macro %"] if permuted else []
-    head += ["± macro", "Macro 95 % interval"] if clustered else []
-    head += ["Base problems"] if permuted else []
+    head += ["± bootstrap", "± clustered", "95 % interval", "Macro %", "± macro", "Macro 95 % interval"]
+    head += ["Base problems"]
+    hidden = {"± bootstrap"} if mean_only else set()
+    hidden |= set() if permuted else {"Macro %", "Base problems"}
+    hidden |= set() if clustered else {"± clustered", "95 % interval", "± macro", "Macro 95 % interval"}
     rows = []
     for analysis in analyses:
         scores = analysis.scores
         row = [scores.name.label, scores.name.mode, METRICS[scores.metric].short_title, str(scores.total)]
         row += [percent(scores.accuracy), percent(scores.coverage), percent(scores.accuracy_of_answered)]
-        row += [] if mean_only else [percent(analysis.bootstrap_sd)]
-        row += _with_error(analysis.rows) if clustered else []
-        row += [percent(analysis.problems.value)] if permuted else []
-        row += _with_error(analysis.problems) if clustered else []
-        row += [str(analysis.base_problems)] if permuted else []
-        rows.append(row)
+        row += [percent(analysis.bootstrap_sd), *_with_error(analysis.rows)]
+        row += [percent(analysis.problems.value), *_with_error(analysis.problems)]
+        rows.append([*row, str(analysis.base_problems)])
     for score in published:
         row = [f"{score.name.model}, published", score.name.mode, METRICS[score.metric].short_title]
         row += [str(score.problems), percent(score.accuracy), "-", "-"]
-        row += [] if mean_only else [percent(_published_error(score, resamples, seed))]
+        row += [percent(_published_error(score, resamples, seed))]
         rows.append([*row, *["-"] * (len(head) - len(row))])
     title = "Observed accuracy; errors and missing answers count as incorrect.\n"
     title += "Of answered: without them. An unreadable choice is a missing answer.\n"
@@ -111,8 +105,7 @@ def results_table(
     secondary = ["Base problems", "Of answered %", "Answered %"]
     secondary.append("Problems" if len({row[3] for row in rows}) == 1 else "± bootstrap")
     secondary += ["95 % interval", "Macro 95 % interval", "± bootstrap"] if clustered else []
-    table = text_table(head, rows, text_columns=3, secondary=secondary, layout=layout)
-    return f"{title}\n{table}"
+    return f"{title}\n{text_table(head, rows, 3, hidden=hidden, secondary=secondary, layout=layout)}"
 
 
 def _with_error(found: Estimated) -> list[str]:
@@ -139,7 +132,7 @@ def table_in_latex(
     """
     if not any(analysis.scores.is_permuted for analysis in analyses):
         average = "rows"
-    estimates: dict[tuple[RunName, str], Estimate] = {
+    estimates = {
         (analysis.scores.name, analysis.scores.metric): analysis.estimate(error, average)
         for analysis in analyses
     }
@@ -166,8 +159,9 @@ def table_in_latex(
         f"(0-shot) and with (ICL) in-context examples{bars}.",
         label="tab:smmile-results",
         published={
-            (score.name, score.metric): Estimate(
-                score.accuracy, _published_error(score, resamples, seed) if error == "published" else None
+            (score.name, score.metric): (
+                score.accuracy,
+                _published_error(score, resamples, seed) if error == "published" else None,
             )
             for score in published
         },

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from typing import Literal
 
@@ -51,10 +52,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Whether two runs are less than `margin` points apart; see `statistics.equivalence_test`.
-
-    `p_holm` is adjusted for all contrasts of the list, and `equivalent` says whether it is under `ALPHA`.
-    """
+    """Whether two runs are less than `margin` points apart; see `statistics.equivalence_test`."""
 
     margin: float
     p_value: float
@@ -67,9 +65,8 @@ class Contrast:
     """The first run minus the second, in points of per cent; see `statistics.paired_difference`.
 
     `left_out` problems are in one run alone, have another query or true answer in each (`other_queries`)
-    or, where only answered ones count, lack an answer in one.
-    Accuracies, difference and what follows are those of the list's average. `p_holm` is adjusted for all
-    contrasts of the list, and `significant` says whether it is under `ALPHA`.
+    or, where only answered ones count, lack an answer in one. In all contrasts, also the equivalences and
+    those with chance, `p_holm` is adjusted for the list, and `significant` where it is under `ALPHA`.
     """
 
     first: Side
@@ -117,10 +114,7 @@ class ContrastList:
 
 @dataclass(frozen=True)
 class ChanceContrast:
-    """A run against guessing among the options, in per cent; see `statistics.chance_test`.
-
-    `interval` is that of the accuracy. `p_holm` and `significant` are as in `Contrast`.
-    """
+    """A run against guessing among the options, in per cent; `interval` is that of the accuracy."""
 
     model: str
     mode: InferenceMode
@@ -147,9 +141,8 @@ class ChanceList:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One model among others: its accuracy in per cent over its problems, with a 95 % interval.
+    """One model among others: its accuracy in per cent, by the ranking's average, with a 95 % interval.
 
-    `accuracy` is the ranking's average. `standard_error` is clustered, and None for a single base problem.
     `sets` are the letters of the sets it is in: models that share one do not differ significantly.
     """
 
@@ -178,10 +171,9 @@ class Ranking:
 class Comparison:
     """All that a folder's runs say about each other; the content of comparison.json.
 
-    Significance is at `alpha` after Holm. The planned families are `modes` (each model with against without
-    examples), `baselines` (each model with examples against the majority baseline) and `chance`; `models`
-    holds every pair of models, for each metric and mode. `margin` is that of equivalence, in points.
-    `other_queries` counts, by model, the problems of which most runs have another query or true answer.
+    Significance is at `alpha` after Holm. The planned families are `modes`, `baselines` (models against the
+    majority baseline) and `chance`; `models` holds every pair of models, for each metric and mode.
+    `margin` is that of equivalence, in points; `other_queries` as in `reports.other_queries`.
     """
 
     answered_only: bool
@@ -204,15 +196,6 @@ def in_order(runs: Iterable[Scores], models: Sequence[str]) -> list[Scores]:
     )
 
 
-@dataclass(frozen=True)
-class _Way:
-    """How runs are compared: over answered problems alone or all, by which average, with which margin."""
-
-    answered_only: bool
-    average: Average
-    margin: float | None
-
-
 def compare(
     runs: Sequence[Scores],
     *,
@@ -233,7 +216,7 @@ def compare(
         of_metric = [run for run in runs if run.metric == metric]
         if average != averages[0] and not any(run.is_permuted for run in of_metric):
             continue  # the averages are the same
-        way = _Way(answered_only, average, margin)
+        contrasts = partial(contrast_list, answered_only=answered_only, margin=margin)
         labels = list(dict.fromkeys(run.name.label for run in of_metric))
         by_mode: dict[InferenceMode, dict[str, Scores]] = {
             mode: {run.name.label: run for run in of_metric if run.name.mode == mode} for mode in MODES
@@ -247,17 +230,17 @@ def compare(
                 if None in pair and label not in BASELINES
             ]
             pairs = [(first, second) for first, second in both if first and second]
-            modes.append(_contrast_list("ICL gain", metric, None, pairs, way, alone))
+            modes.append(contrasts("ICL gain", metric, None, average, pairs, alone))
         majority = with_examples.get("majority")
         others = [run for run in with_examples.values() if run.name.model not in BASELINES]
         if majority and others:
             against = [(run, majority) for run in others]
-            baselines.append(_contrast_list("majority baseline", metric, "ICL", against, way))
+            baselines.append(contrasts("majority baseline", metric, "ICL", average, against))
         for mode, by_label in by_mode.items():
             shown = {label: _answered(run) if answered_only else run for label, run in by_label.items()}
             if len(by_label) > 1:
                 pairs = list(combinations(by_label.values(), 2))
-                found = _contrast_list("all pairs", metric, mode, pairs, way)
+                found = contrasts("all pairs", metric, mode, average, pairs)
                 models.append(found)
                 for judge in dict.fromkeys(run.judge for run in shown.values()):
                     rankings.append(_ranking(found, mode, judge, shown))
@@ -272,17 +255,15 @@ def compare(
             f"nothing to compare: {one_line('; '.join(reasons), 400) or 'that takes two runs'}; "
             f"there is {one_line(', '.join(there), 600)}"
         )
-    return Comparison(
-        answered_only,
-        ALPHA,
-        margin,
-        other_queries(runs),
-        tuple(modes),
-        tuple(baselines),
-        tuple(chance),
-        tuple(models),
-        tuple(rankings),
-    )
+    found_lists = (tuple(modes), tuple(baselines), tuple(chance), tuple(models), tuple(rankings))
+    return Comparison(answered_only, ALPHA, margin, other_queries(runs), *found_lists)
+
+
+def chance_of(run: Scores, average: Average) -> float | None:
+    """The accuracy of guessing, in per cent; None where the options of some problems are not known."""
+    if not all(problem_id in run.chances for problem_id in run.problem_ids):
+        return None
+    return mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
 
 
 def _against_chance(mode: InferenceMode, runs: Sequence[Scores], average: Average) -> ChanceList | None:
@@ -292,11 +273,9 @@ def _against_chance(mode: InferenceMode, runs: Sequence[Scores], average: Averag
     for run in runs:
         if run.metric != "mcqa" or run.name.model in BASELINES or not run.total:
             continue
-        level = run.chance_level
-        if all(problem_id in run.chances for problem_id in run.problem_ids):
-            level = mean([run.chances[one] for one in run.problem_ids], run.clusters, average) * 100
-        elif average == "problems" and run.is_permuted:
-            level = None
+        level = chance_of(run, average)
+        if level is None and not (average == "problems" and run.is_permuted):
+            level = run.chance_level
         if level is None or not 0 < level < 100:
             missing.append(run.name.label)
         else:
@@ -321,123 +300,67 @@ def _against_chance(mode: InferenceMode, runs: Sequence[Scores], average: Averag
     return ChanceList("mcqa", mode, average, contrasts, tuple(missing)) if contrasts or missing else None
 
 
-def condition_contrasts(
-    metric: str, pairs: Sequence[tuple[Scores, Scores]], average: Average
-) -> ContrastList:
-    """The contrasts of each pair, a run under a condition and its clean run, with Holm over all pairs."""
-    return _contrast_list("condition", metric, None, pairs, _Way(False, average, None))
+Places = Sequence[tuple[int, int]]  # of problems, in the one run and in the other
 
 
-def _contrast_list(
+def contrast_list(
     family: Family,
     metric: str,
     mode: InferenceMode | None,
+    average: Average,
     pairs: Sequence[tuple[Scores, Scores]],
-    way: _Way,
     missing: Sequence[str] = (),
+    *,
+    answered_only: bool = False,
+    margin: float | None = None,
 ) -> ContrastList:
-    matched = [_Matched.of(first, second, way.answered_only) for first, second in pairs]
-    there = [pair for pair in matched if pair.compared]
-    tested = [pair.difference(way) for pair in there]
-    adjusted = holm([difference.p_value for difference in tested])
-    equivalences = _equivalences([difference.equivalence_p for difference in tested], way.margin)
-    contrasts = (
-        pair.contrast(difference, p_holm, equivalence)
-        for pair, difference, p_holm, equivalence in zip(there, tested, adjusted, equivalences, strict=True)
-    )
-    nothing = [
-        f"{_named(pair.first, mode)} and {_named(pair.second, mode)} have {pair.obstacle}"
-        for pair in matched
-        if not pair.compared
-    ]
-    return ContrastList(family, metric, mode, way.average, tuple(contrasts), (*missing, *nothing))
-
-
-def _equivalences(p_values: Sequence[float | None], margin: float | None) -> Sequence[Equivalence | None]:
-    if margin is None:
-        return [None] * len(p_values)
-    known = [p_value for p_value in p_values if p_value is not None]
-    return [
-        Equivalence(margin, p_value, p_holm, p_holm < ALPHA)
-        for p_value, p_holm in zip(known, holm(known), strict=True)
-    ]
-
-
-def _named(run: Scores, mode: InferenceMode | None) -> str:
-    return run.name.label if mode else f"{run.name.label} {run.name.mode}"
-
-
-@dataclass(frozen=True)
-class _Matched:
-    """Two runs and, for problems that both have, their places in the one and in the other.
-
-    `other_queries` counts the ids under which they have different problems. None are `compared` if the runs
-    have different judges.
-    """
-
-    first: Scores
-    second: Scores
-    common: Sequence[tuple[int, int]]
-    compared: Sequence[tuple[int, int]]
-    other_queries: int
-
-    @classmethod
-    def of(cls, first: Scores, second: Scores, answered_only: bool) -> _Matched:
-        places = {problem_id: place for place, problem_id in enumerate(second.problem_ids)}
-        shared = [
-            (place, places[problem_id])
-            for place, problem_id in enumerate(first.problem_ids)
-            if problem_id in places
-        ]
-        common = [(i, j) for i, j in shared if _same_query(first, second, first.problem_ids[i])]
-        compared = common if first.judge == second.judge else []
-        if answered_only and compared:
+    """The contrasts of `pairs` with Holm over all of them; `missing` is what could not be paired."""
+    tested: list[tuple[Scores, Scores, Places, PairedDifference]] = []
+    not_compared = [*missing]
+    for first, second in pairs:
+        common = compared = common_problems(first, second)
+        if answered_only:
             compared = [(i, j) for i, j in common if first.answered[i] and second.answered[j]]
-        return cls(first, second, common, compared, len(shared) - len(common))
+        if first.judge == second.judge and compared:
+            clusters = first.clusters
+            difference = paired_difference(
+                [first.correct[i] for i, _ in compared],
+                [second.correct[j] for _, j in compared],
+                [clusters[i] for i, _ in compared],
+                average=average,
+                margin=None if margin is None else margin / 100,
+            )
+            tested.append((first, second, common, difference))
+        else:
+            query = " with the same query" * bool(_other_queries(first, second, common))
+            obstacle = f"no {'answered ' * bool(common)}problem in common{query}"
+            obstacle = obstacle if first.judge == second.judge else "different judges"
+            names = [run.name.label + f" {run.name.mode}" * (mode is None) for run in (first, second)]
+            not_compared.append(f"{' and '.join(names)} have {obstacle}")
+    equivalences: Sequence[Equivalence | None] = [None] * len(tested)
+    if margin is not None:
+        p_values = [found.equivalence_p or 0.0 for *_, found in tested]
+        pairs_of_p = zip(p_values, holm(p_values), strict=True)
+        equivalences = [Equivalence(margin, p, p_holm, p_holm < ALPHA) for p, p_holm in pairs_of_p]
+    adjusted = holm([found.p_value for *_, found in tested])
+    contrasts = (
+        _contrast(*one, p_holm, equivalence)
+        for one, p_holm, equivalence in zip(tested, adjusted, equivalences, strict=True)
+    )
+    return ContrastList(family, metric, mode, average, tuple(contrasts), tuple(not_compared))
 
-    @property
-    def obstacle(self) -> str:
-        """Why nothing is compared."""
-        if self.first.judge != self.second.judge:
-            return "different judges"
-        answered, query = "answered " * bool(self.common), " with the same query" * bool(self.other_queries)
-        return f"no {answered}problem in common{query}"
 
-    def difference(self, way: _Way) -> PairedDifference:
-        clusters = self.first.clusters
-        return paired_difference(
-            [self.first.correct[i] for i, _ in self.compared],
-            [self.second.correct[j] for _, j in self.compared],
-            [clusters[i] for i, _ in self.compared],
-            average=way.average,
-            margin=None if way.margin is None else way.margin / 100,
-        )
+def _contrast(
+    first: Scores,
+    second: Scores,
+    common: Places,
+    paired: PairedDifference,
+    p_holm: float,
+    equivalence: Equivalence | None,
+) -> Contrast:
+    others = _other_queries(first, second, common)
 
-    def contrast(
-        self, paired: PairedDifference, p_holm: float, equivalence: Equivalence | None
-    ) -> Contrast:
-        distinct = self.first.total + self.second.total - len(self.common) - self.other_queries
-        return Contrast(
-            first=self._side(self.first, [i for i, _ in self.common], paired.first_accuracy),
-            second=self._side(self.second, [j for _, j in self.common], paired.second_accuracy),
-            problems=paired.rows,
-            base_problems=paired.clusters,
-            left_out=distinct - paired.rows,
-            other_queries=self.other_queries,
-            first_only=paired.first_only,
-            second_only=paired.second_only,
-            difference=paired.difference * 100,
-            standard_error=None if paired.standard_error is None else paired.standard_error * 100,
-            interval=paired.interval.percent,
-            smallest_detectable=paired.smallest_detectable * 100,
-            test="cluster sign-flip" if paired.by_sign_flips else "exact McNemar",
-            p_value=paired.p_value,
-            p_holm=p_holm,
-            significant=p_holm < ALPHA,
-            equivalence=equivalence,
-        )
-
-    def _side(self, run: Scores, places: Sequence[int], accuracy: float) -> Side:
+    def side(run: Scores, places: Sequence[int], accuracy: float) -> Side:
         answered = sum(run.answered[place] for place in places)
         return Side(
             model=run.name.label,
@@ -445,19 +368,44 @@ class _Matched:
             accuracy=accuracy * 100,
             coverage=answered / len(places) * 100,
             unanswered=len(places) - answered,
-            only_here=run.total - len(places) - self.other_queries,
+            only_here=run.total - len(places) - others,
         )
 
+    return Contrast(
+        first=side(first, [i for i, _ in common], paired.first_accuracy),
+        second=side(second, [j for _, j in common], paired.second_accuracy),
+        problems=paired.rows,
+        base_problems=paired.clusters,
+        left_out=first.total + second.total - len(common) - others - paired.rows,
+        other_queries=others,
+        first_only=paired.first_only,
+        second_only=paired.second_only,
+        difference=paired.difference * 100,
+        standard_error=None if paired.standard_error is None else paired.standard_error * 100,
+        interval=paired.interval.percent,
+        smallest_detectable=paired.smallest_detectable * 100,
+        test="cluster sign-flip" if paired.by_sign_flips else "exact McNemar",
+        p_value=paired.p_value,
+        p_holm=p_holm,
+        significant=p_holm < ALPHA,
+        equivalence=equivalence,
+    )
 
-def _same_query(first: Scores, second: Scores, problem_id: str) -> bool:
-    """Whether two runs have the same query under an id, as far as is known."""
-    query = first.queries.get(problem_id)
-    return query is None or second.queries.get(problem_id, query) == query
+
+def common_problems(first: Scores, second: Scores) -> Places:
+    """The places of the problems that both runs have with the same query, as far as queries are known."""
+    places = {problem_id: place for place, problem_id in enumerate(second.problem_ids)}
+    ours, theirs = first.queries, second.queries
+    return [
+        (place, places[one])
+        for place, one in enumerate(first.problem_ids)
+        if one in places and (one not in ours or theirs.get(one, ours[one]) == ours[one])
+    ]
 
 
-def common_problems(first: Scores, second: Scores) -> Sequence[tuple[int, int]]:
-    """The places, in the one and in the other, of problems that both runs have with the same query."""
-    return _Matched.of(first, second, False).common
+def _other_queries(first: Scores, second: Scores, common: Places) -> int:
+    """The number of ids under which the runs have different problems."""
+    return len({*first.problem_ids} & {*second.problem_ids}) - len(common)
 
 
 def at_places(run: Scores, places: Sequence[int]) -> Scores:
@@ -481,27 +429,17 @@ def _ranking(
 ) -> Ranking:
     """The judge's runs, and sets by the contrasts `pairs`. A pair not compared is not significant."""
     runs = {label: run for label, run in runs.items() if run.total and run.judge == judge}
-    average = pairs.average
-    found = {label: estimated(run, average) for label, run in runs.items()}
-    accuracies = {label: one.value for label, one in found.items()}
+    found = {label: estimated(run, pairs.average) for label, run in runs.items()}
     significant = {
         frozenset((pair.first.model, pair.second.model)) for pair in pairs.contrasts if pair.significant
     }
-    sets = indistinguishable_sets(accuracies, significant)
+    sets = indistinguishable_sets({label: one.value for label, one in found.items()}, significant)
     ranked = []
-    for label in sorted(runs, key=lambda label: -accuracies[label]):
-        run = runs[label]
-        letters = [letter(index).lower() for index, names in enumerate(sets) if label in names]
-        one = found[label]
-        interval = one.low, one.high
-        counts = run.total, len(set(run.clusters))
-        ranked.append(Ranked(label, *counts, one.value, one.standard_error, interval, " ".join(letters)))
-    return Ranking(pairs.metric, mode, judge, average, tuple(ranked), tuple(sets))
-
-
-def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout = WHOLE) -> str:
-    """The comparison as plain text; `show_pairs` also lists every pair of models, not only their sets."""
-    return "\n".join(_sections(comparison, show_pairs, layout))
+    for label, one in sorted(found.items(), key=lambda item: -item[1].value):
+        letters = " ".join(letter(index).lower() for index, names in enumerate(sets) if label in names)
+        counts = runs[label].total, len(set(runs[label].clusters))
+        ranked.append(Ranked(label, *counts, one.value, one.standard_error, (one.low, one.high), letters))
+    return Ranking(pairs.metric, mode, judge, pairs.average, tuple(ranked), tuple(sets))
 
 
 _HEAD = """\
@@ -530,30 +468,22 @@ few to say either.
 """
 
 
-def _sections(comparison: Comparison, show_pairs: bool, layout: Layout) -> Iterator[str]:
+def comparison_text(comparison: Comparison, *, show_pairs: bool, layout: Layout = WHOLE) -> str:
+    """The comparison as plain text; `show_pairs` also lists every pair of models, not only their sets."""
     treated = "are left out" if comparison.answered_only else "count as incorrect, as published"
-    yield _HEAD.format(treated=treated)
+    parts = [_HEAD.format(treated=treated)]
     if comparison.other_queries:
-        yield (
-            textwrap.fill(
-                f"Left out: {other_queries_line(comparison.other_queries)}. The accuracies of "
-                "single models are over all of their own problems.",
-                79,
-            )
-            + "\n"
-        )
+        line = f"Left out: {other_queries_line(comparison.other_queries)}. The accuracies of "
+        line += "single models are over all of their own problems."
+        parts.append(f"{textwrap.fill(line, 79)}\n")
     if comparison.margin is not None:
-        yield _EQUIVALENCE.format(margin=comparison.margin)
-    for found in (*comparison.modes, *comparison.baselines):
-        yield _contrasts_text(found, layout)
-    for against in comparison.chance:
-        yield _chance_text(against, layout)
-    for found in comparison.models if show_pairs else ():
-        yield _contrasts_text(found, layout)
-    judges = {ranking.judge for ranking in comparison.rankings} - {None}
-    for ranking in comparison.rankings:
-        yield _ranking_text(ranking, layout, named=len(judges) > 1)
-    yield _HOW
+        parts.append(_EQUIVALENCE.format(margin=comparison.margin))
+    parts += [_contrasts_text(found, layout) for found in (*comparison.modes, *comparison.baselines)]
+    parts += [_chance_text(found, layout) for found in comparison.chance]
+    parts += [_contrasts_text(found, layout) for found in comparison.models if show_pairs]
+    named = len({ranking.judge for ranking in comparison.rankings} - {None}) > 1
+    parts += [_ranking_text(ranking, layout, named=named) for ranking in comparison.rankings]
+    return "\n".join([*parts, _HOW])
 
 
 def _contrasts_text(found: ContrastList, layout: Layout) -> str:
@@ -610,20 +540,20 @@ def _chance_text(found: ChanceList, layout: Layout) -> str:
 
 
 def _ranking_text(ranking: Ranking, layout: Layout, *, named: bool) -> str:
-    head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval"]
+    head = ["Model", "Sets", "Problems", "Accuracy %", "95 % interval", "± standard error"]
     permuted = any(model.base_problems < model.problems for model in ranking.models)
-    head += ["± standard error"] if permuted else []
     rows = []
     for model in ranking.models:
         row = [model.model, model.sets, problem_count(model.problems, model.base_problems)]
-        row += [percent(model.accuracy), interval_text(model.interval)]
-        rows.append(row + ([percent(model.standard_error)] if permuted else []))
+        row += [percent(model.accuracy), interval_text(model.interval), percent(model.standard_error)]
+        rows.append(row)
     metric = METRICS[ranking.metric].short_title
     judge = f" ({one_line(ranking.judge)})" if named and ranking.judge else ""
     title = f"{metric}{judge}, {ranking.mode}{_by(ranking.average, permuted)}: "
     title += "models that share a letter do not differ significantly"
-    secondary = ("± standard error", "Problems")
-    return f"{textwrap.fill(title, 79)}\n\n{text_table(head, rows, secondary=secondary, layout=layout)}"
+    hidden, secondary = () if permuted else ("± standard error",), ("± standard error", "Problems")
+    table = text_table(head, rows, hidden=hidden, secondary=secondary, layout=layout)
+    return f"{textwrap.fill(title, 79)}\n\n{table}"
 
 
 def _by(average: Average, permuted: bool) -> str:

@@ -228,7 +228,7 @@ class JudgeQuality:
 def judge_quality(run: LabelledRun) -> JudgeQuality:
     """What the labels say of the judge's verdicts on all judged answers of the run, or of runs `pooled`."""
     run = _by_verdict(run)
-    sensitivity, specificity = _sensitivity(run), _specificity(run)
+    sensitivity, specificity = (_judged_right(run, correct=correct) for correct in (True, False))
     return JudgeQuality(
         int((run.judged & ~np.isnan(run.scores)).sum()),
         None if sensitivity is None else _share(sensitivity),
@@ -237,17 +237,12 @@ def judge_quality(run: LabelledRun) -> JudgeQuality:
     )
 
 
-def _sensitivity(run: LabelledRun) -> _Values | None:
-    return _agreed(run, np.zeros(len(run.scores)), run.judged.astype(np.float64), run.verdicts)
-
-
-def _specificity(run: LabelledRun) -> _Values | None:
+def _judged_right(run: LabelledRun, *, correct: bool) -> _Values | None:
+    """The share of what experts find correct, or incorrect, that the judge does too, linearised."""
     judged = run.judged.astype(np.float64)
-    return _agreed(run, judged, -judged, 1 - run.verdicts)
-
-
-def _agreed(run: LabelledRun, known: Floats, factor: Floats, agreed: Floats) -> _Values | None:
-    """The share of what counts `known + factor * score` that is `agreed`, linearised."""
+    known, factor, agreed = judged, -judged, 1 - run.verdicts
+    if correct:
+        known, factor, agreed = 0 * judged, judged, run.verdicts
     whole = _mean_of(run, known, factor)
     if whole.mean < 1e-9:
         return None
@@ -291,7 +286,7 @@ def rogan_gladen(runs: Sequence[LabelledRun], average: Average = "rows") -> list
     whichever model answers; then it is the more precise. None where the judge is no better than chance.
     """
     together = _by_verdict(pooled(runs))
-    sensitivity, specificity = _sensitivity(together), _specificity(together)
+    sensitivity, specificity = (_judged_right(together, correct=correct) for correct in (True, False))
     rows, start = len(together.scores), 0
     found: list[Estimated | None] = []
     for run in runs:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from smmile.errors import one_line
+from smmile.errors import UsageError, one_line
 from smmile.files import encode_json, write_whole
 from smmile.reporting.comparison import problem_count
-from smmile.reporting.experiments import Effects, ExperimentReport, NothingToCompareError, experiment_report
+from smmile.reporting.experiments import Effects, ExperimentReport, experiment_report
 from smmile.reporting.figure_plans import experiment_plans
-from smmile.reporting.figures import figure_files
+from smmile.reporting.figures import write_figures
 from smmile.reporting.latex_experiments import experiment_tables
 from smmile.reporting.tables import WHOLE, Layout, interval_text, p_text, percent, text_table
 from smmile.scoring.folder import FolderScores, read_scores
@@ -29,6 +29,10 @@ By rows, by problems (SMMILE++): as in compare.py. Methods: docs/experiments.md
 """
 
 
+class NothingToCompareError(UsageError):
+    """There are no perturbed runs, or none with a clean one."""
+
+
 def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores]:
     """Write the report on the runs in `folder` into it: experiments.txt, .json, tables and figures.
 
@@ -36,23 +40,21 @@ def write_experiment_report(folder: Path) -> tuple[str, list[Path], FolderScores
     NothingToCompareError where no perturbed run has a clean one.
     """
     found = read_scores(folder)
-    try:
-        report = experiment_report(found.scores)
-    except NothingToCompareError as error:
-        raise NothingToCompareError(
-            f"{one_line(folder)}: {error}; a report needs perturbed and clean runs"
-        ) from error
+    report = experiment_report(found.scores)
+    if not report.effects:
+        line = f"{one_line(folder)}: {report.missing[0]}; a report needs perturbed and clean runs"
+        raise NothingToCompareError(line)
     contents: dict[str, bytes] = {
         "experiments.txt": experiment_text(report).encode(),
         "experiments.json": encode_json(report),
     }
     for key, table in experiment_tables(found.scores).items():
         contents[f"experiments_{key}.tex"] = table.encode()
-    contents |= figure_files(experiment_plans(report, found.scores), ("print", "light", "dark"))
     for name, content in contents.items():
         write_whole(folder / name, content, durable=False)
+    figures = write_figures(folder, experiment_plans(report, found.scores))
     text = experiment_text(report, Layout.of_terminal())
-    return text, [folder / name for name in contents], found
+    return text, [*(folder / name for name in contents), *figures], found
 
 
 def experiment_text(report: ExperimentReport, layout: Layout = WHOLE) -> str:
@@ -110,28 +112,15 @@ def _evidence_table(effects: Effects, layout: Layout) -> str:
 
 
 def _shots_table(effects: Effects, layout: Layout) -> str:
-    head = [
-        "Model",
-        "Examples",
-        "Problems",
-        "Accuracy %",
-        "Shared problems",
-        "On shared %",
-        "95 % interval",
-    ]
+    head = ["Model", "Examples", "Problems", "Accuracy %", "Shared problems", "On shared %"]
+    head += ["95 % interval"]
     rows = []
     for curve in effects.shots:
         model = f"{curve.model} [{curve.condition}]" if curve.condition else curve.model
         shared = problem_count(curve.problems, curve.base_problems)
         for one in curve.points:
-            examples = "all" if one.examples is None else str(one.examples)
-            row = [
-                model,
-                examples,
-                str(one.problems),
-                percent(one.accuracy),
-                shared if one.interval else "-",
-            ]
+            row = [model, "all" if one.examples is None else str(one.examples), str(one.problems)]
+            row += [percent(one.accuracy), shared if one.interval else "-"]
             rows.append([*row, percent(one.shared_accuracy), interval_text(one.interval)])
     return text_table(head, rows, 1, secondary=("Problems", "Shared problems"), layout=layout)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from smmile.errors import UsageError, one_line
-from smmile.reporting.comparison import ContrastList, at_places, common_problems, condition_contrasts
+from smmile.errors import one_line
+from smmile.reporting.comparison import ContrastList, at_places, chance_of, common_problems, contrast_list
 from smmile.reporting.reports import estimated
 from smmile.reporting.statistics import AVERAGES, Average, accuracy_interval, mean, paired_difference
 from smmile.reporting.strata import FEW_PROBLEMS
@@ -34,18 +34,13 @@ EVIDENCE: Mapping[str, tuple[str, ...]] = {
 _OPTIONAL = ("All images", "Images (swapped)")  # not reported as missing
 
 
-class NothingToCompareError(UsageError):
-    """There are no perturbed runs, or none with a clean one."""
-
-
 @dataclass(frozen=True)
 class EvidenceLoss:
     """What a model loses without a kind of evidence, in per cent, over problems that both runs have.
 
-    `points_lost` is the clean accuracy less that of the run under `condition`, which has not the evidence.
-    `share_lost` are the problems that the latter answers incorrectly, of those `clean_correct` rows that
-    the clean run answers correctly; None without any. Intervals are of 95 %. `chance` and `majority` are
-    the accuracies of guessing among the options and of the majority baseline, None where not known.
+    `points_lost` is the clean accuracy less that under `condition`. `share_lost` is of the `clean_correct`
+    rows that the clean run answers correctly; None without any. `chance` and `majority` are the accuracies
+    of guessing among the options and of the majority baseline, None where not known.
     """
 
     model: str
@@ -141,7 +136,7 @@ def experiment_report(scores: Iterable[Scores]) -> ExperimentReport:
 
     A clean run has no perturbation but the same `--options`. Of repeats only the first counts, but in the
     section on these. Where base problems occur more than once (SMMILE++), there are effects by rows and by
-    problems. Raises NothingToCompareError where no perturbed run has a clean one.
+    problems. Where no perturbed run has a clean one there are no effects, and `missing` is why.
     """
     found = sorted((run for run in scores if run.total), key=lambda run: natural_key(run.name))
     effects: list[Effects] = []
@@ -160,7 +155,7 @@ def experiment_report(scores: Iterable[Scores]) -> ExperimentReport:
     lines = tuple(f"{reason}: {one_line(', '.join(names))}" for reason, names in missing.items())
     if not effects:
         reasons = one_line("; ".join(lines), 400) or "there are no perturbed runs that have a score"
-        raise NothingToCompareError(f"nothing to compare: {reasons}")
+        lines = (f"nothing to compare: {reasons}",)
     return ExperimentReport(tuple(effects), lines)
 
 
@@ -209,7 +204,7 @@ def _contrasts(metric: str, runs: Runs, average: Average, missing: Missing) -> I
         else:
             missing.setdefault(f"no clean run ({name.mode}, {name.task_format})", {})[name.label] = None
     for of_model in pairs.values():
-        found = condition_contrasts(metric, of_model, average)
+        found = contrast_list("condition", metric, None, average, of_model)
         if found.missing:
             missing.setdefault("not compared", {}).update(dict.fromkeys(found.missing))
         if found.contrasts:
@@ -252,11 +247,8 @@ def _loss(
     paired = paired_difference(first.correct, second.correct, first.clusters, average=average)
     correct = [place for place, score in enumerate(first.correct) if score > 0.5]
     lost = [second.correct[place] <= 0.5 for place in correct]
-    of_row = first.clusters
-    clusters = [of_row[place] for place in correct]
-    chance = floor = None
-    if all(one in first.chances for one in first.problem_ids):
-        chance = mean([first.chances[one] for one in first.problem_ids], first.clusters, average) * 100
+    clusters = at_places(first, correct).clusters
+    floor = None
     if majority is not None:
         _, baseline = on_shared_problems([first, majority])
         if baseline.total == first.total:
@@ -275,7 +267,7 @@ def _loss(
         clean_correct=len(correct),
         share_lost=mean(lost, clusters, average) * 100 if lost else None,
         share_interval=accuracy_interval(lost, clusters, average=average).percent if lost else None,
-        chance=chance,
+        chance=chance_of(first, average),
         majority=floor,
     )
 
@@ -316,11 +308,9 @@ def _shots_curves(runs: Runs, average: Average) -> Iterator[ShotsCurve]:
 
 
 def _shots(number: int | None, run: Scores, shared: Scores | None, average: Average) -> Shots:
-    accuracy = interval = None
-    if shared is not None and shared.total:
-        found = estimated(shared, average)
-        accuracy, interval = found.value, (found.low, found.high)
-    return Shots(number, run.total, mean(run.correct, run.clusters, average) * 100, accuracy, interval)
+    found = estimated(shared, average) if shared is not None and shared.total else None
+    on_shared = (found.value, (found.low, found.high)) if found else (None, None)
+    return Shots(number, run.total, mean(run.correct, run.clusters, average) * 100, *on_shared)
 
 
 def _repeats(runs: Runs, average: Average) -> Iterator[Repeats]:

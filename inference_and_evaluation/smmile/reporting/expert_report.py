@@ -129,7 +129,17 @@ def expert_report(ratings: Ratings, *, resamples: int = 2000, seed: int = 42) ->
     for average in AVERAGES if permuted else AVERAGES[:1]:
         corrected = iter(rogan_gladen(judged, average) if judged else [None] * len(labelled))
         for run, labels in labelled:
-            one = _by_experts(run, labels, average)
+            answers = [one for one in run.answers.values() if one.problem_id not in run.errors]
+            one = RunReport(
+                name=run.results.name,
+                average=average,
+                problems=len(labels.scores),
+                base_problems=len(set(labels.clusters)),
+                errors=len(run.errors),
+                rated=sum(answer.score is not None for answer in answers),
+                cannot_say=sum([*answer.ratings.values()].count(None) for answer in answers),
+                experts=expert_accuracy(labels, average),
+            )
             if run.verdicts is not None:
                 by_judge, weight = prediction_powered(labels, average)
                 one = replace(
@@ -160,20 +170,6 @@ def _expert(ratings: Ratings, name: str) -> Expert:
     rated = [rating for rating in given if rating is not None]
     correct = 100 * sum(rated) / len(rated) if rated else None
     return Expert(name, ratings.given[name], len(rated), len(given) - len(rated), correct)
-
-
-def _by_experts(run: RatedRun, labels: LabelledRun, average: Average) -> RunReport:
-    answers = [answer for answer in run.answers.values() if answer.problem_id not in run.errors]
-    return RunReport(
-        name=run.results.name,
-        average=average,
-        problems=len(labels.scores),
-        base_problems=len(set(labels.clusters)),
-        errors=len(run.errors),
-        rated=sum(answer.score is not None for answer in answers),
-        cannot_say=sum([*answer.ratings.values()].count(None) for answer in answers),
-        experts=expert_accuracy(labels, average),
-    )
 
 
 def _correlations(runs: Sequence[RunReport]) -> list[Correlation]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -101,7 +102,7 @@ def read_export(folder: Path, selection: Selection, problems: ProblemsOfRuns) ->
     for one in shown.scores:
         scores.setdefault(one.name, {})[one.metric] = one
     runs = []
-    missing: dict[str, int] = {}
+    missing: Counter[str] = Counter()
     for name in sorted(scores, key=lambda one: (natural_key(one), one.task_format == "mcqa")):
         run = ExportedRun(name, scores=scores[name])
         runs.append(run)
@@ -122,10 +123,9 @@ def read_export(folder: Path, selection: Selection, problems: ProblemsOfRuns) ->
                 raise
             reason = str(error)
         if len(run.outlines) < len(run.problem_ids):
-            missing[reason] = missing.get(reason, 0) + 1
-    messages += [
-        f"warning: flags missing in {pluralize(some, 'run')}: {why}" for why, some in missing.items()
-    ]
+            missing[reason] += 1
+    for why, count in missing.items():
+        messages.append(f"warning: flags missing in {pluralize(count, 'run')}: {why}")
     if not runs:
         raise UsageError("; ".join(messages))
     return Export(runs, selection, messages, not shown.unscored)
@@ -192,12 +192,8 @@ def _held(value: Any) -> Any:
 def _row(
     run: ExportedRun, problem_id: str, flags: Iterable[str], scores: Mapping[str, tuple[Any, Any]]
 ) -> dict[str, Any]:
-    name, made, record, outline = (
-        run.name,
-        run.run,
-        run.records.get(problem_id),
-        run.outlines.get(problem_id),
-    )
+    name, made = run.name, run.run
+    record, outline = run.records.get(problem_id), run.outlines.get(problem_id)
     judged, choices, rated = (run.evaluations.get(key) for key in ("llm", "mcqa", "expert"))
     is_twin = choices is not None and problem_id in (choices.twins_of_correct or ())
     error = record.error if record else None
@@ -328,8 +324,6 @@ def _xlsx(frame: pd.DataFrame, out: io.BytesIO) -> tuple[bytes, list[str]]:
         sheet.append([text_cell(one) if isinstance(one, str) else one for one in (*values, names)])
         truncated += sum(long)
     book.save(out)
-    line = (
-        f"{pluralize(truncated, 'text')} truncated at {_CELL:,} characters, the limit of a cell (see the "
-    )
-    line += "column truncated_cells); --format parquet and csv hold them whole"
+    line = f"{pluralize(truncated, 'text')} truncated at {_CELL:,} characters, the limit of a cell "
+    line += "(see the column truncated_cells); --format parquet and csv hold them whole"
     return out.getvalue(), [line] if truncated else []

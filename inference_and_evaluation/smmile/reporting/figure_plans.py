@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from smmile.reporting.experiments import EVIDENCE, Effects, EvidenceLoss, ExperimentReport, ShotsCurve
-from smmile.reporting.order import PLACES, OrderAnalysis, Place, PlaceContrast
+from smmile.reporting.order import PLACES, OrderAnalysis, Place
 from smmile.reporting.published import PublishedScore
 from smmile.reporting.reports import estimated
 from smmile.reporting.statistics import Average, wilson_interval
@@ -40,8 +41,8 @@ class Point:
 class Row:
     """One model or stratum; `slanted`: its label is in italics, `few`: it is grey.
 
-    In a heat map, `cells` has a place for each model, None where the model has no score. `lines` are levels
-    to compare with, by their name in the legend.
+    In a heat map, `cells` has a place for each model, in a curve for each tick: None where there is none.
+    `lines` are levels to compare with, by their name in the legend.
     """
 
     label: str
@@ -99,20 +100,12 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Curves on one pair of axes, by their names in the legend; a place of each curve for each tick."""
+class CurvePlot:
+    """A figure of accuracies in per cent by what `axis` says; a row is a curve, with a cell per tick."""
 
     title: str
     ticks: tuple[str, ...]
-    curves: Mapping[str, tuple[Point | None, ...]]
-
-
-@dataclass(frozen=True)
-class CurvePlot:
-    """A figure of accuracies in per cent by what `axis` says, a panel for each of `panels`."""
-
-    title: str
-    panels: tuple[Curves, ...]
+    panels: tuple[Panel, ...]
     axis: str
     note: str
 
@@ -121,6 +114,38 @@ Plan = DotPlot | HeatMap | CurvePlot
 
 
 # Models side by side.
+
+
+Model = tuple[str, str]  # its name and perturbation
+
+
+def _model_label(model: str, perturbation: str = "") -> str:
+    return f"{paper_name(model)} [{perturbation}]" if perturbation else paper_name(model)
+
+
+def _by_model(points: Iterable[tuple[RunName, Point]]) -> dict[Model, list[Point]]:
+    found: dict[Model, list[Point]] = {}
+    for name, point in points:
+        found.setdefault((name.model, name.perturbation), []).append(point)
+    return found
+
+
+def _point(run: Scores, average: Average) -> Point:
+    found = estimated(run, average)
+    return Point(run.name.mode, found.value, (found.low, found.high))
+
+
+def _row(model: Model, points: Sequence[Point], lines: Mapping[str, float] | None = None) -> Row:
+    return Row(_model_label(*model), tuple(points), slanted=model[0] in BASELINES, lines=lines or {})
+
+
+def _panel(
+    title: str, models: Sequence[Model], points: Mapping[Model, Sequence[Point]], **more: Any
+) -> Panel:
+    """A row per model, with a rule below the baselines, which come first; `more` are further fields."""
+    baselines = sum(model in BASELINES for model, _ in models)
+    rule = baselines if 0 < baselines < len(models) else None
+    return Panel(title, tuple(_row(model, points.get(model, ())) for model in models), rule, **more)
 
 
 def models_plan(
@@ -135,42 +160,36 @@ def models_plan(
     permutations of one problem as one cluster; published scores on SMMILE++, whose answers are not
     available, have none. `published` and `chance` are averages over rows.
     """
-    metrics = [metric for metric in METRICS if any(run.metric == metric for run in scores)]
-    points: dict[tuple[str, str], dict[str, list[Point]]] = {}
-    names = {*(run.name for run in scores), *(score.name for score in published)}
-    for name in sorted(names, key=natural_key):
-        points.setdefault((name.model, name.perturbation), {metric: [] for metric in metrics})
-    permuted = False
-    for run in scores:
-        permuted = permuted or run.is_permuted
-        found = estimated(run, average)
-        point = Point(run.name.mode, found.value, (found.low, found.high))
-        points[run.name.model, run.name.perturbation][run.metric].append(point)
-    for score in published:
-        if score.metric in metrics:
-            wilson = None if permuted else wilson_interval(score.correct, score.problems).percent
-            point = Point(score.name.mode, score.accuracy, wilson, published=True)
-            points[score.name.model, ""][score.metric].append(point)
-    models = {model: by_metric for model, by_metric in points.items() if any(by_metric.values())}
-    baselines = sum(model in BASELINES for model, _ in models)
+    permuted = any(run.is_permuted for run in scores)
+    points: dict[str, dict[Model, list[Point]]] = {}
+    for metric in METRICS:
+        found = [(run.name, _point(run, average)) for run in scores if run.metric == metric]
+        for score in published if found else ():
+            if score.metric == metric:
+                wilson = None if permuted else wilson_interval(score.correct, score.problems).percent
+                found.append((score.name, Point(score.name.mode, score.accuracy, wilson, published=True)))
+        if found:
+            points[metric] = _by_model(found)
+    names = sorted({*(run.name for run in scores), *(score.name for score in published)}, key=natural_key)
+    models = [
+        model
+        for model in dict.fromkeys((name.model, name.perturbation) for name in names)
+        if any(model in of_metric for of_metric in points.values())
+    ]
     panels: list[Panel] = []
-    for metric in metrics:
-        rows = [
-            _model_row(model, by_metric[metric], perturbation=perturbation)
-            for (model, perturbation), by_metric in models.items()
-        ]
-        majority = models.get(("majority", ""), {}).get(metric, [])
+    for metric, of_metric in points.items():
+        majority = of_metric.get(("majority", ""), ())
         levels = [point.accuracy for point in majority if point.mode == "ICL"]  # the user's own is first
         lines = {"majority baseline": levels[0]} if levels else {}
         if metric == "mcqa" and chance is not None:
             lines["chance"] = chance
-        rule = baselines if 0 < baselines < len(rows) else None
-        panels.append(Panel(METRICS[metric].title, tuple(rows), rule, lines, labelled=not panels))
+        title = METRICS[metric].title
+        panels.append(_panel(title, models, of_metric, lines=lines, labelled=not panels))
     note = "Bars: 95 % intervals"
     note += ", with the permutations of one problem as one cluster" if permuted else ""
     note += "; published scores on SMMILE++ have none" if permuted and published else ""
     note += ". Errors and missing answers count as incorrect."
-    note += " Baselines in italics." if baselines else ""
+    note += " Baselines in italics." if any(model in BASELINES for model, _ in models) else ""
     what = "Accuracy"
     if permuted:
         what = "Macro accuracy" if average == "problems" else "Accuracy over rows"
@@ -178,10 +197,6 @@ def models_plan(
         note += f" Every {weight} has the same weight."
     title = f"{what} without (0-shot) and with (ICL) in-context examples"
     return DotPlot(title, tuple((panel,) for panel in panels), note)
-
-
-def _model_label(model: str, perturbation: str = "") -> str:
-    return f"{paper_name(model)} [{perturbation}]" if perturbation else paper_name(model)
 
 
 # The order of examples.
@@ -192,35 +207,22 @@ def order_plan(metric: str, analysis: OrderAnalysis) -> DotPlot:
     variance = [one for one in analysis.variance if one.metric == metric]
     models = list(dict.fromkeys((one.run.model, one.run.perturbation) for one in variance))
     task_format = METRICS[metric].task_format
-    orders: dict[tuple[str, str], list[Point]] = {model: [] for model in models}
-    for one in variance:
-        point = Point(one.run.mode, one.accuracy, (one.worst, one.best))
-        orders[one.run.model, one.run.perturbation].append(point)
-
-    def by_place(contrasts: Sequence[PlaceContrast]) -> dict[tuple[str, str], list[Point]]:
-        points: dict[tuple[str, str], list[Point]] = {model: [] for model in models}
-        for one in contrasts:
-            point = Point(one.place, one.difference, one.interval)
-            points[one.run.model, one.run.perturbation].append(point)
-        return points
-
-    accuracy = by_place([one for one in analysis.accuracy_by_place if one.metric == metric])
-    copying = by_place([one for one in analysis.copying if one.run.task_format == task_format])
-    baselines = sum(model in BASELINES for model, _ in models)
-    panels = [
-        Panel(
-            title,
-            tuple(_model_row(model, points[model, of], perturbation=of) for model, of in models),
-            baselines if 0 < baselines < len(models) else None,
-            labelled=points is orders,
-            axis=axis,
+    orders = [(one.run, Point(one.run.mode, one.accuracy, (one.worst, one.best))) for one in variance]
+    accuracy, copying = (
+        [(one.run, Point(one.place, one.difference, one.interval)) for one in contrasts]
+        for contrasts in (
+            [one for one in analysis.accuracy_by_place if one.metric == metric],
+            [one for one in analysis.copying if one.run.task_format == task_format],
         )
+    )
+    panels = [
+        _panel(title, models, _by_model(points), labelled=points is orders, axis=axis)
         for title, points, axis in (
             ("Worst to best order", orders, "Base problems (%)"),
             ("Answer in this place", accuracy, "Accuracy, difference (points)"),
             ("Copied from this place", copying, "Copied, difference (points)"),
         )
-        if any(points.values())
+        if points
     ]
     note = (
         "Left: from the base problems correct in every order to those correct in at least one, with the "
@@ -361,18 +363,22 @@ def experiment_plans(report: ExperimentReport, scores: Sequence[Scores]) -> dict
 
 def _cot_plan(scores: Sequence[Scores], average: Average) -> DotPlot:
     """Figure 5 of the paper: models with and without chain of thought (hollow), a panel per metric."""
-    points: dict[str, dict[str, list[Point]]] = {metric: {} for metric in METRICS}
-    for run in sorted(scores, key=lambda run: natural_key(run.name)):
-        if run.total and run.name.perturbation in ("", "cot"):
-            found = estimated(run, average)
-            interval = found.low, found.high
-            point = Point(run.name.mode, found.value, interval, published=bool(run.name.perturbation))
-            points[run.metric].setdefault(run.name.model, []).append(point)
+    points = {
+        metric: _by_model(
+            (
+                replace(run.name, perturbation=""),
+                replace(_point(run, average), published=bool(run.name.perturbation)),
+            )
+            for run in sorted(scores, key=lambda run: natural_key(run.name))
+            if run.metric == metric and run.total and run.name.perturbation in ("", "cot")
+        )
+        for metric in METRICS
+    }
     models = dict.fromkeys(model for of_metric in points.values() for model in of_metric)
     panels: list[Panel] = []
     for metric, of_metric in points.items():
         if of_metric:
-            rows = [_model_row(model, of_metric.get(model, ())) for model in models]
+            rows = [_row(model, of_metric.get(model, ())) for model in models]
             panels.append(Panel(METRICS[metric].title, tuple(rows), labelled=not panels))
     return DotPlot(
         "Accuracy with and without chain of thought",
@@ -384,13 +390,6 @@ def _cot_plan(scores: Sequence[Scores], average: Average) -> DotPlot:
 
 def _weight_note(average: Average) -> str:
     return " Every base problem has the same weight." if average == "problems" else ""
-
-
-def _model_row(
-    model: str, points: Sequence[Point], lines: Mapping[str, float] | None = None, perturbation: str = ""
-) -> Row:
-    label = _model_label(model, perturbation)
-    return Row(label, tuple(points), slanted=model in BASELINES, lines=lines or {})
 
 
 _EVIDENCE_COLUMNS = 4
@@ -419,13 +418,13 @@ def _evidence_plan(effects: Effects) -> DotPlot:
 def _evidence_row(model: str, loss: EvidenceLoss | None) -> Row:
     """Points lost and the share of correct answers lost (hollow), with what leaves the floors' accuracy."""
     if loss is None:
-        return _model_row(model, ())
+        return _row((model, ""), ())
     points = [Point("ICL", loss.points_lost, loss.interval)]
     if loss.share_lost is not None:
         points.append(Point("ICL", loss.share_lost, loss.share_interval, published=True))
     floors = {"majority baseline": loss.majority, "chance": loss.chance}
     lines = {name: loss.clean_accuracy - floor for name, floor in floors.items() if floor is not None}
-    return _model_row(model, points, lines)
+    return _row((model, ""), points, lines)
 
 
 def _shots_plan(found: Sequence[Effects]) -> CurvePlot:
@@ -453,12 +452,9 @@ def _shots_plan(found: Sequence[Effects]) -> CurvePlot:
 
     return CurvePlot(
         "Accuracy by number of in-context examples",
+        tuple("all" if tick is None else str(tick) for tick in ticks),
         tuple(
-            Curves(
-                title(model),
-                tuple("all" if tick is None else str(tick) for tick in ticks),
-                {metric: points(curve) for metric, curve in curves.items()},
-            )
+            Panel(title(model), tuple(Row(metric, points(curve)) for metric, curve in curves.items()))
             for model, curves in panels.items()
         ),
         "Examples",

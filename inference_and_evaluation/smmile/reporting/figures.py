@@ -10,9 +10,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile.errors import one_line
+from smmile.files import write_whole
 from smmile.reporting.figure_plans import CurvePlot, DotPlot, HeatMap, Panel, Plan, Row
 from smmile.reporting.order import Place
 from smmile.task import InferenceMode
@@ -91,10 +93,13 @@ def draw(plan: Plan, look: Look, kind: FileKind) -> bytes:
     return out.getvalue()
 
 
-def figure_files(
-    plans: Mapping[str, Plan], looks: Collection[str], screens: Literal["png", "svg"] = "png"
-) -> Iterator[tuple[str, bytes]]:
-    """Yields names and contents of the files of `plans`, whose keys are the middles of the names.
+def write_figures(
+    folder: Path,
+    plans: Mapping[str, Plan],
+    looks: Collection[str] = ("print", "light", "dark"),
+    screens: Literal["png", "svg"] = "png",
+) -> Iterator[Path]:
+    """Draws `plans`, whose keys are the middles of file names, and yields each file when it is written.
 
     For print a figure is a PDF, for `screens` one of these.
     """
@@ -102,7 +107,9 @@ def figure_files(
         for look in LOOKS:
             if look.name in looks:
                 kind: FileKind = "pdf" if look.name == "print" else screens
-                yield f"figure_{stem}_{look.name}.{kind}", draw(plan, look, kind)
+                file = folder / f"figure_{stem}_{look.name}.{kind}"
+                write_whole(file, draw(plan, look, kind), durable=False)
+                yield file
 
 
 def style() -> AbstractContextManager[None]:
@@ -355,7 +362,7 @@ def _curve_plot(plan: CurvePlot, look: Look) -> Figure:
     rows = math.ceil(len(plan.panels) / columns)
     figure = Figure(figsize=(_WIDTH, 1.45 * rows + 1.0), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
-    names = list(dict.fromkeys(name for panel in plan.panels for name in panel.curves))
+    names = list(dict.fromkeys(row.label for panel in plan.panels for row in panel.rows))
     colours = (look.modes["ICL"], look.modes["0-shot"], look.text, look.few)
     shapes = {
         name: {
@@ -374,23 +381,16 @@ def _curve_plot(plan: CurvePlot, look: Look) -> Figure:
         axes.spines[:].set_color(look.quiet)
         axes.tick_params(width=0.6, color=look.quiet, labelcolor=look.text, pad=2)
         axes.grid(axis="y", color=look.quiet, linewidth=0.4, alpha=0.6)
-        axes.set_xticks(range(len(panel.ticks)), panel.ticks)
+        axes.set_xticks(range(len(plan.ticks)), plan.ticks)
         title = shortened(panel.title, (_WIDTH / columns - 0.2) / _BOLD, _TEXT + 0.5)
         axes.set_title(title, color=look.text)
-        for number, (name, points) in enumerate(panel.curves.items()):
-            places = [place for place, point in enumerate(points) if point]
-            shown = [point for point in points if point]
-            x = [place + 0.14 * (number - (len(panel.curves) - 1) / 2) for place in places]
-            axes.plot(
-                x,
-                [point.accuracy for point in shown],
-                linewidth=1.0,
-                zorder=3,
-                clip_on=False,
-                **shapes[name],
-            )
-            low, high = zip(*(point.interval or (point.accuracy,) * 2 for point in shown), strict=True)
-            axes.vlines(x, low, high, color=shapes[name]["color"], linewidth=0.7, zorder=2)
+        for number, row in enumerate(panel.rows):
+            shape, y = shapes[row.label], [point.accuracy for point in row.points]
+            places = [place for place, point in enumerate(row.cells) if point]
+            x = [place + 0.14 * (number - (len(panel.rows) - 1) / 2) for place in places]
+            axes.plot(x, y, linewidth=1.0, zorder=3, clip_on=False, **shape)
+            low, high = zip(*(point.interval or (point.accuracy,) * 2 for point in row.points), strict=True)
+            axes.vlines(x, low, high, color=shape["color"], linewidth=0.7, zorder=2)
         if index + columns >= len(plan.panels):
             axes.set_xlabel(plan.axis, color=look.text)
             axes.tick_params(labelbottom=True)

@@ -108,12 +108,9 @@ def _item_list(metric: str, mode: InferenceMode, runs: Sequence[Scores]) -> Item
 def _item(problem_id: str, scores: Sequence[Mapping[str, float]]) -> Item:
     import numpy as np
 
-    own = [of_run[problem_id] for of_run in scores if problem_id in of_run]
-    rest = [
-        (sum(of_run.values()) - of_run[problem_id]) / max(1, len(of_run) - 1)
-        for of_run in scores
-        if problem_id in of_run
-    ]
+    there = [of_run for of_run in scores if problem_id in of_run]
+    own = [of_run[problem_id] for of_run in there]
+    rest = [(sum(of_run.values()) - of_run[problem_id]) / max(1, len(of_run) - 1) for of_run in there]
     varies = np.ptp(own) > 1e-12 and np.ptp(rest) > 1e-12
     discrimination = float(np.corrcoef(own, rest)[0, 1]) if varies else None
     difficulty = 100.0 if min(own) == 1 else 100 * sum(own) / len(own)
@@ -133,16 +130,12 @@ def items_text(lists: Sequence[ItemList], layout: Layout = WHOLE, *, shortened: 
     """The item analysis as plain text; `shortened` tables have the least discriminating items alone."""
     parts = [_HOW] if lists else [_HOW, "There are no two such runs of one metric and mode\n"]
     for found in lists:
-        title = (
-            f"{METRICS[found.metric].short_title}, {found.mode}: {pluralize(len(found.items), 'problem')}, "
-        )
-        parts.append(f"{title}{pluralize(len(found.models), 'model')}\n")
+        counts = f"{pluralize(len(found.items), 'problem')}, {pluralize(len(found.models), 'model')}"
+        parts.append(f"{METRICS[found.metric].short_title}, {found.mode}: {counts}\n")
         if found.other_queries:
             parts.append(f"Left out: {pluralize(found.other_queries, 'score')} of another query\n")
-        for who, ids in (
-            ("no model solves", found.solved_by_none),
-            ("all models solve", found.solved_by_all),
-        ):
+        solved_by = {"no model solves": found.solved_by_none, "all models solve": found.solved_by_all}
+        for who, ids in solved_by.items():
             shown = ids[:_SHOWN] if shortened else ids
             lines = [one_line(problem_id, 76) for problem_id in shown]
             lines += [f"and {len(ids) - len(shown)} more"] * (len(shown) < len(ids))
@@ -158,8 +151,8 @@ def items_text(lists: Sequence[ItemList], layout: Layout = WHOLE, *, shortened: 
         rows = []
         for item in items:
             discrimination = "-" if item.discrimination is None else f"{item.discrimination:+.2f}"
-            row = [one_line(item.problem_id, 60), str(item.runs), f"{item.difficulty:.1f}", discrimination]
-            rows.append(row)
+            count = [str(item.runs), f"{item.difficulty:.1f}"]
+            rows.append([one_line(item.problem_id, 60), *count, discrimination])
         head = ["Problem", "Runs", "Correct %", "Discrimination"]
         parts.append(text_table(head, rows, text_columns=1, secondary=("Runs",), layout=layout))
     return "\n".join(parts)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from smmile.reporting.tables import percent
 from smmile.results.run_names import BASELINES, RunName, latex_name
 from smmile.scoring.metrics import METRICS, Metric
 from smmile.task import InferenceMode
-
-_TEMPLATES = Path(__file__).with_name("templates")
 
 _MODES: tuple[InferenceMode, ...] = ("0-shot", "ICL")
 _LONG_NAME = 34  # characters; longer names are wrapped
@@ -26,19 +22,7 @@ _NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """An accuracy with its error, both in per cent; the error is None if none is shown."""
-
-    accuracy: float
-    error: float | None = None
-
-    @property
-    def shown(self) -> str:
-        """The accuracy as printed."""
-        return f"{self.accuracy:.2f}"
-
-
+Estimate = tuple[float, float | None]  # an accuracy and its error in per cent; None if none is shown
 _Row = tuple[str, str]  # model and perturbation
 _Column = tuple[str, InferenceMode]  # key of the metric, and mode
 Estimates = Mapping[tuple[RunName, str], Estimate]
@@ -53,13 +37,11 @@ def latex_table(
     file name; the best value of each column is bold, as printed. `published` ones follow below a further
     rule, none of them bold. Names that are not the paper's are escaped; `caption` is LaTeX already.
     """
-    import jinja2
-
     own, theirs = _rows(estimates), _rows(published or {})
     metrics = latex_metrics({metric for _, metric in [*estimates, *(published or {})]})
     columns: list[_Column] = [(metric.key, mode) for metric in metrics for mode in _MODES]
     best = {
-        column: percent(max((row[column].accuracy for row in own.values() if column in row), default=None))
+        column: percent(max((row[column][0] for row in own.values() if column in row), default=None))
         for column in columns
     }
 
@@ -71,32 +53,62 @@ def latex_table(
             for key, row in rows.items()
         ]
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        block_start_string="<%",
-        block_end_string="%>",
-        variable_start_string="<<",
-        variable_end_string=">>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - that is for HTML; names are escaped for LaTeX
-    )
-    baselines = {key: row for key, row in own.items() if key[0] in BASELINES}
+    titles = "".join(rf" & \multicolumn{{2}}{{c}}{{{metric.short_title}}}" for metric in metrics)
+    places = range(2, len(columns) + 2, 2)
+    rules = "".join(rf"\cmidrule(lr){{{place}-{place + 1}}}" for place in places)
     keys = [*own, *theirs]
-    return environment.get_template("table.tex.j2").render(
-        metrics=[metric.short_title for metric in metrics],
-        name_column=_name_column(keys, len(columns)),
-        baselines=lines(baselines),
-        models=lines({key: row for key, row in own.items() if key not in baselines}),
-        published=lines(theirs, bold=False),
-        notes=[note for model, note in _NOTES.items() if any(key[0] == model for key in keys)],
+    below = rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{Published}}}}"
+    return latex_float(
         caption=caption,
         label=label,
+        columns=_name_column(keys, len(columns)) + "cc" * len(metrics),
+        head=f"{titles} \\\\\n{rules}\nModel{' & 0-shot & ICL' * len(metrics)}",
+        groups=(
+            lines({key: row for key, row in own.items() if key[0] in BASELINES}),
+            lines({key: row for key, row in own.items() if key[0] not in BASELINES}),
+            [below, *lines(theirs, bold=False)] if theirs else [],
+        ),
+        notes=[note for model, note in _NOTES.items() if any(key[0] == model for key in keys)],
     )
+
+
+def latex_float(
+    *,
+    caption: str,
+    label: str,
+    columns: str,
+    head: str,
+    groups: Iterable[Sequence[str]],
+    notes: Sequence[str] = (),
+) -> str:
+    """Returns a table as a LaTeX float; it needs booktabs.
+
+    All is LaTeX already: the specification of the columns, the head, groups of rows with rules between
+    them, and notes below.
+    """
+    body = "".join("\\midrule\n" + "".join(f"{row} \\\\\n" for row in rows) for rows in groups if rows)
+    lines = "\\\\\n".join(notes)
+    below = rf"""\par\vspace{{0.5ex}}
+\begin{{minipage}}{{\linewidth}}
+\raggedright
+{lines}
+\end{{minipage}}
+"""
+    return rf"""% Needs \usepackage{{booktabs}}.
+\begin{{table}}[tp]
+\centering
+\caption{{{caption}}}
+\label{{{label}}}
+\vspace{{0.5ex}}
+\footnotesize
+\setlength{{\tabcolsep}}{{3pt}}
+\begin{{tabular}}{{{columns}}}
+\toprule
+{head} \\
+{body}\bottomrule
+\end{{tabular}}
+{below if notes else ""}\end{{table}}
+"""
 
 
 def latex_metrics(scored: Container[str]) -> list[Metric]:
@@ -114,10 +126,9 @@ def _rows(estimates: Estimates) -> dict[_Row, dict[_Column, Estimate]]:
 def _cell(estimate: Estimate | None, best: str | None) -> str:
     if estimate is None:
         return "--"
-    accuracy = rf"\mathbf{{{estimate.shown}}}" if estimate.shown == best else estimate.shown
-    if estimate.error is None:
-        return f"${accuracy}$"
-    return rf"${accuracy} \pm \scriptstyle{{{estimate.error:.2f}}}$"
+    shown, error = f"{estimate[0]:.2f}", estimate[1]
+    accuracy = rf"\mathbf{{{shown}}}" if shown == best else shown
+    return f"${accuracy}$" if error is None else rf"${accuracy} \pm \scriptstyle{{{error:.2f}}}$"
 
 
 def _name_column(rows: Iterable[_Row], cells: int) -> str:

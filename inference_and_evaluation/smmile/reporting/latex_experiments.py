@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 from smmile.reporting.experiments import on_shared_problems
-from smmile.reporting.latex import latex_escape, latex_model
+from smmile.reporting.latex import latex_escape, latex_float, latex_model
 from smmile.reporting.statistics import mean
 from smmile.results.run_names import RunName, latex_name, paper_name
 from smmile.scoring.metrics import METRICS
 from smmile.scoring.scores import Scores, natural_key
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table of models by conditions; `columns` are the titles of perturbations."""
-
-    columns: Mapping[str, str]
-    caption: str
-
-
-# By the end of the file's name.
-TABLES: Mapping[str, Table] = {
-    "table3": Table(
+_PLACES = {"first": "First", "last": "Last", "not-first": "Not first", "not-last": "Not last"}
+# By the end of the file's name: the perturbations with their titles, and what the caption says of them.
+TABLES: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "table3": (
         {"noise-random-1": "Random", "noise-specialty-1": "Same speciality"},
         "with one irrelevant example, of any other problem or of one of the same speciality",
     ),
-    "table4": Table(
-        {
-            "order-first": "First",
-            "order-last": "Last",
-            "order-not-first": "Not first",
-            "order-not-last": "Not last",
-        },
+    "table4": (
+        {f"order-{place}": title for place, title in _PLACES.items()},
         "with the examples that have the query's answer placed first or last, or kept from there",
     ),
 }
@@ -48,21 +34,21 @@ def experiment_tables(scores: Sequence[Scores]) -> dict[str, str]:
     have the same weight. The tables need booktabs.
     """
     tables = {}
-    for key, table in TABLES.items():
-        by_metric = {metric: _lines(table, metric, scores) for metric in METRICS}
-        models = {run.name.model for run in scores if run.name.perturbation in table.columns}
+    for key, (columns, what) in TABLES.items():
+        by_metric = {metric: _lines(columns, metric, scores) for metric in METRICS}
+        models = {run.name.model for run in scores if run.name.perturbation in columns}
         wrap = any(len(latex_name(model) or latex_escape(model)) > _LONG_NAME for model in models)
         if any(by_metric.values()):
-            tables[key] = _float(key, table, by_metric, wrap)
+            tables[key] = _float(key, columns, what, by_metric, wrap)
     return tables
 
 
-def _lines(table: Table, metric: str, scores: Sequence[Scores]) -> list[str]:
+def _lines(columns: Iterable[str], metric: str, scores: Sequence[Scores]) -> list[str]:
     """A line for each model that has the clean run and one of the conditions."""
     runs = {run.name: run for run in scores if run.metric == metric and run.name.mode == "ICL"}
     lines = []
     for name in sorted((name for name in runs if not name.perturbation), key=natural_key):
-        names = [RunName(name.model, name.mode, name.task_format, condition) for condition in table.columns]
+        names = [RunName(name.model, name.mode, name.task_format, condition) for condition in columns]
         there = [name, *(one for one in names if one in runs)]
         shared = dict(zip(there, on_shared_problems([runs[one] for one in there]), strict=True))
         clean = shared[name]
@@ -90,33 +76,17 @@ def _accuracy(run: Scores) -> float:
     return mean(run.correct, run.clusters, "rows") * 100
 
 
-def _float(key: str, table: Table, by_metric: Mapping[str, Sequence[str]], wrap: bool) -> str:
-    width = f"p{{\\dimexpr\\linewidth-{_CELL_POINTS * len(table.columns) + 60}pt\\relax}}"
-    count = len(table.columns) + 3
-    groups = "\n".join(
-        f"\\midrule\n\\multicolumn{{{count}}}{{l}}{{\\textit{{{METRICS[metric].title}}}}} \\\\\n"
-        + "".join(f"{line} \\\\\n" for line in lines).rstrip("\n")
-        for metric, lines in by_metric.items()
-        if lines
-    )
-    caption = (
-        f"Accuracy (\\%) on the problems as they are (clean) and {table.caption}. In brackets: difference "
+def _float(
+    key: str, columns: Mapping[str, str], what: str, by_metric: Mapping[str, Sequence[str]], wrap: bool
+) -> str:
+    width = f"p{{\\dimexpr\\linewidth-{_CELL_POINTS * len(columns) + 60}pt\\relax}}" if wrap else "l"
+    title = f"\\multicolumn{{{len(columns) + 3}}}{{l}}{{\\textit{{%s}}}}"
+    return latex_float(
+        caption=f"Accuracy (\\%) on the problems as they are (clean) and {what}. In brackets: difference "
         "to the clean run in percentage points, and in per cent of the clean accuracy. Each row is over "
-        "the $n$ problems that all of its runs have."
+        "the $n$ problems that all of its runs have.",
+        label=f"tab:smmile-{key}",
+        columns=f"{width}rr{'r' * len(columns)}",
+        head=f"Model & $n$ & Clean & {' & '.join(columns.values())}",
+        groups=[[title % METRICS[metric].title, *lines] for metric, lines in by_metric.items() if lines],
     )
-    return rf"""% Needs \usepackage{{booktabs}}.
-\begin{{table}}[tp]
-\centering
-\caption{{{caption}}}
-\label{{tab:smmile-{key}}}
-\vspace{{0.5ex}}
-\footnotesize
-\setlength{{\tabcolsep}}{{3pt}}
-\begin{{tabular}}{{{width if wrap else "l"}rr{"r" * len(table.columns)}}}
-\toprule
-Model & $n$ & Clean & {" & ".join(table.columns.values())} \\
-{groups}
-\bottomrule
-\end{{tabular}}
-\end{{table}}
-"""

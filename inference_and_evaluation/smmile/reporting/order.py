@@ -7,10 +7,11 @@ of the order (and of sampling, if the model draws its responses).
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from smmile.data.problems import Outline, base_problem_id
 from smmile.errors import UsageError, one_line, pluralize
@@ -18,9 +19,9 @@ from smmile.perturbations.table import changes_examples
 from smmile.reporting.statistics import (
     PairedDifference,
     holm,
+    intracluster_correlation,
     mean,
     paired_difference,
-    variance_components,
     wilson_interval,
 )
 from smmile.reporting.strata import difference_within
@@ -42,15 +43,11 @@ Choices = Literal["stored", "reread"]
 
 @dataclass(frozen=True)
 class OrderVariance:
-    """How far the orders of a base problem agree, in a run under a metric. Shares are in per cent.
+    """How far the orders of a base problem agree, in a run under a metric, as docs/order.md explains.
 
-    Over the `base_problems` with two orders or more. `accuracy` is their macro average, `answered` the
-    share of orders with an answer. `within` is the share of the variance that is within base problems,
-    100 (1 - r), and `correlation` is r, 0..1, with the 95 % `correlation_interval`; see
-    `statistics.variance_components`. All three are None where they cannot be estimated. `worst` is the
-    share of base problems that are correct in every order, `best` of those that are in at least one, and
-    `mixed` is the difference: both correct and incorrect orders; its interval is Wilson's. By experts, an
-    order is correct for these three if more than half of its ratings are; a tie is incorrect.
+    Over the `base_problems` with two orders or more, in per cent; the `correlation` (ICC) is in 0..1. It,
+    its interval and `within` are None where they cannot be estimated. By experts, an order is correct for
+    `worst`, `best` and `mixed` if more than half of its ratings are.
     """
 
     run: RunName
@@ -72,14 +69,11 @@ class OrderVariance:
 class PlaceContrast:
     """Orders of one base problem against each other, by what is in a place of the examples.
 
-    Shares are in per cent, the `difference` (first minus second share) and what follows in points; every
-    one of the `base_problems` has the same weight. `p_holm` is adjusted for all contrasts of the models in
-    the list; None for baselines.
-
-    Of accuracies: `share` is the accuracy of the orders with the query's answer in the place, `other_share`
-    that of orders without. `metric` is None in contrasts of copying: there, of two orders with different
-    answers in the place, `share` says how often a response is the answer that its own order has there,
-    and `other_share` how often it is the one that the other order has there.
+    Shares are in per cent, the `difference` and what follows in points. `share` is the accuracy of orders
+    with the query's answer in the place, `other_share` that of orders without. In contrasts of copying, in
+    which `metric` is None, see `copying_contrast`, they are how often a response is its own order's answer
+    there, and how often the other order's. `p_holm` is adjusted for all models of the list, without
+    baselines, which have none.
     """
 
     run: RunName
@@ -144,7 +138,7 @@ def ordered_runs(
     """
     files = result_files(problems.folder)
     found = []
-    missing: dict[str, int] = {}
+    missing: Counter[str] = Counter()
     for run in runs:
         if not run.is_permuted:
             continue
@@ -154,17 +148,15 @@ def ordered_runs(
             try:
                 outlines, data_set = problems.of(run)
                 if len(outlines) < run.total:
-                    reason = (
-                        f"data set {one_line(data_set)} lacks problems, or has other queries or answers"
-                    )
-                    missing[reason] = missing.get(reason, 0) + 1
+                    reason = "lacks problems, or has other queries or answers"
+                    missing[f"data set {one_line(data_set)} {reason}"] += 1
                 if run.name in files:
                     results = read_run(run.name, files[run.name])
                     responses = _responses(results, outlines, choices)
             except UsageError as error:
                 if problems.given is not None:
                     raise
-                missing[str(error)] = missing.get(str(error), 0) + 1
+                missing[str(error)] += 1
         found.append(OrderedRun(run, outlines, responses))
     return found, [f"{pluralize(count, 'score')}: {reason}" for reason, count in missing.items()]
 
@@ -192,8 +184,8 @@ def places(examples: int) -> dict[Place, range]:
 
 def analyse_order(runs: Sequence[OrderedRun], choices: Choices = "stored") -> OrderAnalysis:
     """What the order of examples does in `runs`, which are on permuted problems."""
-    accuracies: list[tuple[RunName, str, Place, PairedDifference]] = []
-    copying: dict[tuple[RunName, Place], PairedDifference] = {}
+    accuracies: list[PlaceContrast] = []
+    copying: list[PlaceContrast] = []
     rates: dict[RunName, tuple[CopyRate, ...]] = {}
     for run in runs:
         name = run.scores.name
@@ -203,22 +195,18 @@ def analyse_order(runs: Sequence[OrderedRun], choices: Choices = "stored") -> Or
                 for problem_id, answers in ((one, outline.answers) for one, outline in run.outlines.items())
             }
             if paired := difference_within(run.scores, holds):
-                accuracies.append((name, run.scores.metric, place, paired))
+                accuracies.append(_contrast(name, run.scores.metric, place, paired))
         if run.responses and name not in rates:
             orders = _orders(run)
             rates[name] = _copy_rates(name, orders)
-            copying |= {
-                (name, place): found
-                for place in PLACES
-                if (found := copying_contrast(orders, place)) is not None
-            }
-    contrasts = [_contrast(run, metric, place, paired) for run, metric, place, paired in accuracies]
-    copies = [_contrast(run, None, place, paired) for (run, place), paired in copying.items()]
+            for place in PLACES:
+                if paired := copying_contrast(orders, place):
+                    copying.append(_contrast(name, None, place, paired))
     return OrderAnalysis(
         choices,
         tuple(_variance(run.scores) for run in runs),
-        tuple(_adjusted(contrasts)),
-        tuple(_adjusted(copies)),
+        tuple(_adjusted(accuracies)),
+        tuple(_adjusted(copying)),
         tuple(rate for of_run in rates.values() for rate in of_run),
     )
 
@@ -230,12 +218,11 @@ def _variance(run: Scores) -> OrderVariance:
     orders = {base: scores for base, scores in orders.items() if len(scores) > 1}
     scores = [score for of_problem in orders.values() for score in of_problem]
     clusters = [base for base, of_problem in orders.items() for _ in of_problem]
-    found = variance_components(scores, clusters)
+    correlation, interval = intracluster_correlation(scores, clusters) or (None, None)
     total = len(orders)
     solved = [[score > 0.5 for score in of_problem] for of_problem in orders.values()]
     every, some = (sum(map(kind, solved)) for kind in (all, any))
     answered = [yes for base, yes in zip(run.clusters, run.answered, strict=True) if base in orders]
-    interval = found.interval if found else None
     return OrderVariance(
         run=run.name,
         metric=run.metric,
@@ -243,8 +230,8 @@ def _variance(run: Scores) -> OrderVariance:
         base_problems=total,
         accuracy=mean(scores, clusters, "problems") * 100,
         answered=100 * sum(answered) / len(answered),
-        within=100 * (1 - found.correlation) if found else None,
-        correlation=found.correlation if found else None,
+        within=None if correlation is None else 100 * (1 - correlation),
+        correlation=correlation,
         correlation_interval=(interval.low, interval.high) if interval else None,
         mixed=100 * (some - every) / total,
         mixed_interval=wilson_interval(some - every, total).percent,
@@ -329,15 +316,15 @@ def lacks_places(analysis: OrderAnalysis, file: Path) -> bool:
     import msgspec
 
     try:
-        saved = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-        before = msgspec.convert(saved["accuracy_by_place"] + saved["copying"], list[PlaceContrast])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        saved = msgspec.json.decode(file.read_bytes(), type=OrderAnalysis)
+    except (OSError, ValueError, RecursionError):
         return False
-    contrasts = (*analysis.accuracy_by_place, *analysis.copying)
-    known = {(one.run, one.metric, one.place): one.base_problems for one in contrasts}
+    now, before = (
+        {(one.run, one.metric, one.place): one.base_problems for one in of.accuracy_by_place + of.copying}
+        for of in (analysis, saved)
+    )
     runs = {(one.run, metric) for one in analysis.variance for metric in (one.metric, None)}
-    same = [one for one in before if (one.run, one.metric) in runs]
-    return any(one.base_problems > known.get((one.run, one.metric, one.place), 0) for one in same)
+    return any(count > now.get(key, 0) for key, count in before.items() if key[:2] in runs)
 
 
 # Text.
@@ -409,14 +396,8 @@ def _place_table(found: Sequence[PlaceContrast], shares: tuple[str, str], layout
     head = ["Model", "Place", "Base problems", *shares, "Difference", "95 % interval", "p", "p Holm"]
     rows = []
     for one in found:
-        row = [
-            one.run.label,
-            one.place,
-            str(one.base_problems),
-            percent(one.share),
-            percent(one.other_share),
-        ]
-        row += [f"{one.difference:+.2f}", interval_text(one.interval, "+.1f")]
+        row = [one.run.label, one.place, str(one.base_problems), percent(one.share)]
+        row += [percent(one.other_share), f"{one.difference:+.2f}", interval_text(one.interval, "+.1f")]
         rows.append([*row, p_text(one.p_value), p_text(one.p_holm)])
     secondary = ("p", "Base problems", *shares[::-1])
     return text_table(head, rows, secondary=secondary, layout=layout)

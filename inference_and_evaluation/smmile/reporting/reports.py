@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,13 +102,11 @@ def other_queries(runs: Iterable[Scores]) -> dict[str, int]:
     for run in runs:
         for problem_id, query in run.queries.items():
             by_problem.setdefault(problem_id, {}).setdefault(query, set()).add(run.name)
-    found: dict[str, int] = {}
+    found: Counter[str] = Counter()
     for queries in by_problem.values():
         most = max(queries, key=lambda query: len(queries[query]))
-        others = {name.label for query, names in queries.items() if query != most for name in names}
-        for label in others:
-            found[label] = found.get(label, 0) + 1
-    return found
+        found.update({name.label for query, names in queries.items() if query != most for name in names})
+    return dict(found)
 
 
 def other_queries_line(others: Mapping[str, int]) -> str:

@@ -195,25 +195,13 @@ def _mean_squares(
     return between, within, (rows - total(sizes**2) / rows) / (count - 1)
 
 
-@dataclass(frozen=True)
-class VarianceComponents:
-    """The variance of scores `between` clusters and `within` them, and their intra-cluster correlation.
-
-    `correlation` is between / (between + within); its `interval` is None where it cannot be estimated.
-    """
-
-    between: float
-    within: float
-    correlation: float
-    interval: Interval | None
-
-
-def variance_components(
+def intracluster_correlation(
     values: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
-) -> VarianceComponents | None:
-    """The variance components of `values`; None where all are equal, or no cluster has two rows.
+) -> tuple[float, Interval | None] | None:
+    """The share of the variance of `values` that is between clusters, 0..1, and its interval.
 
-    The analysis-of-variance estimator, which holds for 0/1 values and clusters of any sizes: within = MSW,
+    None where all values are equal, or no cluster has two rows. The analysis-of-variance estimator, which
+    holds for 0/1 values and clusters of any sizes: between / (between + within), where within = MSW and
     between = (MSB - MSW) / m, cut at 0, as in `effective_sample` (Donner 1986, "A review of inference
     procedures for the intraclass correlation coefficient in the one-way random effects model"; Ridout,
     Demetrio & Firth 1999, "Estimating intraclass correlation for binary data"). The interval is the
@@ -244,7 +232,7 @@ def variance_components(
         half = _quantile(confidence, count - 1) * error
         powers = [math.exp(2 * bound) for bound in (centre - half, centre + half)]
         interval = Interval(*(max(0.0, (power - 1) / (power + typical - 1)) for power in powers))
-    return VarianceComponents(component, within, component / (component + within), interval)
+    return component / (component + within), interval
 
 
 def cluster_numbers(clusters: Iterable[Hashable]) -> NDArray[np.int64]:
@@ -301,14 +289,18 @@ def chance_test(
     chance and c is the mean, the variance is at most this much, so the test is on the safe side.
     Raises ValueError for a `chance` that is not between 0 and 1 and as `effective_sample`.
     """
-    from scipy.special import ndtr, stdtr
-
     if not 0 < chance < 1:
         raise ValueError(f"a chance of {chance} is not between 0 and 1")
     sample = effective_sample(scores, clusters, average)
     score = -abs(mean(scores, clusters, average) - chance) / math.sqrt(chance * (1 - chance) / sample.size)
-    freedom = sample.degrees_of_freedom
-    return 2 * float(ndtr(score) if math.isinf(freedom) else stdtr(freedom, score))
+    return 2 * _tail(score, sample.degrees_of_freedom)
+
+
+def _tail(score: float, degrees_of_freedom: float) -> float:
+    """The probability of a lower score, by Student's t or, at infinite degrees of freedom, the normal."""
+    from scipy.special import ndtr, stdtr
+
+    return float(ndtr(score) if math.isinf(degrees_of_freedom) else stdtr(degrees_of_freedom, score))
 
 
 # Two runs on the same problems.
@@ -383,8 +375,7 @@ def tango_interval(
     """
     from scipy.optimize import brentq
 
-    if min(first_only, second_only) < 0 or total <= 0 or first_only + second_only > total * (1 + 1e-9):
-        raise ValueError(f"no interval for {first_only} and {second_only} of {total}")
+    _check_pairs(first_only, second_only, total)
 
     def excess(difference: float) -> float:
         """By how much the squared test statistic is over its bound, times the variance."""
@@ -397,6 +388,11 @@ def tango_interval(
     low = brentq(excess, -1.0, below, xtol=1e-13) if below > -1 and excess(-1.0) > 0 else -1.0
     high = brentq(excess, above, 1.0, xtol=1e-13) if above < 1 and excess(1.0) > 0 else 1.0
     return Interval(float(low), float(high))
+
+
+def _check_pairs(first_only: float, second_only: float, total: float) -> None:
+    if min(first_only, second_only) < 0 or total <= 0 or first_only + second_only > total * (1 + 1e-9):
+        raise ValueError(f"no interval or test for {first_only} and {second_only} of {total}")
 
 
 def _tango_score(
@@ -421,10 +417,7 @@ def equivalence_test(
     where Tango's 90 % interval is within the margin. Raises ValueError for a `margin` outside 0..1 and as
     `tango_interval`.
     """
-    from scipy.special import ndtr, stdtr
-
-    if min(first_only, second_only) < 0 or total <= 0 or first_only + second_only > total * (1 + 1e-9):
-        raise ValueError(f"no test for {first_only} and {second_only} of {total}")
+    _check_pairs(first_only, second_only, total)
     if not 0 < margin < 1:
         raise ValueError(f"a margin of {margin} is not between 0 and 1")
 
@@ -432,9 +425,7 @@ def equivalence_test(
         distance, variance = _tango_score(first_only, second_only, total, difference)
         if variance <= 0:
             return float(sign * distance >= 0)
-        score = sign * distance / math.sqrt(variance)
-        independent = math.isinf(degrees_of_freedom)
-        return float(ndtr(score) if independent else stdtr(degrees_of_freedom, score))
+        return _tail(sign * distance / math.sqrt(variance), degrees_of_freedom)
 
     return max(p_value(margin, 1), p_value(-margin, -1))
 
@@ -591,35 +582,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def indistinguishable_sets(
     accuracies: Mapping[str, float], significant_pairs: Collection[frozenset[str]]
 ) -> list[tuple[str, ...]]:
-    """Returns the largest sets of names no two of which differ significantly.
+    """The largest sets of names no two of which differ significantly.
 
     `significant_pairs` are the pairs that differ significantly. A set is listed where no other name could
-    join it; a name may be in several sets, and is alone in one where it differs from all others. (These
-    are the maximal cliques of the graph of pairs that do not differ, Bron & Kerbosch 1973: the letters of
-    the compact letter display of Piepho 2004, "An algorithm for a letter-based representation of
-    all-pairwise comparisons".)
+    join it; a name may be in several sets, and is alone in one where it differs from all others. (They are
+    the letters of the compact letter display of Piepho 2004, "An algorithm for a letter-based
+    representation of all-pairwise comparisons", found by adding one name after another.)
     Best first, within a set and among sets; equals in the order given.
     """
     order = sorted(accuracies, key=lambda name: -accuracies[name])
-    alike = {
-        name: {
-            other for other in order if other != name and frozenset((name, other)) not in significant_pairs
-        }
-        for name in order
-    }
-    found: list[tuple[str, ...]] = []
-
-    def extend(members: set[str], candidates: set[str], done: set[str]) -> None:
-        if not candidates and not done:
-            found.append(tuple(name for name in order if name in members))
-            return
-        pivot = max(candidates | done, key=lambda name: len(alike[name] & candidates))
-        for name in sorted(candidates - alike[pivot]):
-            extend(members | {name}, candidates & alike[name], done & alike[name])
-            candidates = candidates - {name}
-            done = done | {name}
-
-    if order:
-        extend(set(), set(order), set())
-    rank = {name: index for index, name in enumerate(order)}
-    return sorted(found, key=lambda names: [rank[name] for name in names])
+    sets: list[tuple[str, ...]] = []
+    for name in order:
+        alike = {other for other in order if frozenset((name, other)) not in significant_pairs}
+        joined = {(*(one for one in members if one in alike), name) for members in sets} or {(name,)}
+        largest = [one for one in joined if not any({*one} < {*other} for other in joined)]
+        sets = [members for members in sets if not alike.issuperset(members)] + largest
+    return sorted(sets, key=lambda names: [order.index(name) for name in names])

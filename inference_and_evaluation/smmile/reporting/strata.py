@@ -69,21 +69,14 @@ class Stratum:
 class WithinContrast:
     """Orders of one base problem that have a flag against orders that have not, in a run under a metric.
 
-    It is over the `problems` with both kinds of orders, so it compares each problem with itself. Accuracies
-    are means of the problems' (per cent); `difference`, `standard_error` (None for a single problem) and
-    the 95 % `interval` are in points. `p_holm` is adjusted for the contrasts of the run.
+    `paired` is over the problems with both kinds of orders, so it compares each problem with itself.
+    `p_holm` is adjusted for the contrasts of the run.
     """
 
     run: RunName
     metric: str
     flag: str
-    problems: int
-    accuracy_with: float
-    accuracy_without: float
-    difference: float
-    standard_error: float | None
-    interval: tuple[float, float]
-    p_value: float
+    paired: PairedDifference
     p_holm: float
 
 
@@ -92,31 +85,16 @@ def within_contrasts(run: Scores, outlines: Mapping[str, Outline]) -> list[Withi
 
     See `statistics.within_difference`. Empty where no problem has orders with and without.
     """
-    found: list[tuple[str, PairedDifference]] = []
+    found: dict[str, PairedDifference] = {}
     for flag in (FIRST_EXAMPLE_MATCHES, LAST_EXAMPLE_MATCHES):
-        holds = {
-            problem_id: flags[flag] == "true"
-            for problem_id, outline in outlines.items()
-            if flag in (flags := _flags(outline, run.name))
-        }
+        values = {one: _flags(outline, run.name).get(flag) for one, outline in outlines.items()}
+        holds = {one: value == "true" for one, value in values.items() if value is not None}
         if paired := difference_within(run, holds):
-            found.append((flag, paired))
-    adjusted = holm([one.p_value for _, one in found])
+            found[flag] = paired
+    adjusted = holm([one.p_value for one in found.values()])
     return [
-        WithinContrast(
-            run=run.name,
-            metric=run.metric,
-            flag=flag,
-            problems=one.clusters,
-            accuracy_with=one.first_accuracy * 100,
-            accuracy_without=one.second_accuracy * 100,
-            difference=one.difference * 100,
-            standard_error=None if one.standard_error is None else one.standard_error * 100,
-            interval=one.interval.percent,
-            p_value=one.p_value,
-            p_holm=p_holm,
-        )
-        for (flag, one), p_holm in zip(found, adjusted, strict=True)
+        WithinContrast(run.name, run.metric, flag, paired, p_holm)
+        for (flag, paired), p_holm in zip(found.items(), adjusted, strict=True)
     ]
 
 
@@ -147,16 +125,14 @@ def stratify(runs: Iterable[Scores], outlines: Mapping[str, Outline]) -> list[St
     strata = []
     for run in runs:
         known = [
-            (outlines[problem_id], correct)
+            (_flags(outlines[problem_id], run.name), base_problem_id(problem_id), correct)
             for problem_id, correct in zip(run.problem_ids, run.correct, strict=True)
             if problem_id in outlines
         ]
-        values = [(_flags(outline, run.name), outline, correct) for outline, correct in known]
         for flag in flags:
             members: dict[str, list[tuple[str, float]]] = {}
-            for of_problem, outline, correct in values:
+            for of_problem, cluster, correct in known:
                 if flag in of_problem:
-                    cluster = base_problem_id(outline.problem_id)
                     members.setdefault(of_problem[flag], []).append((cluster, correct))
             of_flag = []
             for value, found in members.items():
@@ -190,8 +166,7 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
     """
     strata: list[Stratum] = []
     within: list[WithinContrast] = []
-    missing: dict[str, set[RunName]] = {}
-    reasons: dict[str, str] = {}
+    missing: dict[str, tuple[str, set[RunName]]] = {}  # by data set: why, and its runs
     left_out: dict[str, dict[RunName, int]] = {}
     for run in runs:
         try:
@@ -199,9 +174,7 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
         except UsageError as error:
             if problems.given is not None:
                 raise
-            data_set = run.dataset or str(error)
-            missing.setdefault(data_set, set()).add(run.name)
-            reasons.setdefault(data_set, str(error))
+            missing.setdefault(run.dataset or str(error), (str(error), set()))[1].add(run.name)
             continue
         strata += stratify([run], outlines)
         within += within_contrasts(run, outlines)
@@ -210,7 +183,7 @@ def stratify_runs(runs: Iterable[Scores], problems: ProblemsOfRuns) -> StrataOfR
     return StrataOfRuns(
         tuple(strata),
         tuple(within),
-        tuple(f"{pluralize(len(names), 'run')}: {reasons[name]}" for name, names in missing.items()),
+        tuple(f"{pluralize(len(names), 'run')}: {reason}" for reason, names in missing.values()),
         tuple(
             f"{pluralize(sum(counts.values()), 'answer')} left out of the strata, as data set "
             f"{one_line(data_set)} has no such problem or another query or true answer: "
@@ -258,18 +231,21 @@ def published_form(strata: Iterable[Stratum], within: Iterable[WithinContrast] =
         for what, number in counts.items():
             of_run.setdefault(f"{stratum.flag}_{what}", {})[stratum.value] = number
     for one in within:
+        paired = one.paired
+        low, high = paired.interval.percent
         numbers = {
-            "problems": one.problems,
-            "accuracy_true": one.accuracy_with,
-            "accuracy_false": one.accuracy_without,
-            "difference": one.difference,
-            "low": one.interval[0],
-            "high": one.interval[1],
-            "p_value": one.p_value,
+            "problems": paired.clusters,
+            "accuracy_true": paired.first_accuracy * 100,
+            "accuracy_false": paired.second_accuracy * 100,
+            "difference": paired.difference * 100,
+            "low": low,
+            "high": high,
+            "p_value": paired.p_value,
             "p_holm": one.p_holm,
         }
-        error = {} if one.standard_error is None else {"standard_error": one.standard_error}
-        content.setdefault(run_key(one.run), {})[f"{one.flag}_within"] = numbers | error
+        if paired.standard_error is not None:
+            numbers["standard_error"] = paired.standard_error * 100
+        content.setdefault(run_key(one.run), {})[f"{one.flag}_within"] = numbers
     return content
 
 
@@ -295,9 +271,7 @@ def strata_tables(
         by_run.setdefault(stratum.run, []).append(stratum)
     tables = []
     for run, found in by_run.items():
-        parts = [
-            stratum for stratum in found if stratum.flag == NUMBER_OF_EXAMPLES
-        ]  # which all problems have
+        parts = [one for one in found if one.flag == NUMBER_OF_EXAMPLES]  # which all problems have
         correct = f"{sum(part.correct for part in parts)} of {sum(part.total for part in parts)} correct"
         title = f"{one_line(run.label)}, {run.mode}: {correct}"
         contrasts = [one for one in within if one.run == run]
@@ -314,9 +288,12 @@ def within_table(contrasts: Sequence[WithinContrast], layout: Layout = WHOLE) ->
     head += ["p", "p Holm"]
     rows = []
     for one in contrasts:
-        row = [flag_title(one.flag), str(one.problems), percent(one.accuracy_with)]
-        row += [percent(one.accuracy_without), f"{one.difference:+.2f}", percent(one.standard_error)]
-        rows.append([*row, interval_text(one.interval, "+.1f"), p_text(one.p_value), p_text(one.p_holm)])
+        paired, error = one.paired, one.paired.standard_error
+        row = [flag_title(one.flag), str(paired.clusters), percent(paired.first_accuracy * 100)]
+        row += [percent(paired.second_accuracy * 100), f"{paired.difference * 100:+.2f}"]
+        row += [percent(None if error is None else error * 100)]
+        row += [interval_text(paired.interval.percent, "+.1f")]
+        rows.append([*row, p_text(paired.p_value), p_text(one.p_holm)])
     note = "† These strata hold different problems. A contrast within base problems compares\n"
     note += "each with itself, over those with orders of both kinds, all of the same weight.\n"
     secondary = ("p", "±", "Without %", "With %", "Problems")
@@ -335,8 +312,7 @@ def strata_table(
     Small strata are dimmed on a `terminal`, else they carry an asterisk. Flags in `marked` carry a dagger.
     """
     permuted = any(stratum.base_problems < stratum.total for stratum in strata)
-    head = ["Stratum", "Problems", *(["Base problems"] if permuted else [])]
-    head += ["Correct", "Accuracy %", "95 % interval"]
+    head = ["Stratum", "Problems", "Base problems", "Correct", "Accuracy %", "95 % interval"]
     rows: list[list[str]] = []
     small: list[int] = []
     for flag, members in groupby(strata, lambda stratum: stratum.flag):
@@ -344,21 +320,15 @@ def strata_table(
         for stratum in members:
             mark = "*" if stratum.is_small and not terminal else " "
             small += [len(rows)] if stratum.is_small else []
-            row = [f"  {one_line(stratum.value, 60)}", str(stratum.total)]
-            row += [str(stratum.base_problems)] if permuted else []
-            rows.append(
-                [
-                    *row,
-                    str(stratum.correct),
-                    percent(stratum.accuracy),
-                    interval_text(stratum.interval.percent, ".2f") + mark,
-                ]
-            )
+            row = [f"  {one_line(stratum.value, 60)}", str(stratum.total), str(stratum.base_problems)]
+            row += [str(stratum.correct), percent(stratum.accuracy)]
+            rows.append([*row, interval_text(stratum.interval.percent, ".2f") + mark])
     return text_table(
         head,
         rows,
         text_columns=1,
         dimmed=small if terminal else None,
+        hidden=() if permuted else ("Base problems",),
         secondary=("Base problems", "Correct"),
         layout=layout,
     )

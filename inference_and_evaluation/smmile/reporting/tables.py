@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 from smmile.errors import UsageError, one_line
@@ -38,15 +39,18 @@ def text_table(
     text_columns: int = 2,
     dimmed: Container[int] | None = None,
     *,
+    hidden: Container[str] = (),
     secondary: Sequence[str] = (),
     layout: Layout = WHOLE,
 ) -> str:
-    """A plain table; all but the first `text_columns` are set to the right.
+    """A plain table without the `hidden` columns; all but the first `text_columns` are set to the right.
 
     Where the table is too wide, `secondary` columns are left out, one after another. With `dimmed` it is
     for a terminal, and those rows (by number, from 0) are dimmed. Raises UsageError for a column to sort
     by that the table does not have.
     """
+    known = [name not in hidden for name in head]
+    head, *rows = ([*compress(cells, known)] for cells in (head, *rows))
     if layout.sort is not None:
         rows = _sorted_rows(head, rows, layout.sort)
     kept = list(range(len(head)))
@@ -76,9 +80,7 @@ def _width(head: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence
     return 1 + sum(widths) + 3 * (len(widths) - 1)
 
 
-def _sorted_rows(
-    head: Sequence[str], rows: Sequence[Sequence[str]], column: str
-) -> Sequence[Sequence[str]]:
+def _sorted_rows(head: Sequence[str], rows: Iterable[list[str]], column: str) -> list[list[str]]:
     """The rows by a column, named as in the head or by the beginning of that: largest number first."""
     bare = {re.sub(r"[^a-z0-9 ]", "", title.lower()).strip(): index for index, title in enumerate(head)}
     wanted = re.sub(r"[^a-z0-9 ]", "", column.lower().replace("-", " ").replace("_", " ")).strip()
@@ -92,7 +94,7 @@ def _sorted_rows(
             f"there are {', '.join(titles)}"
         )
 
-    def key(row: Sequence[str]) -> tuple[bool, float, list[object]]:
+    def key(row: list[str]) -> tuple[bool, float, list[object]]:
         cell = row[found[0]]
         number = re.match(r"[-+]?\d+(?:\.\d+)?", cell)
         text = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", cell.lower())]
@@ -152,18 +154,17 @@ def comparison_table(
 ) -> str:
     """All runs side by side, each with its own counts; `more` columns have a cell for each run."""
     head = ["Model", "Mode", "Problems", "Correct", "Accuracy %", "Errors", "Answered %"]
-    head += ["Of answered %", "Words"]
-    skipped = any(run.skipped for run in scores)
+    head += ["Of answered %", "Words", "Skipped"]
     rows = []
     for run in sorted(scores, key=lambda run: natural_key(run.name)):
         row = [run.name.label, run.name.mode, str(run.total), str(run.correct_count)]
         row += [percent(run.accuracy), str(run.error_count), percent(run.coverage)]
-        row += [percent(run.accuracy_of_answered), f"{run.word_count:.1f}"]
-        row += [str(run.skipped)] if skipped else []
+        row += [percent(run.accuracy_of_answered), f"{run.word_count:.1f}", str(run.skipped)]
         rows.append([*row, *(cells[run.name] for cells in (more or {}).values())])
     return text_table(
-        [*head, *(["Skipped"] if skipped else []), *(more or {})],
+        [*head, *(more or {})],
         rows,
+        hidden=() if any(run.skipped for run in scores) else ("Skipped",),
         secondary=("Words", "Skipped", "Correct", "Problems", "Of answered %", "Answered %", "Errors"),
         layout=layout,
     )
@@ -171,28 +172,19 @@ def comparison_table(
 
 def reextraction_table(runs: Sequence[ReextractedRun], layout: Layout = WHOLE) -> str:
     """Stored against re-extracted accuracy, a line per run."""
-    excluded = any(run.excluded for run in runs)
-    twins = any(run.twins for run in runs)
-    head = ["Model", "Mode", "Problems", "Stored %", "Re-extracted %", *(["With twins %"] if twins else [])]
-    head += ["Difference", "Errors", "No choice", "To correct", "To incorrect", "Of answered %", "Chance %"]
-    head += ["Left out"] if excluded else []
+    head = ["Model", "Mode", "Problems", "Stored %", "Re-extracted %", "With twins %", "Difference"]
+    head += ["Errors", "No choice", "To correct", "To incorrect", "Of answered %", "Chance %", "Left out"]
+    hidden = [] if any(run.twins for run in runs) else ["With twins %"]
+    hidden += [] if any(run.excluded for run in runs) else ["Left out"]
     rows = []
     for run in sorted(runs, key=lambda run: natural_key(run.stored.name)):
         scores = run.scores
         row = [scores.name.label, scores.name.mode, str(scores.total), percent(run.stored.accuracy)]
-        row += [percent(scores.accuracy), *([percent(run.accuracy_with_twins)] if twins else [])]
-        row.append(f"{run.difference:+.2f}")
+        row += [percent(scores.accuracy), percent(run.accuracy_with_twins), f"{run.difference:+.2f}"]
         row += [str(sum(choice.record.status == "error" for choice in run.choices))]
         row += [str(len(ids)) for ids in (run.unreadable, run.to_correct, run.to_incorrect)]
-        row += [percent(scores.accuracy_of_answered), percent(run.chance_level)]
-        rows.append([*row, *([str(len(run.excluded))] if excluded else [])])
-    secondary = (
-        "Chance %",
-        "Of answered %",
-        "Problems",
-        "To incorrect",
-        "To correct",
-        "Errors",
-        "Left out",
-    )
-    return text_table(head, rows, secondary=secondary, layout=layout)
+        row += [percent(scores.accuracy_of_answered), percent(run.chance_level), str(len(run.excluded))]
+        rows.append(row)
+    secondary = ["Chance %", "Of answered %", "Problems", "To incorrect", "To correct"]
+    secondary += ["Errors", "Left out"]
+    return text_table(head, rows, hidden=hidden, secondary=secondary, layout=layout)

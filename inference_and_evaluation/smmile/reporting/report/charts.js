@@ -36,11 +36,13 @@ function chart({ title, points }, ticks) {
     const x = across(index);
     return [
       svg("text", { x, y: height - 4, "text-anchor": "middle" }, String(point.x)),
-      svg("g", {}, svg("title", {}, words(point)), svg("line", { class: "bar", x1: x, x2: x, y1: scale(point.low), y2: scale(point.high) }),
+      svg("g", {}, svg("title", {}, words(point)),
+        svg("line", { class: "bar", x1: x, x2: x, y1: scale(point.low), y2: scale(point.high) }),
         svg("circle", { cx: x, cy: scale(point.y), r: 4.5 })),
     ];
   });
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}. ${points.map(words).join("; ")}` },
+  const label = `${title}. ${points.map(words).join("; ")}`;
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     ...grid, svg("polyline", { points: path }), ...marks);
 }
 

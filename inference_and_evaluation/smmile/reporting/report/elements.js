@@ -86,10 +86,11 @@ function withAll(values) {
   return distinct.length > 1 ? [["", "all"], ...distinct.map((value) => [value, value])] : [];
 }
 
-// A table in a box of its own, which scrolls.
-function table(kind, caption, heads, lines) {
+// A table in a box of its own, which scrolls; with a `foot` it has no caption.
+function table(kind, caption, heads, lines, foot) {
   return h("div.scroll", { tabindex: "0", role: "region", "aria-label": caption },
-    h(kind, {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, lines)));
+    h(kind, {}, foot ? null : h("caption", {}, caption), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, lines),
+      foot && h("tfoot", {}, h("tr", {}, foot))));
 }
 
 // Columns of a sortable table; `value` is what sorts, undefined or null where there is none.

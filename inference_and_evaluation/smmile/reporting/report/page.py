@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from smmile.data.problems import HUB_IDS
 from smmile.errors import UsageError, one_line
 from smmile.reporting.analysis import analyse
 from smmile.reporting.comparison import compare
-from smmile.reporting.experiments import ExperimentReport, NothingToCompareError, experiment_report
+from smmile.reporting.experiments import experiment_report
 from smmile.reporting.html import self_contained_page
 from smmile.reporting.order import analyse_order, ordered_runs
 from smmile.reporting.published import published_scores, published_set
@@ -35,19 +35,6 @@ _FOLDER = Path(__file__).parent
 _SCRIPTS = ("data", "elements", "problem", "problems", "charts", "tables", "runs", "main")
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """What a page shows: the runs of a selection, images as in `IMAGES`, and maybe published scores.
-
-    `given` is the data set that the user named.
-    """
-
-    selection: Selection
-    images_as: str
-    with_published: bool = False
-    given: DatasetSource | None = None
-
-
 def report_page(content: Content) -> bytes:
     """The page: one HTML file that needs no network. Its texts are data, never markup."""
     style = (_FOLDER / "report.css").read_text(encoding="utf-8")
@@ -60,24 +47,25 @@ def report_page(content: Content) -> bytes:
     )
 
 
-def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> Content:
-    """What the page of `folder` shows, of which `found` are the scores.
+def read_content(
+    found: FolderScores, of_runs: ProblemsOfRuns, selection: Selection, images_as: str, with_published: bool
+) -> Content:
+    """What the page of a folder shows, of which `found` are the scores, with images as in `IMAGES`.
 
     Raises UsageError where there are no runs, or where the data set that the user named cannot be read.
     """
-    of_runs = ProblemsOfRuns(folder, options.given)
-    problems = Problems(options.images_as)
+    problems = Problems(images_as)
     runs = Runs(problems)
     warnings = [*found.warnings]
     loaded: set[DatasetSource] = set()
     scores: dict[RunName, dict[str, Scores]] = {}
     for run in found.scores:
         scores.setdefault(run.name, {})[run.metric] = run
-    files = result_files(folder)
+    files = result_files(of_runs.folder)
     chosen = [
         name
         for name in sorted(files, key=lambda name: (*natural_key(name), name.task_format == "mcqa"))
-        if options.selection.has(name)
+        if selection.has(name)
     ]
     results = [read_run(name, files[name]) for name in chosen if name in scores]
     sources: dict[RunName, DatasetSource] = {}
@@ -91,7 +79,7 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
                 loaded.add(source)
             sources[one.name] = source
         except UsageError as error:
-            if options.given is not None:
+            if of_runs.given is not None:
                 raise
             line = f"{error}; its problems are shown without images and examples"
             if line not in warnings:
@@ -101,50 +89,35 @@ def read_content(folder: Path, found: FolderScores, options: ReportOptions) -> C
         stale = [unscored.reason for unscored in found.unscored if unscored.name == one.name]
         data_set = _data_set(next(iter(scores[one.name].values())))
         runs.add(one, scores[one.name], outlines, data_set, stale)
-    warnings += [one.reason for one in found.unscored if options.selection.has(one.name)]
-    shown = [run for run in found.scores if options.selection.has(run.name)]
+    warnings += [one.reason for one in found.unscored if selection.has(one.name)]
+    shown = [run for run in found.scores if selection.has(run.name)]
     strata = stratify_runs(shown, of_runs)
     ordered, _ = ordered_runs(shown, of_runs)
+    flags = [flag for problem in problems.problems for flag in problem.flags]
+    flags += [one.flag for one in strata.strata]
     return Content(
-        title=one_line(folder.resolve().name),
+        title=one_line(of_runs.folder.resolve().name),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        images_as=options.images_as,
-        shows_perturbed=options.selection.perturbed,
+        images_as=images_as,
+        shows_perturbed=selection.perturbed,
         warnings=warnings,
         metrics={key: metric.title for key, metric in METRICS.items()},
-        flags={
-            flag: flag_title(flag)
-            for flag in dict.fromkeys(
-                (
-                    *(flag for problem in problems.problems for flag in problem.flags),
-                    *(one.flag for one in strata.strata),
-                )
-            )
-        },
+        flags={flag: flag_title(flag) for flag in dict.fromkeys(flags)},
         texts=problems.texts.items,
         images=problems.images,
         options=runs.options.items,
         turns=runs.turns.items,
         problems=problems.problems,
         runs=runs.runs,
-        scores=[*_scores(shown), *(_published(shown) if options.with_published else [])],
+        scores=[*_scores(shown), *(_published(shown) if with_published else [])],
         strata=strata.strata,
         order=replace(analyse_order(ordered), copy_rates=()),
-        experiments=_experiments(shown),
+        experiments=experiment_report(shown),
     )
 
 
-def _experiments(shown: Sequence[Scores]) -> ExperimentReport:
-    try:
-        return experiment_report(shown)
-    except NothingToCompareError as error:
-        return ExperimentReport((), (str(error),))
-
-
 def _data_set(scores: Scores) -> str:
-    if scores.dataset is None:
-        return HUB_IDS["augmented" if scores.is_permuted else "smmile"]
-    return scores.dataset
+    return scores.dataset or HUB_IDS["augmented" if scores.is_permuted else "smmile"]
 
 
 def _scores(shown: Sequence[Scores]) -> Iterable[PageScore]:
@@ -160,10 +133,8 @@ def _scores(shown: Sequence[Scores]) -> Iterable[PageScore]:
 def _letters(shown: Sequence[Scores]) -> dict[tuple[str, str, str, str], str]:
     """The compact letter display of runs without perturbations, by data set, metric, mode and label."""
     found: dict[tuple[str, str, str, str], str] = {}
-    for data_set in dict.fromkeys(map(_data_set, shown)):
-        clean = [
-            run for run in shown if not run.name.perturbation and not (run.rated and run.rated.is_sample)
-        ]
+    clean = [run for run in shown if not run.name.perturbation and not (run.rated and run.rated.is_sample)]
+    for data_set in dict.fromkeys(map(_data_set, clean)):
         try:
             comparison = compare([run for run in clean if _data_set(run) == data_set], averages=("rows",))
         except UsageError:
@@ -183,8 +154,7 @@ def _published(shown: Sequence[Scores]) -> Iterable[PageScore]:
     data_set = published_set(shown)
     hub_id = HUB_IDS["smmile" if data_set == "SMMILE" else "augmented"]
     for score in published_scores(data_set):
-        low = high = None
-        if data_set == "SMMILE":
-            low, high = wilson_interval(score.correct, score.problems).percent
+        interval = wilson_interval(score.correct, score.problems).percent
+        low, high = interval if data_set == "SMMILE" else (None, None)
         run = f"{score.name.model}, published", score.name.mode, "", "published score", hub_id
         yield PageScore(*run, score.metric, score.accuracy, low, high, score.problems)

@@ -60,9 +60,8 @@ function orderGrid(base, current, shown, openMetric, hrefOf) {
   const caption = `${base.orders.length} orders of this problem by ${plural(runs.length, "run")}`;
   return h("section", { "aria-label": "Orders" }, h("h3", {}, caption),
     h("p.note", {}, "✓ correct, ✗ incorrect, E error. ● an example with the query's answer, ○ another."),
-    h("div.scroll", { tabindex: "0", role: "region", "aria-label": caption }, h("table.grid", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Order"), heads)), h("tbody", {}, rows),
-      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "Correct"), totals)))));
+    table("table.grid", caption, [h("th", { scope: "col" }, "Order"), heads], rows,
+      [h("th", { scope: "row" }, "Correct"), totals]));
 }
 
 const orderName = ({ problem }) => `Order ${problem.id.slice(problem.base.length).replace("_perm_", "") || "as given"}`;
@@ -85,11 +84,10 @@ function glanceView(entries, openMetric) {
       return h(`td.${name}`, {}, h("button", { type: "button", onclick: jump }, entry.answer.error ? "E" : sign,
         unseen(` ${entry.answer.error ? "error" : name}: go to the answer`)));
     })));
-  const totals = kinds.map((kind) => scored.filter((one) => kindOf(one) === kind).map((one) => verdictOf(one, openMetric)));
-  return rows.length ? h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Correct runs" }, h("table.grid", {},
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Run"), kinds.map((kind) => h("th", { scope: "col" }, kind)))),
-    h("tbody", {}, rows), h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "Correct"),
-      totals.map((verdicts) => h("td", {}, `${verdicts.filter(isCorrect).length} of ${verdicts.length}`)))))) : null;
+  const totals = kinds.map((kind) => scored.filter((one) => kindOf(one) === kind).map((one) => verdictOf(one, openMetric)))
+    .map((verdicts) => h("td", {}, `${verdicts.filter(isCorrect).length} of ${verdicts.length}`));
+  const heads = ["Run", ...kinds].map((kind) => h("th", { scope: "col" }, kind));
+  return rows.length ? table("table.grid", "Correct runs", heads, rows, [h("th", { scope: "row" }, "Correct"), totals]) : null;
 }
 
 function answersView(title, entries, openMetric) {

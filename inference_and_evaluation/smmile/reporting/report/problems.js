@@ -26,6 +26,7 @@ function problemFields() {
       { name: "mode", label: "Mode", options: withAll(data.runs.map((run) => run.mode)) },
       { name: "format", label: "Format", options: withAll(data.runs.map((run) => run.format)) },
       { name: "data", label: "Data set", options: withAll(data.runs.map((run) => run.data_set)) },
+      { name: "kind", label: "Kind of model", options: withAll(data.runs.map((run) => run.kind)) },
       perturbedField,
       { name: "by", label: "Open answers by", options: openOptions },
     ],
@@ -46,7 +47,7 @@ function shownRuns(params) {
   const is = (name, value) => !params.get(name) || params.get(name) === value;
   const models = params.get("models")?.split(",");
   return new Set(data.runs.filter((run) => is("mode", run.mode) && is("format", run.format) && is("data", run.data_set) &&
-    (!run.perturbation || showsPerturbed(params)) && (!models || models.includes(run.model))));
+    is("kind", run.kind) && (!run.perturbation || showsPerturbed(params)) && (!models || models.includes(run.model))));
 }
 
 // What the shown runs make of a base problem: runs, orders and answers, and how many of each are correct.

@@ -104,8 +104,6 @@ class Problems:
             return self._numbered(url, PageImage(url=url))
         if self._sizes is None or self._encoder is None or image is None or shown.image_defect:
             return None
-        if image.sha256 in self.image_numbers:
-            return self.image_numbers[image.sha256]
         query, other = self._sizes
         uri = self._encoder.data_uri(image, query if image.sha256 in self._of_queries else other)
         return self._numbered(image.sha256, PageImage(image.sha256, uri))

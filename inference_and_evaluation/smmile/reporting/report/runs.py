@@ -141,19 +141,16 @@ class Runs:
 
     def _judges(self, judged: Evaluation | None, problem_id: str) -> list[PageJudge]:
         """The verdicts of all judges on an answer."""
-        if judged is None or not judged.verdicts or problem_id not in judged.verdicts:
+        verdict = (judged.verdicts or {}).get(problem_id) if judged else None
+        if verdict is None:
             return []
-        verdict = judged.verdicts[problem_id]
-        number = self.texts.number
-        return [
-            PageJudge(
-                name,
-                one.verdict,
-                None if one.reply is None else number(one.reply),
-                None if one.error is None else number(one.error),
+        found = []
+        for name, one in (verdict.judges or {"Judge": verdict}).items():
+            reply, error = (
+                None if text is None else self.texts.number(text) for text in (one.reply, one.error)
             )
-            for name, one in (verdict.judges or {"Judge": verdict}).items()
-        ]
+            found.append(PageJudge(name, one.verdict, reply, error))
+        return found
 
 
 def _utf16_length(text: str) -> int:
@@ -182,12 +179,10 @@ def _evaluation(results: RunResults, metric: str) -> Evaluation | None:
 
 
 def _verdicts(scores: Scores, records: Sequence[Record]) -> list[Verdict]:
-    found: dict[str, Verdict] = {
-        problem_id: float(correct) if answered else None
-        for problem_id, correct, answered in zip(
-            scores.problem_ids, scores.correct, scores.answered, strict=True
-        )
-    }
+    verdicts = (
+        float(one) if yes else None for one, yes in zip(scores.correct, scores.answered, strict=True)
+    )
+    found: dict[str, Verdict] = dict(zip(scores.problem_ids, verdicts, strict=True))
     return [found.get(record.problem_id, -1) for record in records]
 
 

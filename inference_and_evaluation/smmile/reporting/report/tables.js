@@ -65,7 +65,8 @@ function leaderboardView(given, change) {
       "Errors and missing answers count as incorrect."),
     hasLetters ? h("p.note", {}, "Models of one mode that share a letter do not differ significantly " +
       "(paired tests, Holm, 5 %).") : null,
-    sortable(`Scores, ${plural(all.length, "row")}`, columns, all, params, change, metrics.length ? `${metrics[0][0]} down` : ""));
+    sortable(`Scores, ${plural(all.length, "row")}`, columns, all, params, change,
+      metrics.length ? `${metrics[0][0]} down` : ""));
 }
 
 function modelLink({ label, mode }) {
@@ -120,7 +121,8 @@ const differenceOf = ({ difference, interval: [low, high] }) => ({ y: difference
 
 // The interval of a difference, and its p value.
 const testColumns = [
-  numberColumn("interval", "95 % interval", (row) => row.interval[0], 1, (row) => row.interval.map((one) => fixed(one)).join(" to ")),
+  numberColumn("interval", "95 % interval", (row) => row.interval[0], 1,
+    (row) => row.interval.map((one) => fixed(one)).join(" to ")),
   numberColumn("p", "p Holm", (row) => row.p_holm, 4, (row) => (row.p_holm < 0.0001 ? "<0.0001" : fixed(row.p_holm, 4))),
 ];
 
@@ -207,17 +209,21 @@ function experimentsView(given, change) {
     ({ first }) => `${first.model.replace(isNoise, "noise-$1-n")} ${first.mode}`,
     (row) => ({ ...differenceOf(row), x: Number(row.first.model.match(isNoise)[2]) }));
   noise.forEach(({ points }) => points.sort((one, other) => one.x - other.x));
-  const shots = found.flatMap((one) => one.shots).filter(() => passes(params, "mode", "ICL")).map(({ model, condition, points }) => ({
+  const curves = passes(params, "mode", "ICL") ? found.flatMap((one) => one.shots) : [];
+  const shots = curves.map(({ model, condition, points }) => ({
     title: condition ? `${model} [${condition}]` : model,
     points: points.filter((one) => one.interval).map(({ examples, shared_accuracy: y, interval: [low, high] }) =>
       ({ x: examples ?? "all", y, low, high })),
   })).filter(({ points }) => points.length > 1);
   return view("Experiments", fields, params, change,
-    charts("Accuracy by the number of examples", "In per cent, on the problems that all runs of a chart have, with 95 % intervals.", shots),
-    charts("Change by the number of noise examples", "Points that examples of other problems add to the clean run, with 95 % intervals.", noise),
+    charts("Accuracy by the number of examples",
+      "In per cent, on the problems that all runs of a chart have, with 95 % intervals.", shots),
+    charts("Change by the number of noise examples",
+      "Points that examples of other problems add to the clean run, with 95 % intervals.", noise),
     rows.length ? [h("h3", {}, "Each perturbed run minus the clean run"),
-      h("p.note", {}, "In points, with the same options, on the problems that both have with the same query; the others are left out. " +
-        "p Holm: adjusted for all conditions of a model under a metric. Of repeats only the first counts."),
+      h("p.note", {}, "In points, with the same options, on the problems that both have with the same query; " +
+        "the others are left out. p Holm: adjusted for all conditions of a model under a metric. " +
+        "Of repeats only the first counts."),
       sortable("Perturbed runs against clean runs", columns, rows, params, change)] : null,
     lacks);
 }
