@@ -226,9 +226,8 @@ class _OpenRun:
         sent -= {request.key for request in pending}
         left_out = [
             problem_id
-            for problem_id, key in self.plan.request_keys.items()
-            if (problem_id in sent or key in sent)
-            and not ((known := self.records.get(problem_id)) and known.status == "ok")
+            for problem_id, problem in self.plan.planned.items()
+            if (problem_id in sent or problem.request_key in sent) and not self.records.is_ok(problem_id)
         ]
         if left_out:
             raise UsageError(
