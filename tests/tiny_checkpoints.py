@@ -258,7 +258,7 @@ def gemma3() -> Built:
     words = tokenizer(names, bos="<bos>", eos="<eos>", pad="<pad>", extra=image_tokens, adds_bos=True)
     token = words.convert_tokens_to_ids
     text = TEXT | {
-        "head_dim": TEXT["hidden_size"] // TEXT["num_attention_heads"],
+        "head_dim": 16,
         "num_hidden_layers": 3,
         "sliding_window": 64,
         "query_pre_attn_scalar": 16,

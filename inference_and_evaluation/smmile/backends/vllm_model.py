@@ -32,7 +32,7 @@ from smmile.errors import UsageError, one_line
 from smmile.prompting.conversation import Conversation
 
 # The architectures for which tests/test_vllm.py compares prompts and responses with transformers'.
-TYPES = ("gemma3", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
+TYPES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl")
 VERSION = "0.32.0"
 
 # The fields of a generation config that vLLM has, or that need nothing of it.
@@ -71,8 +71,9 @@ class VllmModel:
         _check(checkpoint)
         import torch
         from transformers import AutoConfig
-        from vllm import SamplingParams
 
+        with _output_to_file(self._shows_log):
+            from vllm import SamplingParams
         self._checkpoint, self._settings = checkpoint, settings
         self.seed = settings.decoding.seed
         loading = settings.loading
@@ -134,8 +135,10 @@ class VllmModel:
                     try:
                         self._add(request)
                         running[request.key] = request
+                    except EngineDeadError:
+                        raise
                     # Whatever an image or a text causes is one problem's error and must not end the run.
-                    except (ValueError, InvalidRequestError, UnreadableImageError, MemoryError) as error:
+                    except Exception as error:
                         answered.append(failed(request, error))
                 finished = [one for one in self._engine.step() if one.finished] if running else []
                 now = time.perf_counter()
@@ -162,20 +165,22 @@ class VllmModel:
         from vllm import SamplingParams
 
         images = request.conversation.images
-        prompt: dict[str, Any] = {"prompt_token_ids": self._inputs.prompt_ids(request.conversation)}
+        ids = self._inputs.prompt_ids(request.conversation)
+        self._check_length(len(ids))
+        prompt: dict[str, Any] = {"prompt_token_ids": ids}
         if images:
             try:
                 prompt["multi_modal_data"] = {"image": [image.decode() for image in images]}
             except UnreadableImageError as error:
                 raise InvalidRequestError("image", str(error)) from error
             prompt["multi_modal_uuids"] = {"image": [image.sha256 for image in images]}
-        [rendered] = self._engine.renderer.render_cmpl([prompt])
+        try:
+            [rendered] = self._engine.renderer.render_cmpl([prompt])
+        except ValueError as error:
+            self._inputs.check_images([request], error)
+            raise
         used = len(rendered["prompt_token_ids"])
-        if used >= self._context:
-            raise InvalidRequestError(
-                "context_overflow",
-                f"the conversation has {used} tokens, the model's context {self._context}",
-            )
+        self._check_length(used)
         draws = request_generator(self.seed, self.sample, request.key)
         params = SamplingParams(
             max_tokens=min(self._settings.decoding.max_new_tokens, self._context - used),
@@ -186,9 +191,16 @@ class VllmModel:
         )
         self._engine.add_request(request.key, rendered, params)
 
+    def _check_length(self, tokens: int) -> None:
+        if tokens >= self._context:
+            raise InvalidRequestError(
+                "context_overflow",
+                f"the conversation has {tokens} tokens, the model's context {self._context}",
+            )
+
     def _fit(self, conversations: Sequence[Conversation]) -> None:
         """Start the engine, again if it has not the memory for the longest of these conversations."""
-        images = max((len(conversation.images) for conversation in conversations), default=1)
+        images = max([1, *(len(conversation.images) for conversation in conversations)])
         length = max(map(self._most_tokens, conversations), default=0)
         length += self._settings.decoding.max_new_tokens
         length = min(self._context, -(-length // _LENGTH_STEP) * _LENGTH_STEP)

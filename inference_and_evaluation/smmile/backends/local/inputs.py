@@ -131,7 +131,7 @@ class ModelInputs:
         except UnreadableImageError as error:
             raise InvalidRequestError("image", str(error)) from error
         except ValueError as error:
-            self._check_images(requests, error)
+            self.check_images(requests, error)
             raise
 
     def make_with_images(
@@ -286,7 +286,7 @@ class ModelInputs:
         rendered = self._processor.apply_chat_template([turn], tokenize=False)
         return not str(rendered).startswith(tokenizer.bos_token)
 
-    def _check_images(self, requests: Sequence[Request], error: ValueError) -> None:
+    def check_images(self, requests: Sequence[Request], error: ValueError) -> None:
         """Raise InvalidRequestError if the processor refuses an image."""
         for image in (image for request in requests for image in request.conversation.images):
             decoded = image.decode()
