@@ -363,6 +363,12 @@ def add_local_model_flags(parser: Parser) -> None:
         help="load the checkpoint from this folder (default: the hub)",
     )
     group.add_argument(
+        "--engine",
+        **any_case("transformers", "vllm"),
+        default="transformers",
+        help="what runs the model; vllm is an installation of its own (docs/local-models.md)",
+    )
+    group.add_argument(
         "--batch-size",
         type=_batch_size,
         default="auto",

@@ -350,6 +350,15 @@ def pixels_per_unit_of_budget(image_processor: Any) -> int | None:
     return int(image_processor.temporal_patch_size) if "num_frames" in names else 1
 
 
+def use_processor(engine: Any, processor: Any) -> None:
+    """Make a vLLM engine prepare images with `processor`, a transformers processor for its checkpoint.
+
+    Why: its own is loaded without our settings, and with torchvision, which rounds pixels differently.
+    Replaces `get_hf_processor` of the multi-modal processor's `info`.
+    """
+    engine.renderer.get_mm_processor().info.get_hf_processor = lambda **_: processor
+
+
 def generate_with_last_processor(model: Any, processor: Callable[..., Any], **how: Any) -> Any:
     """What `model.generate(**how)` returns if `processor` is the last of the model's logits processors.
 

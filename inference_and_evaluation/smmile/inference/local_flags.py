@@ -20,6 +20,7 @@ _NOT_FOR_SERVERS = (
     *("published_tokens", "published_truncation", "trust_remote_code"),
 )
 _WITHOUT_EFFECT_FOR_SERVERS = ("dtype", "attn", "batch_size")
+_NOT_FOR_VLLM = ("server", "attn", "quantization", "adapter", "published_truncation")
 
 
 def check_server_flags(args: argparse.Namespace) -> None:
@@ -38,6 +39,22 @@ def check_server_flags(args: argparse.Namespace) -> None:
         if getattr(args, name, None) not in (None, "auto"):
             flag = f"--{name.replace('_', '-')}"
             print(f"warning: {flag} has no effect with --server, which loads the model", file=sys.stderr)
+
+
+def check_engine_flags(args: argparse.Namespace) -> None:
+    """Raise UsageError if flags that only transformers follows are given for another engine."""
+    if args.engine != "vllm":
+        return
+    for name in _NOT_FOR_VLLM:
+        if getattr(args, name, None) not in (None, False, "auto"):
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no effect with --engine vllm; leave out one of them"
+            )
+    if Rank.from_environment().count > 1:
+        raise UsageError(
+            "--engine vllm uses all GPUs (--gpu-devices) from one process; start the script without "
+            "torchrun or accelerate"
+        )
 
 
 def input_settings(args: argparse.Namespace, family: InputSettings) -> InputSettings:

