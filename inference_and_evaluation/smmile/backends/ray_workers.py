@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import smmile
+from smmile import compat
 from smmile.backends.interface import (
     Answered,
     Backend,
@@ -229,8 +230,8 @@ class RayBackend:
         return sum(int(node.get("GPU", 0) // self._gpus) for node in alive) if self._gpus else None
 
     def _start(self, worker: _Handle) -> None:
-        # Without CPUs, Ray starts as many as it is asked for.
-        options = {"num_cpus": 0, "num_gpus": self._gpus, "scheduling_strategy": "SPREAD"}
+        # A whole CPU each would limit their number; with none, Ray does not spread them.
+        options = {"num_cpus": 0.01, "num_gpus": self._gpus, "scheduling_strategy": "SPREAD"}
         worker.actor = self._ray.remote(_Worker).options(**options).remote()
         worker.task = worker.actor.load.remote(*self._loading)
 
@@ -276,7 +277,8 @@ class RayBackend:
                 f"worker on {error.ip}: it cannot load the model ({why}); check the environment there"
             ) from error
         except RayError as error:
-            return self._ended(worker, again, one_line(error, 200))
+            why = " ".join(str(error).rpartition("exit detail: ")[2].partition(" Some common")[0].split())
+            return self._ended(worker, again, one_line(why, 120))
         for line in printed.splitlines():
             self._show(line)
         if isinstance(found, UsageError):
@@ -299,8 +301,8 @@ class RayBackend:
                 "memory of their machines, or lower --workers, and repeat the command to continue"
             )
         print(
-            f"warning: a worker has ended and is started again, {pluralize(len(left), 'request')} are sent "
-            f"again ({why})",
+            f"warning: a worker has ended ({why}); another takes its place"
+            + (f" and {pluralize(len(left), 'unanswered request')}" if left else ""),
             file=sys.stderr,
         )
         if len(left) == 1:
@@ -348,7 +350,6 @@ def connect(address: str | None) -> Any:
             log_to_driver=False,
             logging_level=logging.CRITICAL,
             runtime_env={"py_modules": [str(Path(smmile.__file__).parent)], "env_vars": environment},
-            **({} if address else {"_node_ip_address": "127.0.0.1"}),
         )
     except (OSError, RuntimeError, ValueError) as error:
         where = f"--address {address}" if address else "--engine ray"
@@ -359,6 +360,7 @@ def connect(address: str | None) -> Any:
         ) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces it
+    compat.silence_ray(ray)
     return ray
 
 
