@@ -46,9 +46,9 @@ def words(folder: Path, checkpoint: Path, *other: object) -> list[str]:
     return [str(word) for word in (*base, *other)]
 
 
-def file_of(folder: Path) -> dict[str, Any]:
+def file_of(folder: Path, stem: str = STEM) -> dict[str, Any]:
     """The result file without what differs between two runs of the same kind."""
-    content: dict[str, Any] = json.loads((folder / f"{STEM}.json").read_text())
+    content: dict[str, Any] = json.loads((folder / f"{stem}.json").read_text())
     for key in ("started_at", "finished_at", "hardware"):
         del content["run"][key]
     del content["run"]["usage"]["seconds"]

@@ -363,12 +363,6 @@ def add_local_model_flags(parser: Parser) -> None:
         help="load the checkpoint from this folder (default: the hub)",
     )
     group.add_argument(
-        "--engine",
-        **any_case("transformers", "vllm"),
-        default="transformers",
-        help="what runs the model; vllm is an installation of its own (docs/local-models.md)",
-    )
-    group.add_argument(
         "--batch-size",
         type=_batch_size,
         default="auto",
@@ -406,6 +400,7 @@ def add_local_model_flags(parser: Parser) -> None:
         group.add_argument(
             flag, type=positive, metavar="N", help=f"{what} N pixels (default: the checkpoint's own)"
         )
+    _add_engine_flags(parser)
     _add_decoding_flags(parser)
     group = parser.add_argument_group("model on a server")
     group.add_argument(
@@ -419,6 +414,41 @@ def add_local_model_flags(parser: Parser) -> None:
         "--served-model", metavar="NAME", help="model name on the server (default: the only model there)"
     )
     add_remote_flags(group)
+
+
+def _add_engine_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        **any_case("transformers", "vllm", "ray"),
+        default="transformers",
+        help="what runs the model: transformers; vllm, an installation of its own (docs/local-models.md); "
+        "ray, which runs a copy in each of several workers (docs/scaling.md)",
+    )
+    group.add_argument(
+        "--worker-engine",
+        **any_case("transformers", "vllm"),
+        default="transformers",
+        help="Ray: what runs the model in a worker",
+    )
+    group.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="Ray: number of workers (default: as many as the GPUs allow; 1 without GPUs)",
+    )
+    group.add_argument(
+        "--gpus-per-worker",
+        type=_not_negative,
+        metavar="G",
+        help="Ray: GPUs of each worker (default: 1, or 0 without GPUs)",
+    )
+    group.add_argument(
+        "--address",
+        type=_cluster,
+        metavar="HOST:PORT|auto",
+        help="Ray: a running cluster; auto: the one on this machine (default: start one for this command)",
+    )
 
 
 def add_multi_image_flag(parser: Parser, default: str) -> None:
@@ -691,6 +721,7 @@ positive = _matching(r"0*[1-9]\d{0,8}", "a whole number from 1", int)
 _not_negative = _matching(r"\d{1,9}", "a whole number from 0", int)
 _seconds = _matching(r"(?=.*[1-9])\d{1,6}(\.\d+)?", "a number of seconds above 0", float)
 _dollars = _matching(r"\d{1,9}(\.\d+)?|\.\d+", "a number of dollars", float)
+_cluster = _matching(r"auto|[\w.\[\]:-]+:\d{1,5}", "auto, or the HOST:PORT of a Ray cluster", str)
 _gpu_devices = _matching(r"\d+(,\d+)*", "a list of device numbers such as 0,1", str)
 
 

@@ -417,3 +417,11 @@ def sentencepiece_vocabulary(file: str) -> tuple[dict[str, int], list[tuple[str,
 
     parts = SentencePieceExtractor(file).extract(BPE)
     return parts["vocab"], parts["merges"]
+
+
+def silence_ray(ray: Any) -> None:
+    """Keep Ray from printing to stdout that a worker or a machine has ended.
+
+    Why: `log_to_driver=False` silences the workers only.
+    """
+    ray._private.worker._worker_logs_enabled = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Literal, Protocol
 
 from smmile.prompting.conversation import Conversation
@@ -119,7 +121,7 @@ class BackendInfo:
 
     `devices` are those of a local model. `server` is the kind of a service, `model` the name that was
     requested there and `answered_by` the names under which it answered. `generation` holds the decoding
-    settings in effect, `software` the versions of packages, which the runner fills in.
+    settings in effect, `software` the versions of packages; the runner adds those of its own process.
     """
 
     devices: tuple[str, ...] = ()
@@ -143,6 +145,11 @@ class BackendInfo:
             generation=later.generation or self.generation,
             software={**self.software, **versions},
         )
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of Python and of `packages` in this process."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 class Backend(Protocol):

@@ -93,7 +93,7 @@ class JournalContent(Generic[Entry]):
         return _total(self.attempts)
 
 
-# The last line of a journal whose process has finished its share.
+# The last line of journals of earlier versions whose process had finished its share.
 _FINISHED = b'{"finished":true}\n'
 
 
@@ -312,10 +312,6 @@ class Journal(Generic[Entry]):
             if entries or description:
                 self._append(description + b"".join(map(_line, entries)))
 
-    def finish(self) -> None:
-        """Mark this process's share as finished."""
-        self._append(_FINISHED)
-
     def __enter__(self) -> Journal[Entry]:
         return self
 
@@ -396,16 +392,6 @@ def read_journal(
             return kind.read(stream, file, entries)
     except FileNotFoundError:
         return JournalContent(entries=[] if entries is None else entries)
-
-
-def is_finished(file: Path) -> bool:
-    """Whether the process that wrote the journal at `file` has finished its share."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(-min(len(_FINISHED), stream.seek(0, os.SEEK_END)), os.SEEK_END)
-            return stream.read() == _FINISHED
-    except FileNotFoundError:
-        return False
 
 
 def is_held(file: Path) -> bool:

@@ -11,16 +11,19 @@ from smmile.backends.local.decoding import Decoding, DecodingSettings
 from smmile.backends.local.inputs import InputSettings
 from smmile.backends.local.loading import Dtype, LoadSettings
 from smmile.backends.local.templates import read_template
+from smmile.backends.ray_workers import RaySettings
 from smmile.errors import UsageError
 from smmile.inference.ranks import Rank
 
 # Flags, by their names in the parsed arguments, that concern a model on this machine.
 _NOT_FOR_SERVERS = (
     *("quantization", "adapter", "chat_template", "min_pixels", "max_pixels", "multi_image"),
-    *("published_tokens", "published_truncation", "trust_remote_code"),
+    *("published_tokens", "published_truncation", "trust_remote_code", "engine"),
 )
 _WITHOUT_EFFECT_FOR_SERVERS = ("dtype", "attn", "batch_size")
-_NOT_FOR_VLLM = ("server", "attn", "quantization", "adapter", "published_truncation")
+_NOT_FOR_VLLM = ("attn", "quantization", "adapter", "published_truncation")
+# Those that concern Ray's workers, with their defaults.
+_FOR_RAY = {"workers": None, "gpus_per_worker": None, "address": None, "worker_engine": "transformers"}
 
 
 def check_server_flags(args: argparse.Namespace) -> None:
@@ -30,7 +33,7 @@ def check_server_flags(args: argparse.Namespace) -> None:
             raise UsageError("--served-model names a model on a server; give its --server URL")
         return
     for name in _NOT_FOR_SERVERS:
-        if getattr(args, name, None) not in (None, False, "auto"):
+        if getattr(args, name, None) not in (None, False, "auto", "transformers"):
             raise UsageError(
                 f"--{name.replace('_', '-')} is for a model on this machine, and --server loads the model "
                 "and prepares its inputs elsewhere; leave out one of them"
@@ -43,7 +46,7 @@ def check_server_flags(args: argparse.Namespace) -> None:
 
 def check_engine_flags(args: argparse.Namespace) -> None:
     """Raise UsageError if flags that only transformers follows are given for another engine."""
-    if args.engine != "vllm":
+    if "vllm" not in (args.engine, args.worker_engine):
         return
     for name in _NOT_FOR_VLLM:
         if getattr(args, name, None) not in (None, False, "auto"):
@@ -55,6 +58,26 @@ def check_engine_flags(args: argparse.Namespace) -> None:
             "--engine vllm uses all GPUs (--gpu-devices) from one process; start the script without "
             "torchrun or accelerate"
         )
+
+
+def ray_settings(args: argparse.Namespace) -> RaySettings | None:
+    """The workers that Ray is to start; None without Ray. Raises UsageError for flags that do not fit."""
+    if args.engine != "ray":
+        for name, default in _FOR_RAY.items():
+            if getattr(args, name) != default:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} is for --engine ray; add that, or leave out --{flag}")
+        return None
+    if Rank.from_environment().count > 1:
+        raise UsageError(
+            "--engine ray starts its own workers; start the command without torchrun or accelerate"
+        )
+    if args.address is not None and args.gpu_devices is not None:
+        raise UsageError(
+            "--gpu-devices is for this machine, and --address uses the GPUs of a cluster; "
+            "leave out one of them"
+        )
+    return RaySettings(args.workers, args.gpus_per_worker, args.address)
 
 
 def input_settings(args: argparse.Namespace, family: InputSettings) -> InputSettings:

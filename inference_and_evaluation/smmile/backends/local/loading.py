@@ -44,7 +44,8 @@ class LoadSettings:
 
     `dtype` None means `family_dtype`, or float32 on a CPU. `attention` is an implementation, a hub kernel
     or auto, `quantization` a key of QUANTIZATIONS. `device_share` is (index, count) of this process among
-    those on this machine. With `trust_remote_code` code that the checkpoint brings may run.
+    those on this machine; with `own_gpus` all visible GPUs are its own. With `trust_remote_code` code that
+    the checkpoint brings may run.
     """
 
     family_dtype: Dtype
@@ -52,6 +53,7 @@ class LoadSettings:
     attention: str = "auto"
     quantization: str | None = None
     device_share: tuple[int, int] = (0, 1)
+    own_gpus: bool = False
     trust_remote_code: bool = False
 
     def as_data(self) -> dict[str, object]:
@@ -89,17 +91,19 @@ class Hardware:
         }
 
 
-def find_hardware(device_share: tuple[int, int] = (0, 1)) -> Hardware:
+def find_hardware(device_share: tuple[int, int] = (0, 1), *, own_gpus: bool = False) -> Hardware:
     """The devices that this process may use: the visible GPUs, else an Apple GPU, else the CPU.
 
     `device_share` is (index, count): `count` processes share this machine, and this one is number `index`.
-    Raises UsageError if there are more processes than GPUs.
+    With `own_gpus` they share its memory only. Raises UsageError if there are more processes than GPUs.
     """
     import torch
 
     index, count = device_share
     if torch.cuda.is_available():
         gpus = torch.cuda.device_count()
+        if own_gpus:
+            index, count = 0, 1
         each = gpus // count
         if each == 0:
             raise UsageError(f"{count} processes on this machine share {gpus} GPUs; start at most {gpus}")

@@ -118,7 +118,7 @@ class LocalModel:
         self._settings = settings
         self.seed = settings.decoding.seed
         loading = settings.loading
-        self._hardware = hardware = find_hardware(loading.device_share)
+        self._hardware = hardware = find_hardware(loading.device_share, own_gpus=loading.own_gpus)
         on_cpu = hardware.kind == "cpu"
         self._dtype = loading.dtype or ("float32" if on_cpu else loading.family_dtype)
         dtype: torch.dtype = getattr(torch, self._dtype)
