@@ -25,12 +25,8 @@ SEEN_WITH = {"datasets": "5.2.0", "transformers": "5.23.0"}
 _ROWS_PER_BATCH = 16
 
 
-def convert_parquet_in_small_batches(
-    builder: Any, change: Callable[[pa.Table], pa.Table] | None = None
-) -> None:
+def convert_parquet_in_small_batches(builder: Any) -> None:
     """Make a `datasets` builder of parquet files convert them a few rows at a time; ignores any other.
-
-    `change`, called in the order of the rows, makes of each few rows what is stored.
 
     Why: `Parquet._generate_tables` holds a whole row group in memory, over 2 GB for a data set of that
     many images (docs/benchmarks.md); small batches need a fraction. It uses `Parquet._cast_table`.
@@ -51,7 +47,6 @@ def convert_parquet_in_small_batches(
                 batches = parquet.iter_batches(batch_size=_ROWS_PER_BATCH, use_threads=False)
                 for batch_index, batch in enumerate(batches):
                     table = pa.Table.from_batches([batch])
-                    table = change(table) if change else table
                     yield Key(file_index, batch_index), builder._cast_table(table)
 
     builder._generate_tables = generate_tables
