@@ -14,7 +14,6 @@ import pytest
 
 from conftest import SCRIPTS, four_problems, save_parquet
 from smmile import compat
-from smmile.data.arrow_images import ImagesOnce
 
 Tiny = Callable[[str], Path]
 
@@ -65,13 +64,6 @@ def test_parquet_converted_in_small_batches_is_what_the_library_converts(
     batches = [table for _, table in builder._generate_tables([file], [None])]
     assert [table.num_rows for table in batches] == [16, 16, 16]
     assert [row for table in batches for row in table.to_pylist()] == expected.to_pylist()
-
-    compat.convert_parquet_in_small_batches(builder, ImagesOnce())
-    rows = [row for _, table in builder._generate_tables([file], [None]) for row in table.to_pylist()]
-    assert rows[:12] == expected.to_pylist()[:12]
-    for number, row in enumerate(rows[12:], start=12):  # the same four problems three times more
-        reference = {"bytes": None, "path": f"equal to the image of row {number % 12}"}
-        assert row == expected.to_pylist()[number] | {"image": reference}
 
     called = []
     generate = builder._generate_tables

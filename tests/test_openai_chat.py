@@ -431,26 +431,25 @@ def test_as_many_as_allowed_are_in_flight_and_never_more() -> None:
     }
 
 
-def test_an_image_is_read_when_its_request_begins() -> None:
+def test_an_image_is_read_shortly_before_its_request_begins() -> None:
     read: list[str] = []
 
     class Watched(StoredImage):
-        def read(self) -> bytes:
+        def release(self) -> None:
             read.append(self.sha256)
-            return super().read()
 
     requests = []
-    for number in range(6):
+    for number in range(8):
         request = a_request(f"q{number}")
         image = Watched(str(number), 1, make_image(number))
         parts = (ImagePart(image), TextPart(f"q{number}"))
         requests.append(replace(request, source=Conversation((Turn("user", parts),))))
-    with running(FakeService(held=["q1", "q2"])) as server:
+    with running(FakeService(held=[f"q{number}" for number in range(1, 8)])) as server:
         batches = a_backend(server, concurrency=2).answer(requests)
         assert [request.key for request, _ in next(iter(batches))] == ["q0"]
         server.wait_for_chats(3)
         time.sleep(0.1)
-        assert sorted(read) == ["0", "1", "2"]
+        assert sorted(read) == ["0", "1", "2", "3", "4"]  # two are ready to be sent
         batches.close()  # type: ignore[attr-defined]
     assert sorted(server.questions) == ["q0", "q1", "q2"]
 

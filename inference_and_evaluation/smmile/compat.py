@@ -27,12 +27,8 @@ _ROWS_PER_BATCH = 16
 _BYTES_STORED_TOGETHER = 8_000_000
 
 
-def convert_parquet_in_small_batches(
-    builder: Any, change: Callable[[pa.Table], pa.Table] | None = None
-) -> None:
+def convert_parquet_in_small_batches(builder: Any) -> None:
     """Make a `datasets` builder of parquet files convert them a few rows at a time; ignores any other.
-
-    `change`, called in the order of the rows, makes of each few rows what is stored.
 
     Why: `Parquet._generate_tables` holds a whole row group in memory, over 2 GB for a data set of that
     many images (docs/benchmarks.md); small batches need a fraction. It uses `Parquet._cast_table`.
@@ -54,7 +50,7 @@ def convert_parquet_in_small_batches(
                 tables, size = list[pa.Table](), 0
                 for batch_index, batch in enumerate(batches):
                     table = pa.Table.from_batches([batch])
-                    tables.append(builder._cast_table(change(table) if change else table))
+                    tables.append(builder._cast_table(table))
                     size += tables[-1].nbytes
                     if size >= _BYTES_STORED_TOGETHER:
                         yield Key(file_index, batch_index), pa.concat_tables(tables).combine_chunks()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smmile import compat
-from smmile.data.arrow_images import ImagesOnce, stored_images
+from smmile.data.arrow_images import stored_images
 from smmile.data.data_files import SAVED, SPLIT, choose_split, find_data_files, is_saved
 from smmile.data.image_folder import MetadataRow, find_metadata, read_metadata, with_images
 from smmile.data.images import MAX_PIXELS
 from smmile.data.problems import HUB_IDS, Outline, ProblemSet
 from smmile.data.rows import Row, check_columns, outlines, problem_set
+from smmile.data.unpacked import text_columns, unpacked_rows
 from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -87,7 +89,11 @@ def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
         cells = {name: [_text(row.columns[name]) for row in found] for name in columns}
         table = pa.table(cells | {"image": pa.nulls(len(found))})
         return [_metadata_row(row) for row in with_images(file.parent, found)], table, None
-    dataset, revision = _load_dataset(source)
+    if (data_files := _data_files(source)) and data_files.kind == "parquet":
+        with _reading(data_files):
+            texts = text_columns(data_files.files, source.label)
+        return list(load_rows(source)[0]), texts, None
+    dataset, revision = _load_dataset(source, data_files)
     texts = dataset.remove_columns("image").with_format("arrow")[:]
     place = dataset.column_names.index("image")
     texts = texts.add_column(place, "image", pa.nulls(len(texts)))
@@ -97,7 +103,7 @@ def load_table(source: DatasetSource) -> tuple[list[Row], pa.Table, str | None]:
 def load_rows(source: DatasetSource, *, images: bool = True) -> tuple[Iterable[Row], str | None]:
     """The rows, not validated, and the hub's revision if they come from there.
 
-    Without `images`, those of a folder of images are not read. Raises UsageError as `load_problems`.
+    Without `images`, those of files in a folder are not read. Raises UsageError as `load_problems`.
     """
     if source.path is None and source.name == "demo":
         from smmile.data.demo import demo_rows
@@ -109,8 +115,24 @@ def load_rows(source: DatasetSource, *, images: bool = True) -> tuple[Iterable[R
     if metadata := _metadata(source):
         file, _, found = metadata
         return map(_metadata_row, with_images(file.parent, found) if images else found), None
-    dataset, revision = _load_dataset(source)
+    if (data_files := _data_files(source)) and data_files.kind == "parquet":
+        with _reading(data_files):
+            return _parquet_rows(data_files, source, images=images), None
+    dataset, revision = _load_dataset(source, data_files)
     return _arrow_rows(dataset, source.label), revision
+
+
+def _parquet_rows(data_files: _DataFiles, source: DatasetSource, *, images: bool) -> list[Row]:
+    if not images:
+        texts = text_columns(data_files.files, source.label).to_pylist()
+        return [_row(columns, None, number=number) for number, columns in enumerate(texts, start=1)]
+    rows, found = unpacked_rows(data_files.folder, data_files.files, source.max_pixels)
+    loaded = []
+    for number, row in enumerate(rows, start=1):
+        inspected = None if row.image is None else found[row.image]
+        stored = inspected and inspected[0].stored
+        loaded.append(_row(row.columns, stored, row.image_path, number=number, inspected=inspected))
+    return loaded
 
 
 def _metadata(source: DatasetSource) -> tuple[Path, list[str], list[MetadataRow]] | None:
@@ -133,20 +155,53 @@ def _text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else str(value)
 
 
-def _load_dataset(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
-    dataset, revision = _load_folder(source.path) if source.path else _load_hub(source)
+@dataclass(frozen=True)
+class _DataFiles:
+    """The files with the rows of a folder, all of one kind."""
+
+    folder: Path
+    kind: str
+    files: list[Path]
+
+
+def _data_files(source: DatasetSource) -> _DataFiles | None:
+    """The files of a local data set; None if the hub has it."""
+    folder = source.path
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        what = "is a file; give the folder that contains it" if folder.is_file() else "does not exist"
+        raise UsageError(f"--dataset-path {one_line(folder)} {what}")
+    return _DataFiles(folder, *find_data_files(folder))
+
+
+@contextmanager
+def _reading(data_files: _DataFiles) -> Iterator[None]:
+    """Turns all errors of the libraries that read the files into UsageErrors."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # the libraries raise nearly anything for hostile files
+        raise UsageError(
+            f"--dataset-path {one_line(data_files.folder)} cannot be read as a data set "
+            f"({one_line(_root_cause(error))}); check its {data_files.kind} files"
+        ) from error
+
+
+def _load_dataset(
+    source: DatasetSource, data_files: _DataFiles | None
+) -> tuple[datasets.Dataset, str | None]:
+    dataset, revision = _load_folder(data_files) if data_files else _load_hub(source)
     check_columns(dataset.column_names, source.label)
     return dataset, revision
 
 
-def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
-    if not folder.is_dir():
-        what = "is a file; give the folder that contains it" if folder.is_file() else "does not exist"
-        raise UsageError(f"--dataset-path {one_line(folder)} {what}")
-    kind, files = find_data_files(folder)
+def _load_folder(data_files: _DataFiles) -> tuple[datasets.Dataset, None]:
+    folder, kind, files = data_files.folder, data_files.kind, data_files.files
     import datasets
 
-    try:
+    with _reading(data_files):
         if kind == SAVED:
             shards = [datasets.Dataset.from_file(str(file)) for file in files]
             dataset = datasets.concatenate_datasets(shards)
@@ -155,21 +210,13 @@ def _load_folder(folder: Path) -> tuple[datasets.Dataset, None]:
         if kind == "csv":
             return _csv_dataset(files), None
         _quiet(datasets)
-        # A cache of its own, since only `_arrow_rows` can read an image that is stored once for many rows.
         own_cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "smmile" / folder.resolve().name)
         names = [glob.escape(str(file)) for file in files]
         builder = datasets.load_dataset_builder(kind, data_files={SPLIT: names}, cache_dir=own_cache)
-        dataset = _prepared(builder, folder.name, ImagesOnce())
+        dataset = _prepared(builder, folder.name)
         if kind == "json" and "image" not in dataset.column_names and "image_url" in dataset.column_names:
             dataset = dataset.add_column("image", [None] * len(dataset))
         return dataset, None
-    except UsageError:
-        raise
-    except Exception as error:  # the libraries raise nearly anything for hostile files
-        raise UsageError(
-            f"--dataset-path {one_line(folder)} cannot be read as a data set "
-            f"({one_line(_root_cause(error))}); check its {kind} files"
-        ) from error
 
 
 def _csv_dataset(files: list[Path]) -> datasets.Dataset:
@@ -216,7 +263,7 @@ def _load_hub(source: DatasetSource) -> tuple[datasets.Dataset, str | None]:
         ) from error
     except UsageError:
         raise
-    except Exception as error:  # as for a folder
+    except Exception as error:  # as in `_reading`
         raise UsageError(
             f"data set {hub_id} cannot be loaded ({one_line(_root_cause(error))}); "
             "check --dataset-id and --dataset-revision, or use --dataset-path DIR"
@@ -245,13 +292,9 @@ def _quiet(library: Any) -> None:
         library.disable_progress_bars()
 
 
-def _prepared(
-    builder: datasets.DatasetBuilder,
-    label: str,
-    change: Callable[[pa.Table], pa.Table] | None = None,
-) -> datasets.Dataset:
-    """The builder's rows, changed and converted into the cache if they are not there yet."""
-    compat.convert_parquet_in_small_batches(builder, change)
+def _prepared(builder: datasets.DatasetBuilder, label: str) -> datasets.Dataset:
+    """The builder's rows, converted into the cache if they are not there yet."""
+    compat.convert_parquet_in_small_batches(builder)
     builder.download_and_prepare()
     name = choose_split(list(builder.info.splits or {}), label)
     dataset: datasets.Dataset = builder.as_dataset(name)

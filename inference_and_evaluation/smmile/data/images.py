@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,16 +23,25 @@ class StoredImage:
     """One image as the data set stores it.
 
     `sha256` is the hash of the stored file and `size` its length in bytes. The bytes stay in the data set
-    (usually a memory-mapped file) until `read` is called.
+    (usually a memory-mapped file) until `read` is called. `pixels` are its width and height as stored, if
+    its header has been read.
     """
 
     sha256: str
     size: int
     stored: Buffer = field(repr=False, compare=False, hash=False)
+    pixels: tuple[int, int] | None = field(default=None, repr=False, compare=False, hash=False)
 
     def read(self) -> bytes:
         """The stored file's bytes."""
-        return bytes(self.stored)
+        content = bytes(self.stored)
+        self.release()
+        return content
+
+    def release(self) -> None:
+        """Drop a mapped file from this process's memory; the system reads it again where it is needed."""
+        if isinstance(mapped := memoryview(self.stored).obj, mmap.mmap):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def decode(self) -> Image.Image:
         """The image as 8-bit RGB, upright; see `decode_rgb`."""
@@ -61,6 +71,10 @@ class ImageDefect:
 
     what: str
     fix: str = "save it again, as PNG or JPEG"
+
+
+# An image, and what is wrong with it, if anything.
+InspectedImage: TypeAlias = tuple[StoredImage, ImageDefect | None]
 
 
 def decode_rgb(stored: Buffer, reduction: Literal[1, 2, 4, 8] = 1) -> Image.Image:
@@ -115,41 +129,44 @@ def _as_grey(pil_image: Image.Image) -> Image.Image:
 def image_size(image: StoredImage) -> tuple[int, int]:
     """Width and height in pixels as stored, read from the file header. Raises UnreadableImageError."""
     try:
-        return open_image(image.stored).size
+        return image.pixels or open_image(image.stored).size
     except Exception as error:  # as above
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
-def inspect_images(
-    stored: Iterable[Buffer], max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[StoredImage, ImageDefect | None]]:
+def inspect_images(stored: Iterable[Buffer], max_pixels: int = MAX_PIXELS) -> Iterator[InspectedImage]:
     """Hash every image and try to decode it; yields each with its defect or None, in order.
 
     Identical images are decoded once, those of more than `max_pixels` not at all. Decoded pixels are
     released immediately.
     """
-    verdicts: dict[str, ImageDefect | None] = {}
+    verdicts: dict[str, tuple[tuple[int, int] | None, ImageDefect | None]] = {}
 
-    def inspect(data: Buffer) -> tuple[StoredImage, ImageDefect | None]:
+    def inspect(data: Buffer) -> InspectedImage:
         view = memoryview(data)
-        image = StoredImage(hashlib.sha256(view).hexdigest(), view.nbytes, data)
-        if image.sha256 not in verdicts:
-            verdicts[image.sha256] = _defect(data, max_pixels)
-        return image, verdicts[image.sha256]
+        sha256 = hashlib.sha256(view).hexdigest()
+        if sha256 not in verdicts:
+            verdicts[sha256] = _inspect(data, max_pixels)
+        pixels, defect = verdicts[sha256]
+        image = StoredImage(sha256, view.nbytes, data, pixels)
+        image.release()
+        return image, defect
 
     # Hashing and decoding release the GIL; more threads would only use more memory.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         yield from pool.map(inspect, stored)
 
 
-def _defect(stored: Buffer, max_pixels: int) -> ImageDefect | None:
+def _inspect(stored: Buffer, max_pixels: int) -> tuple[tuple[int, int] | None, ImageDefect | None]:
+    """The size of an image in pixels, if its header can be read, and its defect."""
     from PIL import UnidentifiedImageError
 
+    size = None
     try:
         pil_image = open_image(stored)
-        width, height = pil_image.size
+        size = width, height = pil_image.size
         if width * height > max_pixels:
-            return ImageDefect(
+            return size, ImageDefect(
                 f"has {width} x {height} pixels, more than --max-image-pixels {max_pixels}",
                 "scale it down, or raise --max-image-pixels",
             )
@@ -157,10 +174,10 @@ def _defect(stored: Buffer, max_pixels: int) -> ImageDefect | None:
         pil_image.draft("L", (max(1, width // 8), max(1, height // 8)))
         pil_image.load()
     except UnidentifiedImageError:
-        return ImageDefect(f"does not decode (its format is none of {', '.join(_FORMATS)})")
+        return size, ImageDefect(f"does not decode (its format is none of {', '.join(_FORMATS)})")
     except Exception as error:  # as above
-        return ImageDefect(f"does not decode ({type(error).__name__}: {error})")
-    return None
+        return size, ImageDefect(f"does not decode ({type(error).__name__}: {error})")
+    return size, None
 
 
 def open_image(stored: Buffer) -> Image.Image:

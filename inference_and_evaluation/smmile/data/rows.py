@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smmile.data.images import ImageDefect, StoredImage, inspect_images
+from smmile.data.images import ImageDefect, InspectedImage, StoredImage, inspect_images
 from smmile.data.missing_images import candidate_names, find_image
 from smmile.data.problems import Defect, MissingImage, Outline, Problem, ProblemSet, Triplet
 from smmile.errors import UsageError
@@ -40,7 +40,7 @@ class Row:
 
     `image` holds the stored file's bytes. If only `image_path` is given, it is not followed: a data set
     must not choose which local files are sent to a model. `number` counts from 1 in `unit`s (rows, or lines
-    of a file). `faults` were found while it was read.
+    of a file). `faults` were found while it was read, and `inspected` is the image if that was too.
     """
 
     problem_id: str | None
@@ -54,6 +54,7 @@ class Row:
     number: int = 0
     unit: str = "row"
     faults: tuple[Fault, ...] = ()
+    inspected: InspectedImage | None = None
 
     @property
     def place(self) -> str:
@@ -166,10 +167,15 @@ def inspect_rows(rows: Sequence[Row], image_dir: Path, max_pixels: int) -> Itera
     found: list[Buffer | None] = [
         row.image if row.image is not None else supplied[row.image_url or ""] for row in rows
     ]
-    distinct = {id(data): data for data in found if data is not None}
+    distinct = {
+        id(data): data
+        for row, data in zip(rows, found, strict=True)
+        if data is not None and row.inspected is None
+    }
     verdicts = dict(zip(distinct, inspect_images(distinct.values(), max_pixels), strict=True))
     for row, data in zip(rows, found, strict=True):
-        yield InspectedRow(row, *verdicts.get(id(data), (None, None)))
+        image, defect = row.inspected or verdicts.get(id(data)) or (None, None)
+        yield InspectedRow(row, image, defect)
 
 
 def _shared_names(urls: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from smmile.backends.interface import Failure, Response
-from smmile.backends.remote.backend import SdkBackend
+from smmile.backends.remote.backend import SdkBackend, sdk_errors
 from smmile.backends.remote.service_errors import (
     error_message,
     error_type,
@@ -19,9 +20,6 @@ from smmile.backends.remote.service_errors import (
 )
 from smmile.errors import one_line
 from smmile.prompting.conversation import Turn
-
-if TYPE_CHECKING:
-    import openai
 
 Detail = Literal["low", "high", "auto"]
 
@@ -80,13 +78,13 @@ class OpenAIChat(SdkBackend):
         return response
 
     async def _available_models(self, client: Any, status: int, body: object) -> str:
-        import openai
-
         if not is_unknown_model(status, body):
             return ""
         try:
             listed = await listed_models(client)
-        except openai.APIError:
+        except asyncio.CancelledError:
+            raise
+        except sdk_errors(self.sdk).APIError:
             return ""
         names = self._service.redact(", ".join(model.id for model in listed))
         return f"; it has {one_line(names)}" if listed else ""
@@ -100,9 +98,11 @@ class ListedModel(msgspec.Struct):
     owned_by: object = None  # the server's kind: vllm, sglang
 
 
-async def listed_models(client: openai.AsyncOpenAI) -> list[ListedModel]:
+async def listed_models(client: Any) -> list[ListedModel]:
     """The models that a server lists; empty if it has no list. Raises openai.APIError."""
-    raw = await client.models.with_raw_response.list()
+    import httpx2
+
+    raw = await client.get("/models", cast_to=httpx2.Response)
     try:
         return msgspec.convert(json.loads(raw.content), _Models).data
     except (ValueError, RecursionError):  # something else than a list of models

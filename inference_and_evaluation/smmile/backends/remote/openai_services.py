@@ -10,17 +10,20 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from smmile.backends.interface import Failure
+from smmile.backends.remote.backend import sdk_errors
 from smmile.backends.remote.openai_chat import ListedModel, OpenAIChat, listed_models
 from smmile.backends.remote.retries import RetryPolicy, TransientError, UnreachableError
 from smmile.backends.remote.sent_images import ImageRules
 from smmile.backends.remote.service import (
     Service,
+    custom_headers,
     find_proxy,
     header_secrets,
     is_local_address,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     import openai
 
     from smmile.backends.remote.client import ClientOptions
+    from smmile.backends.remote.transport import PlainClient
 
 _Found = TypeVar("_Found")
 
@@ -82,7 +86,8 @@ def find_service(base_url: str | None, environment: Mapping[str, str] = os.envir
     return "Azure OpenAI" if any(azure) and not environment.get("OPENAI_API_KEY") else "OpenAI"
 
 
-Connection = tuple[Service, "Callable[[], openai.AsyncOpenAI]"]
+Client: TypeAlias = "openai.AsyncOpenAI | PlainClient"
+Connection = tuple[Service, Callable[[], Client]]
 
 
 def connect(model: str, options: ClientOptions, model_flag: str) -> Connection:
@@ -166,8 +171,6 @@ def _compatible_server(
     model: str, url: str, flag: str, options: ClientOptions, model_flag: str
 ) -> Connection:
     """A compatible server, which is called at once; it gets the account's key if there is one."""
-    import openai
-
     key = read_key("OPENAI_API_KEY")
     address = parse_address(url, flag)
     service = Service(
@@ -182,12 +185,10 @@ def _compatible_server(
         proxy=find_proxy(address),
         secrets=(key or "", *login_secrets(address), *header_secrets("OPENAI_CUSTOM_HEADERS")),
     )
-
-    def make_client() -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(
-            base_url=address.geturl(), api_key=key or _NO_KEY, **_client_settings(service, options.timeout)
-        )
-
+    names = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    account = {name: value for name, variable in names.items() if (value := os.environ.get(variable))}
+    headers = account | custom_headers("OPENAI_CUSTOM_HEADERS")
+    make_client = partial(_plain_client, address.geturl(), service, options.timeout, key, headers)
     asyncio.run(_query(make_client, service, options.timeout, options.max_retries, listed_models))
     return service, make_client
 
@@ -226,7 +227,7 @@ def connect_to_server(
         secrets=login_secrets(address),
     )
 
-    make_client = partial(_keyless_client, address.geturl(), service, timeout)
+    make_client = partial(_plain_client, address.geturl(), service, timeout)
     query = partial(_query, make_client, service, timeout, max_retries)
     listed = asyncio.run(query(listed_models)) or []
     model = _find_served_model(listed, service, fallback) if served_model is None else served_model
@@ -274,7 +275,7 @@ async def _lacks_first_token(query: Callable[[Any], Awaitable[Any]], root: str, 
     """
     import httpx2
 
-    async def tokens(added: bool, client: openai.AsyncOpenAI) -> list[int]:
+    async def tokens(added: bool, client: Client) -> list[int]:
         turns = [{"role": "user", "content": "?"}]
         body = {"model": model, "messages": turns, "add_special_tokens": added}
         found = await client.post(f"{root}/tokenize", body=body, cast_to=httpx2.Response)
@@ -295,19 +296,20 @@ class _Tokens(msgspec.Struct):
 
 
 async def _query(
-    make_client: Callable[[], openai.AsyncOpenAI],
+    make_client: Callable[[], Client],
     service: Service,
     timeout: float,
     max_retries: int,
-    query: Callable[[openai.AsyncOpenAI], Awaitable[_Found]],
+    query: Callable[[Client], Awaitable[_Found]],
 ) -> _Found | None:
     """What `query` returns; None if the server refuses it. Raises UsageError if no server answers."""
-    import openai
 
     async def attempt() -> _Found | Failure | None:
         try:
             return await query(client)
-        except openai.APIStatusError as error:
+        except asyncio.CancelledError:
+            raise
+        except sdk_errors("openai").APIStatusError as error:
             if error.status_code == 401:
                 raise UsageError(f"{service.name} requires a key; {service.credentials_hint}") from None
             if error.status_code < 400 or error.status_code == 407:
@@ -315,7 +317,7 @@ async def _query(
             if error.status_code not in (502, 503, 504):  # a gateway without a server behind it
                 return None
             raise TransientError(failure("server", f"HTTP {error.status_code}")) from error
-        except openai.APIError as error:
+        except sdk_errors("openai").APIError as error:
             return connection_outcome(service, error.__cause__ or error)
 
     async with make_client() as client:
@@ -329,21 +331,17 @@ async def _query(
     return found
 
 
-def _keyless_client(url: str, service: Service, timeout: float) -> openai.AsyncOpenAI:
-    """A client that takes nothing from the environment's OpenAI account."""
-    import openai
+def _plain_client(
+    url: str,
+    service: Service,
+    timeout: float,
+    key: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> PlainClient:
+    """A client that takes nothing from the environment's OpenAI account but what is given."""
+    from smmile.backends.remote.transport import PlainClient, http_client
 
-    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
-    ambient = [line.partition(":")[0].strip() for line in lines if ":" in line]
-    left_out: dict[str, Any] = dict.fromkeys(
-        [*ambient, "OpenAI-Organization", "OpenAI-Project"], openai.Omit()
-    )
-    return openai.AsyncOpenAI(
-        base_url=url,
-        api_key=_NO_KEY,
-        default_headers=left_out | {"Authorization": f"Bearer {_NO_KEY}"},
-        **_client_settings(service, timeout),
-    )
+    return PlainClient(url, key or _NO_KEY, http_client(service, timeout), headers)
 
 
 def _client_settings(service: Service, timeout: float) -> dict[str, Any]:

@@ -78,15 +78,20 @@ class ImageRules:
 class SentImage:
     """An encoded image of `size` pixels; `change` is what was done to it, None if sent as stored."""
 
-    content: bytes
+    buffer: bytes | memoryview
     media_type: str
     size: tuple[int, int]
     change: ImageChange | None = None
 
     @property
+    def content(self) -> bytes:
+        """Its bytes; `buffer` may be a view into a data set."""
+        return bytes(self.buffer)
+
+    @property
     def base64_length(self) -> int:
         """The length of its base64 text."""
-        return _base64_length(len(self.content))
+        return _base64_length(len(self.buffer))
 
 
 class TooLargeError(ValueError):
@@ -145,7 +150,7 @@ class ImageFitter:
         if side is not None and max(header.size) <= side:
             side = None  # so that requests of few and of many images share the encoded image
         if header.may_stay and side is None and _fits(image.size, length):
-            return SentImage(image.read(), _MEDIA_TYPES[header.format], header.size)
+            return SentImage(memoryview(image.stored), _MEDIA_TYPES[header.format], header.size)
         encoded = self._encoded(image, header, side, length)
         change = ImageChange(
             index=index,

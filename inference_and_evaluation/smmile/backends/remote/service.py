@@ -162,8 +162,8 @@ def read_key(variable: str) -> str | None:
     return key or None
 
 
-def header_secrets(variable: str) -> tuple[str, ...]:
-    """The values of the headers that a client reads from the environment, which may all be keys.
+def custom_headers(variable: str) -> dict[str, str]:
+    """The headers that a client reads from the environment, a line each.
 
     Raises UsageError if a header has a character that HTTP does not allow.
     """
@@ -171,4 +171,9 @@ def header_secrets(variable: str) -> tuple[str, ...]:
     for name, _, content in headers:
         if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+:[\t -~]*", f"{name.strip()}:{content.strip()}", re.A):
             raise UsageError(f"{variable} contains a character that HTTP does not allow; set it again")
-    return tuple(content.strip() for _, _, content in headers)
+    return {name.strip(): content.strip() for name, _, content in headers}
+
+
+def header_secrets(variable: str) -> tuple[str, ...]:
+    """The values of `custom_headers`, which may all be keys."""
+    return tuple(custom_headers(variable).values())
