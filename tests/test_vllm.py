@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -188,7 +187,6 @@ def test_draws_belong_to_requests_and_a_failure_to_its_problem(checkpoint: Tiny,
 @with_vllm
 @pytest.mark.slow
 def test_ctrl_c_keeps_answers_and_the_terminal_is_quiet(checkpoint: Tiny, tmp_path: Path) -> None:
-    """With vLLM's engine in a process of its own, as on GPUs."""
     where = ["--model-path", checkpoint("llava_llama"), "--output-dir", tmp_path, "--dataset", "demo"]
     command = script_command(*LLAVA.split(), *where, *VLLM, "--batch-size", 1)
     long = subprocess.Popen(
@@ -197,7 +195,6 @@ def test_ctrl_c_keeps_answers_and_the_terminal_is_quiet(checkpoint: Tiny, tmp_pa
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
     )
     partial = tmp_path / "result_llava_7b_ICL_open.partial.jsonl"
     while long.poll() is None and (not partial.exists() or len(partial.read_text().splitlines()) < 2):

@@ -228,7 +228,6 @@ class VllmModel:
             how["mm_processor_kwargs"] = {"size": dict(self._processor.image_processor.size)}
         if self._hardware.kind == "cpu":
             how["enforce_eager"] = True
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # it starts in a third of the time
         with _output_to_file(self._shows_log) as log:
             try:
                 return LLM(
@@ -283,6 +282,8 @@ def _check(checkpoint: Checkpoint) -> None:
         )
     os.environ.setdefault(_LEVEL, "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # With the engine in a process of its own, an interruption while it starts was seen to wait for ever.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # A forked process inherits the state of threads that it does not have.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
 
