@@ -36,6 +36,7 @@ BASE = ("inference_medr1.py", "--dataset", "demo", "--max_new_tokens", 12)
         (["--workers", 2], {}, ["--workers is for --engine ray"]),
         (["--worker-engine", "vllm"], {}, ["--worker-engine"]),
         (["--engine", "ray", "--server", "http://127.0.0.1:9"], {}, ["--engine is for a model on this"]),
+        (["--workers", 2, "--server", "http://127.0.0.1:9"], {}, ["--workers is for a model on this"]),
         (["--engine", "ray"], {"RANK": "0", "WORLD_SIZE": "2"}, ["without torchrun"]),
         (["--engine", "ray", "--address", "a:1", "--gpu-devices", 0], {}, ["--gpu-devices", "--address"]),
         (["--engine", "ray", "--address", "ray://a"], {}, ["'ray://a'", "HOST:PORT"]),
@@ -51,6 +52,12 @@ def test_flags_that_do_not_fit_are_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     says_in_one_line(run_here(*BASE, "--output-dir", tmp_path, *words, **environment), *parts)
+
+
+def test_an_address_without_a_cluster_is_refused_at_once() -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UsageError, match="Connection refused"):
+        connect(f"127.0.0.1:{free_port()}")
 
 
 # The cluster.

@@ -344,6 +344,9 @@ def connect(address: str | None) -> Any:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
+        if address not in (None, "auto"):  # Ray would wait for minutes, and print its attempts
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(
             address or "local",
             include_dashboard=None if address else False,

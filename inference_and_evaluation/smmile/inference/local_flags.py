@@ -19,6 +19,7 @@ from smmile.inference.ranks import Rank
 _NOT_FOR_SERVERS = (
     *("quantization", "adapter", "chat_template", "min_pixels", "max_pixels", "multi_image"),
     *("published_tokens", "published_truncation", "trust_remote_code", "engine"),
+    *("workers", "gpus_per_worker", "address", "worker_engine"),
 )
 _WITHOUT_EFFECT_FOR_SERVERS = ("dtype", "attn", "batch_size")
 _NOT_FOR_VLLM = ("attn", "quantization", "adapter", "published_truncation")
