@@ -23,10 +23,8 @@ setup: .venv/installed  ## the environment, in .venv
 
 demo: .venv/installed  ## three baselines on the demo set, scored, tabulated, and a page to look at
 	@cd inference_and_evaluation && for baseline in random majority nearest; do \
-	  for format in open mcqa; do \
-	    $(BIN)/python inference_baselines.py --baseline $$baseline --inference_mode ICL \
-	      --task_format $$format --dataset demo || exit; \
-	  done; \
+	  $(BIN)/python inference_baselines.py --baseline $$baseline --inference_mode ICL \
+	    --task_format open mcqa --dataset demo || exit; \
 	done
 	@echo && cd inference_and_evaluation && $(BIN)/python evaluate_EM.py ../results_demo
 	@echo && cd inference_and_evaluation && $(BIN)/python variance_analysis.py ../results_demo --generate_table
