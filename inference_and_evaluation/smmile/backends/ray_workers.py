@@ -104,7 +104,7 @@ class RayBackend:
     seed = 0
 
     def __init__(self, load: Load, settings: RaySettings, packages: Sequence[str] = ()) -> None:
-        """Connect to the cluster, and start workers that `load` a model.
+        """Connect to the cluster, where `answer` starts workers that `load` a model.
 
         The workers' versions of `packages` are recorded. Raises UsageError if there is no Ray, no such
         cluster, or too few GPUs.
@@ -128,8 +128,6 @@ class RayBackend:
         self._workers = [_Handle() for _ in range(number)]
         self._ends, self._ends_alone = 0, Counter[str]()
         self._info = BackendInfo()
-        for worker in self._workers:
-            self._start(worker)
 
     def describe(self) -> BackendInfo:
         """What all workers are that have loaded the model so far."""
@@ -148,7 +146,8 @@ class RayBackend:
             while waiting or again or any(worker.left for worker in self._workers):
                 for worker in self._workers:
                     if worker.actor is None:
-                        self._start(worker)
+                        worker.actor = self._actor.remote()
+                        worker.task = worker.actor.load.remote(*self._loading)
                     if worker.task is None and (again or waiting):
                         self._send(worker, again.popleft() if again else self._next_chunk(waiting))
                 tasks = {worker.task: worker for worker in self._workers if worker.task is not None}
@@ -166,10 +165,6 @@ class RayBackend:
             for worker in self._workers:
                 if worker.left:  # after an error: the next run must not wait for it
                     self._stop(worker)
-
-    def _start(self, worker: _Handle) -> None:
-        worker.actor = self._actor.remote()
-        worker.task = worker.actor.load.remote(*self._loading)
 
     def _stop(self, worker: _Handle) -> None:
         self._ray.kill(worker.actor)

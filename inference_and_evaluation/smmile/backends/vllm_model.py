@@ -66,7 +66,7 @@ class VllmModel:
         self._shows_log = _LEVEL in os.environ
         _check(checkpoint)
         import torch
-        from transformers import AutoConfig
+        from transformers import AutoConfig, GenerationConfig
 
         with self._output_to_file():
             from vllm import SamplingParams
@@ -87,10 +87,13 @@ class VllmModel:
             self._inputs.check_template(conversations)
             self._inputs.keep_placeholders()
             config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+            own = GenerationConfig.from_model_config(config)  # as transformers' models have it
+            if (checkpoint.folder / "generation_config.json").is_file():
+                own = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
             self._config = generation_config(
                 checkpoint,
                 settings.decoding,
-                _own_generation_config(checkpoint, config),
+                own,
                 self._processor.tokenizer,
                 lambda config: SamplingParams(**sampling_fields(config)),
             )
@@ -242,15 +245,12 @@ def sampling_fields(config: Any) -> dict[str, Any]:
 
     Raises ValueError if the config has a field that vLLM does not have.
     """
-    given = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
-    if given.get("num_beams") == 1:
-        del given["num_beams"]
-    if unknown := sorted(given.keys() - _FIELDS):
+    given = {name for name in config.to_diff_dict() if not name.startswith("_")}
+    if unknown := sorted(given - _FIELDS - ({"num_beams"} if config.num_beams == 1 else set())):
         raise ValueError(f"vLLM has no {', '.join(unknown)}: use --engine transformers")
     fields: dict[str, Any] = {"temperature": 0.0}
     if config.do_sample and config.temperature >= _LOWEST_TEMPERATURE:
-        fields = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
-        fields["min_p"] = config.min_p
+        fields = {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     fields["repetition_penalty"] = config.repetition_penalty
     fields["stop_token_ids"] = end_tokens(config)
     return {name: value for name, value in fields.items() if value is not None}
@@ -274,12 +274,3 @@ def _check(checkpoint: Checkpoint) -> None:
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # A forked process inherits the state of threads that it does not have.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-
-
-def _own_generation_config(checkpoint: Checkpoint, config: Any) -> Any:
-    """The checkpoint's generation config, or what its config says, as transformers' models have it."""
-    from transformers import GenerationConfig
-
-    if (checkpoint.folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    return GenerationConfig.from_model_config(config)
