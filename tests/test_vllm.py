@@ -98,7 +98,7 @@ def test_tokens_are_chosen_as_the_generation_config_says(own: dict[str, Any], ex
 @pytest.mark.parametrize(
     ("command", "words", "part"),
     [
-        (QWEN, "--server http://127.0.0.1:9", "--server has no effect with --engine vllm"),
+        (QWEN, "--server http://127.0.0.1:9", "--engine is for a model on this machine"),
         (QWEN, "--attn eager", "--attn has no effect"),
         (QWEN, "--quantization torchao-int8", "--quantization has no effect"),
         (QWEN, "--adapter org/adapter", "--adapter has no effect"),

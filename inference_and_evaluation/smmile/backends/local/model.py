@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from smmile import compat
@@ -181,14 +181,18 @@ class LocalModel:
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
         """Respond in batches, the longest requests first. Raises CheckpointError as for `conversations`."""
         self._inputs.check_template(request.conversation for request in requests)  # those of a later run
+        yield from self._batches.answer([self._sized(request) for request in requests])
+
+    @cached_property
+    def _batches(self) -> Batches[PreparedBatch]:
+        """Kept from call to call, with the batch sizes that were learned."""
         sizer = BatchSizer(self._settings.batch_size, self._max_tokens())
         step = _STEP_COST_IN_TOKENS[self._hardware.kind] + _MIN_STEP_COST / self._parameters
         padding = step * self._settings.decoding.max_new_tokens
         # Processors work in float32, and what they make is kept in the model's type.
         factor = WORKING_FACTOR * 4 / self._model.dtype.itemsize
         host = HostMemory(self._host_limit(), factor, padded=self._inputs.pads_tiles)
-        batches: Batches[PreparedBatch] = Batches(self, sizer, self._report, padding, host)
-        yield from batches.answer([self._sized(request) for request in requests])
+        return Batches(self, sizer, self._report, padding, host)
 
     # The interface `BatchModel`.
 
