@@ -19,7 +19,7 @@ from smmile.backends.interface import BackendInfo
 from smmile.backends.prices import BatchJob, Spending
 from smmile.errors import UsageError, one_line
 from smmile.files import cannot_write
-from smmile.results.schema import READABLE_VERSIONS, SCHEMA_VERSION, differences
+from smmile.results.schema import SCHEMA_VERSION, differences
 
 Entry = TypeVar("Entry")
 
@@ -35,16 +35,12 @@ class Entries(Protocol[Entry]):
 
 
 class _Header(msgspec.Struct):
-    """The first line. With `replaces_result`, an older result file is ignored (--overwrite).
-
-    Journals of schema 1 have `run` instead of `identity` and `started_at`.
-    """
+    """The first line. With `replaces_result`, an older result file is ignored (--overwrite)."""
 
     schema_version: int
     replaces_result: bool
     identity: dict[str, Any] = {}
     started_at: str = ""
-    run: dict[str, Any] = {}
 
 
 class _BackendLine(msgspec.Struct):
@@ -93,10 +89,6 @@ class JournalContent(Generic[Entry]):
         return _total(self.attempts)
 
 
-# The last line of journals of earlier versions whose process had finished its share.
-_FINISHED = b'{"finished":true}\n'
-
-
 @dataclass(frozen=True)
 class JournalKind(Generic[Entry]):
     """The journals of the run with this `identity`, whose entries are of one type.
@@ -106,7 +98,6 @@ class JournalKind(Generic[Entry]):
 
     identity: Mapping[str, object]
     entry_type: type[Entry]
-    reads_version_1: bool = False
     elsewhere: str = "--output-dir"
 
     def read(
@@ -130,13 +121,13 @@ class JournalKind(Generic[Entry]):
                 f"{one_line(file)} does not begin like a journal of this suite ({error}); "
                 "move it away, or start again with --overwrite"
             ) from error
-        found = self._differences(header)
-        content_of = JournalContent[Entry](header, deque(maxlen=0) if found else entries, length=len(first))
-        if header.schema_version not in READABLE_VERSIONS:
+        if header.schema_version != SCHEMA_VERSION:
             version = header.schema_version
             raise _unreadable(
                 file, f"schema_version {version}, which this version of the suite cannot read"
             )
+        found = "; ".join(differences(self.identity, header.identity))
+        content_of = JournalContent[Entry](header, deque(maxlen=0) if found else entries, length=len(first))
         damaged = 0
         for number, line in enumerate(complete, start=2):
             content_of.length += len(line)
@@ -153,7 +144,8 @@ class JournalKind(Generic[Entry]):
             return content_of
         if content_of.count or content_of.attempts or damaged:
             raise UsageError(
-                f"{one_line(file)} {found}; --overwrite starts again, another {self.elsewhere} keeps both"
+                f"{one_line(file)} belongs to a different run: {found}; --overwrite starts again, another "
+                f"{self.elsewhere} keeps both"
             )
         return JournalContent(entries=entries)
 
@@ -165,21 +157,10 @@ class JournalKind(Generic[Entry]):
             into.attempts[attempt.attempt] = attempt.spent
         elif line.startswith(b'{"job":'):
             _set_job(into.jobs, msgspec.json.decode(line, type=_JobLine).job)
-        elif line != _FINISHED:
+        else:
             entry = msgspec.json.decode(line, type=self.entry_type)
             into.count += 1
             into.entries.append(entry)
-
-    def _differences(self, header: _Header) -> str:
-        """Why a journal cannot be continued; empty if it can."""
-        theirs: Mapping[str, object] = header.identity
-        if header.schema_version == 1:
-            if not self.reads_version_1:
-                return "was started by an earlier version of the suite, which did not record requests"
-            known = {**header.run, **header.run.get("generation", {})}
-            theirs = {name: known.get(name) for name in self.identity}
-        found = differences(self.identity, theirs)
-        return f"belongs to a different run: {'; '.join(found)}" if found else ""
 
 
 class Journal(Generic[Entry]):
