@@ -24,7 +24,7 @@ from smmile.files import make_folder, replacing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_VERSION = 2
+_VERSION = 3
 # Rows in memory at once, with their images; the rows of such a block are decoded together.
 _ROWS_AT_ONCE = 16
 # The length of the index, in the last bytes of the file.
@@ -46,6 +46,7 @@ class _Image(msgspec.Struct, array_like=True):
     size: int
     sha256: str = ""
     pixels: tuple[int, int] | None = None
+    format: str | None = None
     defect: ImageDefect | None = None
 
 
@@ -78,7 +79,8 @@ def unpacked_rows(
             pool.submit(os.fsync, stream.fileno())  # while images are decoded
             inspected = inspect_images(_views(_mapped(written), index.images), max_pixels)
             for image, (stored, defect) in zip(index.images, inspected, strict=True):
-                image.sha256, image.pixels, image.defect = stored.sha256, stored.pixels, defect
+                image.sha256, image.defect = stored.sha256, defect
+                image.pixels, image.format = stored.pixels, stored.format
         index.made_of = made_of
         content = msgspec.msgpack.encode(index)
         stream.write(content + len(content).to_bytes(_LENGTH_BYTES, "big"))
@@ -167,7 +169,7 @@ def _read(file: Path, made_of: list[Any]) -> Iterator[tuple[UnpackedRow, Inspect
     if index.made_of != made_of:
         return None
     images = [
-        (StoredImage(image.sha256, image.size, view, image.pixels), image.defect)
+        (StoredImage(image.sha256, image.size, view, image.pixels, image.format), image.defect)
         for image, view in zip(index.images, _views(mapped, index.images), strict=True)
     ]
 

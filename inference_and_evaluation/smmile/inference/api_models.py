@@ -83,7 +83,7 @@ def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecifica
                 context.submit_only,
             ),
             fields,
-            budget=Budget(context.ledger, estimator, longest, price, args.max_cost),
+            budget=Budget(context.ledger, estimator, longest, price, args.max_cost, is_free=is_own),
             detail=model.detail,
             follow_up=model.follow_up and partial(_follow_up, model.follow_up, context.plan),
         )

@@ -122,10 +122,8 @@ class JournalKind(Generic[Entry]):
                 "move it away, or start again with --overwrite"
             ) from error
         if header.schema_version != SCHEMA_VERSION:
-            version = header.schema_version
-            raise _unreadable(
-                file, f"schema_version {version}, which this version of the suite cannot read"
-            )
+            found = f"schema_version {header.schema_version}"
+            raise _unreadable(file, f"{found}, which this version of the suite cannot read")
         found = "; ".join(differences(self.identity, header.identity))
         content_of = JournalContent[Entry](header, deque(maxlen=0) if found else entries, length=len(first))
         damaged = 0
@@ -134,10 +132,8 @@ class JournalKind(Generic[Entry]):
             try:
                 self._read_line(line, content_of)
             except msgspec.ValidationError as error:
-                what = (
-                    f"a line {number} that this version of the suite cannot read ({one_line(error, 120)})"
-                )
-                raise _unreadable(file, what) from error
+                found = f"a line {number} that this version of the suite cannot read"
+                raise _unreadable(file, f"{found} ({one_line(error, 120)})") from error
             except (ValueError, RecursionError):
                 damaged += 1
         if not found:
@@ -178,6 +174,8 @@ class Journal(Generic[Entry]):
     replaces_result: bool
     backend: BackendInfo | None
     entries: Entries[Entry]
+    attempts: dict[int, Spending]
+    jobs: dict[str, BatchJob]
 
     def __init__(
         self,
@@ -211,9 +209,9 @@ class Journal(Generic[Entry]):
             earlier = []
             if not overwrite:
                 earlier = [kind.read(_lines(fd), share) for share, fd in claimed.items()]
-            self.entries, self.backend, self._attempts = own.entries, own.backend, own.attempts
+            self.entries, self.backend = own.entries, own.backend
             self._is_empty = own.count == 0
-            self._jobs = own.jobs
+            self.attempts, self.jobs = own.attempts, own.jobs
             self._numbers = count(max(own.attempts, default=0) + 1)
             replaced = any(found.replaces_result for found in earlier)
             replaced = replaced or (overwrite if replaces_result is None else replaces_result)
@@ -239,22 +237,7 @@ class Journal(Generic[Entry]):
     @property
     def spent(self) -> Spending | None:
         """The sum of all attempts; None if there is none."""
-        return _total(self._attempts)
-
-    @property
-    def attempts(self) -> Mapping[int, Spending]:
-        """See `Ledger`."""
-        return self._attempts
-
-    @property
-    def jobs(self) -> Mapping[str, BatchJob]:
-        """See `Ledger`."""
-        return self._jobs
-
-    def carry(self, spent: Spending) -> None:
-        """Begin the list of attempts, if it is empty, with what was spent before this journal."""
-        if spent.attempts and not self._attempts:
-            self.end(0, spent)
+        return _total(self.attempts)
 
     def begin(self, most: Spending) -> int:
         """See `Ledger`."""
@@ -264,12 +247,12 @@ class Journal(Generic[Entry]):
 
     def end(self, attempt: int, cost: Spending) -> None:
         """See `Ledger`."""
-        self._attempts[attempt] = cost
+        self.attempts[attempt] = cost
         self._queued.append(_line(_AttemptLine(attempt, cost)))
 
     def save_job(self, job: BatchJob) -> None:
         """See `Ledger`."""
-        _set_job(self._jobs, job)
+        _set_job(self.jobs, job)
         self._append(_line(_JobLine(job)))
 
     def flush(self) -> None:
@@ -304,7 +287,7 @@ class Journal(Generic[Entry]):
             if self._moved:
                 raise
         finally:
-            has_spent = any(cost.attempts for cost in self._attempts.values())
+            has_spent = any(cost.attempts for cost in self.attempts.values())
             if self._is_empty and not has_spent and _is_same_file(self._descriptor, self.file):
                 self.file.unlink()
             os.close(self._descriptor)
@@ -340,8 +323,8 @@ class Journal(Generic[Entry]):
         """Continue in a new file with all that is known: at the same place, else a temporary folder."""
         lost = one_line(self.file)
         lines: list[object] = [self._header, *([_BackendLine(self.backend)] if self.backend else [])]
-        lines += [_AttemptLine(number, cost) for number, cost in list(self._attempts.items())]
-        lines += map(_JobLine, self._jobs.values())
+        lines += [_AttemptLine(number, cost) for number, cost in list(self.attempts.items())]
+        lines += map(_JobLine, self.jobs.values())
         try:
             descriptor = _write_new(self.file, chain(lines, self.entries))
         except OSError:

@@ -13,15 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace as change
 
-from smmile.backends.interface import (
-    Answered,
-    Backend,
-    BackendInfo,
-    ErrorInfo,
-    Failure,
-    Request,
-    Response,
-)
+from smmile.backends.interface import Answered, Backend, BackendInfo, ErrorInfo, Failure, Request, Response
 from smmile.backends.prices import Ledger, Price
 from smmile.errors import UsageError, one_line, pluralize, replace_surrogates
 from smmile.files import check_replaceable, has_content, make_folder, sync_folder, write_whole
@@ -192,8 +184,8 @@ class _OpenRun:
                 record.status == "ok" or record.problem_id not in self.records
             ):
                 self.records.put(record)
-        if usage.spent:
-            self.journal.carry(usage.spent)
+        if usage.spent and not self.journal.attempts:
+            self.journal.end(0, usage.spent)  # before all of the journal's own
 
     def pending(self, *, retry_errors: bool = True) -> list[Request]:
         """The requests without a response; with `retry_errors`, failed ones too."""
