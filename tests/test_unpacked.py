@@ -69,7 +69,7 @@ def test_damaged_rows_of_a_copy_are_an_error(data: Path) -> None:
     content = unpacked_files()[-1].read_bytes()
     start = len(content) - 8 - int.from_bytes(content[-8:], "big")  # of the index
     unpacked_files()[-1].write_bytes(b"\xff" * start + content[start:])
-    with pytest.raises(UsageError, match="is damaged .*; remove it"):
+    with pytest.raises(UsageError, match=r"is damaged .*; remove it"):
         load_problems(DatasetSource("smmile", path=data))
 
 
