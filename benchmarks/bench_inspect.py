@@ -173,14 +173,9 @@ def bench_all(work: Path, port: int, inspect_python: Path | None, runs: int) -> 
     if inspect_python:
         (work / "ask.py").write_text(INSPECT)
         samples = write_samples(data, work / "samples")
-        theirs = [
-            str(inspect_python),
-            str(work / "ask.py"),
-            str(samples),
-            str(AT_ONCE),
-            str(work / "logs"),
-        ]
+        theirs = [str(inspect_python), str(work / "ask.py"), str(samples), str(AT_ONCE), str(work / "logs")]
     quiet = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1", "OPENAI_API_KEY": "none"}
+    quiet |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(work / "compiled")}
     at = {"LOOPBACK_API_KEY": "none", "LOOPBACK_BASE_URL": f"http://127.0.0.1:{port}{OPENAI.path}"}
     measure(ours, quiet | {"HF_HOME": str(work / "home")}, work, port)  # compiles modules
     if theirs:

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from smmile.backends.interface import Answered, BackendInfo, ErrorInfo, Failure, Request, Response
-from smmile.backends.prices import Ledger, Spending
 from smmile.data.images import StoredImage
 from smmile.data.problems import Defect, Problem, ProblemSet, Triplet
 from smmile.errors import UsageError
@@ -339,29 +338,6 @@ def test_a_finished_run_is_unchanged_until_a_larger_limit_extends_it(tmp_path: P
     assert [record.problem_id for record in whole.result.records] == ["p1", "p2", "p3", "p4", "p5"]
     assert whole.result.records[3].generated_answer == "re: b"
     assert go(tmp_path, idle, plan=a_plan(limit=1)).result == whole.result
-
-
-def test_records_of_an_earlier_version_count_as_spent(tmp_path: Path) -> None:
-    """It kept no ledger: what a record does not report counts as the most that it may have cost."""
-    most = Spending(1, 1, 7, 512)
-    refused = Failure(ErrorInfo("refusal", "no"))
-    with pytest.raises(Interrupted):
-        go(tmp_path, Scripted(a=refused, b=Response("b"), d=KeyboardInterrupt()))
-    seen: list[Spending | None] = []
-
-    def connect(ledger: Ledger) -> Scripted:
-        seen.append(ledger.spent)
-        return Scripted(a=refused)
-
-    options = RunOptions(most=lambda _conversation: most)
-    run_plan(a_plan(), a_run(), connect, lambda _text, _options: None, tmp_path, options)
-    counted = Spending(1, 0, 10, 2, 10 / 7, 2)
-    assert seen == [most + most + counted]  # a and b, c; that of p4 is b's
-
-    go(tmp_path / "old", Scripted())
-    before = (tmp_path / "old" / "result_model_0-shot_open.json").read_bytes()
-    go(tmp_path / "old", Scripted(), most=lambda _conversation: most)
-    assert (tmp_path / "old" / "result_model_0-shot_open.json").read_bytes() == before
 
 
 def test_a_smaller_limit_does_not_change_a_finished_file(tmp_path: Path) -> None:

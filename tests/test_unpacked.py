@@ -14,6 +14,7 @@ from conftest import four_problems, make_image, row, run_command, save_parquet
 from fake_service import FakeService, running
 from smmile.data.dataset import DatasetSource, load_outlines, load_problems
 from smmile.data.problems import Problem
+from smmile.errors import UsageError
 
 FILE = Path("data", "train-00000-of-00001.parquet")
 
@@ -61,6 +62,15 @@ def test_a_copy_that_is_damaged_or_of_something_else_is_made_anew(change: str, d
     assert (after == before) == (change in ("truncated", "rubbish"))
     assert (after.fingerprint == before.fingerprint) == (change != "data")
     assert any(isinstance(entry, Problem) for entry in after.entries) == (change != "limit")
+
+
+def test_damaged_rows_of_a_copy_are_an_error(data: Path) -> None:
+    load_problems(DatasetSource("smmile", path=data))
+    content = unpacked_files()[-1].read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:], "big")  # of the index
+    unpacked_files()[-1].write_bytes(b"\xff" * start + content[start:])
+    with pytest.raises(UsageError, match=r"is damaged .*; remove it"):
+        load_problems(DatasetSource("smmile", path=data))
 
 
 def test_cells_that_are_no_plain_data_stay_what_they_are(data: Path) -> None:

@@ -16,10 +16,10 @@ from smmile import compat
 from smmile.data.arrow_images import stored_images
 from smmile.data.data_files import SAVED, SPLIT, choose_split, find_data_files, is_saved
 from smmile.data.image_folder import MetadataRow, find_metadata, read_metadata, with_images
-from smmile.data.images import MAX_PIXELS
+from smmile.data.images import MAX_PIXELS, InspectedImage
 from smmile.data.problems import HUB_IDS, Outline, ProblemSet
 from smmile.data.rows import Row, check_columns, outlines, problem_set
-from smmile.data.unpacked import text_columns, unpacked_rows
+from smmile.data.unpacked import UnpackedRow, text_columns, unpacked_rows
 from smmile.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -117,22 +117,19 @@ def load_rows(source: DatasetSource, *, images: bool = True) -> tuple[Iterable[R
         return map(_metadata_row, with_images(file.parent, found) if images else found), None
     if (data_files := _data_files(source)) and data_files.kind == "parquet":
         with _reading(data_files):
-            return _parquet_rows(data_files, source, images=images), None
+            if not images:
+                texts = text_columns(data_files.files, source.label).to_pylist()
+                return (_row(columns, None, number=number) for number, columns in enumerate(texts, 1)), None
+            if rows := unpacked_rows(data_files.folder, data_files.files, source.max_pixels):
+                return _unpacked(rows), None
     dataset, revision = _load_dataset(source, data_files)
     return _arrow_rows(dataset, source.label), revision
 
 
-def _parquet_rows(data_files: _DataFiles, source: DatasetSource, *, images: bool) -> list[Row]:
-    if not images:
-        texts = text_columns(data_files.files, source.label).to_pylist()
-        return [_row(columns, None, number=number) for number, columns in enumerate(texts, start=1)]
-    rows, found = unpacked_rows(data_files.folder, data_files.files, source.max_pixels)
-    loaded = []
-    for number, row in enumerate(rows, start=1):
-        inspected = None if row.image is None else found[row.image]
-        stored = inspected and inspected[0].stored
-        loaded.append(_row(row.columns, stored, row.image_path, number=number, inspected=inspected))
-    return loaded
+def _unpacked(rows: Iterable[tuple[UnpackedRow, InspectedImage | None]]) -> Iterator[Row]:
+    for number, (row, found) in enumerate(rows, start=1):
+        stored = found and found[0].stored
+        yield _row(row.columns, stored, row.image_path, number=number, inspected=found)
 
 
 def _metadata(source: DatasetSource) -> tuple[Path, list[str], list[MetadataRow]] | None:

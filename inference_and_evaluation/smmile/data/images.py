@@ -23,14 +23,15 @@ class StoredImage:
     """One image as the data set stores it.
 
     `sha256` is the hash of the stored file and `size` its length in bytes. The bytes stay in the data set
-    (usually a memory-mapped file) until `read` is called. `pixels` are its width and height as stored, if
-    its header has been read.
+    (usually a memory-mapped file) until `read` is called. `pixels` are its width and height as stored, and
+    `format` is Pillow's name of its format, if its header has been read.
     """
 
     sha256: str
     size: int
     stored: Buffer = field(repr=False, compare=False, hash=False)
     pixels: tuple[int, int] | None = field(default=None, repr=False, compare=False, hash=False)
+    format: str | None = field(default=None, repr=False, compare=False, hash=False)
 
     def read(self) -> bytes:
         """The stored file's bytes."""
@@ -140,15 +141,15 @@ def inspect_images(stored: Iterable[Buffer], max_pixels: int = MAX_PIXELS) -> It
     Identical images are decoded once, those of more than `max_pixels` not at all. Decoded pixels are
     released immediately.
     """
-    verdicts: dict[str, tuple[tuple[int, int] | None, ImageDefect | None]] = {}
+    verdicts: dict[str, tuple[tuple[int, int] | None, str | None, ImageDefect | None]] = {}
 
     def inspect(data: Buffer) -> InspectedImage:
         view = memoryview(data)
         sha256 = hashlib.sha256(view).hexdigest()
         if sha256 not in verdicts:
             verdicts[sha256] = _inspect(data, max_pixels)
-        pixels, defect = verdicts[sha256]
-        image = StoredImage(sha256, view.nbytes, data, pixels)
+        pixels, kind, defect = verdicts[sha256]
+        image = StoredImage(sha256, view.nbytes, data, pixels, kind)
         image.release()
         return image, defect
 
@@ -157,27 +158,34 @@ def inspect_images(stored: Iterable[Buffer], max_pixels: int = MAX_PIXELS) -> It
         yield from pool.map(inspect, stored)
 
 
-def _inspect(stored: Buffer, max_pixels: int) -> tuple[tuple[int, int] | None, ImageDefect | None]:
-    """The size of an image in pixels, if its header can be read, and its defect."""
+def _inspect(
+    stored: Buffer, max_pixels: int
+) -> tuple[tuple[int, int] | None, str | None, ImageDefect | None]:
+    """The size of an image in pixels and its format, if its header can be read, and its defect."""
     from PIL import UnidentifiedImageError
 
-    size = None
+    size = kind = None
     try:
         pil_image = open_image(stored)
         size = width, height = pil_image.size
+        kind = pil_image.format
         if width * height > max_pixels:
-            return size, ImageDefect(
-                f"has {width} x {height} pixels, more than --max-image-pixels {max_pixels}",
-                "scale it down, or raise --max-image-pixels",
+            return (
+                size,
+                kind,
+                ImageDefect(
+                    f"has {width} x {height} pixels, more than --max-image-pixels {max_pixels}",
+                    "scale it down, or raise --max-image-pixels",
+                ),
             )
         # At an eighth of its size a JPEG is still read to its last byte, at a third of the cost.
         pil_image.draft("L", (max(1, width // 8), max(1, height // 8)))
         pil_image.load()
     except UnidentifiedImageError:
-        return size, ImageDefect(f"does not decode (its format is none of {', '.join(_FORMATS)})")
+        return size, kind, ImageDefect(f"does not decode (its format is none of {', '.join(_FORMATS)})")
     except Exception as error:  # as above
-        return size, ImageDefect(f"does not decode ({type(error).__name__}: {error})")
-    return size, None
+        return size, kind, ImageDefect(f"does not decode ({type(error).__name__}: {error})")
+    return size, kind, None
 
 
 def open_image(stored: Buffer) -> Image.Image:

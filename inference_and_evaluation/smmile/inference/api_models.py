@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from smmile.backends.interface import Backend, ImageChange, Request
-from smmile.backends.prices import Spending, cost_estimate, find_price, require_price
+from smmile.backends.prices import cost_estimate, find_price, require_price
 from smmile.backends.remote.backend import bytes_without_images
 from smmile.backends.remote.budget import Budget, Estimator
 from smmile.backends.remote.client import ClientOptions, Provider, check_batch, connect, provider_info
@@ -83,7 +83,7 @@ def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecifica
                 context.submit_only,
             ),
             fields,
-            budget=Budget(context.ledger, estimator, longest, price, args.max_cost),
+            budget=Budget(context.ledger, estimator, longest, price, args.max_cost, is_free=is_own),
             detail=model.detail,
             follow_up=model.follow_up and partial(_follow_up, model.follow_up, context.plan),
         )
@@ -114,9 +114,6 @@ def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecifica
             return None
         return expected.dollars(prompt_tokens(conversations), len(conversations) * longest)
 
-    def most(conversation: Conversation) -> Spending:
-        return Spending(1, 1, max(1, estimator.prompt_tokens(conversation)), longest)
-
     generation = {"service": info.service, **model.decoding, "max_new_tokens": args.max_new_tokens}
     if overrides:
         generation["set"] = overrides
@@ -134,7 +131,6 @@ def api_specification(args: argparse.Namespace, model: ApiModel) -> RunSpecifica
         price=price,
         preview=preview,
         highest_cost=highest_cost if price is not None or is_paid else None,
-        most=most,
         shared=False,
     )
 

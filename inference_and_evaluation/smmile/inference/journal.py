@@ -19,7 +19,7 @@ from smmile.backends.interface import BackendInfo
 from smmile.backends.prices import BatchJob, Spending
 from smmile.errors import UsageError, one_line
 from smmile.files import cannot_write
-from smmile.results.schema import READABLE_VERSIONS, SCHEMA_VERSION, differences
+from smmile.results.schema import SCHEMA_VERSION, differences
 
 Entry = TypeVar("Entry")
 
@@ -35,16 +35,12 @@ class Entries(Protocol[Entry]):
 
 
 class _Header(msgspec.Struct):
-    """The first line. With `replaces_result`, an older result file is ignored (--overwrite).
-
-    Journals of schema 1 have `run` instead of `identity` and `started_at`.
-    """
+    """The first line. With `replaces_result`, an older result file is ignored (--overwrite)."""
 
     schema_version: int
     replaces_result: bool
     identity: dict[str, Any] = {}
     started_at: str = ""
-    run: dict[str, Any] = {}
 
 
 class _BackendLine(msgspec.Struct):
@@ -93,10 +89,6 @@ class JournalContent(Generic[Entry]):
         return _total(self.attempts)
 
 
-# The last line of journals of earlier versions whose process had finished its share.
-_FINISHED = b'{"finished":true}\n'
-
-
 @dataclass(frozen=True)
 class JournalKind(Generic[Entry]):
     """The journals of the run with this `identity`, whose entries are of one type.
@@ -106,7 +98,6 @@ class JournalKind(Generic[Entry]):
 
     identity: Mapping[str, object]
     entry_type: type[Entry]
-    reads_version_1: bool = False
     elsewhere: str = "--output-dir"
 
     def read(
@@ -130,30 +121,27 @@ class JournalKind(Generic[Entry]):
                 f"{one_line(file)} does not begin like a journal of this suite ({error}); "
                 "move it away, or start again with --overwrite"
             ) from error
-        found = self._differences(header)
+        if header.schema_version != SCHEMA_VERSION:
+            found = f"schema_version {header.schema_version}"
+            raise _unreadable(file, f"{found}, which this version of the suite cannot read")
+        found = "; ".join(differences(self.identity, header.identity))
         content_of = JournalContent[Entry](header, deque(maxlen=0) if found else entries, length=len(first))
-        if header.schema_version not in READABLE_VERSIONS:
-            version = header.schema_version
-            raise _unreadable(
-                file, f"schema_version {version}, which this version of the suite cannot read"
-            )
         damaged = 0
         for number, line in enumerate(complete, start=2):
             content_of.length += len(line)
             try:
                 self._read_line(line, content_of)
             except msgspec.ValidationError as error:
-                what = (
-                    f"a line {number} that this version of the suite cannot read ({one_line(error, 120)})"
-                )
-                raise _unreadable(file, what) from error
+                found = f"a line {number} that this version of the suite cannot read"
+                raise _unreadable(file, f"{found} ({one_line(error, 120)})") from error
             except (ValueError, RecursionError):
                 damaged += 1
         if not found:
             return content_of
         if content_of.count or content_of.attempts or damaged:
             raise UsageError(
-                f"{one_line(file)} {found}; --overwrite starts again, another {self.elsewhere} keeps both"
+                f"{one_line(file)} belongs to a different run: {found}; --overwrite starts again, another "
+                f"{self.elsewhere} keeps both"
             )
         return JournalContent(entries=entries)
 
@@ -165,21 +153,10 @@ class JournalKind(Generic[Entry]):
             into.attempts[attempt.attempt] = attempt.spent
         elif line.startswith(b'{"job":'):
             _set_job(into.jobs, msgspec.json.decode(line, type=_JobLine).job)
-        elif line != _FINISHED:
+        else:
             entry = msgspec.json.decode(line, type=self.entry_type)
             into.count += 1
             into.entries.append(entry)
-
-    def _differences(self, header: _Header) -> str:
-        """Why a journal cannot be continued; empty if it can."""
-        theirs: Mapping[str, object] = header.identity
-        if header.schema_version == 1:
-            if not self.reads_version_1:
-                return "was started by an earlier version of the suite, which did not record requests"
-            known = {**header.run, **header.run.get("generation", {})}
-            theirs = {name: known.get(name) for name in self.identity}
-        found = differences(self.identity, theirs)
-        return f"belongs to a different run: {'; '.join(found)}" if found else ""
 
 
 class Journal(Generic[Entry]):
@@ -197,6 +174,8 @@ class Journal(Generic[Entry]):
     replaces_result: bool
     backend: BackendInfo | None
     entries: Entries[Entry]
+    attempts: dict[int, Spending]
+    jobs: dict[str, BatchJob]
 
     def __init__(
         self,
@@ -230,9 +209,9 @@ class Journal(Generic[Entry]):
             earlier = []
             if not overwrite:
                 earlier = [kind.read(_lines(fd), share) for share, fd in claimed.items()]
-            self.entries, self.backend, self._attempts = own.entries, own.backend, own.attempts
+            self.entries, self.backend = own.entries, own.backend
             self._is_empty = own.count == 0
-            self._jobs = own.jobs
+            self.attempts, self.jobs = own.attempts, own.jobs
             self._numbers = count(max(own.attempts, default=0) + 1)
             replaced = any(found.replaces_result for found in earlier)
             replaced = replaced or (overwrite if replaces_result is None else replaces_result)
@@ -258,22 +237,7 @@ class Journal(Generic[Entry]):
     @property
     def spent(self) -> Spending | None:
         """The sum of all attempts; None if there is none."""
-        return _total(self._attempts)
-
-    @property
-    def attempts(self) -> Mapping[int, Spending]:
-        """See `Ledger`."""
-        return self._attempts
-
-    @property
-    def jobs(self) -> Mapping[str, BatchJob]:
-        """See `Ledger`."""
-        return self._jobs
-
-    def carry(self, spent: Spending) -> None:
-        """Begin the list of attempts, if it is empty, with what was spent before this journal."""
-        if spent.attempts and not self._attempts:
-            self.end(0, spent)
+        return _total(self.attempts)
 
     def begin(self, most: Spending) -> int:
         """See `Ledger`."""
@@ -283,12 +247,12 @@ class Journal(Generic[Entry]):
 
     def end(self, attempt: int, cost: Spending) -> None:
         """See `Ledger`."""
-        self._attempts[attempt] = cost
+        self.attempts[attempt] = cost
         self._queued.append(_line(_AttemptLine(attempt, cost)))
 
     def save_job(self, job: BatchJob) -> None:
         """See `Ledger`."""
-        _set_job(self._jobs, job)
+        _set_job(self.jobs, job)
         self._append(_line(_JobLine(job)))
 
     def flush(self) -> None:
@@ -323,7 +287,7 @@ class Journal(Generic[Entry]):
             if self._moved:
                 raise
         finally:
-            has_spent = any(cost.attempts for cost in self._attempts.values())
+            has_spent = any(cost.attempts for cost in self.attempts.values())
             if self._is_empty and not has_spent and _is_same_file(self._descriptor, self.file):
                 self.file.unlink()
             os.close(self._descriptor)
@@ -359,8 +323,8 @@ class Journal(Generic[Entry]):
         """Continue in a new file with all that is known: at the same place, else a temporary folder."""
         lost = one_line(self.file)
         lines: list[object] = [self._header, *([_BackendLine(self.backend)] if self.backend else [])]
-        lines += [_AttemptLine(number, cost) for number, cost in list(self._attempts.items())]
-        lines += map(_JobLine, self._jobs.values())
+        lines += [_AttemptLine(number, cost) for number, cost in list(self.attempts.items())]
+        lines += map(_JobLine, self.jobs.values())
         try:
             descriptor = _write_new(self.file, chain(lines, self.entries))
         except OSError:

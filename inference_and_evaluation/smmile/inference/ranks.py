@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smmile.errors import UsageError, one_line
-from smmile.inference.journal import (
-    Entries,
-    Journal,
-    JournalContent,
-    JournalKind,
-    is_held,
-    read_journal,
-)
+from smmile.inference.journal import Entries, Journal, JournalContent, JournalKind, is_held, read_journal
 
 Entry = TypeVar("Entry")
 

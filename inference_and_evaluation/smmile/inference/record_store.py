@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import weakref
@@ -72,11 +71,3 @@ class RecordStore:
             self._file.seek(start)
             line: bytes = self._file.readline()
             return line
-
-
-def hash_of_lines(lines: Iterator[bytes]) -> bytes:
-    """The SHA-256 of the records in `lines`, in their order."""
-    found = hashlib.sha256()
-    for line in lines:
-        found.update(line)
-    return found.digest()

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace as change
 
-from smmile.backends.interface import (
-    Answered,
-    Backend,
-    BackendInfo,
-    ErrorInfo,
-    Failure,
-    Request,
-    Response,
-)
-from smmile.backends.prices import Ledger, Price, Spending
+from smmile.backends.interface import Answered, Backend, BackendInfo, ErrorInfo, Failure, Request, Response
+from smmile.backends.prices import Ledger, Price
 from smmile.errors import UsageError, one_line, pluralize, replace_surrogates
 from smmile.files import check_replaceable, has_content, make_folder, sync_folder, write_whole
 from smmile.inference.journal import Journal, JournalKind, read_journal
 from smmile.inference.plan import Plan, PlannedProblem
 from smmile.inference.progress import Progress
 from smmile.inference.ranks import ONLY_PROCESS, Rank, RunFiles, open_journal, responses_of_others
-from smmile.inference.record_store import RecordStore, hash_of_lines
-from smmile.prompting.conversation import Conversation
+from smmile.inference.record_store import RecordStore
 from smmile.prompting.final_answer import final_answer
 from smmile.prompting.options import Options
 from smmile.results.published_csv import csv_lines
@@ -45,9 +37,6 @@ from smmile.results.schema import (
     turns_as_data,
 )
 
-# Errors whose requests may have been billed.
-_BILLED_ERRORS = ("content_filter", "refusal", "timeout", "empty", "context_overflow")
-
 ChoiceReader = Callable[[str, Options], str | None]
 
 
@@ -59,7 +48,6 @@ class Interrupted(KeyboardInterrupt):
 class RunOptions:
     """Settings that do not change a run's identity. `price` is that of its tokens.
 
-    `most` is what an attempt at a conversation may be charged at most; None where attempts cost nothing.
     With `csv_safe` the CSV file has no cells that a spreadsheet takes for formulas.
     """
 
@@ -68,7 +56,6 @@ class RunOptions:
     price: Price | None = None
     rank: Rank = ONLY_PROCESS
     csv_safe: bool = False
-    most: Callable[[Conversation], Spending] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,11 +141,8 @@ class _OpenRun:
         self.plan, self.run, self.options, self.files = plan, run, options, files
         self.kind, self.records = _kind(run), RecordStore(plan.positions, files.folder)
         self.earlier: Run | None = None  # of the result file
-        self.earlier_records = b""  # their hash
         self.price = options.price
         self.outdated = 0
-        self.spent_before = Spending()
-        self._reads_journals = True
         self._connect, self._read_choice = connect, read_choice
         self._backend: Backend | None = None
 
@@ -170,8 +154,6 @@ class _OpenRun:
 
         Raises UsageError for a record of a problem that the data set lacks.
         """
-        if self._reads_journals:
-            self._count_spending(record)
         if self._is_current(record) and not self.records.is_ok(record.problem_id):
             self.records.put(record)
 
@@ -190,34 +172,20 @@ class _OpenRun:
         return True
 
     def read_earlier_result(self) -> None:
-        """Add the records of the result file, whose answers precede those of the journal.
-
-        Also begins the ledger with what was spent before it; files of earlier versions have only records.
-        """
+        """Add the records of the result file, whose answers precede the journal's, and its spending."""
         result = None if self.journal.replaces_result else _earlier_result(self.files.result, self.run)
-        if result is not None:
-            earlier, records = result
-            self.earlier, self.price = earlier, self.price or earlier.usage.price
-
-            def lines() -> Iterator[bytes]:
-                for record in records:
-                    if not earlier.usage.spent:
-                        self._count_spending(record)
-                    if self._is_current(record) and (
-                        record.status == "ok" or record.problem_id not in self.records
-                    ):
-                        self.records.put(record)
-                    yield msgspec.json.encode(record) + b"\n"
-
-            self.earlier_records = hash_of_lines(lines())
-            self.spent_before = earlier.usage.spent or self.spent_before
-        self._reads_journals = False
-        self.journal.carry(self.spent_before)
-
-    def _count_spending(self, record: Record) -> None:
-        item = self.plan.planned.get(record.problem_id) or next(iter(self.plan.planned.values()), None)
-        if self.options.most is not None and item is not None and record.shared_with is None:
-            self.spent_before += _spent_on(record, self.options.most(item.make_conversation()))
+        if result is None:
+            return
+        self.earlier, records = result
+        usage = self.earlier.usage
+        self.price = self.price or usage.price
+        for record in records:
+            if self._is_current(record) and (
+                record.status == "ok" or record.problem_id not in self.records
+            ):
+                self.records.put(record)
+        if usage.spent and not self.journal.attempts:
+            self.journal.end(0, usage.spent)  # before all of the journal's own
 
     def pending(self, *, retry_errors: bool = True) -> list[Request]:
         """The requests without a response; with `retry_errors`, failed ones too."""
@@ -398,32 +366,26 @@ def unanswered_requests(plan: Plan, run: Run, folder: Path) -> list[Request]:
     Opens no journal and changes no file. Raises UsageError if the folder contains a different run of this
     name.
     """
-    files, answered = RunFiles(folder, run.name.stem), _Answered()
-    journals = [read_journal(file, _kind(run), answered) for file in (files.journal, *files.abandoned())]
+    files, kind = RunFiles(folder, run.name.stem), JournalKind(run.identity(), _Answer)
+    journals = [read_journal(file, kind) for file in (files.journal, *files.abandoned())]
+    known: Iterable[_Answer | Record] = chain.from_iterable(journal.entries for journal in journals)
     if not any(journal.replaces_result for journal in journals):
-        for record in (_earlier_result(files.result, run) or (run, ()))[1]:
-            answered.append(record)
+        known = chain(known, (_earlier_result(files.result, run) or (run, ()))[1])
+    answered = {(one.problem_id, one.request_key) for one in known if one.status == "ok"}
     in_jobs = {key for journal in journals for job in journal.jobs.values() for key in job.requests}
     return [
         group[0].request
         for key, group in plan.groups.items()
-        if key not in in_jobs
-        and not any((item.problem_id, item.request_key) in answered.keys for item in group)
+        if key not in in_jobs and not any((item.problem_id, item.request_key) in answered for item in group)
     ]
 
 
-class _Answered:
-    """The problems and requests of the records that are no errors."""
+class _Answer(msgspec.Struct):
+    """What a dry run needs of a record."""
 
-    def __init__(self) -> None:
-        self.keys = set[tuple[str, str | None]]()
-
-    def append(self, record: Record) -> None:
-        if record.status == "ok":
-            self.keys.add((record.problem_id, record.request_key))
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(())
+    problem_id: str
+    status: str
+    request_key: str | None
 
 
 def save_answers(
@@ -515,16 +477,6 @@ def record_of(
     )
 
 
-def _spent_on(record: Record, most: Spending) -> Spending:
-    """What a record cost in a file of an earlier version, which has no list of attempts."""
-    prompt, completion = record.prompt_tokens, record.completion_tokens or 0
-    if prompt:
-        ratio = max(1.0, prompt / max(1, most.prompt_tokens))
-        return Spending(1, 0, prompt, completion, ratio, completion)
-    is_billed = record.error is None or record.error.type in _BILLED_ERRORS
-    return most if is_billed else Spending()
-
-
 def _response_in(record: Record) -> Response:
     return Response(
         record.full_response or "",
@@ -541,13 +493,11 @@ def _finish(opened: _OpenRun, sent: int) -> Outcome:
     """Write the result file and remove the journals."""
     files, earlier, records = opened.files, opened.earlier, opened.records
     opened.journal.flush()
-    run = compared = _finished_run(opened)
-    if earlier and not earlier.usage.spent and opened.journal.spent in (None, opened.spent_before):
-        compared = replace(run, usage=earlier.usage)  # nothing was sent
+    run = _finished_run(opened)
     if (
         earlier is not None
-        and _without_times(earlier) == _without_times(compared)
-        and opened.earlier_records == hash_of_lines(records.lines())
+        and _without_times(earlier) == _without_times(run)
+        and has_content(files.result, result_file_parts(earlier, records.lines()))
     ):
         run = earlier
     else:

@@ -14,7 +14,7 @@ import msgspec
 
 from smmile import cli
 from smmile.backends.interface import Backend, Request, installed_versions
-from smmile.backends.prices import Ledger, Price, Spending
+from smmile.backends.prices import Ledger, Price
 from smmile.data.dataset import DatasetSource
 from smmile.data.problems import ProblemSet
 from smmile.errors import UsageError, one_line, pluralize
@@ -62,8 +62,8 @@ class RunSpecification:
     the chosen option from a response. `weights` identifies what has to be loaded: runs with the same can
     use one model after each other. `find_revision` returns the version of the checkpoint. `price` is that
     of its tokens, and `preview` yields more lines for `--dry-run`, given the requests without an answer.
-    `highest_cost` estimates the dollars that conversations may cost at most (None: not known), and `most`
-    gives what one may be charged at most; there is none where they cost nothing. Without `share`, identical
+    `highest_cost` estimates the dollars that conversations may cost at most (None: not known); there is
+    none where they cost nothing. Without `share`, identical
     requests are sent separately, as random draws must be. `sample` is the number of one of several runs
     that differ only in their random draws; their requests are the same. Several processes share a run's
     requests only if it is `shared`.
@@ -81,7 +81,6 @@ class RunSpecification:
     price: Price | None = None
     preview: Callable[[Plan, Sequence[Request]], Iterable[str]] | None = None
     highest_cost: Callable[[Sequence[Conversation]], float | None] | None = None
-    most: Callable[[Conversation], Spending] | None = None
     share: bool = True
     sample: int | None = None
     shared: bool = True
@@ -151,8 +150,7 @@ def run_inference(
             return cli.EXIT_OK
         rank = ONLY_PROCESS
     write_csv = args.csv or args.csv_safe
-    price, most = specification.price, specification.most
-    options = RunOptions(args.overwrite, write_csv, price, rank, args.csv_safe, most)
+    options = RunOptions(args.overwrite, write_csv, specification.price, rank, args.csv_safe)
     prepared = prepare_run(args, specification, loaded)
     problems, plan, run, folder = prepared.problems, prepared.plan, prepared.run, prepared.folder
     if options.rank.is_first:

@@ -175,13 +175,14 @@ class SdkBackend(RemoteBackend):
         started = time.perf_counter()
         changes: tuple[ImageChange, ...] = ()
         outcome: Response | Failure | None = None
-        marks = self._prefixes.marks(request.conversation) if self.cache_mark else ()
+        conversation = request.conversation  # made anew at each access
+        marks = self._prefixes.marks(conversation) if self.cache_mark else ()
         while outcome is None:
             fields = self._fields
             try:
                 # In a thread: encoding images must not hold up other requests.
                 async with self._building:
-                    body, changes = await asyncio.to_thread(self._body, request.conversation, fields, marks)
+                    body, changes = await asyncio.to_thread(self._body, conversation, fields, marks)
             except UnreadableImageError as error:
                 return failure("image", str(error))
             except TooLargeError as error:
@@ -192,7 +193,7 @@ class SdkBackend(RemoteBackend):
                 started = time.perf_counter()
                 post = partial(self._post, client, body, fields)
                 try:
-                    outcome = await self._retries.run(post, request.conversation, writes_cache=bool(marks))
+                    outcome = await self._retries.run(post, conversation, writes_cache=bool(marks))
                 except UsageError:
                     self._retries.stop()  # before another one begins
                     raise

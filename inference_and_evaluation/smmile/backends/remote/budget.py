@@ -81,7 +81,8 @@ class Budget:
     Each is in `ledger` before it is sent, with the most that it may cost: its estimated prompt, times the
     highest ratio of what the service counted to estimates, and the longest response (`max_new_tokens`, or
     what the service counted). If any of the prompt may be written to a cache, all of it is priced so. The
-    first attempt goes out alone, as nothing is known of the ratio before.
+    first attempt goes out alone, as nothing is known of the ratio before. If the service `is_free`, no
+    attempt waits until the ledger is on disk.
     `limit` and `spent_elsewhere`, which counts towards it, are dollars; without a limit nothing waits.
     Use from one event loop.
     """
@@ -94,9 +95,11 @@ class Budget:
         price: Price | None = None,
         limit: float | None = None,
         spent_elsewhere: float = 0.0,
+        is_free: bool = False,
     ) -> None:
         self.ledger, self._estimator, self._max_new_tokens = ledger, estimator, max_new_tokens
         self._price = price or Price(0.0, 0.0, "")
+        self._is_free = is_free
         self._limit, self._elsewhere = math.inf if limit is None else limit, spent_elsewhere
         self._spent = ledger.spent or Spending()
         self._has_usage = limit is None or self._spent.attempts > self._spent.estimated
@@ -115,6 +118,8 @@ class Budget:
         if not self._may_begin(prompt):
             raise self._exceeded(prompt)
         attempt = self._begin(prompt)
+        if self._is_free:
+            return attempt
         try:
             await asyncio.to_thread(self.ledger.flush)
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -17,6 +18,10 @@ from smmile.errors import UsageError, one_line
 # Requests in flight and answers that the consumer has not taken are together at most this many times the
 # concurrency; beyond that no request begins until the consumer returns.
 _MOST_OPEN = 4
+
+# Seconds after which the event loop gets its turn while other threads work. Python's default, 5 ms, would
+# add up with each step of a request.
+_LONGEST_TURN = 0.0005
 
 # The service is gone after this many times the concurrency of requests in a row that could not connect.
 _MOST_UNREACHABLE = 2
@@ -147,7 +152,9 @@ def answer_concurrently(
     thread = threading.Thread(target=run, name="requests", daemon=True)
     end: _End | None = None
     batch: list[Answered] = []
+    turn = sys.getswitchinterval()
     try:
+        sys.setswitchinterval(_LONGEST_TURN)
         thread.start()
         while end is None:
             end = _take(arrived, batch)
@@ -165,6 +172,7 @@ def answer_concurrently(
         raise
     finally:
         end_thread()
+        sys.setswitchinterval(turn)
     if end.error is not None:
         raise end.error
 

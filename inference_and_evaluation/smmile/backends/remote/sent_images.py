@@ -191,6 +191,8 @@ class _Encoded:
 
 
 def _read_header(image: StoredImage, rules: ImageRules) -> _Header:
+    if image.pixels and image.format in _MEDIA_TYPES and rules == ImageRules():
+        return _Header(image.format, image.pixels, is_grey=False, may_stay=True)  # never encoded anew
     try:
         pil_image = open_image(image.stored)
         kind, size, mode = pil_image.format, pil_image.size, pil_image.mode  # of the first frame
