@@ -197,7 +197,7 @@ def test_a_field_that_the_model_does_not_take_is_left_out_of_the_next_job(
     [
         (GPT, "create", Answer(429, {"error": {"code": "insufficient_quota"}}), ["no quota left"]),
         (CLAUDE, "create", Answer(401, b"{}"), ["credentials", "ANTHROPIC_API_KEY"]),
-        (GPT, "list", Answer(404, b"{}"), ["no batch interface", "--batch"]),
+        (GPT, "upload", Answer(404, b"{}"), ["no batch interface", "--batch"]),
         (CLAUDE, "create", Answer(307, b"", {"Location": "http://evil.invalid/"}), ["redirects to"]),
         (GPT, "look", Answer(404, b"{}"), ["has no batch job job_0", "account"]),
         (GPT, "look", Answer(200, {"id": "../../files", "status": "completed"}), ["malformed response"]),
@@ -215,7 +215,7 @@ def test_an_error_of_all_requests_stops_the_run_and_the_same_command_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batches, "_LONGEST_LINE", 2_000_000)
+    monkeypatch.setattr(batches, "_RESULTS_BYTES", 2_000_000)
     monkeypatch.setattr(batches, "_RESULT_BYTES", 1)
     service.at = lambda now: answer if now == stage else None
     finished = run(script, data, tmp_path, "--batch", "--max-retries", 0)
@@ -331,9 +331,7 @@ def test_a_judge_uses_batch_jobs(service: BatchService, data: Path, tmp_path: Pa
 
 @BOTH
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "stage", ["list", "upload", "create", "created", "look", "results", "half", "sent"]
-)
+@pytest.mark.parametrize("stage", ["upload", "create", "created", "look", "results", "half", "sent"])
 def test_killed_at_any_stage_nothing_is_asked_twice_and_the_cost_counts_once(
     script: str, stage: str, service: BatchService, data: Path, tmp_path: Path
 ) -> None:

@@ -130,14 +130,19 @@ class Budget:
         """
         reserved: list[Reservation] = []
         left = self._limit - self._dollars_spent - self._price.cost(self._most_in_flight())
-        for conversation in conversations:
-            prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
-            left -= self._price.cost(self._most(prompt))
-            if self._in_flight and (left < 0 or not self._has_usage):
-                break
-            if left < 0:
-                raise self._exceeded(prompt)
-            reserved.append(self._begin(prompt))
+        try:
+            for conversation in conversations:
+                prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
+                left -= self._price.cost(self._most(prompt))
+                if self._in_flight and (left < 0 or not self._has_usage):
+                    break
+                if left < 0:
+                    raise self._exceeded(prompt)
+                reserved.append(self._begin(prompt))
+        except BaseException:  # nothing was sent
+            for attempt in reserved:
+                self.settle(attempt, None)
+            raise
         return reserved
 
     def resume_batch(self, attempts: Mapping[int, Conversation]) -> list[Reservation]:

@@ -79,7 +79,7 @@ class OllamaChat(RemoteBackend):
             response: ollama.ChatResponse = await client.chat(
                 self._service.model,
                 _messages(conversation),
-                options=self._fields or None,
+                options=self.fields or None,
                 format=dict(self._response_schema) if self._response_schema else None,
             )
         except ollama.ResponseError as error:
