@@ -66,7 +66,7 @@ class RemoteBackend(ABC):
         max_retries: int,
         budget: Budget | None = None,
     ) -> None:
-        self._make_client, self._service, self.fields = make_client, service, fields
+        self.make_client, self.service, self.fields = make_client, service, fields
         self._concurrency, self._grace = concurrency, min(timeout, _LONGEST_GRACE)
         self._retries = RetryPolicy(service, max_retries, timeout, budget)
         self._answered_by: set[str] = set()
@@ -78,8 +78,8 @@ class RemoteBackend(ABC):
         behind an alias or a deployment.
         """
         return BackendInfo(
-            server=self._service.kind,
-            model=self._service.model,
+            server=self.service.kind,
+            model=self.service.model,
             answered_by=tuple(sorted(self._answered_by)),
             generation=dict(self.fields),
         )
@@ -97,12 +97,12 @@ class RemoteBackend(ABC):
 
     def _note_answering_model(self, model: object) -> None:
         if isinstance(model, str) and len(self._answered_by) < _MOST_NAMES:
-            self._answered_by.add(one_line(self._service.redact(model), 100))
+            self._answered_by.add(one_line(self.service.redact(model), 100))
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
-        async with self._make_client() as client:
-            yield Session(partial(self._answer, client), self._service.all_secrets, self._retries.stop)
+        async with self.make_client() as client:
+            yield Session(partial(self._answer, client), self.service.all_secrets, self._retries.stop)
 
 
 class SdkBackend(RemoteBackend):
@@ -197,11 +197,11 @@ class SdkBackend(RemoteBackend):
             fewer = without_unsupported(fields, status, body_read)
             if fewer is None:
                 models = await self._available_models(client, status, body_read)
-                return error_outcome(self._service, status, body_read, error.response.headers, models)
+                return error_outcome(self.service, status, body_read, error.response.headers, models)
             self.fields = fewer
             return None
         except sdk_errors(self.sdk).APIError as error:
-            return connection_outcome(self._service, error.__cause__ or error)
+            return connection_outcome(self.service, error.__cause__ or error)
         return self.read(response.content)
 
     def read(self, content: bytes) -> Response | Failure:
@@ -210,7 +210,7 @@ class SdkBackend(RemoteBackend):
             body = json.loads(content)
             outcome = self._read(body)
         except (ValueError, RecursionError) as error:
-            shown = self._service.redact(content[:LONGEST_ERROR].decode(errors="replace"))[:200]
+            shown = self.service.redact(content[:LONGEST_ERROR].decode(errors="replace"))[:200]
             raise TransientError(failure("server", f"malformed response ({error}): {shown}")) from error
         self._note_answering_model(body.get("model") if isinstance(body, dict) else None)
         return outcome
@@ -228,7 +228,7 @@ class SdkBackend(RemoteBackend):
         turns = [(turn, self._parts(turn, remaining)) for turn in conversation.turns]
         for mark in marks:
             turns[mark - 1][1][-1].update(self.cache_mark)
-        body = {"model": self._service.model, **fields, **self._conversation(turns)}
+        body = {"model": self.service.model, **fields, **self._conversation(turns)}
         # Images are encoded in place: copying them takes longer, and base64.b64encode four times as long.
         pieces = msgspec.json.encode(body).split(_IMAGE)
         content, encoder = bytearray(pieces[0]), msgspec.json.Encoder()

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -56,6 +57,9 @@ class OpenAIBatches:
     Follows OpenAI, "Batch API", and Azure OpenAI, "Global batch" (2025). `url` is the path of a request.
     """
 
+    # The part of the SDK's client that lists, retrieves and cancels jobs.
+    jobs = staticmethod(attrgetter("batches"))
+
     def __init__(self, url: str) -> None:
         self._url = url
 
@@ -63,10 +67,6 @@ class OpenAIBatches:
         """A request as a job holds it."""
         request = {"custom_id": custom_id, "method": "POST", "url": self._url, "body": msgspec.Raw(body)}
         return msgspec.json.encode(request)
-
-    def jobs(self, client: Any) -> Any:
-        """The part of the SDK's client that lists, retrieves and cancels jobs."""
-        return client.batches
 
     async def create(self, client: Any, lines: Sequence[bytes], token: str) -> JobState:
         """Create a job; returns its state."""
@@ -126,13 +126,11 @@ class AnthropicBatches:
     the job's id: `results_url`, which the SDK follows, might be an address elsewhere.
     """
 
+    jobs = staticmethod(attrgetter("messages.batches"))
+
     def line(self, custom_id: str, body: bytes) -> bytes:
         """A request as a job holds it."""
         return msgspec.json.encode({"custom_id": custom_id, "params": msgspec.Raw(body)})
-
-    def jobs(self, client: Any) -> Any:
-        """The part of the SDK's client that lists, retrieves and cancels jobs."""
-        return client.messages.batches
 
     async def create(self, client: Any, lines: Sequence[bytes], token: str) -> JobState:
         """Create a job; returns its state."""

@@ -21,14 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smmile.backends.interface import (
-    Answered,
-    BackendInfo,
-    Failure,
-    JobsSubmitted,
-    Request,
-    Response,
-)
+from smmile.backends.interface import Answered, BackendInfo, Failure, JobsSubmitted, Request, Response
 from smmile.backends.prices import BatchJob
 from smmile.backends.remote.backend import SdkBackend
 from smmile.backends.remote.batch_protocols import MALFORMED, BatchProtocol, JobState, Result
@@ -36,7 +29,6 @@ from smmile.backends.remote.budget import Budget, Reservation
 from smmile.backends.remote.concurrent import redacted
 from smmile.backends.remote.retries import RetryPolicy, TransientError, UnreachableError
 from smmile.backends.remote.sent_images import TooLargeError
-from smmile.backends.remote.service import Service
 from smmile.backends.remote.service_errors import (
     connection_outcome,
     error_message,
@@ -59,16 +51,11 @@ _RESULTS_BYTES, _RESULT_BYTES = 64_000_000, 20_000
 # So many results are saved at once, and so many of the service's jobs are looked at for a lost one.
 _PAGE, _MOST_LISTED = 100, 10_000
 
-# Pauses between looks at jobs grow from the first to the longest. In seconds.
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
-# A job that the service does not list may still appear for so long. In seconds.
-SETTLING = 30.0
-# The clocks of this machine and of the service differ less, in seconds.
-_CLOCKS_DIFFER = 86_400.0
-# Services forget a job after this time, in seconds: 30 days.
-_FORGOTTEN = 30 * 86_400.0
-# For a second Ctrl-C, in seconds.
-_SECOND_THOUGHT = 5.0
+# In seconds: pauses between looks at jobs grow from the first to the longest; a job that the service does
+# not list may still appear for so long; the time for a second Ctrl-C.
+FIRST_PAUSE, LONGEST_PAUSE, SETTLING, _SECOND_THOUGHT = 5.0, 60.0, 30.0, 5.0
+# In seconds: the clocks of this machine and the service differ less; services keep no job longer.
+_CLOCKS_DIFFER, _KEPT = 86_400.0, 30 * 86_400.0
 
 # Failures after which a job may nevertheless have been created.
 _UNCERTAIN = ("server", "timeout", "rate_limit")
@@ -87,16 +74,13 @@ class BatchBackend:
         self,
         single: SdkBackend,
         protocol: BatchProtocol,
-        make_client: Callable[[], Any],
-        service: Service,
         budget: Budget,
         options: ClientOptions,
     ) -> None:
-        self._single, self._protocol, self._make_client = single, protocol, make_client
-        self._service, self._budget, self._ledger = service, budget, budget.ledger
-        self._options = options
-        self._once = RetryPolicy(service, 0, options.timeout)
-        self._often = RetryPolicy(service, options.max_retries, options.timeout)
+        self._single, self._protocol, self._service = single, protocol, single.service
+        self._budget, self._ledger, self._options = budget, budget.ledger, options
+        self._once = RetryPolicy(single.service, 0, options.timeout)
+        self._often = RetryPolicy(single.service, options.max_retries, options.timeout)
         self._left: dict[str, Request] = {}  # without an outcome, by key
         self._reservations: dict[str, Reservation] = {}  # of those in jobs
         self._failures = Counter[str]()  # of a request, in jobs
@@ -212,12 +196,12 @@ class BatchBackend:
         if isinstance(created, JobState):
             self._ledger.save_job(replace(job, id=created.id))
         elif created.error.type not in _UNCERTAIN:
-            self._give_up(job, created)
+            self._give_up(job, replace(created, unbilled=True))
 
     def _give_up(self, job: BatchJob, outcome: Failure | None, *, is_final: bool = True) -> None:
         """Finish a job that the service does not have, and settle its requests by `outcome`."""
         for key in job.requests.keys() & self._left.keys():
-            self._settle(key, outcome and replace(outcome, unbilled=True), is_final=is_final)
+            self._settle(key, outcome, is_final=is_final)
         self._ledger.save_job(replace(job, requests={}))
 
     # Collecting.
@@ -262,7 +246,7 @@ class BatchBackend:
         try:
             return self._call(look, self._once, missing)
         except UsageError as error:
-            if str(error) != missing or time.time() - job.sent_at < _FORGOTTEN:
+            if str(error) != missing or time.time() - job.sent_at < _KEPT:
                 raise
         self._give_up(job, failure("server", "the service has forgotten the batch job"), is_final=False)
         return None
@@ -298,7 +282,7 @@ class BatchBackend:
                 self._foreign.add(state.id)
         if waited >= SETTLING and all(state.has_ended for state in alike):
             lost = failure("server", "the service did not create the batch job")
-            self._give_up(job, lost, is_final=False)
+            self._give_up(job, replace(lost, unbilled=True), is_final=False)
         return None
 
     def _read(self, job: BatchJob, state: JobState) -> Iterator[Sequence[Answered]]:
@@ -409,7 +393,7 @@ class BatchBackend:
         sdk = importlib.import_module(self._single.sdk)
 
         async def attempt() -> _Found | Failure:
-            async with self._make_client() as client:
+            async with self._single.make_client() as client:
                 try:
                     return await call(client)
                 except sdk.APIStatusError as error:
@@ -435,21 +419,24 @@ class BatchBackend:
         """After an interrupt: leave the jobs to the service, or cancel them after a second one."""
         if not (jobs := self._jobs()):
             return
-        number = len({key for job in jobs for key in job.requests} & self._left.keys())
-        print(
-            f"{pluralize(number, 'request')} in batch jobs will still be answered at {self._service.name}, "
-            "and the same command collects the results; press Ctrl-C again within 5 seconds to cancel them",
-            file=sys.stderr,
-            flush=True,
-        )
+        number = pluralize(len(self._reservations), "request")
         try:
+            print(
+                f"{number} in batch jobs will still be answered at {self._service.name}, and the same command "
+                "collects the results; press Ctrl-C again within 5 seconds to cancel them",
+                file=sys.stderr,
+                flush=True,
+            )
             time.sleep(_SECOND_THOUGHT)
         except KeyboardInterrupt:
+            said = "cancelled; the same command collects what was answered before"
             for job in jobs:
                 found = job.id or self._find(job, 0.0)
                 if name := found.id if isinstance(found, JobState) else job.id:
-                    self._call(partial(self._cancel, name), self._once)
-            print("cancelled; the same command collects what was answered before", file=sys.stderr)
+                    outcome = self._call(partial(self._cancel, name), self._often)
+                    if isinstance(outcome, Failure):
+                        said = f"batch job {name} is not cancelled ({self._reason(outcome)})"
+            print(said, file=sys.stderr)
 
 
 def _custom_id(token: str, key: str) -> str:

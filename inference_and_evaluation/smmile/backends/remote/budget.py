@@ -108,7 +108,7 @@ class Budget:
 
         Raises UsageError if it might exceed the limit, or if the ledger cannot be written.
         """
-        prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), writes_cache)
+        prompt = self._prompt(conversation, writes_cache=writes_cache)
         while self._in_flight and not self._may_begin(prompt):
             self._changed.clear()
             await self._changed.wait()
@@ -132,7 +132,7 @@ class Budget:
         left = self._limit - self._dollars_spent - self._price.cost(self._most_in_flight())
         try:
             for conversation in conversations:
-                prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
+                prompt = self._prompt(conversation, batched=True)
                 left -= self._price.cost(self._most(prompt))
                 if self._in_flight and (left < 0 or not self._has_usage):
                     break
@@ -152,8 +152,7 @@ class Budget:
         self._spent = sum(spent, Spending())
         resumed = []
         for number, conversation in attempts.items():
-            prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
-            self._in_flight[number] = prompt
+            self._in_flight[number] = prompt = self._prompt(conversation, batched=True)
             resumed.append(Reservation(number, prompt, known.get(number) or self._most(prompt)))
         return resumed
 
@@ -167,6 +166,9 @@ class Budget:
         self._spent += cost
         del self._in_flight[attempt.number]
         self._changed.set()
+
+    def _prompt(self, conversation: Conversation, **how: bool) -> _Prompt:
+        return _Prompt(max(1, self._estimator.prompt_tokens(conversation)), **how)
 
     def _begin(self, prompt: _Prompt) -> Reservation:
         most = self._most(prompt)
