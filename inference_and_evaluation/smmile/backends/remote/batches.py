@@ -422,8 +422,8 @@ class BatchBackend:
         number = pluralize(len(self._reservations), "request")
         try:
             print(
-                f"{number} in batch jobs will still be answered at {self._service.name}, and the same command "
-                "collects the results; press Ctrl-C again within 5 seconds to cancel them",
+                f"{number} in batch jobs will still be answered at {self._service.name}, and the same "
+                "command collects the results; press Ctrl-C again within 5 seconds to cancel them",
                 file=sys.stderr,
                 flush=True,
             )
