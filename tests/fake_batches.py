@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -95,7 +96,7 @@ class BatchService(FakeService):
         )
         number = len(self.jobs)
         total = len({json.loads(line)["custom_id"] for line in results}) if results else 0
-        shown: dict[str, Any] = {"id": f"job_{number}", "n": total}
+        shown: dict[str, Any] = {"id": f"job_{number}", "n": total, "created_at": self.created(is_claude)}
         if not is_claude:
             assert body["completion_window"] == "24h"
             shown |= {"metadata": body["metadata"], "endpoint": body["endpoint"]}
@@ -106,6 +107,11 @@ class BatchService(FakeService):
         with self.changed:
             self.jobs.append(Job(shown, results[::-1]))
         return self.at("created") or Answer(200, self._shown(self.jobs[-1]))
+
+    def created(self, is_claude: bool) -> object:
+        """The time of now as the service states it."""
+        now = datetime.now(UTC)
+        return now.isoformat() if is_claude else int(now.timestamp())
 
     def _processed(self, request: dict[str, Any], is_claude: bool) -> list[bytes]:
         custom_id = request["custom_id"]
@@ -189,4 +195,5 @@ class BatchService(FakeService):
         for name in names[:2]:
             self._job(name).looks += 1
         shown = [self._shown(self._job(name)) for name in names[:2]]
-        return Answer(200, {"data": shown, "has_more": len(names) > 2})
+        more = {"has_more": len(names) > 2, "last_id": names[:2][-1] if names else None}
+        return Answer(200, {"data": shown, **more})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -95,15 +95,15 @@ class Spending:
 class BatchJob:
     """A batch job of a service, with the numbers of its attempts in the ledger by request key.
 
-    Its `id` is empty until the service has named it. Until then it is found by its random `token`, among
-    the jobs that are newer than `previous`. `fields` are those of its requests besides model and messages.
-    A job without requests is finished.
+    `sent_at` is in seconds since 1970. Its `id` is empty until the service has named it; until then it is
+    found by its random `token`. `fields` are those of its requests besides model and messages. A job
+    without requests is finished.
     """
 
     token: str
     requests: Mapping[str, int]
-    fields: Mapping[str, object] = field(default_factory=dict)
-    previous: str = ""
+    fields: Mapping[str, object]
+    sent_at: float
     id: str = ""
 
 

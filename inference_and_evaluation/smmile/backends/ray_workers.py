@@ -142,20 +142,21 @@ class RayBackend:
         waiting = deque(sorted(requests, key=lambda request: _size(request.conversation), reverse=True))
         again: deque[list[Request]] = deque()
         patience: int | None = _PATIENCE
+        workers = self._workers[: len(requests)]
         try:
-            while waiting or again or any(worker.left for worker in self._workers):
-                for worker in self._workers:
+            while waiting or again or any(worker.left for worker in workers):
+                for worker in workers:
                     if worker.actor is None:
                         worker.actor = self._actor.remote()
                         worker.task = worker.actor.load.remote(*self._loading)
                     if worker.task is None and (again or waiting):
                         self._send(worker, again.popleft() if again else self._next_chunk(waiting))
-                tasks = {worker.task: worker for worker in self._workers if worker.task is not None}
+                tasks = {worker.task: worker for worker in workers if worker.task is not None}
                 ready, _ = self._ray.wait(list(tasks), timeout=patience)
                 if ready:
                     if batch := self._received(tasks[ready[0]], again):
                         yield batch
-                elif not any(worker.has_model for worker in self._workers):
+                elif not any(worker.has_model for worker in workers):
                     patience = None
                     print(
                         "no worker has loaded the model yet; `ray status` shows what the cluster lacks",

@@ -123,7 +123,7 @@ def run_all(runs: Sequence[InferenceRun], loaded: Loaded) -> int:
             report(f"waiting for {run.label}", file=sys.stderr, flush=True)
             args = argparse.Namespace(
                 **vars(run.args) | {"overwrite": False}
-            )  # its new jobs are in the journal
+            )  # the jobs are in the journal
             codes[number] = cli.exit_code(partial(run_inference, args, run.specification, loaded))
     failures = {cli.EXIT_SOME_ERRORS: "some problems failed", cli.EXIT_USAGE: "stopped by an error"}
     report(f"{pluralize(len(runs), 'run')}, {codes.count(cli.EXIT_OK)} without errors")

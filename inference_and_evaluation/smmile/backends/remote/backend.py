@@ -51,8 +51,8 @@ class RemoteBackend(ABC):
     """A model of a service, called through its official asynchronous client.
 
     `make_client` is called in the event loop that uses the client. `fields` are the request's fields
-    besides model and messages. Up to `concurrency` requests are in flight, as far as `budget` allows; each
-    attempt may take `timeout` seconds.
+    besides model and messages, without those that the model turns out not to accept. Up to `concurrency`
+    requests are in flight, as far as `budget` allows; each attempt may take `timeout` seconds.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RemoteBackend(ABC):
         max_retries: int,
         budget: Budget | None = None,
     ) -> None:
-        self._make_client, self._service, self._fields = make_client, service, fields
+        self.make_client, self.service, self.fields = make_client, service, fields
         self._concurrency, self._grace = concurrency, min(timeout, _LONGEST_GRACE)
         self._retries = RetryPolicy(service, max_retries, timeout, budget)
         self._answered_by: set[str] = set()
@@ -78,10 +78,10 @@ class RemoteBackend(ABC):
         behind an alias or a deployment.
         """
         return BackendInfo(
-            server=self._service.kind,
-            model=self._service.model,
+            server=self.service.kind,
+            model=self.service.model,
             answered_by=tuple(sorted(self._answered_by)),
-            generation=dict(self._fields),
+            generation=dict(self.fields),
         )
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Sequence[Answered]]:
@@ -97,12 +97,12 @@ class RemoteBackend(ABC):
 
     def _note_answering_model(self, model: object) -> None:
         if isinstance(model, str) and len(self._answered_by) < _MOST_NAMES:
-            self._answered_by.add(one_line(self._service.redact(model), 100))
+            self._answered_by.add(one_line(self.service.redact(model), 100))
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
-        async with self._make_client() as client:
-            yield Session(partial(self._answer, client), self._service.all_secrets, self._retries.stop)
+        async with self.make_client() as client:
+            yield Session(partial(self._answer, client), self.service.all_secrets, self._retries.stop)
 
 
 class SdkBackend(RemoteBackend):
@@ -133,27 +133,10 @@ class SdkBackend(RemoteBackend):
         ordered = self._prefixes.spaced(2 * self._concurrency)
         return answer_concurrently(ordered, self._session, self._concurrency + _AHEAD, self._grace)
 
-    @property
-    def fields(self) -> Mapping[str, object]:
-        """The request's fields besides model and messages that the model accepts, as far as is known."""
-        return self._fields
-
-    @fields.setter
-    def fields(self, accepted: Mapping[str, object]) -> None:
-        self._fields = accepted
-
-    def body(self, conversation: Conversation) -> bytes:
-        """The JSON of a request. Raises UnreadableImageError or TooLargeError."""
-        return self._body(conversation, self._fields)[0]
-
     def images_changed(self, conversation: Conversation) -> tuple[ImageChange, ...]:
         """The images that `body` does not send as stored."""
         sent = self._fitter.fit(conversation.images, bytes_without_images(conversation))
         return tuple(image.change for image in sent if image.change)
-
-    def read(self, body: object) -> Response | Failure:
-        """The outcome in a successful response's body. Raises TransientError if it is malformed."""
-        return self._checked(json.dumps(body).encode())
 
     @abstractmethod
     def _image_part(self, media_type: str, base64_text: str) -> dict[str, object]:
@@ -178,17 +161,17 @@ class SdkBackend(RemoteBackend):
         conversation = request.conversation  # made anew at each access
         marks = self._prefixes.marks(conversation) if self.cache_mark else ()
         while outcome is None:
-            fields = self._fields
+            fields = self.fields
             try:
                 # In a thread: encoding images must not hold up other requests.
                 async with self._building:
-                    body, changes = await asyncio.to_thread(self._body, conversation, fields, marks)
+                    body, changes = await asyncio.to_thread(self.body, conversation, fields, marks)
             except UnreadableImageError as error:
                 return failure("image", str(error))
             except TooLargeError as error:
                 return failure("request", str(error))
             async with self._sending:
-                if fields is not self._fields:  # another response has shown what the model accepts
+                if fields is not self.fields:  # another response has shown what the model accepts
                     continue
                 started = time.perf_counter()
                 post = partial(self._post, client, body, fields)
@@ -215,32 +198,38 @@ class SdkBackend(RemoteBackend):
             fewer = without_unsupported(fields, status, body_read)
             if fewer is None:
                 models = await self._available_models(client, status, body_read)
-                return error_outcome(self._service, status, body_read, error.response.headers, models)
-            self._fields = fewer
+                return error_outcome(self.service, status, body_read, error.response.headers, models)
+            self.fields = fewer
             return None
         except sdk_errors(self.sdk).APIError as error:
-            return connection_outcome(self._service, error.__cause__ or error)
-        return self._checked(response.content)
+            return connection_outcome(self.service, error.__cause__ or error)
+        return self.read(response.content)
 
-    def _checked(self, content: bytes) -> Response | Failure:
+    def read(self, content: bytes) -> Response | Failure:
+        """The outcome in a successful response's body. Raises TransientError if it is malformed."""
         try:
             body = json.loads(content)
             outcome = self._read(body)
         except (ValueError, RecursionError) as error:
-            shown = self._service.redact(content[:LONGEST_ERROR].decode(errors="replace"))[:200]
+            shown = self.service.redact(content[:LONGEST_ERROR].decode(errors="replace"))[:200]
             raise TransientError(failure("server", f"malformed response ({error}): {shown}")) from error
         self._note_answering_model(body.get("model") if isinstance(body, dict) else None)
         return outcome
 
-    def _body(
+    def body(
         self, conversation: Conversation, fields: Mapping[str, object], marks: Sequence[int] = ()
     ) -> tuple[bytes, tuple[ImageChange, ...]]:
+        """The JSON of a request, and the images that are not sent as stored.
+
+        A prefix is marked for the service's cache after as many turns as each of `marks` says. Raises
+        UnreadableImageError or TooLargeError.
+        """
         sent = self._fitter.fit(conversation.images, bytes_without_images(conversation))
         remaining = iter(sent)
         turns = [(turn, self._parts(turn, remaining)) for turn in conversation.turns]
         for mark in marks:
             turns[mark - 1][1][-1].update(self.cache_mark)
-        body = {"model": self._service.model, **fields, **self._conversation(turns)}
+        body = {"model": self.service.model, **fields, **self._conversation(turns)}
         # Images are encoded in place: copying them takes longer, and base64.b64encode four times as long.
         pieces = msgspec.json.encode(body).split(_IMAGE)
         content, encoder = bytearray(pieces[0]), msgspec.json.Encoder()

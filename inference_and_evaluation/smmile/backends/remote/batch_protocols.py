@@ -1,32 +1,32 @@
-"""The batch interfaces of OpenAI and Azure, and of Anthropic: what is sent and what comes back."""
+"""The batch interfaces of OpenAI and Azure, and of Anthropic, as their SDKs offer them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
-
-from smmile.backends.remote.service_errors import token_count
 
 
 @dataclass(frozen=True)
 class JobState:
     """A batch job at the service, which has finished `done` of its `total` requests.
 
-    Once it `has_ended`, `results` are the paths of its results, and `error` is an HTTP status and a body if
-    the service rejected the whole job. `token` is the one it was created with; None if only the results
-    show it.
+    `created_at` is in seconds since 1970. Once it `has_ended`, `results` are the paths of its results, and
+    `error` is an HTTP status and a body if the service rejected the whole job. `token` is the one it was
+    created with; None if only the results show it.
     """
 
     id: str
+    created_at: float
     has_ended: bool
     done: int
     total: int
-    results: tuple[str, ...] = ()
+    results: tuple[str, ...]
     token: str | None = None
     error: tuple[int, object] | None = None
 
@@ -40,15 +40,11 @@ class Result:
     body: object
 
 
-async def _post(client: Any, path: str, content: bytes) -> bytes:
-    import httpx2
-
-    response = await client.post(path, cast_to=httpx2.Response, content=content)
-    answer: bytes = response.content
-    return answer
+# What the methods below raise for malformed data.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
-def checked_id(name: str) -> str:
+def _checked(name: str) -> str:
     """An id that goes into a path. Raises ValueError for one that could change it."""
     if not re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII):
         raise ValueError("an id with unexpected characters")
@@ -59,11 +55,10 @@ class OpenAIBatches:
     """A file with a request on each line, and a job for it, with two files of results.
 
     Follows OpenAI, "Batch API", and Azure OpenAI, "Global batch" (2025). `url` is the path of a request.
-    Methods raise ValueError for malformed data, and the SDK's errors.
     """
 
-    # Where jobs are listed, the newest first, and the name of the id that a page follows.
-    path, after = "/batches", "after"
+    # The part of the SDK's client that lists, retrieves and cancels jobs.
+    jobs = staticmethod(attrgetter("batches"))
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -73,44 +68,43 @@ class OpenAIBatches:
         request = {"custom_id": custom_id, "method": "POST", "url": self._url, "body": msgspec.Raw(body)}
         return msgspec.json.encode(request)
 
-    async def create(self, client: Any, lines: Sequence[bytes], token: str) -> bytes:
-        """Create a job; returns its description."""
-        file = ("requests.jsonl", b"\n".join(lines), "application/jsonl")
-        raw = await client.files.with_raw_response.create(file=file, purpose="batch")
-        job = {
-            "input_file_id": msgspec.json.decode(raw.content, type=_File).id,
-            "endpoint": self._url,
-            "completion_window": "24h",
-            "metadata": {"smmile": token},
-        }
-        return await _post(client, self.path, msgspec.json.encode(job))
+    async def create(self, client: Any, lines: Sequence[bytes], token: str) -> JobState:
+        """Create a job; returns its state."""
+        file = await client.files.create(file=("requests.jsonl", b"\n".join(lines)), purpose="batch")
+        job = await client.batches.create(
+            input_file_id=file.id,
+            endpoint=self._url,
+            completion_window="24h",
+            metadata={"smmile": token},
+        )
+        return self.state(job)
 
-    def state(self, job: object) -> JobState:
-        """The state of a job by its description."""
-        found = msgspec.convert(job, _OpenAIJob)
-        counts = [token_count(found.request_counts, name) or 0 for name in ("completed", "failed", "total")]
-        files = (found.output_file_id, found.error_file_id)
-        error = None
-        if found.status == "failed":
-            first = next(iter(found.errors.data if found.errors and found.errors.data else ()), {})
-            busy = first.get("code") in ("token_limit_exceeded", "rate_limit_exceeded")
-            error = (429 if busy else 400, {"error": first})
+    def state(self, job: Any) -> JobState:
+        """The state of a job of the SDK."""
+        counts, error = job.request_counts, None
+        if job.status == "failed":
+            first = job.errors.data[0].to_dict() if job.errors and job.errors.data else {}
+            is_full = first.get("code") in ("token_limit_exceeded", "rate_limit_exceeded")
+            error = (429 if is_full else 400, {"error": first})
+        files = [file for file in (job.output_file_id, job.error_file_id) if file]
         return JobState(
-            id=checked_id(found.id),
-            has_ended=found.status in ("completed", "failed", "expired", "cancelled"),
-            done=counts[0] + counts[1],
-            total=counts[2],
-            results=tuple(f"/files/{checked_id(file)}/content" for file in files if file),
-            token=str((found.metadata or {}).get("smmile", "")),
+            id=_checked(job.id),
+            created_at=float(job.created_at or 0),
+            has_ended=job.status in ("completed", "failed", "expired", "cancelled"),
+            done=int(counts.completed or 0) + int(counts.failed or 0) if counts else 0,
+            total=int(counts.total or 0) if counts else 0,
+            results=tuple(f"/files/{_checked(file)}/content" for file in files),
+            token=str((job.metadata or {}).get("smmile", "")),
             error=error,
         )
 
     def result(self, line: bytes) -> Result:
         """One line of a job's results."""
-        found = msgspec.convert(json.loads(line), _OpenAILine)
-        if found.response is None:  # the job has expired or was cancelled
-            return Result(found.custom_id, 0, {"error": found.error})
-        return Result(found.custom_id, found.response.status_code, found.response.body)
+        found = json.loads(line)
+        custom_id, response = str(found["custom_id"]), found.get("response")
+        if response is None:  # the job has expired or was cancelled
+            return Result(custom_id, 0, {"error": found.get("error")})
+        return Result(custom_id, int(response["status_code"]), response.get("body"))
 
 
 # The HTTP status of an error in results, by its type.
@@ -129,94 +123,46 @@ class AnthropicBatches:
     """A job that is created with all of its requests (Anthropic, "Message Batches", 2025).
 
     Its token is in the ids of its requests, as Anthropic has no other place for it. Results are fetched by
-    the job's id: `results_url` might be an address elsewhere.
+    the job's id: `results_url`, which the SDK follows, might be an address elsewhere.
     """
 
-    path, after = "/v1/messages/batches", "after_id"
+    jobs = staticmethod(attrgetter("messages.batches"))
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         """A request as a job holds it."""
         return msgspec.json.encode({"custom_id": custom_id, "params": msgspec.Raw(body)})
 
-    async def create(self, client: Any, lines: Sequence[bytes], token: str) -> bytes:
-        """Create a job; returns its description."""
-        return await _post(client, self.path, b'{"requests":[' + b",".join(lines) + b"]}")
+    async def create(self, client: Any, lines: Sequence[bytes], token: str) -> JobState:
+        """Create a job; returns its state."""
+        from anthropic.types.messages import MessageBatch
 
-    def state(self, job: object) -> JobState:
-        """The state of a job by its description."""
-        found = msgspec.convert(job, _AnthropicJob)
-        counts = found.request_counts
-        total = sum(token_count(counts, name) or 0 for name in counts)
-        path = f"{self.path}/{checked_id(found.id)}/results"
+        content = b'{"requests":[' + b",".join(lines) + b"]}"  # the SDK would encode it again
+        return self.state(await client.post("/v1/messages/batches", cast_to=MessageBatch, content=content))
+
+    def state(self, job: Any) -> JobState:
+        """The state of a job of the SDK."""
+        counts = {name: int(count) for name, count in job.request_counts.to_dict().items()}
+        total = sum(counts.values())
+        path = f"/v1/messages/batches/{_checked(job.id)}/results"
         return JobState(
-            id=found.id,
-            has_ended=found.processing_status == "ended",
-            done=total - (token_count(counts, "processing") or 0),
+            id=job.id,
+            created_at=job.created_at.timestamp(),
+            has_ended=job.processing_status == "ended",
+            done=total - counts.get("processing", 0),
             total=total,
-            results=(path,) if found.results_url else (),
+            results=(path,) if job.results_url else (),
         )
 
     def result(self, line: bytes) -> Result:
         """One line of a job's results."""
-        found = msgspec.convert(json.loads(line), _AnthropicLine)
-        if found.result.type == "succeeded":
-            return Result(found.custom_id, 200, found.result.message)
-        if found.result.type != "errored":  # expired or canceled
-            return Result(found.custom_id, 0, {"error": found.result.type})
-        body = found.result.error
-        inner = body.get("error") if isinstance(body, dict) else None
-        kind = inner.get("type") if isinstance(inner, dict) else None
-        return Result(found.custom_id, _STATUSES.get(str(kind), 500), body)
+        found = json.loads(line)
+        custom_id, result = str(found["custom_id"]), found["result"]
+        if result["type"] == "succeeded":
+            return Result(custom_id, 200, result["message"])
+        if result["type"] != "errored":  # expired or canceled
+            return Result(custom_id, 0, {"error": result["type"]})
+        error = result["error"]
+        return Result(custom_id, _STATUSES.get(error["error"]["type"], 500), error)
 
 
 BatchProtocol = OpenAIBatches | AnthropicBatches
-
-
-# The parts of responses that are read; the rest is ignored.
-
-
-class _File(msgspec.Struct):
-    id: str
-
-
-class _Errors(msgspec.Struct):
-    data: list[dict[str, Any]] | None = None
-
-
-class _OpenAIJob(msgspec.Struct):
-    id: str
-    status: str
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-    metadata: Mapping[str, Any] | None = None
-    request_counts: Mapping[str, Any] | None = None
-    errors: _Errors | None = None
-
-
-class _OpenAIResponse(msgspec.Struct):
-    status_code: int
-    body: Any = None
-
-
-class _OpenAILine(msgspec.Struct):
-    custom_id: str
-    response: _OpenAIResponse | None = None
-    error: Any = None
-
-
-class _AnthropicJob(msgspec.Struct):
-    id: str
-    processing_status: str
-    request_counts: Mapping[str, Any] = {}
-    results_url: str | None = None
-
-
-class _AnthropicResult(msgspec.Struct):
-    type: str
-    message: Any = None
-    error: Any = None
-
-
-class _AnthropicLine(msgspec.Struct):
-    custom_id: str
-    result: _AnthropicResult

@@ -9,35 +9,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
+import io
 import json
 import secrets
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from smmile.backends.interface import (
-    Answered,
-    BackendInfo,
-    Failure,
-    JobsSubmitted,
-    Request,
-    Response,
-)
+from smmile.backends.interface import Answered, BackendInfo, Failure, JobsSubmitted, Request, Response
 from smmile.backends.prices import BatchJob
 from smmile.backends.remote.backend import SdkBackend
-from smmile.backends.remote.batch_protocols import BatchProtocol, JobState, Result, checked_id
+from smmile.backends.remote.batch_protocols import MALFORMED, BatchProtocol, JobState, Result
 from smmile.backends.remote.budget import Budget, Reservation
 from smmile.backends.remote.concurrent import redacted
 from smmile.backends.remote.retries import RetryPolicy, TransientError, UnreachableError
 from smmile.backends.remote.sent_images import TooLargeError
-from smmile.backends.remote.service import Service
 from smmile.backends.remote.service_errors import (
     connection_outcome,
     error_message,
@@ -47,7 +38,6 @@ from smmile.backends.remote.service_errors import (
 )
 from smmile.data.images import UnreadableImageError
 from smmile.errors import UsageError, one_line, pluralize
-from smmile.files import cannot_write
 from smmile.prompting.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -56,17 +46,16 @@ if TYPE_CHECKING:
 # A job has so many requests and bytes at most: OpenAI takes 50,000 and 200 MB, Anthropic 100,000 and 256 MB
 # (2025). Half of that fits into memory several times, and less is sent again if a connection breaks.
 _MOST_REQUESTS, _MOST_BYTES = 50_000, 100_000_000
-# The results of a job have so many bytes for each request, and a line so many.
-_RESULT_BYTES, _LONGEST_LINE = 1_000_000, 64_000_000
-# So many results are saved at once, and so many jobs are on a page of a list, of which so many are read.
-_PAGE, _MOST_PAGES = 100, 100
+# The results of a job have so many bytes, and so many more for each request. They are read into memory.
+_RESULTS_BYTES, _RESULT_BYTES = 64_000_000, 20_000
+# So many results are saved at once, and so many of the service's jobs are looked at for a lost one.
+_PAGE, _MOST_LISTED = 100, 10_000
 
-# Pauses between looks at jobs grow from the first to the longest. In seconds.
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
-# A job that the service does not list may still appear for so long. In seconds.
-SETTLING = 30.0
-# For a second Ctrl-C, in seconds.
-_SECOND_THOUGHT = 5.0
+# In seconds: pauses between looks at jobs grow from the first to the longest; a job that the service does
+# not list may still appear for so long; the time for a second Ctrl-C.
+FIRST_PAUSE, LONGEST_PAUSE, SETTLING, _SECOND_THOUGHT = 5.0, 60.0, 30.0, 5.0
+# In seconds: the clocks of this machine and the service differ less; services keep no job longer.
+_CLOCKS_DIFFER, _KEPT = 86_400.0, 30 * 86_400.0
 
 # Failures after which a job may nevertheless have been created.
 _UNCERTAIN = ("server", "timeout", "rate_limit")
@@ -85,24 +74,20 @@ class BatchBackend:
         self,
         single: SdkBackend,
         protocol: BatchProtocol,
-        make_client: Callable[[], Any],
-        service: Service,
         budget: Budget,
         options: ClientOptions,
     ) -> None:
-        self._single, self._protocol, self._make_client = single, protocol, make_client
-        self._service, self._budget, self._ledger = service, budget, budget.ledger
-        self._options = options
-        self._once = RetryPolicy(service, 0, options.timeout)
-        self._often = RetryPolicy(service, options.max_retries, options.timeout)
-        self._wanted: frozenset[str] = frozenset()
-        self._left: dict[str, Request] = {}  # of these, those without an outcome
-        self._reservations: dict[str, Reservation] = {}
-        self._failures = Counter[str]()  # by request
+        self._single, self._protocol, self._service = single, protocol, single.service
+        self._budget, self._ledger, self._options = budget, budget.ledger, options
+        self._once = RetryPolicy(single.service, 0, options.timeout)
+        self._often = RetryPolicy(single.service, options.max_retries, options.timeout)
+        self._left: dict[str, Request] = {}  # without an outcome, by key
+        self._reservations: dict[str, Reservation] = {}  # of those in jobs
+        self._failures = Counter[str]()  # of a request, in jobs
         self._answered: list[Answered] = []  # not yielded yet
-        self._stop: UsageError | None = None
-        self._missed = 0  # looks in a row
-        self._room = 0  # requests in a job, one job at a time, once the service refused more (0: many)
+        self._stop: UsageError | None = None  # raised once the jobs have been collected
+        self._foreign: set[str] = set()  # jobs with requests of others
+        self._room = _MOST_REQUESTS  # in a job; jobs go one at a time once the service has refused so many
 
     def describe(self) -> BackendInfo:
         """See `Backend`."""
@@ -115,7 +100,6 @@ class BatchBackend:
         times. Raises UsageError after all results that could be had.
         """
         self._left = {request.key: request for request in requests}
-        self._wanted = frozenset(self._left)
         self._resume()
         try:
             while self._left:
@@ -145,10 +129,12 @@ class BatchBackend:
         return [job for job in self._ledger.jobs.values() if not self._left.keys().isdisjoint(job.requests)]
 
     def _resume(self) -> None:
+        """Take up the attempts of earlier processes' jobs, and the fields that the model accepted there."""
         keys = {number: key for job in self._jobs() for key, number in job.requests.items()}
-        keys = {number: key for number, key in keys.items() if key in self._left}
-        if keys:
-            attempts = {number: self._left[key].conversation for number, key in keys.items()}
+        attempts = {
+            number: self._left[key].conversation for number, key in keys.items() if key in self._left
+        }
+        if attempts:
             for reservation in self._budget.resume_batch(attempts):
                 self._reservations[keys[reservation.number]] = reservation
             self._single.fields = self._jobs()[-1].fields
@@ -158,129 +144,126 @@ class BatchBackend:
     def _submit(self) -> None:
         """Submit what is in no job, as far as the budget allows; sets `_stop` if that fails."""
         while self._stop is None:
-            waiting = [request for key, request in self._left.items() if key not in self._reservations]
-            token, lines, built = secrets.token_hex(8), list[bytes](), list[Request]()
+            token, lines = secrets.token_hex(8), dict[str, bytes]()
             try:
-                previous = self._newest() if waiting else ""
-                reserved = self._budget.reserve_batch(self._build(waiting, token, lines, built))
+                reserved = self._budget.reserve_batch(self._build(token, lines))
             except UsageError as error:
                 self._stop = error
                 return
             if not reserved:
                 return
-            attempts = {request.key: one for request, one in zip(built, reserved, strict=False)}
+            attempts = dict(zip(lines, reserved, strict=False))  # the budget may leave out the last
             self._reservations |= attempts
-            numbers = {key: one.number for key, one in attempts.items()}
-            job = BatchJob(token, numbers, self._single.fields, previous)
+            numbers = {key: attempt.number for key, attempt in attempts.items()}
+            job = BatchJob(token, numbers, self._single.fields, time.time())
             self._ledger.save_job(job)
-            self._create(job, lines[: len(reserved)])
-            if self._room:
+            self._create(job, [lines[key] for key in attempts])
+            if self._room < _MOST_REQUESTS:
                 return
 
-    def _build(
-        self, requests: Sequence[Request], token: str, lines: list[bytes], built: list[Request]
-    ) -> Iterator[Conversation]:
-        """Build the lines of a job, and yield the conversation of each; what cannot be built has failed."""
+    def _build(self, token: str, lines: dict[str, bytes]) -> Iterator[Conversation]:
+        """Add lines of a job by key, and yield their conversations; what cannot be built has failed."""
         size = 0
-        for request in requests:
+        for key, request in list(self._left.items()):
+            if key in self._reservations:
+                continue
+            conversation = request.conversation
             try:
-                body = self._single.body(request.conversation)
+                body, _ = self._single.body(conversation, self._single.fields)
             except UnreadableImageError as error:
-                self._finish(request.key, failure("image", str(error)))
+                self._settle(key, failure("image", str(error)))
             except TooLargeError as error:
-                self._finish(request.key, failure("request", str(error)))
+                self._settle(key, failure("request", str(error)))
             else:
-                line = self._protocol.line(_custom_id(token, request.key), body)
+                line = self._protocol.line(_custom_id(token, key), body)
                 size += len(line)
-                if lines and (size > _MOST_BYTES or len(lines) == (self._room or _MOST_REQUESTS)):
+                if lines and (size > _MOST_BYTES or len(lines) == self._room):
                     return
-                lines.append(line)
-                built.append(request)
-                yield request.conversation
+                lines[key] = line
+                yield conversation
 
     def _create(self, job: BatchJob, lines: Sequence[bytes]) -> None:
         """Create `job` at the service, if it takes it; if that is uncertain, its id remains unknown."""
-
-        async def create(client: Any) -> JobState:
-            return self._protocol.state(json.loads(await self._protocol.create(client, lines, job.token)))
-
+        missing = f"{self._service.name} has no batch interface at this address; leave out --batch"
         try:
-            created = self._call(create, self._once, self._no_interface)
+            created = self._call(
+                lambda client: self._protocol.create(client, lines, job.token), self._once, missing
+            )
         except UsageError as error:
             self._stop = error
-            self._give_up(job, partial(self._retry, counts=False), failure("server", "refused"))
+            self._give_up(job, None)
             return
         if isinstance(created, JobState):
             self._ledger.save_job(replace(job, id=created.id))
         elif created.error.type not in _UNCERTAIN:
-            self._give_up(job, self._finish, created)
+            self._give_up(job, replace(created, unbilled=True))
 
-    def _give_up(self, job: BatchJob, settle: Callable[[str, Failure], None], reason: Failure) -> None:
-        """Finish a job that the service does not have, its requests by `settle`."""
+    def _give_up(self, job: BatchJob, outcome: Failure | None, *, is_final: bool = True) -> None:
+        """Finish a job that the service does not have, and settle its requests by `outcome`."""
         for key in job.requests.keys() & self._left.keys():
-            settle(key, replace(reason, unbilled=True))
+            self._settle(key, outcome, is_final=is_final)
         self._ledger.save_job(replace(job, requests={}))
 
     # Collecting.
 
     def _collect(self) -> Iterator[Sequence[Answered]]:
         """Wait for all jobs; yields their outcomes."""
-        pause, begun, shown = FIRST_PAUSE, time.monotonic(), -1
+        pause, begun, missed, shown = FIRST_PAUSE, time.monotonic(), 0, ""
         while jobs := self._jobs():
             done = 0
             for job in jobs:
-                state = self._look(job, time.monotonic() - begun)
-                if state is not None and state.has_ended:
-                    yield from self._read(self._ledger.jobs[job.token], state)
+                state = self._find(job, time.monotonic() - begun) if not job.id else self._look(job)
+                missed = missed + 1 if isinstance(state, Failure) else 0
+                if isinstance(state, Failure) and missed > self._options.max_retries:
+                    raise UsageError(
+                        f"{self._service.name} does not answer ({self._reason(state)}); "
+                        "the same command collects its batch jobs"
+                    )
+                if isinstance(state, JobState) and state.has_ended:
+                    yield from self._read(job, state)
                     pause = FIRST_PAUSE
-                elif state is not None:
+                elif isinstance(state, JobState):
                     done += state.done
                 yield from self._answers()
             if not (jobs := self._jobs()):
                 return
-            if done != shown:
-                shown, number = done, pluralize(sum(len(job.requests) for job in jobs), "request")
-                where = f"{pluralize(len(jobs), 'batch job')} at {self._service.name}"
-                print(f"waiting for {number} in {where}, {done} done", file=sys.stderr, flush=True)
+            number = pluralize(sum(len(job.requests) for job in jobs), "request")
+            where = f"{pluralize(len(jobs), 'batch job')} at {self._service.name}"
+            if (line := f"waiting for {number} in {where}, {done} done") != shown:
+                print(line, file=sys.stderr, flush=True)
+                shown = line
             time.sleep(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
-    def _look(self, job: BatchJob, waited: float) -> JobState | None:
-        """The state of `job`; None if it is not known now. A job that is not there ends after a while."""
-        name = self._service.name
-        if not job.id:
-            found = self._find(job)
-            if found is None and waited >= SETTLING:
-                lost = failure("server", "the service did not create the batch job")
-                self._give_up(job, self._retry, lost)
-            if isinstance(found, str) and found:
-                job = replace(job, id=found)
-                self._ledger.save_job(job)
+    def _look(self, job: BatchJob) -> JobState | Failure | None:
+        """The state of a job by its id; None if the service has forgotten it, and it is given up."""
 
         async def look(client: Any) -> JobState:
-            path = f"{self._protocol.path}/{checked_id(job.id)}"
-            return self._protocol.state(await _get(client, path))
+            return self._protocol.state(await self._protocol.jobs(client).retrieve(job.id))
 
-        not_found = f"{name} has no batch job {job.id}; use the account that it was sent from"
-        state = self._call(look, self._once, not_found) if job.id else found
-        self._missed = self._missed + 1 if isinstance(state, Failure) else 0
-        if isinstance(state, Failure) and self._missed > self._options.max_retries:
-            reason = one_line(self._service.redact(state.error.message))
-            raise UsageError(f"{name} does not answer ({reason}); the same command collects its batch jobs")
-        return state if isinstance(state, JobState) else None
+        name = f"{self._service.name} has no batch job {one_line(job.id)}"
+        missing = f"{name}; use the account that it was sent from"
+        try:
+            return self._call(look, self._once, missing)
+        except UsageError as error:
+            if str(error) != missing or time.time() - job.sent_at < _KEPT:
+                raise
+        self._give_up(job, failure("server", "the service has forgotten the batch job"), is_final=False)
+        return None
 
-    def _find(self, job: BatchJob) -> str | Failure | None:
-        """The id of a job that was sent; "" if a job that has not ended might be it, None if there is none.
+    def _find(self, job: BatchJob, waited: float) -> JobState | Failure | None:
+        """The state of a job that was sent, but whose id is not known; None if it is not found now.
 
         OpenAI lists its token. Of Anthropic's jobs only the results show it, once they have ended; until
-        then any other with as many requests might be it.
+        then any other with as many requests might be it. A job that is not there after a while is given up.
         """
-        known = {other.id for other in self._ledger.jobs.values()}
+        known = {other.id for other in self._ledger.jobs.values()} | self._foreign
 
         async def find(client: Any) -> list[JobState]:
-            alike = []
-            async for state in self._listed(client):
-                if state.id == job.previous:
+            alike, listed = [], 0
+            async for item in self._protocol.jobs(client).list(limit=100):  # the newest first
+                state, listed = self._protocol.state(item), listed + 1
+                if state.created_at < job.sent_at - _CLOCKS_DIFFER or listed > _MOST_LISTED:
                     break
                 if state.token == job.token:
                     return [state]
@@ -293,205 +276,167 @@ class BatchBackend:
             return alike
         for state in alike:
             if state.token or any(one.custom_id.startswith(job.token) for one in self._results(state)):
-                return state.id
-        return None if all(state.has_ended for state in alike) else ""
-
-    def _newest(self) -> str:
-        """The id of the service's newest job; empty if there is none. Raises UsageError."""
-
-        async def newest(client: Any) -> list[str]:
-            async for state in self._listed(client):
-                return [state.id]
-            return [""]
-
-        found = self._call(newest, self._often, self._no_interface)
-        if isinstance(found, Failure):
-            raise UsageError(one_line(self._service.redact(found.error.message)))
-        return found[0]
-
-    async def _listed(self, client: Any) -> AsyncIterator[JobState]:
-        """The service's jobs, the newest first."""
-        after: dict[str, object] = {}
-        for _ in range(_MOST_PAGES):
-            page = await _get(client, self._protocol.path, {"limit": _PAGE, **after})
-            states = [self._protocol.state(one) for one in page["data"]]
-            for state in states:
-                yield state
-            if not states or not page.get("has_more"):
-                return
-            after = {self._protocol.after: states[-1].id}
+                self._ledger.save_job(replace(job, id=state.id))
+                return state
+            if state.has_ended:
+                self._foreign.add(state.id)
+        if waited >= SETTLING and all(state.has_ended for state in alike):
+            lost = failure("server", "the service did not create the batch job")
+            self._give_up(job, replace(lost, unbilled=True), is_final=False)
+        return None
 
     def _read(self, job: BatchJob, state: JobState) -> Iterator[Sequence[Answered]]:
         """Yield the outcomes of a job that has ended, and finish it once they are saved."""
-        keys = {_custom_id(job.token, key): key for key in job.requests if key in self._left}
+        ours = {_custom_id(job.token, key): key for key in job.requests if key in self._left}
+        others = job.requests.keys() - ours.values()
         results = self._results(state)
         if state.error is not None:
-            results = (Result(custom_id, *state.error) for custom_id in list(keys))
+            results = (Result(custom_id, *state.error) for custom_id in list(ours))
             if state.error[0] == 429:  # too many tokens are queued
                 self._room = max(1, len(job.requests) // 2)
                 time.sleep(LONGEST_PAUSE)
         for result in results:
-            if key := keys.pop(result.custom_id, None):  # the first of several counts
+            if key := ours.pop(result.custom_id, None):  # the first of several counts
                 self._take(key, result, job)
                 if len(self._answered) >= _PAGE:
                     yield from self._answers()
-        for key in keys.values():  # it may have been billed
-            self._retry(key, failure("server", "the batch job has no result for this request"))
+        lost = failure("server", "the batch job has no result for this request")
+        for key in ours.values():  # it may have been billed
+            self._settle(key, lost, is_final=False)
         yield from self._answers()
+        # Requests that this command does not want remain for one that does.
         spent = self._ledger.attempts
-        others = {key: n for key, n in job.requests.items() if key not in self._wanted}
-        others = {key: n for key, n in others.items() if n in spent and spent[n].estimated}
-        self._ledger.save_job(replace(job, requests=others))
+        unread = {key: number for key, number in job.requests.items() if key in others}
+        unread = {
+            key: number for key, number in unread.items() if number in spent and spent[number].estimated
+        }
+        self._ledger.save_job(replace(job, id=state.id, requests=unread))
 
     def _take(self, key: str, result: Result, job: BatchJob) -> None:
         """Settle one request by its result."""
         status, body = result.status, result.body
-        message = f"not processed in its batch job ({error_message(body)})"
-        unbilled = replace(failure("server", message), unbilled=True)
         try:
             if status == 0:
-                self._retry(key, unbilled)
+                message = f"not processed in its batch job ({error_message(body)})"
+                self._settle(key, replace(failure("server", message), unbilled=True), is_final=False)
             elif status == 200:
-                self._finish(key, self._single.read(body))
+                self._settle(key, self._single.read(json.dumps(body).encode()))
             elif (fewer := without_unsupported(job.fields, status, body)) is not None:
                 self._single.fields = fewer
-                self._retry(key, unbilled, counts=False)
+                self._settle(key, None)
             else:
-                self._finish(key, error_outcome(self._service, status, body, {}))
+                self._settle(key, error_outcome(self._service, status, body, {}))
         except TransientError as error:
-            self._retry(key, error.failure)
+            self._settle(key, error.failure, is_final=False)
         except UsageError as error:  # of every request; the other results are read nevertheless
             self._stop = error
-            self._retry(key, unbilled, counts=False)
+            self._settle(key, None)
 
-    def _retry(self, key: str, outcome: Failure, *, counts: bool = True) -> None:
-        """Leave a request for the next job, unless it has failed too often."""
-        self._failures[key] += counts
-        if self._failures[key] > self._options.max_retries:
-            self._finish(key, outcome)
-        else:
-            self._budget.settle(self._reservations.pop(key), outcome)
+    def _settle(self, key: str, outcome: Response | Failure | None, *, is_final: bool = True) -> None:
+        """Settle what a request in a job cost, and finish it if the outcome is final.
 
-    def _finish(self, key: str, outcome: Response | Failure) -> None:
-        """Settle a request by its final outcome."""
-        request, reservation = self._left.pop(key), self._reservations.pop(key, None)
+        Otherwise it is left for the next job, unless it has failed too often. None costs nothing, and is
+        never final.
+        """
+        reservation = self._reservations.pop(key, None)
         if reservation is not None:
             self._budget.settle(reservation, outcome)
+        self._failures[key] += not is_final
+        if outcome is None or (not is_final and self._failures[key] <= self._options.max_retries):
+            return
+        request = self._left.pop(key)
+        if reservation is not None:
             outcome = replace(outcome, images_changed=self._single.images_changed(request.conversation))
         self._answered.append((request, redacted(outcome, self._service.all_secrets)))
 
     def _results(self, state: JobState) -> Iterator[Result]:
-        """The results of a job that has ended, without lines that are not whole. Raises UsageError."""
+        """The results of a job, without lines that are not whole. Raises UsageError."""
+        largest = _RESULTS_BYTES + _RESULT_BYTES * min(state.total, _MOST_REQUESTS)
         for path in state.results:
-            with tempfile.TemporaryFile() as file:
-                largest = _LONGEST_LINE + _RESULT_BYTES * state.total
-                done = self._call(partial(self._download, path, file, largest), self._often)
-                if isinstance(done, Failure) and done.error.type == "request":
-                    continue  # deleted
-                if isinstance(done, Failure):
-                    reason = one_line(self._service.redact(done.error.message))
-                    raise UsageError(
-                        f"{self._service.name} does not give the results of batch job {state.id} "
-                        f"({reason}); the same command tries again"
-                    )
-                file.seek(0)
-                while line := file.readline(_LONGEST_LINE):
-                    with suppress(ValueError, RecursionError):
-                        yield self._protocol.result(line)
+            content = self._call(partial(self._download, path, largest), self._often)
+            if isinstance(content, Failure):
+                raise UsageError(
+                    f"{self._service.name} does not give the results of batch job {state.id} "
+                    f"({self._reason(content)}); the same command tries again"
+                )
+            for line in io.BytesIO(content):
+                with suppress(*MALFORMED):
+                    yield self._protocol.result(line)
 
-    async def _download(self, path: str, file: IO[bytes], largest: int, client: Any) -> None:
-        """Write the results at `path` to `file`. What is not there for a while fails as a request."""
+    async def _cancel(self, name: str, client: Any) -> None:
+        await self._protocol.jobs(client).cancel(name)
+
+    async def _download(self, path: str, largest: int, client: Any) -> bytes:
+        """The content of a file of results; empty if it was deleted."""
+        import httpx2
+
         from smmile.backends.remote.transport import http_client
 
-        sdk = importlib.import_module(self._single.sdk)
-        file.seek(0)
-        file.truncate()
+        binary = {"headers": {"Accept": "application/binary"}}
         async with http_client(self._service, self._options.timeout, largest) as larger:
+            client = client.with_options(http_client=larger)
             try:
-                stream = await client.with_options(http_client=larger).get(
-                    path,
-                    cast_to=object,
-                    options={"headers": {"Accept": "application/binary"}},
-                    stream=True,
-                    stream_cls=sdk.AsyncStream[object],
-                )
-                async for chunk in stream.response.aiter_bytes():
-                    file.write(chunk)
-            except sdk.NotFoundError:
-                raise TransientError(failure("request", "there are none")) from None
-            except OSError as error:
-                raise cannot_write(Path(tempfile.gettempdir()), error) from error
+                content: bytes = (await client.get(path, cast_to=httpx2.Response, options=binary)).content
+            except importlib.import_module(self._single.sdk).NotFoundError:
+                return b""
+        return content
 
     # Calls.
 
-    @property
-    def _no_interface(self) -> str:
-        return f"{self._service.name} has no batch interface at this address; leave out --batch"
-
     def _call(
-        self, call: Callable[[Any], Awaitable[_Found]], policy: RetryPolicy, not_found: str = ""
+        self, call: Callable[[Any], Awaitable[_Found]], policy: RetryPolicy, missing: str = ""
     ) -> _Found | Failure:
         """What `call` returns for a client, or the Failure of its last attempt.
 
-        Raises UsageError as `error_outcome`, with the message `not_found` for a path that is not there.
+        Raises UsageError as `error_outcome`, with the message `missing` for a path that is not there.
         """
-        import httpx
-        import httpx2
-
         sdk = importlib.import_module(self._single.sdk)
 
-        async def attempt(client: Any) -> _Found | Failure:
-            try:
-                return await call(client)
-            except sdk.APIStatusError as error:
-                if error.status_code in (404, 405) and not_found:
-                    raise UsageError(not_found) from None
-                return error_outcome(self._service, error.status_code, error.body, error.response.headers)
-            except sdk.APIError as error:
-                return connection_outcome(self._service, error.__cause__ or error)
-            except (httpx.HTTPError, httpx2.HTTPError) as error:
-                return connection_outcome(self._service, error)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise TransientError(failure("server", f"malformed response ({error})")) from error
-
-        async def run() -> _Found | Failure:
-            async with self._make_client() as client:
-                return await policy.run(partial(attempt, client))
+        async def attempt() -> _Found | Failure:
+            async with self._single.make_client() as client:
+                try:
+                    return await call(client)
+                except sdk.APIStatusError as error:
+                    if error.status_code in (404, 405) and missing:
+                        raise UsageError(missing) from None
+                    return error_outcome(
+                        self._service, error.status_code, error.body, error.response.headers
+                    )
+                except sdk.APIError as error:
+                    return connection_outcome(self._service, error.__cause__ or error)
+                except MALFORMED as error:
+                    raise TransientError(failure("server", f"malformed response ({error})")) from error
 
         try:
-            return asyncio.run(run())
+            return asyncio.run(policy.run(attempt))
         except UnreachableError as error:
             return failure("server", str(error))
+
+    def _reason(self, outcome: Failure) -> str:
+        return one_line(self._service.redact(outcome.error.message))
 
     def _offer_to_cancel(self) -> None:
         """After an interrupt: leave the jobs to the service, or cancel them after a second one."""
         if not (jobs := self._jobs()):
             return
-        number = len({key for job in jobs for key in job.requests} & self._left.keys())
-        print(
-            f"{pluralize(number, 'request')} in batch jobs will still be answered at {self._service.name}, "
-            "and the same command collects the results; press Ctrl-C again within 5 seconds to cancel them",
-            file=sys.stderr,
-            flush=True,
-        )
+        number = pluralize(len(self._reservations), "request")
         try:
+            print(
+                f"{number} in batch jobs will still be answered at {self._service.name}, and the same "
+                "command collects the results; press Ctrl-C again within 5 seconds to cancel them",
+                file=sys.stderr,
+                flush=True,
+            )
             time.sleep(_SECOND_THOUGHT)
         except KeyboardInterrupt:
-            for found in [job.id or self._find(job) for job in jobs]:
-                if isinstance(found, str) and found:
-                    self._call(partial(_cancel, f"{self._protocol.path}/{found}/cancel"), self._once)
-            print("cancelled; the same command collects what was answered before", file=sys.stderr)
-
-
-async def _get(client: Any, path: str, params: object = None) -> Any:
-    import httpx2
-
-    options = {"params": params} if params else {}
-    return json.loads((await client.get(path, cast_to=httpx2.Response, options=options)).content)
-
-
-async def _cancel(path: str, client: Any) -> None:
-    await client.post(path, cast_to=object)
+            said = "cancelled; the same command collects what was answered before"
+            for job in jobs:
+                found = job.id or self._find(job, 0.0)
+                if name := found.id if isinstance(found, JobState) else job.id:
+                    outcome = self._call(partial(self._cancel, name), self._often)
+                    if isinstance(outcome, Failure):
+                        said = f"batch job {name} is not cancelled ({self._reason(outcome)})"
+            print(said, file=sys.stderr)
 
 
 def _custom_id(token: str, key: str) -> str:

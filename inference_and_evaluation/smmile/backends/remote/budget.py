@@ -111,7 +111,7 @@ class Budget:
 
         Raises UsageError if it might exceed the limit, or if the ledger cannot be written.
         """
-        prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), writes_cache)
+        prompt = self._prompt(conversation, writes_cache=writes_cache)
         while self._in_flight and not self._may_begin(prompt):
             self._changed.clear()
             await self._changed.wait()
@@ -135,14 +135,19 @@ class Budget:
         """
         reserved: list[Reservation] = []
         left = self._limit - self._dollars_spent - self._price.cost(self._most_in_flight())
-        for conversation in conversations:
-            prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
-            left -= self._price.cost(self._most(prompt))
-            if self._in_flight and (left < 0 or not self._has_usage):
-                break
-            if left < 0:
-                raise self._exceeded(prompt)
-            reserved.append(self._begin(prompt))
+        try:
+            for conversation in conversations:
+                prompt = self._prompt(conversation, batched=True)
+                left -= self._price.cost(self._most(prompt))
+                if self._in_flight and (left < 0 or not self._has_usage):
+                    break
+                if left < 0:
+                    raise self._exceeded(prompt)
+                reserved.append(self._begin(prompt))
+        except BaseException:  # nothing was sent
+            for attempt in reserved:
+                self.settle(attempt, None)
+            raise
         return reserved
 
     def resume_batch(self, attempts: Mapping[int, Conversation]) -> list[Reservation]:
@@ -152,8 +157,7 @@ class Budget:
         self._spent = sum(spent, Spending())
         resumed = []
         for number, conversation in attempts.items():
-            prompt = _Prompt(max(1, self._estimator.prompt_tokens(conversation)), batched=True)
-            self._in_flight[number] = prompt
+            self._in_flight[number] = prompt = self._prompt(conversation, batched=True)
             resumed.append(Reservation(number, prompt, known.get(number) or self._most(prompt)))
         return resumed
 
@@ -167,6 +171,9 @@ class Budget:
         self._spent += cost
         del self._in_flight[attempt.number]
         self._changed.set()
+
+    def _prompt(self, conversation: Conversation, **how: bool) -> _Prompt:
+        return _Prompt(max(1, self._estimator.prompt_tokens(conversation)), **how)
 
     def _begin(self, prompt: _Prompt) -> Reservation:
         most = self._most(prompt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,20 +111,19 @@ def connect(
         "rules": provider_info(provider, options.base_url).rules,
         "cache_prompts": options.cache_prompts,
     }
-    make_client: Callable[[], Any]
     single: SdkBackend
     protocol: BatchProtocol
     if provider == "anthropic":
-        service, make_client = anthropic_messages.connect(model, options, model_flag)
-        single = anthropic_messages.AnthropicMessages(make_client=make_client, service=service, **shared)
+        service, make_anthropic = anthropic_messages.connect(model, options, model_flag)
+        single = anthropic_messages.AnthropicMessages(make_client=make_anthropic, service=service, **shared)
         protocol = AnthropicBatches()
     else:
-        service, make_client = openai_services.connect(model, options, model_flag)
-        single = openai_chat.OpenAIChat(make_client=make_client, service=service, detail=detail, **shared)
+        service, make_openai = openai_services.connect(model, options, model_flag)
+        single = openai_chat.OpenAIChat(make_client=make_openai, service=service, detail=detail, **shared)
         # Azure's paths have no version.
         protocol = OpenAIBatches(single.path if service.name == "Azure OpenAI" else f"/v1{single.path}")
     if budget is None or not (options.batch or budget.ledger.jobs):
         return single
     from smmile.backends.remote.batches import BatchBackend
 
-    return BatchBackend(single, protocol, make_client, service, budget, options)
+    return BatchBackend(single, protocol, budget, options)

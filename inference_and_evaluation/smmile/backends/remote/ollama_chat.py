@@ -77,16 +77,16 @@ class OllamaChat(RemoteBackend):
 
         try:
             response: ollama.ChatResponse = await client.chat(
-                self._service.model,
+                self.service.model,
                 _messages(conversation),
-                options=self._fields or None,
+                options=self.fields or None,
                 format=dict(self._response_schema) if self._response_schema else None,
             )
         except ollama.ResponseError as error:
-            return error_outcome(self._service, error.status_code, error.error, _headers(error))
+            return error_outcome(self.service, error.status_code, error.error, _headers(error))
         except (ConnectionError, httpx.HTTPError) as error:
             cause = error.__context__ if isinstance(error, ConnectionError) else error
-            return connection_outcome(self._service, cause or error)
+            return connection_outcome(self.service, cause or error)
         except _MALFORMED as error:
             message = f"malformed response ({type(error).__name__}: {error})"
             raise TransientError(failure("server", message)) from error

@@ -86,7 +86,7 @@ class OpenAIChat(SdkBackend):
             raise
         except sdk_errors(self.sdk).APIError:
             return ""
-        names = self._service.redact(", ".join(model.id for model in listed))
+        names = self.service.redact(", ".join(model.id for model in listed))
         return f"; it has {one_line(names)}" if listed else ""
 
 
