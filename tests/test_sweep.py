@@ -245,16 +245,15 @@ def test_a_mistake_in_one_run_of_a_list_is_one_line_before_anything_runs(
 def test_one_load_serves_all_conditions_of_a_model_and_changes_no_answer(
     tiny: Tiny, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smmile.backends.local import model
+    from smmile.backends.local.model import LocalModel
 
-    loads = []
+    loads, load = [], LocalModel.__init__
 
-    class Counted(model.LocalModel):
-        def __init__(self, checkpoint: Any, *rest: Any) -> None:
-            loads.append(checkpoint.name)
-            super().__init__(checkpoint, *rest)
+    def counted(self: LocalModel, checkpoint: Any, *rest: Any) -> None:
+        loads.append(checkpoint.name)
+        load(self, checkpoint, *rest)
 
-    monkeypatch.setattr(model, "LocalModel", Counted)
+    monkeypatch.setattr(LocalModel, "__init__", counted)
     one, other = tiny("qwen2_5_vl"), tiny("qwen2_vl")
     file = sweep_file(
         tmp_path,
