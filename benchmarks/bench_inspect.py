@@ -6,8 +6,8 @@ A server of its own on loopback answers 200 ms after the whole of a request came
 (360 kB each, all different) are sent to it, 16 at once, by inference_openai.py and by inspect_ai, each
 measured from outside as its user starts it. inspect_ai needs an environment of its own:
 
-    python -m venv /tmp/inspect-env
-    /tmp/inspect-env/bin/pip install inspect-ai==0.3.285 openai==3.52.0
+    python -m venv inspect-env
+    inspect-env/bin/pip install inspect-ai==0.3.285 openai==3.52.0
 
 Takes one minute and 2 GB of disk in a temporary folder. Needs Linux (/proc).
 """
