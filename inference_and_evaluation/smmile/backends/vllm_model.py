@@ -18,7 +18,7 @@ from typing import Any
 
 from smmile import compat
 from smmile.backends.interface import Answered, BackendInfo, Request
-from smmile.backends.local.batching import LARGEST_SIZE, InvalidRequestError, failed
+from smmile.backends.local.batching import LARGEST_SIZE, InvalidRequestError, check_context, failed
 from smmile.backends.local.checkpoints import Checkpoint, CheckpointError, loading_errors
 from smmile.backends.local.decoding import as_response, end_tokens, generation_config, request_generator
 from smmile.backends.local.inputs import ModelInputs
@@ -74,7 +74,7 @@ class VllmModel:
         self.seed = settings.decoding.seed
         loading = settings.loading
         self._hardware = hardware = find_hardware(loading.device_share, own_gpus=loading.own_gpus)
-        self._dtype = loading.dtype or ("float32" if hardware.kind == "cpu" else loading.family_dtype)
+        self._dtype = loading.dtype_on(hardware.kind)
         check_loadable(checkpoint, getattr(torch, self._dtype), hardware, loading)
         with quiet():
             self._processor = load_processor(checkpoint)
@@ -159,7 +159,7 @@ class VllmModel:
 
         images = request.conversation.images
         ids = self._inputs.prompt_ids(request.conversation)
-        self._check_length(len(ids))
+        check_context(len(ids), self._context)
         prompt: dict[str, Any] = {"prompt_token_ids": ids}
         if images:
             try:
@@ -173,7 +173,7 @@ class VllmModel:
             self._inputs.check_images([request], error)
             raise
         used = len(rendered["prompt_token_ids"])
-        self._check_length(used)
+        check_context(used, self._context)
         draws = request_generator(self.seed, self.sample, request.key)
         params = SamplingParams(
             max_tokens=min(self._settings.decoding.max_new_tokens, self._context - used),
@@ -183,13 +183,6 @@ class VllmModel:
             **sampling_fields(self._config),
         )
         self._engine.add_request(request.key, rendered, params)
-
-    def _check_length(self, tokens: int) -> None:
-        if tokens >= self._context:
-            raise InvalidRequestError(
-                "context_overflow",
-                f"the conversation has {tokens} tokens, the model's context {self._context}",
-            )
 
     def _start(self, checkpoint: Checkpoint) -> Any:
         """An engine for conversations as long as the checkpoint and the memory allow."""

@@ -15,16 +15,16 @@ from smmile.backends.ray_workers import RaySettings
 from smmile.errors import UsageError
 from smmile.inference.ranks import Rank
 
-# Flags, by their names in the parsed arguments, that concern a model on this machine.
+# Flags, by their names in the parsed arguments, that concern Ray's workers, with their defaults.
+_FOR_RAY = {"workers": None, "gpus_per_worker": None, "address": None, "worker_engine": "transformers"}
+# Those that concern a model on this machine.
 _NOT_FOR_SERVERS = (
     *("quantization", "adapter", "chat_template", "min_pixels", "max_pixels", "multi_image"),
     *("published_tokens", "published_truncation", "trust_remote_code", "engine"),
-    *("workers", "gpus_per_worker", "address", "worker_engine"),
+    *_FOR_RAY,
 )
 _WITHOUT_EFFECT_FOR_SERVERS = ("dtype", "attn", "batch_size")
 _NOT_FOR_VLLM = ("attn", "quantization", "adapter", "published_truncation")
-# Those that concern Ray's workers, with their defaults.
-_FOR_RAY = {"workers": None, "gpus_per_worker": None, "address": None, "worker_engine": "transformers"}
 
 
 def check_server_flags(args: argparse.Namespace) -> None:

@@ -35,6 +35,14 @@ class InvalidRequestError(Exception):
         self.kind: ErrorType = kind
 
 
+def check_context(tokens: int, context: int) -> None:
+    """Raise InvalidRequestError if a conversation of so many `tokens` leaves the context no room."""
+    if tokens >= context:
+        raise InvalidRequestError(
+            "context_overflow", f"the conversation has {tokens} tokens, the model's context {context}"
+        )
+
+
 class BatchModel(Protocol[Prepared]):
     """A model that responds to several requests at once."""
 

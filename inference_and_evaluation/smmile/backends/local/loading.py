@@ -56,6 +56,10 @@ class LoadSettings:
     own_gpus: bool = False
     trust_remote_code: bool = False
 
+    def dtype_on(self, device: str) -> str:
+        """The type of the weights on a kind of device, as in `Hardware`."""
+        return self.dtype or ("float32" if device == "cpu" else self.family_dtype)
+
     def as_data(self) -> dict[str, object]:
         """The settings that affect responses, as recorded; they are part of a run's identity."""
         data: dict[str, object] = {"dtype": self.dtype or self.family_dtype}

@@ -22,6 +22,7 @@ from smmile.backends.local.batching import (
     InvalidRequestError,
     OutOfMemoryError,
     SizedRequest,
+    check_context,
 )
 from smmile.backends.local.checkpoints import Checkpoint
 from smmile.backends.local.decoding import (
@@ -120,7 +121,7 @@ class LocalModel:
         loading = settings.loading
         self._hardware = hardware = find_hardware(loading.device_share, own_gpus=loading.own_gpus)
         on_cpu = hardware.kind == "cpu"
-        self._dtype = loading.dtype or ("float32" if on_cpu else loading.family_dtype)
+        self._dtype = loading.dtype_on(hardware.kind)
         dtype: torch.dtype = getattr(torch, self._dtype)
         self._parameters = max(checkpoint.parameters, 1)
         check_loadable(checkpoint, dtype, hardware, loading)
@@ -258,11 +259,7 @@ class LocalModel:
         longest = int(inputs["attention_mask"].sum(1).max())
         if self._context is None:
             return
-        if longest >= self._context:
-            raise InvalidRequestError(
-                "context_overflow",
-                f"the conversation has {longest} tokens, the model's context {self._context}",
-            )
+        check_context(longest, self._context)
         if count > 1 and longest + self._settings.decoding.max_new_tokens > self._context:
             # A batch has one limit on new tokens, and this conversation's must not apply to the others.
             raise InvalidRequestError(

@@ -306,9 +306,10 @@ class BatchBackend:
         yield from self._answers()
         # Requests that this command does not want remain for one that does.
         spent = self._ledger.attempts
-        unread = {key: number for key, number in job.requests.items() if key in others}
         unread = {
-            key: number for key, number in unread.items() if number in spent and spent[number].estimated
+            key: number
+            for key, number in job.requests.items()
+            if key in others and number in spent and spent[number].estimated
         }
         self._ledger.save_job(replace(job, id=state.id, requests=unread))
 

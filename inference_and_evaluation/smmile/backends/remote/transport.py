@@ -9,7 +9,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from functools import cache, partial
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import httpx2
@@ -25,7 +25,6 @@ LARGEST_RESPONSE = 64_000_000
 _KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
 if hasattr(socket, "TCP_KEEPIDLE"):  # not on every platform
     _KEEP_ALIVE.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60))
-
 
 _JSON = {"Accept": "application/json", "Content-Type": "application/json"}
 
@@ -59,11 +58,9 @@ class PlainClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def get(
-        self, path: str, *, options: Mapping[str, Any] = MappingProxyType({}), **_: object
-    ) -> httpx2.Response:
+    async def get(self, path: str, **_: object) -> httpx2.Response:
         """The response of `path` under the server's address. Raises openai.APIError."""
-        return await self._send("GET", path, params=options.get("params"))
+        return await self._send("GET", path)
 
     async def post(
         self, path: str, *, content: bytes | None = None, body: object = None, **_: object
